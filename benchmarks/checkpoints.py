@@ -34,15 +34,16 @@ from benchmarks.grading import Yardstick
 from benchmarks.micro import load_base
 from benchmarks.recipes import OURS, RECIPES
 from benchmarks.subjects import CHARACTERS, MEASURED, STYLES, Subject
-from trainer import measuring
+from limner_extensions.measuring import job as jobs
+from limner_extensions.measuring.job import MeasureConfig
+from limner_extensions.measuring.measure import measure
+from limner_extensions.measuring.table import MEASURES, Table
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.config.adjustments import planned_steps
 from trainer.config.data import HeldOutConfig
 from trainer.data import dataset
 from trainer.families import Family
-from trainer.measuring import MeasureConfig, Table
-from trainer.measuring.measure import measure
 from trainer.runs import Run, events
 from trainer.runs.checkpoints import ADAPTER
 from trainer.training import held_out
@@ -80,9 +81,9 @@ def lines(subject: Subject, scale: Yardstick, family: Family, seed: int, job: Me
         end = ends(losses, last=steps[-1])
         steps = sorted({*steps, end})
         started = time.process_time()
-        measure(measuring.create(run, job.model_copy(update={"steps": tuple(steps)})))
+        measure(jobs.create(run, job.model_copy(update={"steps": tuple(steps)})))
         seconds = time.process_time() - started
-        table = measuring.read_table(run)
+        table = jobs.read_table(run)
         assert table is not None
         files = {step: run.folder / "checkpoints" / f"{step:06d}" / ADAPTER for step in steps}
         graded = {step: judged(scale, family, file) for step, file in files.items()}
@@ -187,7 +188,7 @@ def read(figures: Path) -> dict[tuple[str, str], list[Line]]:
 def append(figures: Path, rows: Sequence[Line]) -> None:
     """Add rows to a CSV; a measure that has no figures is left empty."""
     names = ["subject", "seed", "step", "cpu", "seen", "followed", "leaks", "score", "held out", "ends"]
-    names += [f"measured {name}" for name in measuring.MEASURES] + ["better", "worse"]
+    names += [f"measured {name}" for name in MEASURES] + ["better", "worse"]
     new = not figures.exists()
     with figures.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, restval="")

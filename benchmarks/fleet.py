@@ -27,10 +27,10 @@ from typing import Any
 
 import safetensors.numpy
 
+from limner_extensions.cluster import relay
+from limner_extensions.cluster.node import News, Node, NodeLostError
 from tests.conftest import CHARACTER
 from trainer import config, runs, storage
-from trainer.cluster import relay
-from trainer.cluster.node import News, Node, NodeLostError
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run, events

@@ -28,8 +28,9 @@ import tomlkit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from limner_extensions.recipes import kohya_export, reading
 from tests.tiny import make_sd
-from trainer import config, families, recipes, runs
+from trainer import config, families, runs
 from trainer import train as training
 from trainer.base_models import MICRO_FOLDER
 from trainer.data import dataset
@@ -76,7 +77,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
         {"network_args": [*WITH_CONV["network_args"], "loraplus_lr_ratio=4"], "clip_skip": 2, "lr_scheduler": "linear"},
         "",
     ),
-    "written by Limner": (tomllib.loads(recipes.export(config.build(OURS), COUNT).text), ""),
+    "written by Limner": (tomllib.loads(kohya_export.export(config.build(OURS), COUNT).text), ""),
     "without convolutions": ({}, "sd-scripts also adapts proj_in and proj_out"),
     "the text encoder, too": (
         {**WITH_CONV, "network_train_unet_only": False, "text_encoder_lr": 5e-3},
@@ -148,7 +149,7 @@ def train_ours(task: Task, order: list[list[str]]) -> list[float]:
     file.write_text(tomlkit.dumps(task.values), encoding="utf-8")
     own = {"name": "x", "dataset": str(task.home / "ours"), "model": {"base": str(task.model)},
            "preview": {"every": 0, "at_start": False}, "export": {"cover": False}}  # fmt: skip
-    run = runs.create(config.build(config.merge(recipes.read(file).settings, own)), task.home / "run")
+    run = runs.create(config.build(config.merge(reading.read(file).settings, own)), task.home / "run")
     with watched(order, task.home / "initial.safetensors"):
         training.train(run.config(), run)
     return [event.loss for event in events.read(run.log)[0] if isinstance(event, events.Step)]

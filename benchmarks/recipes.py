@@ -14,7 +14,6 @@ from benchmarks.subjects import Subject
 from trainer import config as configs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
-from trainer.recipes.draft import flat
 
 WIDTH = 5.0
 """Adam's useful rate goes about as one over the width of the layers, and micro's are some five times narrower than
@@ -44,10 +43,16 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 """Common to the other trainers: LoRA, torch's AdamW, a constant learning rate."""
 
+
+def _plain() -> dict[str, Any]:
+    sections = tomllib.loads((configs.PRESETS / "plain.toml").read_text(encoding="utf-8"))
+    return {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
+
+
 # The file of all families, as documented: micro's own has another rate, and here `rate` multiplies it.
 KOHYA = {
     **PLAIN,
-    **flat(tomllib.loads((configs.PRESETS / "plain.toml").read_text(encoding="utf-8"))),
+    **_plain(),
     "adapter.rank": 32,
     "adapter.alpha": 16.0,
 }

@@ -60,7 +60,14 @@ def collect() -> dict[Id, list[str]]:
 
 
 def _all_messages() -> Iterator[tuple[Id, str]]:
-    for path in sorted([HERE / "app.py", *(HERE / "trainer").rglob("*.py"), *(HERE / "ui").rglob("*.*")]):
+    for path in sorted(
+        [
+            HERE / "app.py",
+            *(HERE / "trainer").rglob("*.py"),
+            *(HERE / "ui").rglob("*.*"),
+            *(HERE / "limner_extensions").rglob("*.py"),
+        ]
+    ):
         file = path.relative_to(HERE).as_posix()
         if path.suffix == ".py":
             yield from ((message, file) for message in calls(path.read_text(encoding="utf-8")))

@@ -18,7 +18,7 @@ WIDTH = 26
 def tree() -> str:
     """Return a line for each package and module at the top of the code, as a text block."""
     lines = [_line("app.py", ROOT / "app.py")]
-    for package in ("trainer", "ui"):
+    for package in ("trainer", "ui", "limner_extensions"):
         folder = ROOT / package
         lines.append(_line(f"{package}/", folder / "__init__.py"))
         packages = sorted(path.parent for path in folder.glob("*/__init__.py"))

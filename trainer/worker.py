@@ -3,13 +3,12 @@
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from trainer import captioning, config, nvidia, other_cards, runs, storage
+from trainer import captioning, config, extension, nvidia, other_cards, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, explain_disk, is_out_of_memory
 from trainer.i18n import _
@@ -41,8 +40,8 @@ def work(run: Run, *, may_retry: bool = True) -> int:
         task = str(config.load_partial(run.config_file).get("task", "train"))
         settings = run.config() if task == "train" else None
         if address := run.cluster:
-            return _work_on_cluster(run, address)
-        _work_on_cards(run, TASKS[task], settings)
+            return extension.place(address)(run, address)
+        _work_on_cards(run, TASKS.get(task) or extension.job(task), settings)
     except StopRequestedError:
         run.report(events.Stopped(step=runs.look(run).state.step))
     except Exception as error:  # any error becomes an event, so that the page can show it
@@ -131,36 +130,6 @@ def _work_on_cards(run: Run, task: Callable[[Run], None], settings: TrainConfig 
         claim.release()
 
 
-def _work_on_cluster(run: Run, address: str) -> int:
-    from trainer.cluster import ray_cluster, relay, ssh_machine
-
-    if os.environ.get("LIMNER_SHARED"):
-        raise UserError(
-            "Runs of a server with several people are not sent to a cluster, which keeps nobody's files apart.",
-            "Train on this machine, or use a page of your own.",
-        )
-    is_ssh = address.startswith(ssh_machine.SCHEME)
-    return relay.work(run, ssh_machine.SshMachine(address) if is_ssh else ray_cluster.RayCluster(address))
-
-
-def work_on_node(root: Path, run: Run) -> int:
-    """Work on a copy of a run on a node of a cluster, until the process that started this one ends.
-
-    The paths in its settings begin at `root`, so that they are the same on every node.
-    """
-
-    def end_with_node() -> None:
-        os.read(sys.stdin.fileno(), 1)  # returns only at the end of the input
-        os._exit(1)
-
-    threading.Thread(target=end_with_node, daemon=True).start()
-    os.environ["LIMNER_HOME"] = str(run.folder.parents[1].resolve())
-    os.environ.pop("LIMNER_SHARED", None)
-    folder = run.folder.resolve()
-    os.chdir(root)
-    return work(Run(folder), may_retry=False)
-
-
 def _train_run(run: Run) -> None:
     settings = run.config()
     from trainer import devices  # imports torch, which a waiting run does not need
@@ -194,13 +163,7 @@ def _caption_run(run: Run) -> None:
     caption(run)
 
 
-def _measure_run(run: Run) -> None:
-    from trainer.measuring.measure import measure
-
-    measure(run)
-
-
-TASKS: dict[str, Callable[[Run], None]] = {"train": _train_run, "caption": _caption_run, "measure": _measure_run}
+TASKS: dict[str, Callable[[Run], None]] = {"train": _train_run, "caption": _caption_run}
 
 
 def explain(error: Exception, settings: TrainConfig | None = None) -> UserError:

@@ -5,7 +5,7 @@ All are plain functions on the same folders. Wrong values are answered with the 
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from trainer import config as configs
-from trainer import measuring, paths, runs
+from trainer import extension, paths, runs
 from trainer.data import checks, dataset, sandbox
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
@@ -23,7 +23,6 @@ from ui.state import projects as project_folders
 from ui.state.answers import create_run
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import measuring as run_measuring
 from ui.tabs import try_out
 from ui.tabs.sample_form import SampleForm
 from ui.widgets.handlers import Handler, handled
@@ -62,15 +61,10 @@ def build(sampler: SamplerClient, watch: RunWatcher) -> None:
             url = f"/media/picture/{files[0]}" if files else ""
             yield {"done": bool(url), "picture": url, "seed": seed}
 
-    def measure_checkpoints(run: str, features: str = "", images: int = 16) -> Json:
-        """Measure the checkpoints of a run, or go on with it; `features` is the folder of a CLIP or DINO model."""
-        settings = configs.check(measuring.MeasureConfig, {"features": features, "images": images})
-        run_measuring.start(run, settings, sampler)
-        return measured(run)
-
     endpoints: list[Handler] = [projects, create_project, add_images, images, set_caption, remove_image]
     endpoints += [start_training, status, list_runs, control, rename_run, delete_run, restore_run]
-    endpoints += [list_adapters, make_picture, measure_checkpoints, measured, stop_measuring]
+    endpoints += [list_adapters, make_picture]
+    endpoints += [endpoint for build in extension.panels("api") for endpoint in build(sampler)]
     for endpoint in endpoints:
         gr.api(handled(endpoint), api_name=endpoint.__name__)
 
@@ -231,26 +225,6 @@ def status(run: str) -> Json:
 def list_runs() -> list[Json]:
     """List all runs, the newest first, each as in `status`."""
     return [status(run.id) for run in runs.all_runs()]
-
-
-def measured(run: str) -> Json:
-    """Return the progress of measuring the checkpoints of a run, and the figures of the last time that it ended."""
-    trained = runs.find(run)
-    view, table = measuring.newest(trained), measuring.read_table(trained)
-    phase = view.state.phase if view else None
-    return {
-        "run": run,
-        "status": view.status if view else "",
-        "phase": phase.model_dump(include={"name", "done", "total"}) if phase else None,
-        "message": view.state.message if view else "",
-        "table": asdict(table) if table else None,
-    }
-
-
-def stop_measuring(run: str) -> Json:
-    """Stop measuring the checkpoints of a run; `measure_checkpoints` goes on."""
-    run_measuring.stop(run)
-    return measured(run)
 
 
 def rename_run(run: str, name: str) -> str:

@@ -11,7 +11,7 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio.state_holder import SessionState, StateHolder
 
-from trainer import paths
+from trainer import extension, paths
 from trainer.data import dataset
 from trainer.i18n import LANGUAGE, _
 from ui import api, head
@@ -95,7 +95,8 @@ def make_app(*, log_out: bool = False) -> FastAPI:
         hub_downloads.end()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.include_router(media.router)
+    for router in (*extension.routes(), media.router):
+        app.include_router(router)
     app.include_router(upload_route.router)  # before Gradio's own
     app.include_router(typed_route.router)
     blocks = build(sampler, watch, log_out=log_out)

@@ -1,9 +1,6 @@
 """The page as a place to work in: what stays in sight, settings that are found, images and curves to judge."""
 
-import json
 import shutil
-import tomllib
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,12 +8,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.e2e.conftest import Browser, Locator, Page, Route, Server, Visit, wait
+from tests.e2e.conftest import Locator, Page, Route, Server, Visit, wait
 from tests.e2e.test_feel import teach
 from tests.e2e.test_page import PHONE, TABS, advanced, start, tab
 from tests.e2e.test_settings import value
 from tests.unit.runs.test_run import named
-from tests.unit.sharing.conftest import make_run
 from trainer.runs import Run, cards, events, queue
 
 SMALL_WINDOW = {"viewport": {"width": 1366, "height": 768}}
@@ -202,67 +198,6 @@ def test_a_run_is_used_again_and_compared(shared: Server, visit: Visit) -> None:
     page.locator("#project input").click()
     page.get_by_role("option", name="example-style").click()
     page.locator("#status").get_by_text("The loss curve and preview images appear here").wait_for()
-
-
-def test_from_a_recipe_of_kohya_to_a_run_in_four_clicks(shared: Server, visit: Visit, tmp_path: Path) -> None:
-    recipe = tmp_path / "kohya.json"
-    recipe.write_text(json.dumps({
-        "LoRA_type": "Standard", "network_dim": 4, "network_alpha": 2, "learning_rate": 1e-4, "unet_lr": 1e-4,
-        "max_train_steps": 3, "train_batch_size": 2, "max_resolution": "128,128", "optimizer": "AdamW",
-        "lr_scheduler": "constant", "min_snr_gamma": 5, "mixed_precision": "no", "sample_every_n_steps": 0,
-        "xformers": "xformers", "logging_dir": "/home/me/logs",
-    }))  # fmt: skip
-    page = visit(shared)
-    tab(page, "Train")  # 1
-    page.locator("#advanced").get_by_text("Advanced").click()  # 2
-    with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Import a recipe").click()  # 3
-    chooser.value.set_files(recipe)
-    page.locator("#recipe-report").get_by_text("logging_dir").wait_for()
-    wait(lambda: value(page, "adapter-rank-lora") == "4" and value(page, "training-steps") == "3")
-    run = start(page)  # 4
-    page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
-    config = tomllib.loads((shared.home / "outputs" / run / "config.toml").read_text())
-    assert (config["adapter"]["rank"], config["objective"]["weighting"]) == (4, "min-snr")
-
-
-@pytest.fixture
-def finished(shared: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """A finished run of the first project, made without training."""
-    monkeypatch.setenv("LIMNER_HOME", str(shared.home))
-    run = make_run("example-character")
-    yield run
-    shutil.rmtree(run.folder)
-
-
-def test_a_run_is_shared_as_a_report_and_as_a_folder_to_publish(
-    shared: Server, visit: Visit, browser: Browser, finished: Run, tmp_path: Path
-) -> None:
-    page = visit(shared)
-    tab(page, "Download")
-    page.get_by_label("Of all projects").check()
-    row = page.locator(f".run-row[data-run='{finished.id}']")
-    with page.expect_download() as saved:
-        row.get_by_role("link", name="Zip to publish").click()
-    assert "rin/README.md" in zipfile.ZipFile(saved.value.path()).namelist()
-    with page.expect_download() as saved:
-        row.get_by_role("link", name="Report").click()
-    assert saved.value.suggested_filename == "rin-report.html"
-    file = tmp_path / "rin-report.html"
-    saved.value.save_as(file)
-    for scheme, color in (("light", "rgb(248, 250, 252)"), ("dark", "rgb(2, 6, 23)")):
-        context = browser.new_context(color_scheme=scheme, java_script_enabled=False, **PHONE)
-        report, requests = context.new_page(), list[str]()
-        report.on("request", lambda request, requests=requests: requests.append(request.url))
-        report.goto(file.as_uri())
-        assert report.evaluate("getComputedStyle(document.body).backgroundColor") == color
-        assert report.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
-        assert report.locator("img").count() == 10
-        assert report.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        report.get_by_text("All settings").click()
-        report.get_by_text("max_grad_norm").wait_for()
-        assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
-        context.close()
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import containers, pictures
-from tests.unit.recipes.examples import GUI, RECIPES
-from trainer import config, paths, recipes
+from trainer import config, paths
 from trainer.adapter_files import compatibility, reader
 from trainer.data import dataset, images, uploads
 from trainer.data.captions import decode_text, one_line
@@ -147,20 +146,6 @@ def test_settings_in_pictures(home: Path, files: int) -> None:
         assert isinstance(png_info.read(path), str)
 
     fuzz("settings in pictures", [path.read_bytes()], read, files)
-
-
-def test_recipes(home: Path, files: int) -> None:
-    texts = {"json": json.dumps(GUI), **{Path(name).suffix[1:]: text for name, text in sorted(RECIPES.items())}}
-    seeds = [f"{form}\n{text}".encode() for form, text in texts.items()]
-
-    def read(data: bytes) -> None:
-        form, _, text = data.partition(b"\n")
-        suffix = form.decode(errors="replace") if form in (b"json", b"toml", b"yaml") else "json"
-        path = home / "outputs" / f"x.{suffix}"
-        path.write_bytes(text)
-        recipes.read(path, images=14)
-
-    fuzz("recipes", seeds, read, files)
 
 
 def test_settings(home: Path, files: int) -> None:

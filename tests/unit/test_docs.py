@@ -11,7 +11,9 @@ USERS = sorted((CHECKOUT / "docs").glob("*.md"))
 DEVELOPERS = sorted((CHECKOUT / "docs" / "development").glob("*.md"))
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *USERS, *DEVELOPERS]
 SOURCE = "\n".join(
-    path.read_text(encoding="utf-8") for folder in ("trainer", "ui") for path in (CHECKOUT / folder).rglob("*.py")
+    path.read_text(encoding="utf-8")
+    for folder in ("trainer", "ui", "limner_extensions")
+    for path in (CHECKOUT / folder).rglob("*.py")
 ) + (CHECKOUT / "app.py").read_text(encoding="utf-8")
 
 

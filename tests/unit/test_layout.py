@@ -12,7 +12,14 @@ import pytest
 from tests.conftest import CHECKOUT
 from trainer.base_models import registry
 
-PROGRAM = sorted([CHECKOUT / "app.py", *(CHECKOUT / "trainer").rglob("*.py"), *(CHECKOUT / "ui").rglob("*.py")])
+PROGRAM = sorted(
+    [
+        CHECKOUT / "app.py",
+        *(CHECKOUT / "trainer").rglob("*.py"),
+        *(CHECKOUT / "ui").rglob("*.py"),
+        *(CHECKOUT / "limner_extensions").rglob("*.py"),
+    ]
+)
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

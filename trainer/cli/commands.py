@@ -24,9 +24,9 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-from trainer import __version__, captioning, config, paths, processes, runs, storage, worker
+from trainer import __version__, captioning, config, extension, paths, processes, runs, storage, worker
 from trainer.base_models import MICRO
-from trainer.cli import adapter_files, machine, measuring, recipes, run_queue, sharing
+from trainer.cli import adapter_files, machine, run_queue
 from trainer.cli.adapter_files import BASE, Json
 from trainer.cli.console import echo, work_visibly
 from trainer.config import PictureConfig
@@ -41,10 +41,9 @@ app = typer.Typer(
 )
 app.add_typer(adapter_files.app)
 app.add_typer(machine.app)
-app.add_typer(measuring.app)
-app.add_typer(recipes.app)
 app.add_typer(run_queue.app, name="queue")
-app.add_typer(sharing.app)
+for commands in extension.commands():
+    app.add_typer(commands)
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A name under datasets/, or the path of a folder.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]
 
@@ -135,20 +134,6 @@ def work(folder: Annotated[Path | None, typer.Argument(metavar="RUN")] = None) -
     """Work on one run (started by the page); without a folder, on the one that standard input will name."""
     run = Run(folder) if folder else worker.wait_for_run()
     raise typer.Exit(worker.work(run) if run else 0)
-
-
-@app.command("work-on-node", hidden=True)
-def work_on_node(root: Path, folder: RunFolder) -> None:
-    """Work on a copy of a run (started by a node of a cluster)."""
-    raise typer.Exit(worker.work_on_node(root, Run(folder)))
-
-
-@app.command("serve-node", hidden=True)
-def serve_node() -> None:
-    """Be a node for a relay on another machine (started through SSH)."""
-    from trainer.cluster import node_server
-
-    node_server.main()
 
 
 @app.command()
@@ -323,7 +308,7 @@ def check(
     resolution = config.preset(preset, base).get("training", {}).get("resolution", 0)
     problems: list[Problem] = []
     folder = dataset.find_folder(name)
-    count, forms = 0, recipes.named_datasets(folder)
+    count, forms = 0, [line for describe in extension.panels("check") for line in describe(folder)]
     for part in dataset.parts(folder):
         stats = image_stats.measure_missing(part.folder)
         found = checks.examine(part.folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)

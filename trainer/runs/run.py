@@ -13,7 +13,7 @@
     checkpoints/    for resuming
     adapters/       of checkpoints that were removed
     previews/       images
-    measured/       a run of its own that measures the checkpoints (see `trainer.measuring`)
+    measured/       a run of its own that measures the checkpoints (see `limner_extensions.measuring`)
     <name>.safetensors
     peft/           the same in the format of PEFT and diffusers, if that was requested
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from trainer import config as configs
-from trainer import fault_injection, paths, storage
+from trainer import extension, fault_injection, paths, storage
 from trainer.base_models import MICRO, detect
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -155,11 +155,13 @@ def create(config: TrainConfig, folder: Path | None = None, cluster: str = "") -
     Args:
         config: the settings; their record, if they come from another run, is cleared.
         folder: the folder to create; by default `outputs/<time>_<name>`.
-        cluster: the address of a cluster to train on; "" = this machine.
+        cluster: the address of a place to train elsewhere; "" = this machine.
 
     Raises:
-        UserError: the folder is not empty.
+        UserError: the folder is not empty, or no installed extension trains at this address.
     """
+    if cluster:
+        extension.place(cluster)
     config = _with_absolute_paths(config.model_copy(update={"record": configs.Record()}))
     if folder is None:
         folder = _new_folder(f"{datetime.now():%Y-%m-%d_%H%M%S}_{config.name}"[:60])

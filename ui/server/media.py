@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, Response
@@ -19,7 +18,6 @@ from trainer import paths, runs
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
-from trainer.sharing import publishing, report
 from ui.state import audit, page_folders, projects
 
 router = APIRouter()
@@ -34,14 +32,14 @@ FRESH = {"Cache-Control": "private, no-store"}
 @router.get("/media/dataset/{name}/{image}")
 def thumbnail(name: str, image: str) -> Response:
     """Serve a thumbnail of an image in a dataset."""
-    path = _or_404(lambda: projects.find_image(name, image))
+    path = or_404(lambda: projects.find_image(name, image))
     return _thumbnail(path.parent, path)
 
 
 @router.get("/media/image/{name}/{image}")
 def image(name: str, image: str) -> FileResponse:
     """Serve an image of a dataset as it is stored, with the type of its extension, whatever else is in the file."""
-    path = _or_404(lambda: projects.find_image(name, image))
+    path = or_404(lambda: projects.find_image(name, image))
     if images.display_size(path) is None:
         raise HTTPException(404)
     return FileResponse(path, media_type=images.MEDIA_TYPES[path.suffix.lower()], headers=PRIVATE)
@@ -50,14 +48,14 @@ def image(name: str, image: str) -> FileResponse:
 @router.get("/media/mask/{name}/{image}")
 def mask(name: str, image: str) -> Response:
     """Serve a thumbnail of the mask of an image in a dataset."""
-    path = _or_404(lambda: projects.find_image(name, image))
+    path = or_404(lambda: projects.find_image(name, image))
     return _thumbnail(path.parent, dataset.mask_file(path))
 
 
 @router.get("/media/mask/{name}/{image}/large")
 def large_mask(name: str, image: str) -> FileResponse:
     """Serve the mask of an image in a dataset as it is stored, with a fixed type."""
-    path = dataset.mask_file(_or_404(lambda: projects.find_image(name, image)))
+    path = dataset.mask_file(or_404(lambda: projects.find_image(name, image)))
     if images.display_size(path) is None:
         raise HTTPException(404)
     return FileResponse(path, media_type="image/png", headers=PRIVATE)
@@ -73,7 +71,7 @@ def _thumbnail(folder: Path, image: Path) -> Response:
 @router.get("/media/run/{run_id}/{preview}")
 def preview(run_id: str, preview: str) -> FileResponse:
     """Serve a preview image of a run."""
-    run = _or_404(lambda: runs.find(run_id))
+    run = or_404(lambda: runs.find(run_id))
     path = _checked(run.folder / "previews", preview, PREVIEW)
     return FileResponse(path, media_type="image/png", headers=PRIVATE)
 
@@ -81,27 +79,27 @@ def preview(run_id: str, preview: str) -> FileResponse:
 @router.get("/media/run/{run_id}/{preview}/small")
 def small_preview(run_id: str, preview: str) -> Response:
     """Serve a thumbnail of a preview image."""
-    run = _or_404(lambda: runs.find(run_id))
+    run = or_404(lambda: runs.find(run_id))
     return _thumbnail(run.folder / "previews", _checked(run.folder / "previews", preview, PREVIEW))
 
 
 @router.get("/media/run/{run_id}/{preview}/nearest")
 def nearest_to_preview(run_id: str, preview: str) -> Response:
     """Serve the image that is most similar to a preview, among those that the run is trained on."""
-    run = _or_404(lambda: runs.find(run_id))
+    run = or_404(lambda: runs.find(run_id))
     return _nearest(_checked(run.folder / "previews", preview, PREVIEW), run)
 
 
 @router.get("/media/picture/{image}/nearest/{run_id}")
 def nearest_to_sample_image(image: str, run_id: str) -> Response:
     """Serve the image that is most similar to a sample image, among those that a run is trained on."""
-    run = _or_404(lambda: runs.find(run_id))
+    run = or_404(lambda: runs.find(run_id))
     return _nearest(_checked(page_folders.sample_images(), image, SAMPLE_IMAGE), run)
 
 
 def _nearest(image: Path, run: runs.Run) -> Response:
-    folder = _or_404(lambda: dataset.find_folder(run.config().dataset))
-    found = _or_404(lambda: image_stats.nearest(folder, image.read_bytes()))
+    folder = or_404(lambda: dataset.find_folder(run.config().dataset))
+    found = or_404(lambda: image_stats.nearest(folder, image.read_bytes()))
     if found is None:
         raise HTTPException(404)
     return _thumbnail(folder, folder / found)
@@ -117,7 +115,7 @@ def sample_image(image: str) -> FileResponse:
 @router.get("/download/{run_id}/checkpoint/{step}")
 def checkpoint(run_id: str, step: int) -> FileResponse:
     """Serve the adapter as it was after a step."""
-    run = _or_404(lambda: runs.find(run_id))
+    run = or_404(lambda: runs.find(run_id))
     path = checkpoints.adapter_file(run, step)
     if step < 0 or not path.is_file() or path.is_symlink():
         raise HTTPException(404)
@@ -127,7 +125,7 @@ def checkpoint(run_id: str, step: int) -> FileResponse:
 @router.get("/download/{run_id}/peft")
 def peft(run_id: str) -> FileResponse:
     """Serve the finished adapter of a run in the format of PEFT and diffusers."""
-    run = _or_404(lambda: runs.find(run_id))
+    run = or_404(lambda: runs.find(run_id))
     path = _checked(run.folder / "peft", "pytorch_lora_weights.safetensors", ADAPTER)
     return _attachment(path, path.name)
 
@@ -141,44 +139,27 @@ def kept_adapter(file: str) -> FileResponse:
 @router.get("/download/{run_id}/{file}")
 def adapter(run_id: str, file: str) -> FileResponse:
     """Serve the finished adapter of a run."""
-    run = _or_404(lambda: runs.find(run_id))
+    run = or_404(lambda: runs.find(run_id))
     return _attachment(_checked(run.folder, file, ADAPTER), file)
 
 
 @router.get("/backup/project/{name}")
 def project_backup(name: str) -> FileResponse:
     """Make a backup of a project, and serve it."""
-    return _made_zip(f"{name}.zip", lambda file: backup.write_project(name, file))
+    return made_zip(f"{name}.zip", lambda file: backup.write_project(name, file))
 
 
 @router.get("/backup/run/{run_id}")
 def run_backup(run_id: str) -> FileResponse:
     """Make a backup of a run, and serve it."""
-    return _made_zip(f"{run_id}.zip", lambda file: backup.write_run(runs.find(run_id), file))
+    return made_zip(f"{run_id}.zip", lambda file: backup.write_run(runs.find(run_id), file))
 
 
-@router.get("/report/{run_id}")
-def run_report(run_id: str) -> Response:
-    """Make the report of a run, and serve it as a file to save."""
-    run = _or_404(lambda: runs.find(run_id))
-    content, name = _or_404(lambda: (report.render(run), report.file_name(run)))
-    audit.record("download", what=name)
-    headers = FRESH | {"Content-Disposition": f"attachment; filename*=utf-8''{quote(name)}"}
-    return Response(content, media_type="text/html", headers=headers)
-
-
-@router.get("/publish/{run_id}")
-def published_run(run_id: str) -> FileResponse:
-    """Make the folder to publish of a run, and serve it as a zip."""
-    run = _or_404(lambda: runs.find(run_id))
-    name = _or_404(lambda: run.config().name)
-    return _made_zip(f"{name}-publish.zip", lambda file: publishing.write_zip(run, file))
-
-
-def _made_zip(name: str, write: Callable[[Path], None]) -> FileResponse:
+def made_zip(name: str, write: Callable[[Path], None]) -> FileResponse:
+    """Serve a zip that is written for this request and deleted once it is sent."""
     paths.uploads().mkdir(parents=True, exist_ok=True)
     file = paths.uploads() / f"{secrets.token_hex(8)}.zip"
-    _or_404(lambda: write(file))
+    or_404(lambda: write(file))
     audit.record("download", what=name)
     done = BackgroundTask(file.unlink, missing_ok=True)
     return FileResponse(file, media_type="application/zip", filename=name, headers=FRESH, background=done)
@@ -196,7 +177,12 @@ def _checked(folder: Path, name: str, pattern: re.Pattern[str]) -> Path:
     return path
 
 
-def _or_404(find: Callable[[], Result]) -> Result:
+def or_404(find: Callable[[], Result]) -> Result:
+    """Return what is found.
+
+    Raises:
+        HTTPException: 404, in place of a `UserError`.
+    """
     try:
         return find()
     except UserError:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from trainer import runs
+from trainer import extension, runs
 from trainer.errors import UserError
 from trainer.i18n import _, duration
 from trainer.runs import View, archive, checkpoints
@@ -164,13 +164,11 @@ def _actions(view: View) -> str:
     """Render the button that uses the settings of a run again, and if it has ended, those that move it."""
     run = view.run
     again = f"<button type='button' class='again' data-run='{escape(run.id)}'>{_('Use these settings')}</button>"
-    shared = f"<a download href='/report/{quote(run.id)}'>{_('Report')}</a>" if view.state.started else ""
+    shared = "".join(links(view) for links in extension.panels("run-links"))
     if view.status in runs.ACTIVE:
         return f"<span class='actions'>{shared}{again}</span>"
     data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
     name = f"data-name='{escape(run.id[18:])}'"
-    if view.state.export:
-        shared += f"<a download href='/publish/{quote(run.id)}'>{_('Zip to publish')}</a>"
     backup = f"<a download href='/backup/run/{quote(run.id)}'>{_('Backup')}</a>"
     return (
         f"<span class='actions'>{shared}{backup}{again}"

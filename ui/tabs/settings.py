@@ -6,22 +6,21 @@ only if no later one was asked for meanwhile, and a field edited meanwhile keeps
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import tomlkit
 
 from trainer import config as configs
-from trainer import paths, recipes, runs
+from trainer import extension, paths, runs
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig, comparison
 from trainer.errors import UserError
-from trainer.i18n import _, ngettext
-from ui.state import page_memory, pending_uploads, run_settings, saved_settings
+from trainer.i18n import _
+from ui.state import page_memory, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import plan
 from ui.widgets import settings_form, settings_widgets
@@ -31,12 +30,10 @@ from ui.widgets.templates import read
 
 NUMBERED = "(...values) => window.limnerForm.number(values)"
 APPLIED = "(...values) => window.limnerForm.apply(values)"
-SAVED = "(file) => window.limnerForm.save(file)"
 SEARCH = (
     f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
 )
-RECIPES = [".json", ".toml", ".yaml", ".yml", ".safetensors"]
 # Plain LoRA is for people who compare, so it comes last.
 PRESETS = [(_("Character"), "character"), (_("Style"), "style"), (_("Plain LoRA"), "plain")]
 PRESET_HELP = _(
@@ -45,19 +42,18 @@ PRESET_HELP = _(
 )
 AS_DRAWN = settings_form.fill(ENTRIES, "character", MICRO, {})
 _SHOWN = itertools.count()
+# Connects what an extension has drawn; returns the events that may bring another base model.
+Connect = Callable[["Form"], list[Untyped]]
 
 
 @dataclass(frozen=True)
 class TextView:
-    """The same settings as a text: what is wrong with it, and the file for kohya's scripts that is made of it."""
+    """The same settings as a text, and what is wrong with it."""
 
     whole: gr.Accordion
     text: gr.Textbox
     report: gr.HTML
     use: gr.Button
-    export: gr.Button
-    export_report: gr.HTML
-    exported: gr.JSON
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,9 @@ class Settings:
     name: gr.Textbox
     save: gr.Button
     reset_all: gr.Button
-    recipe: gr.UploadButton
-    recipe_report: gr.HTML
     text: TextView
     notes: gr.HTML
+    extensions: list[Connect]
 
 
 @dataclass(frozen=True)
@@ -113,10 +108,7 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
             )
             save = gr.Button(_("Save"), elem_id="keep-settings", scale=0, min_width=70)
             reset_all = gr.Button(_("Reset all"), elem_id="reset-settings", scale=0, min_width=90)
-            recipe = gr.UploadButton(
-                _("Import a recipe"), file_types=RECIPES, elem_id="import-recipe", scale=0, min_width=120
-            )
-        recipe_report = gr.HTML(elem_id="recipe-report")
+        extensions = [draw() for draw in extension.panels("settings")]
         text_view = _build_text()
         with gr.Column(elem_id="settings"):
             widgets = settings_widgets.widgets(ENTRIES, standard, apart)
@@ -130,10 +122,9 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
         name=name,
         save=save,
         reset_all=reset_all,
-        recipe=recipe,
-        recipe_report=recipe_report,
         text=text_view,
         notes=gr.HTML({}, html_template="<span></span>", js_on_load=read("form_notes.js"), elem_id="form-notes"),
+        extensions=extensions,
     )
 
 
@@ -148,11 +139,8 @@ def _build_text() -> TextView:
             buttons=["copy"],
         )
         report = gr.HTML(elem_id="text-report")
-        with gr.Row():
-            use = gr.Button(_("Fill the form from the text"), elem_id="use-text", size="sm")
-            export = gr.Button(_("Download as kohya TOML"), elem_id="export-kohya", size="sm")
-        export_report = gr.HTML(elem_id="kohya-report")
-    return TextView(whole, text, report, use, export, export_report, gr.JSON(visible=False))
+        use = gr.Button(_("Fill the form from the text"), elem_id="use-text", size="sm")
+    return TextView(whole, text, report, use)
 
 
 def fill_on(
@@ -184,25 +172,21 @@ def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
     fill_on(settings.notes.undo, reset, form)
     fill_on(settings.reset_all.click, reset_all_settings, form)
     base, questions = {"base": form.base}, {"preset": form.preset, "base": form.base}
-    recipe = {"upload": settings.recipe}, {"report": settings.recipe_report, **base}
     saved = {"saved": settings.saved, "name": settings.name}
     listen(settings.save.click, save_settings, {**answers, "name": settings.name}, saved, kind=ACT)
     _connect_text(settings.text, answers)
-    return [
+    filling = [
         fill_on(settings.use.click, load_settings, form, {"name": settings.saved}, questions),
-        fill_on(settings.recipe.upload, use_recipe, form, *recipe),
         fill_on(settings.text.use.click, use_text, form, {"text": settings.text.text}, base),
     ]
+    return filling + [event for connect in settings.extensions for event in connect(form)]
 
 
 def _connect_text(view: TextView, answers: dict[str, Any]) -> None:
     """Connect the settings as a text, which are written when they are opened and checked while they are edited."""
-    with_text, report = {**answers, "text": view.text}, {"report": view.report, "use": view.use, "export": view.export}
+    with_text, report = {**answers, "text": view.text}, {"report": view.report, "use": view.use}
     listen(view.whole.expand, as_text, answers, {"text": view.text, **report}, kind=DIRECT_CHOICE)
     listen(view.text.change, check_text, with_text, report, kind=DIRECT_CHOICE)
-    exported = {"report": view.export_report, "exported": view.exported}
-    written = listen(view.export.click, export_kohya, with_text, exported, kind=DIRECT)
-    listen(written.success, None, {"file": view.exported}, kind=DIRECT, js=SAVED)
 
 
 # Handlers -------------------------------------------------------------------------------------------------------
@@ -246,7 +230,7 @@ def load_settings(answers: Answers, name: str | None) -> dict[str, Any]:
     if not is_preset(preset):
         raise UserError("The settings {name!r} cannot be used.", "Save them again.", name=name)
     own = settings_form.own_of(ENTRIES, dict(saved.get("settings", {})))
-    filled = _with_settings(replace(answers, preset=preset, base=base), own)
+    filled = with_settings(replace(answers, preset=preset, base=base), own)
     return {"preset": preset, "base": base, **filled}
 
 
@@ -258,28 +242,7 @@ def use_run(answers: Answers, event: gr.EventData) -> dict[str, Any]:
     """
     config, own = run_settings.own(runs.find(str(event.run)))
     again = replace(answers, preset=config.preset, base=config.model.base)
-    return {"preset": config.preset, "base": config.model.base, **_with_settings(again, own)}
-
-
-def use_recipe(answers: Answers, upload: str | None) -> dict[str, Any]:
-    """Return what became of a recipe of another trainer, its base model, and the form; the upload is deleted.
-
-    Raises:
-        UserError: it is no recipe.
-    """
-    if not upload:
-        raise UserError("No recipe was chosen.", "Choose a settings file or an adapter.")
-    try:
-        recipe = recipes.read(Path(upload), len(page_memory.captions(answers.project)))
-    finally:
-        pending_uploads.discard([Path(upload)])
-    base = str(recipe.settings.get("model", {}).get("base", answers.base))
-    again = replace(answers, base=base)
-    own = settings_form.own_of(ENTRIES, recipe.settings)
-    said = ngettext("{n} setting of {source}.", "{n} settings of {source}.", len(recipe.mapped), source=recipe.source)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in recipe.notes)
-    report = f"<details class='notes' open><summary>{escape(said)}</summary><ul>{notes}</ul></details>"
-    return {"report": report, "base": base, **_with_settings(again, own)}
+    return {"preset": config.preset, "base": config.model.base, **with_settings(again, own)}
 
 
 def refill(answers: Answers) -> dict[str, Any]:
@@ -315,10 +278,11 @@ def reset(answers: Answers, event: gr.EventData) -> dict[str, Any]:
 
 def reset_all_settings(answers: Answers) -> dict[str, Any]:
     """Return the form as the preset and the base model have it."""
-    return _with_settings(answers, {})
+    return with_settings(answers, {})
 
 
-def _with_settings(answers: Answers, own: dict[str, Any]) -> dict[str, Any]:
+def with_settings(answers: Answers, own: dict[str, Any]) -> dict[str, Any]:
+    """Return the form with these settings in place of all that were changed, and remember them."""
     answers = replace(answers, own=own)
     remember(answers)
     return refill(answers)
@@ -346,7 +310,7 @@ def as_text(answers: Answers) -> dict[str, Any]:
 
 
 def check_text(answers: Answers, text: str | None) -> dict[str, Any]:
-    """Return a report of what is wrong with a text of settings, and its buttons, which are off until nothing is."""
+    """Return a report of what is wrong with a text of settings, and its button, which is off until nothing is."""
     try:
         data = _parse(answers, text or "")
     except UserError as error:
@@ -355,7 +319,7 @@ def check_text(answers: Answers, text: str | None) -> dict[str, Any]:
         problems = [error.message for error in configs.find_errors(data).values()]
     listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     report = f"<ul class='problems' role='alert'>{listed}</ul>" if problems else ""
-    return {"report": report, **{button: gr.Button(interactive=not problems) for button in ("use", "export")}}
+    return {"report": report, "use": gr.Button(interactive=not problems)}
 
 
 def use_text(answers: Answers, text: str | None) -> dict[str, Any]:
@@ -368,25 +332,7 @@ def use_text(answers: Answers, text: str | None) -> dict[str, Any]:
     configs.build(data)
     base = paths.unquoted(str(data["model"]["base"]))
     own = settings_form.own_of(ENTRIES, data)
-    return {"base": base, **_with_settings(replace(answers, base=base), own)}
-
-
-def export_kohya(answers: Answers, text: str | None) -> dict[str, Any]:
-    """Return what a file for kohya's scripts cannot say of a text of settings, and that file, for the browser to save.
-
-    Raises:
-        UserError: the text is not TOML, or a setting in it is unknown or out of bounds.
-    """
-    name = paths.safe_name(answers.name or answers.project, "settings")
-    about = {"name": name, "trigger": answers.trigger}
-    config = configs.build(configs.merge(_parse(answers, text or ""), about))
-    exported = recipes.export(config, len(page_memory.captions(answers.project)))
-    report = f"<p class='quiet'>{escape(_('The file says all of these settings.'))}</p>"
-    if exported.notes:
-        title = escape(_("What the file cannot say"))
-        notes = "".join(f"<li>{escape(note)}</li>" for note in exported.notes)
-        report = f"<details class='notes' open><summary>{title}</summary><ul>{notes}</ul></details>"
-    return {"report": report, "exported": {"name": f"{name}-kohya.toml", "text": exported.text}}
+    return {"base": base, **with_settings(replace(answers, base=base), own)}
 
 
 def _parse(answers: Answers, text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from trainer import config as configs
-from trainer import paths
+from trainer import extension, paths
 from trainer.base_models import MICRO
 from trainer.config import PictureConfig, prompt_lines
 from trainer.errors import UserError
@@ -20,7 +20,7 @@ from trainer.runs import archive, cards
 from ui.state import adapter_choices, page_folders, pending_uploads, run_actions
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import comparison, measuring, sample_form, sample_images
+from ui.tabs import comparison, sample_form, sample_images
 from ui.tabs.comparison import Cell
 from ui.tabs.sample_form import DEFAULTS, NO_ADAPTER, OTHERS, SampleForm
 from ui.tabs.sample_images import Sheet
@@ -60,7 +60,8 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
             note = gr.HTML(elem_id="try-note", elem_classes="quiet")
             hold = gr.Button(_("Pause training for now"), size="sm", visible=False, elem_id="hold-training")
             result = gr.HTML(EMPTY, elem_id="result", js_on_load=read("sheet.js"))
-            measuring.build(form.adapter, sampler)
+            for draw in extension.panels("try-out"):
+                draw(form.adapter, sampler)
             recent = gr.HTML(elem_id="made")
     generating = listen(
         [form.generate.click, form.strength.change, form.view.input],

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from typer.testing import CliRunner
 from tests import tiny
 from tests.integration.runs.test_processes import limner
 from tests.integration.training.test_train import finish, settings
-from tests.unit.recipes.examples import GUI, RECIPES
 from tests.unit.runs.test_run import held
 from tests.unit.ui.tabs.test_queue import NAMES, waiting
-from trainer import config, runs
+from trainer import runs
 from trainer.adapter_files import reader
 from trainer.cli.commands import app
 from trainer.runs import Run
@@ -106,39 +104,3 @@ def test_settings_follow_from_the_base_and_the_adapter(character: Path, tiny_sd:
     other = sample(tmp_path, "--base", tiny_sd, "--steps", 2, "--vae", tmp_path / "vae")
     assert other["pixels"] != own["pixels"]
     assert other | {"pixels": b""} == own | {"pixels": b""}, "paths stay private"
-
-
-def test_a_recipe_becomes_a_config_for_a_dataset(character: Path, tmp_path: Path) -> None:
-    recipe, out = tmp_path / "Mira's recipe.json", tmp_path / "mira.toml"
-    recipe.write_text(json.dumps(GUI | {"pretrained_model_name_or_path": "owner/name"}), encoding="utf-8")
-    done = limner("import-recipe", recipe, "--dataset", "rin", "--out", out)
-    assert done.returncode == 0, done.stderr
-    settings = config.load(out)
-    assert (settings.name, settings.dataset, settings.model.base) == ("mira", "rin", "owner/name")
-    assert settings.training.steps == 10 * 7  # of 14 images, two a batch
-    assert "scale_weight_norms" in done.stderr
-    assert "private" not in done.stdout + done.stderr + out.read_text(encoding="utf-8")
-    printed = limner("import-recipe", recipe)
-    assert tomllib.loads(printed.stdout)["name"] == "Mira-s-recipe"
-
-
-def test_a_config_and_a_run_become_a_file_for_kohyas_scripts(character: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.toml").write_text('name = "a"\ndataset = "rin"\n[model]\nbase = "owner/name"\n', encoding="utf-8")
-    for source in (run, run / "config.toml"):
-        done = limner("export-recipe", source, "--out", tmp_path / "kohya.toml")
-        assert done.returncode == 0, done.stderr
-        values = tomllib.loads((tmp_path / "kohya.toml").read_text(encoding="utf-8"))
-        assert values["network_module"] == "networks.lora"
-        assert values["max_train_steps"] > 100
-        assert "proj_in" in done.stderr
-
-
-def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
-    done = limner("import-recipe", tmp_path / "notes.txt")
-    assert done.returncode != 0
-    assert "not a recipe" in done.stderr
-    (tmp_path / "a.toml").write_text(RECIPES["script.toml"], encoding="utf-8")
-    assert "no folder" in limner("import-recipe", tmp_path / "a.toml", "--out", tmp_path / "no" / "x").stderr

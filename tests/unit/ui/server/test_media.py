@@ -1,7 +1,6 @@
 """The routes that serve files: what is theirs with a fixed type, anything else not at all."""
 
 import io
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 
 from trainer import runs
 from trainer.config import build
-from trainer.runs import Run, events
+from trainer.runs import Run
 from ui.server import media
 from ui.state import page_folders
 
@@ -100,25 +99,3 @@ def test_a_link_out_of_the_folder_is_not_followed(web: TestClient, run: Run, hom
     (home / "datasets" / "rin" / "link.png").symlink_to(home / "secret")
     assert web.get(f"/download/{run.id}/link.safetensors").status_code == 404
     assert web.get("/media/dataset/rin/link.png").status_code == 404
-
-
-def test_a_report_is_a_file_to_save(web: TestClient, run: Run) -> None:
-    answer = web.get(f"/report/{run.id}")
-    assert answer.headers["content-type"].startswith("text/html")
-    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''rin-report.html"
-    assert answer.headers["cache-control"] == "private, no-store"
-    assert answer.text.startswith("<!doctype html>")
-    assert web.get("/report/none").status_code == 404
-    run.config_file.write_text("broken")
-    assert web.get(f"/report/{run.id}").status_code == 404
-
-
-def test_what_to_publish_is_a_zip_that_leaves_nothing_behind(web: TestClient, run: Run, home: Path) -> None:
-    assert web.get(f"/publish/{run.id}").status_code == 404, "it has not finished"
-    run.report(events.Finished(step=10, export="rin.safetensors"))
-    answer = web.get(f"/publish/{run.id}")
-    assert answer.headers["content-type"] == "application/zip"
-    assert answer.headers["content-disposition"] == 'attachment; filename="rin-publish.zip"'
-    names = zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
-    assert sorted(names) == ["rin/README.md", "rin/SHA256SUMS", "rin/rin.safetensors", "rin/settings.toml"]
-    assert list((home / "outputs" / ".tmp").iterdir()) == []

@@ -325,7 +325,7 @@ def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
     left = answers(**{"form-training-exposures": 99})
     written = settings.as_text(left)
     text = written["text"]
-    assert (written["report"], written["use"].interactive, written["export"].interactive) == ("", True, True)
+    assert (written["report"], written["use"].interactive) == ("", True)
     assert "exposures = 99" in text
     assert settings.use_text(left, text)["answer"]["values"] == settings.fill(left).values
     changed = settings.use_text(left, text.replace("exposures = 99", "exposures = 98"))["answer"]
@@ -338,23 +338,5 @@ def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
         checked = settings.check_text(left, wrong)
         assert words in checked["report"]
         assert not checked["use"].interactive
-        assert not checked["export"].interactive
         with pytest.raises(UserError):
             settings.use_text(left, wrong)
-
-
-def test_a_recipe_of_another_trainer_fills_the_form(character: Path, tmp_path: Path) -> None:
-    file = tmp_path / "kohya.toml"
-    file.write_text('network_dim = 12\nnetwork_alpha = 6\nunet_lr = 2e-4\nmax_train_steps = 77\nmade_up = "<b>"\n')
-    used = settings.use_recipe(answers(), str(file))
-    report, values = used["report"], by_id(used["answer"]["values"])
-    assert used["base"] == "micro"
-    assert (values["form-adapter-rank-lora"], values["form-adapter-alpha-lora"]) == (12, 6.0)
-    assert (values["form-training-steps"], values["form-optimizer-learning-rate-adamw"]) == (77, 2e-4)
-    assert "made_up" in report
-    assert "<b>" not in report
-    assert not file.exists()
-    broken = tmp_path / "x.json"
-    broken.write_text("{")
-    with pytest.raises(UserError, match="not a recipe"):
-        settings.use_recipe(answers(), str(broken))

@@ -1,0 +1,1 @@
+"""Extensions that come with Limner. Each folder can be removed, and everything else still works."""

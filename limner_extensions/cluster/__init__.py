@@ -1,0 +1,13 @@
+"""Runs on the machines of a cluster: a worker there, and a relay here that keeps the run's folder up to date."""
+
+from trainer.extension import Extension
+
+EXTENSION = Extension(
+    "cluster",
+    commands="limner_extensions.cluster.commands:app",
+    places={
+        "ssh": "limner_extensions.cluster.places:work_on_machine",
+        "ray": "limner_extensions.cluster.places:work_on_ray",
+        "": "limner_extensions.cluster.places:work_on_ray",
+    },
+)

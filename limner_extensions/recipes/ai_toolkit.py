@@ -1,0 +1,315 @@
+"""Recipes of ai-toolkit: its job files, in YAML or JSON.
+
+The meaning was read from ostris/ai-toolkit at commit 27a03a9 (toolkit/config_modules.py, toolkit/optimizer.py,
+toolkit/scheduler.py, jobs/process/BaseSDTrainProcess.py, extensions_built_in/sd_trainer/SDTrainer.py).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from limner_extensions.recipes import convolutions
+from limner_extensions.recipes.bases import set_base
+from limner_extensions.recipes.draft import (
+    NEUTRAL,
+    Draft,
+    Recipe,
+    choice,
+    flag,
+    flat,
+    number,
+    positive,
+    side,
+    text,
+    whole,
+)
+from limner_extensions.recipes.flow import Levels, layers_note, note_family, refusal, set_levels
+from limner_extensions.recipes.optimization import (
+    Names,
+    Schedule,
+    leave_optimizer,
+    set_optimizer,
+    set_rates,
+    set_schedule,
+)
+from limner_extensions.recipes.prompts import line, set_prompts
+from limner_extensions.recipes.resolutions import Side, set_resolutions
+from trainer.base_models.registry import FAMILIES
+from trainer.base_models.spec import FamilySpec, Flow
+from trainer.errors import UserError
+from trainer.i18n import _
+
+ARCHITECTURES = {name: spec for spec in FAMILIES.values() for name in spec.recipe_names}
+UNETS = ("is_v2", "is_xl", "is_v_pred")  # of all marks of a model
+PRECISIONS = {"fp32": "fp32", "float32": "fp32", "float": "fp32", "fp16": "fp16", "float16": "fp16", "bf16": "bf16",
+              "bfloat16": "bf16"}  # fmt: skip
+DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
+    "train.batch_size": ("training.batch_size", positive),
+    "train.steps": ("training.steps", positive),
+    "train.max_grad_norm": ("training.max_grad_norm", number),
+    "train.dtype": ("training.precision", choice(PRECISIONS)),
+    "train.noise_offset": ("objective.noise_offset", number),
+    "train.skip_first_sample": ("preview.at_start", lambda value: not flag(value)),
+    "train.reg_weight": ("regularization.weight", number),
+    "model.is_v_pred": ("model.prediction_type", lambda value: "v_prediction" if flag(value) else "auto"),
+    "datasets.0.caption_dropout_rate": ("captions.dropout", number),
+    "datasets.0.shuffle_tokens": ("captions.shuffle", flag),
+    "datasets.0.token_dropout_rate": ("captions.tag_dropout", number),
+    "datasets.0.keep_tokens": ("captions.keep_tokens", whole),
+    "datasets.0.flip_x": ("images.flip", flag),
+    "datasets.0.alpha_mask": ("objective.masked_loss", flag),
+    "datasets.0.mask_min_value": ("objective.unmasked_weight", number),
+    "save.dtype": ("export.precision", choice(PRECISIONS)),
+    "save.save_every": ("checkpoint.every", positive),
+    "save.max_step_saves_to_keep": ("checkpoint.keep", lambda value: max(2, whole(value))),
+    "sample.sample_every": ("preview.every", positive),
+    "sample.neg": ("preview.negative_prompt", text),
+    "sample.seed": ("preview.seed", whole),
+    "sample.guidance_scale": ("preview.guidance", number),
+    "sample.sample_steps": ("preview.steps", positive),
+}
+DEFAULTS: dict[str, Any] = {
+    **NEUTRAL, "training.batch_size": 1, "training.gradient_accumulation": 1, "training.max_grad_norm": 1.0,
+    "training.steps": 1000, "objective.unmasked_weight": 0.0,
+}  # fmt: skip
+# Their optimizer: ours, and its own weight decay where that is not torch's.
+OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {
+    "adamw": ("adamw", {}), "adam": ("adamw", {"weight_decay": 0.0}), "adamw8bit": ("adamw8bit", {}),
+    "adam8bit": ("adamw8bit", {"weight_decay": 0.0}), "lion": ("lion", {}), "lion8bit": ("lion", {}),
+    "adafactor": ("adafactor", {}), "prodigy": ("prodigy", {}), "prodigy8bit": ("prodigy", {}),
+}  # fmt: skip
+SCHEDULES = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine",
+             "cosine_with_restarts": "cosine"}  # fmt: skip
+NAMES = Names(("train.optimizer",), ("train.lr", "train.unet_lr", "train.text_encoder_lr"), "train.optimizer_params.")
+OF_THAT_MACHINE = re.compile(
+    r"job$|name$|meta\.|training_folder|sqlite_db_path|device$|trigger_word|logging\.|performance_log_every|"
+    r"datasets\.\d+\.(folder_path|dataset_path|mask_path|control_path|trigger_word|default_caption|clip_image_path|"
+    r"unconditional_path|inpaint_path)|save\.(push_to_hub|hf_\w+)|model\.(vae_path|\w*lora_path|extras_name_or_path|"
+    r"te_name_or_path|unet_path|model_paths)|network\.pretrained_lora_path|train\.(start_step|adapter_assist\w*)"
+)
+DECIDED_HERE = re.compile(
+    r"type$|datasets\.\d+\.(cache_\w+|caption_ext|buckets|bucket_tolerance|num_workers|prefetch_factor|num_frames|"
+    r"fast_image_size|replay_transforms|is_reg)|model\.(quantize\w*|qtype\w*|low_vram|arch|is_\w+|dtype|\w+_dtype|"
+    r"\w+_device|layer_offloading\w*|auto_memory|compile\w*|block_compile|attn_masking|split_model\w*)|"
+    r"train\.(gradient_checkpointing|xformers|sdp|attention_backend|unload_text_encoder|cache_text_embeddings|"
+    r"disable_sampling|force_first_sample|linear_timesteps\w*|train_unet|num_train_timesteps)|save\.save_format|"
+    r"sample\.(sampler|format|walk_seed|fps|num_frames|sample_start_step|width|height)|network\.(transformer_only|"
+    r"split_multistage_loras|layer_offloading|old_lokr_format)"
+)
+USUAL: dict[str, object] = {
+    "train.noise_scheduler": "ddpm", "train.content_or_style": "balanced", "train.min_denoising_steps": 0,
+    "train.max_denoising_steps": 999, "train.loss_type": "mse", "train.timestep_type": "sigmoid",
+    "train.cfg_scale": 1.0, "train.noise_multiplier": 1.0, "train.img_multiplier": 1.0,
+    "train.latent_multiplier": 1.0, "train.loss_target": "noise", "train.ema_config.ema_decay": 0.999,
+    "network.lokr_factor": -1, "network.conv_alpha": None, "train.pred_scaler": 1.0, "datasets.0.scale": 1.0,
+    "datasets.0.network_weight": 1.0, "datasets.0.loss_multiplier": 1.0, "datasets.0.num_repeats": 1,
+    "sample.network_multiplier": 1, "train.diff_output_preservation_multiplier": 1.0,
+    "train.blank_prompt_preservation_multiplier": 1.0, "train.switch_boundary_every": 1,
+    "datasets.0.num_controls": 1,
+}  # fmt: skip
+
+
+def is_recipe(data: Mapping[str, Any]) -> bool:
+    """Tell whether a table is a job of ai-toolkit."""
+    config = data.get("config")
+    return isinstance(config, Mapping) and isinstance(config.get("process"), list) and bool(config["process"])
+
+
+def read(data: Mapping[str, Any], images: int) -> Recipe:
+    """Read a job file.
+
+    Raises:
+        UserError: it does not train an adapter, or for a model that Limner does not train.
+    """
+    del images  # the length of a job is in steps
+    values = {key.removeprefix("config.process.0.").removeprefix("config."): value for key, value in flat(data).items()}
+    draft = Draft(values)
+    spec = _family(draft)
+    flow = spec.flow if spec else None
+    draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=DIRECT)
+    draft.settings |= DEFAULTS
+    if flow:
+        draft.leave("no counterpart", "train.noise_offset", "model.attn_masking", "train.linear_timesteps",
+                    "train.linear_timesteps2", "train.snr_gamma", "train.min_snr_gamma")  # fmt: skip
+        draft.leave("decided here", "network.conv", "network.conv_alpha", "model.is_v_pred")
+    draft.apply(DIRECT)
+    set_base(draft, "model.name_or_path")
+    _set_passes_and_size(draft)
+    _set_adapter(draft, flow)
+    _set_optimizer(draft)
+    _set_objective(draft)
+    if spec and flow:
+        _set_levels(draft, flow)
+        note_family(draft, spec)
+    _set_previews(draft)
+    return draft.finish("ai-toolkit", USUAL)
+
+
+def _family(draft: Draft) -> FamilySpec | None:
+    """Return the family that a job is for, None for one of the UNets that it does not tell."""
+    architecture = draft.get("model.arch", text, "").partition(":")[0].lower()
+    marks = [key.removeprefix("model.") for key in draft.values if key.startswith("model.is_")]
+    told = [mark for mark in marks if draft.get(f"model.{mark}", flag, False) and mark not in UNETS]
+    names = [*([architecture] if architecture else []), *told]
+    if any(name not in ARCHITECTURES for name in names):
+        raise refusal()
+    if not any(key.startswith("network.") for key in draft.values):
+        raise UserError("This recipe of ai-toolkit does not train an adapter.", "Give one with a network.")
+    return ARCHITECTURES[names[0]] if names else None
+
+
+def _set_passes_and_size(draft: Draft) -> None:
+    keys = ("train.gradient_accumulation", "train.gradient_accumulation_steps")
+    passes = [count for key in keys if (count := draft.get(key, positive, None))]
+    draft.set("training.gradient_accumulation", max(passes, default=1), *keys)
+    sides = draft.get("datasets.0.resolution", _sides, [(512, True)])
+    set_resolutions(draft, sides, draft.values.get("datasets.0.resolution"), "datasets.0.resolution")
+
+
+def _sides(sizes: object) -> list[Side]:
+    """Read one resolution, or a list of several that batches take turns with."""
+    return [side(size) for size in (sizes if isinstance(sizes, list) else [sizes])] or [(512, True)]
+
+
+def _set_adapter(draft: Draft, flow: Flow | None) -> None:
+    kind = draft.get("network.type", text, "lora").lower()
+    ours = {"lora": "lora", "locon": "lora", "dora": "lora", "lokr": "lokr"}.get(kind)
+    if ours is None:
+        draft.leave("no counterpart", "network.type")
+        draft.note(_("Limner does not train adapters of the kind {kind}; it trains a LoRA instead.", kind=kind[:40]))
+    draft.set("adapter.kind", ours or "lora", "network.type")
+    rank_key = "network.rank" if "network.rank" in draft.values else "network.linear"
+    rank = draft.get(rank_key, positive, None) or 4
+    alpha_key = "network.linear_alpha" if "network.linear_alpha" in draft.values else "network.alpha"
+    alpha = draft.get(alpha_key, number, 1.0)
+    if ours == "lokr":
+        if draft.get("network.lokr_full_rank", flag, True):
+            draft.note(_("ai-toolkit trains whole matrices for LoKr; here they have a rank."))
+            draft.leave("no counterpart", "network.lokr_full_rank")
+            alpha = float(rank)
+        if factor := draft.get("network.lokr_factor", positive, None):
+            draft.set("adapter.factor", factor, "network.lokr_factor")
+    else:
+        draft.set("adapter.dora", kind == "dora", *(["network.type"] * (kind == "dora")))
+        draft.set("adapter.dropout", draft.get("network.dropout", number, 0.0), "network.dropout")
+        draft.leave("off", "network.lokr_full_rank", "network.lokr_factor")
+    draft.set("adapter.rank", rank, rank_key)
+    draft.set("adapter.alpha", alpha, alpha_key)
+    conv = draft.get("network.conv", positive, None)
+    draft.set(
+        "adapter.targets", "conv" if conv else "attention+ff", "network.conv", *(["network.conv_alpha"] * bool(conv))
+    )
+    if conv:
+        convolutions.set_rank(draft, conv, draft.get("network.conv_alpha", number, float(conv)), "network.conv")
+    if flow:
+        draft.note(layers_note("ai-toolkit"))
+    elif not conv:
+        draft.note(_("ai-toolkit also adapts linear layers outside the transformer blocks; Limner does so with the "
+                   "convolutions only."))  # fmt: skip
+    for name in ("network_kwargs.only_if_contains", "only_if_contains"):
+        names = draft.values.get(f"network.{name}")
+        if isinstance(names, list) and names:
+            draft.set("adapter.blocks", [str(item) for item in names], f"network.{name}")
+
+
+def _set_optimizer(draft: Draft) -> None:
+    name = draft.get("train.optimizer", text, "adamw").lower()
+    kind, usual = OPTIMIZERS.get(name, (None, {}))
+    if name in ("adam", "adam8bit") and draft.get("train.optimizer_params.weight_decay", number, 0.0):
+        kind = None  # Adam adds its decay to the gradients
+    if kind is None:
+        leave_optimizer(draft, name, NAMES)
+        draft.leave("no counterpart", "train.lr_scheduler")
+        return
+    set_optimizer(draft, kind, NAMES, usual)
+    common = draft.get("train.lr", number, 1e-6)
+    rate = draft.get("train.unet_lr", number, common)
+    if kind == "prodigy" and rate < 0.1:
+        rate = 1.0  # as ai-toolkit does
+    encoder = draft.get("train.text_encoder_lr", number, rate)
+    text_rate = encoder if draft.get("train.train_text_encoder", flag, False) else 0.0
+    rate_key = "train.unet_lr" if "train.unet_lr" in draft.values else "train.lr"
+    text_key = "train.text_encoder_lr" if "train.text_encoder_lr" in draft.values else "train.train_text_encoder"
+    set_rates(
+        draft,
+        rate,
+        rate if kind == "prodigy" and text_rate else text_rate,
+        (rate_key,),
+        (text_key, "train.train_text_encoder"),
+    )
+    draft.leave("off", *({"train.lr"} - draft.mapped.keys()))
+    _set_schedule(draft)
+
+
+def _set_schedule(draft: Draft) -> None:
+    name = draft.get("train.lr_scheduler", text, "constant").lower()
+    if name not in SCHEDULES:
+        draft.leave("no counterpart", "train.lr_scheduler")
+        draft.note(_("Limner does not have this schedule; the learning rate stays constant after its warm-up."))
+    warmup_key = "train.lr_scheduler_params.num_warmup_steps"
+    usual = 1000 if name == "constant_with_warmup" else 0
+    warmup = draft.get(warmup_key, whole, usual) if usual else 0
+    keys = {"kind": ("train.lr_scheduler",), "warmup": (warmup_key,)}
+    set_schedule(draft, Schedule(SCHEDULES.get(name, "constant"), warmup), keys)
+
+
+def _set_objective(draft: Draft) -> None:
+    for key in ("train.snr_gamma", "train.min_snr_gamma"):
+        gamma = draft.get(key, number, 0.0)
+        if gamma > 0:
+            draft.set("objective.weighting", "min-snr", key)
+            draft.set("objective.min_snr_gamma", gamma, key)
+    if draft.get("train.ema_config.use_ema", flag, False):
+        decay = draft.get("train.ema_config.ema_decay", number, 0.999)
+        draft.set("training.ema_decay", decay, "train.ema_config.use_ema", "train.ema_config.ema_decay")
+    else:
+        draft.leave("off", "train.ema_config.ema_decay")
+    if draft.get("train.diff_output_preservation", flag, False):
+        weight = draft.get("train.diff_output_preservation_multiplier", number, 1.0)
+        draft.set("preservation.share", 1.0, "train.diff_output_preservation")
+        draft.set("preservation.weight", weight, "train.diff_output_preservation_multiplier")
+        draft.set("preservation.generated_share", 0.0, "train.diff_output_preservation")
+        class_key = "train.diff_output_preservation_class"
+        if class_word := draft.get(class_key, text, ""):
+            draft.set("class_word", class_word, class_key)
+    else:
+        draft.leave("off", "train.diff_output_preservation_class")
+
+
+def _set_levels(draft: Draft, flow: Flow) -> None:
+    """Set the noise levels, as ai-toolkit draws them for flow matching."""
+    if draft.get("train.noise_scheduler", text, "flowmatch") == "flowmatch":
+        draft.leave("off", "train.noise_scheduler")
+    kind = draft.get("train.timestep_type", text, "sigmoid")
+    linear = any(draft.values.get(f"train.{key}") is True for key in ("linear_timesteps", "linear_timesteps2"))
+    if kind == "sigmoid" and not linear:
+        set_levels(draft, flow, Levels("logit-normal"), "train.timestep_type")
+    elif kind.endswith("shift") and not linear:
+        set_levels(draft, flow, Levels("uniform", None), "train.timestep_type")
+    else:
+        set_levels(draft, flow, Levels("uniform"), *(["train.timestep_type"] if kind == "linear" else []))
+
+
+def _set_previews(draft: Draft) -> None:
+    size = {"w": draft.values.get("sample.width"), "h": draft.values.get("sample.height")}
+    trigger = str(draft.values.get("trigger_word") or "")
+    lines, keys = [], []
+    prompts = draft.values.get("sample.prompts")
+    for prompt in prompts if isinstance(prompts, list) else []:
+        lines.append(line(str(prompt), size) if "--" not in str(prompt) else " ".join(str(prompt).split()))
+        keys = ["sample.prompts"]
+    for place in range(64):
+        prompt = draft.values.get(f"sample.samples.{place}.prompt")
+        if not isinstance(prompt, str):
+            continue
+        names = {"w": "width", "h": "height", "d": "seed", "s": "sample_steps", "l": "guidance_scale", "n": "neg",
+                 "strength": "network_multiplier"}  # fmt: skip
+        own = {name: draft.values.get(f"sample.samples.{place}.{theirs}") for name, theirs in names.items()}
+        lines.append(line(prompt, {**size, **{name: value for name, value in own.items() if value is not None}}))
+        keys += [f"sample.samples.{place}.{name}" for name in ("prompt", *names.values())]
+    if trigger:
+        lines = [text_.replace("[trigger]", trigger) for text_ in lines]
+    set_prompts(draft, lines, *keys, "sample.width", "sample.height")
+    draft.left = {
+        key: reason for key, reason in draft.left.items() if key not in draft.mapped or reason == "no counterpart"
+    }

@@ -1,0 +1,364 @@
+"""Write settings of ours as a config file for kohya's scripts (`--config_file`), and name what they cannot say.
+
+Names and meanings are those of kohya-ss/sd-scripts at commit 48d368f, for LoHa, LoKr and DoRA with
+KohakuBlueleaf/LyCORIS at commit f49d30d.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import tomlkit
+
+from limner_extensions.recipes import convolutions, kohya_datasets, kohya_flow, kohya_flow_export
+from limner_extensions.recipes.draft import flat
+from limner_extensions.recipes.flow import layers_note
+from trainer.base_models import MICRO, detect
+from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
+from trainer.base_models.spec import FamilySpec, Flow, FlowScript
+from trainer.config import TrainConfig
+from trainer.config.adapter import LoHa, LoKr, Lora
+from trainer.config.adjustments import planned_rank, planned_steps
+from trainer.i18n import _
+
+PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
+# Our setting: theirs, and how its value is written.
+DIRECT: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "seed": ("seed", int),
+    "model.clip_skip": ("clip_skip", int),
+    "training.batch_size": ("train_batch_size", int),
+    "training.gradient_accumulation": ("gradient_accumulation_steps", int),
+    "training.max_grad_norm": ("max_grad_norm", float),
+    "objective.min_timestep": ("min_timestep", int),
+    "objective.max_timestep": ("max_timestep", lambda value: value + 1),  # theirs is not drawn itself
+    "objective.noise_offset": ("noise_offset", float),
+    "objective.input_perturbation": ("ip_noise_gamma", float),
+    "captions.dropout": ("caption_dropout_rate", float),
+    "held_out.share": ("validation_split", float),
+    "held_out.every": ("validate_every_n_steps", int),
+    "captions.multiple": ("enable_wildcard", bool),
+    "captions.shuffle": ("shuffle_caption", bool),
+    "captions.tag_dropout": ("caption_tag_dropout_rate", float),
+    "captions.keep_tokens": ("keep_tokens", int),
+    "captions.max_token_length": ("max_token_length", int),
+    "images.flip": ("flip_aug", bool),
+    "checkpoint.every": ("save_every_n_steps", int),
+}
+# Values that need no saying: what sd-scripts does anyway, or would if the setting it belongs to were used.
+UNSAID: dict[str, object] = {
+    "model.clip_skip": 1, "objective.noise_offset": 0.0, "objective.input_perturbation": 0.0, "captions.dropout": 0.0,
+    "captions.multiple": False, "captions.shuffle": False, "captions.tag_dropout": 0.0,
+    "captions.max_token_length": 75, "images.flip": False,
+    "objective.min_timestep": 0, "objective.max_timestep": 999, "captions.trigger_only": 0.0, "adapter.blocks": [],
+    "adapter.ranks": [],
+    "images.crops": 0, "images.background": "white", "preservation.share": 0.0, "training.ema_decay": 0.0,
+    "training.further_resolutions": [],
+    "training.low_resolution_share": 0.0, "training.spike_threshold": 0.0, "objective.masked_loss": False,
+    "objective.timestep_sampling": "uniform", "regularization.dataset": "", "model.vae": "", "model.weights": "full",
+    "adapter.rank_dropout": 0.0, "adapter.lora_plus_ratio": 1.0, "export.peft": False, "trigger": "",
+    "model.revision": "", "preview.prompts": [], "adapter.start": "", "subjects": [], "held_out.share": 0.0,
+    "held_out.patience": 0,
+    "class_word": "",
+}  # fmt: skip
+# Sections and settings that say nothing unless the first one is used.
+_OF_OTHERS: dict[str, tuple[str, ...]] = {
+    "preservation.share": ("preservation.",),
+    "regularization.dataset": ("regularization.",),
+    "images.crops": ("images.min_crop",),
+    "images.background": ("images.backgrounds",),
+    "objective.timestep_sampling": ("objective.logit", "objective.mode"),
+    "objective.masked_loss": ("objective.unmasked",),
+    "held_out.share": ("held_out.",),
+}
+_LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "checkpoint.", "export.",
+                "training.devices", "training.cards", "training.memory", "training.micro_batches",
+                "training.gradient_checkpointing", "training.offload", "training.exposures", "training.tensorboard",
+                "captions.shuffles", "model.family")  # fmt: skip
+OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",
+              "prodigy": "Prodigy", "prodigy-schedule-free": "prodigyplus.ProdigyPlusScheduleFree",
+              "schedule-free": "AdamWScheduleFree",
+              "came": "pytorch_optimizer.CAME", "ademamix": "pytorch_optimizer.AdEMAMix", "muon": "Muon"}  # fmt: skip
+ARGUMENTS = {"adafactor": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
+             "prodigy": ["use_bias_correction=True", "safeguard_warmup=True"],
+             "prodigy-schedule-free": ["split_groups=False"],
+             "ademamix": ["weight_decouple=True"], "muon": ["adjust_lr_fn='match_rms_adamw'"]}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Export:
+    """A config file of sd-scripts, what it cannot say, and the file of its datasets, "" if that was not asked for."""
+
+    text: str
+    notes: tuple[str, ...]
+    datasets: str = ""
+
+
+@dataclass
+class _Writer:
+    config: TrainConfig
+    flow: Flow | None
+    values: dict[str, Any] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def say(self, key: str, value: object, *paths: str) -> None:
+        self.values[key] = value
+        self.said.update(paths)
+
+
+def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> Export:
+    """Return a config as a file for sd-scripts; `images` is the number of training images, 0 = unknown.
+
+    `datasets` asks for a file of the datasets, too, which holds their paths.
+    """
+    spec = _spec(config)
+    writer = _Writer(config, spec.flow)
+    ours = flat(config.model_dump(mode="json"))
+    for path, (key, write) in DIRECT.items():
+        if not kohya_flow_export.is_used(spec.flow, key):
+            continue
+        writer.said.add(path)
+        if ours[path] != UNSAID.get(path):
+            writer.say(key, write(ours[path]))
+    _say_model(writer)
+    _say_length(writer, images)
+    _say_adapter(writer, images)
+    _say_optimizer(writer)
+    _say_schedule(writer)
+    _say_objective(writer)
+    if spec.flow:
+        _say_flow(writer, spec.flow)
+    if datasets:
+        _say_datasets(writer)
+    unsaid = [f"{path} = {value!r}"[:100] for path, value in ours.items() if not _is_settled(path, value, ours, writer)]
+    if unsaid:
+        writer.notes.append(_("sd-scripts has no counterpart for: {settings}.", settings=", ".join(unsaid)))
+    document = tomlkit.document()
+    images_option = "dataset_config ..." if datasets else "train_data_dir ..."
+    options = ["config_file THIS.toml", images_option, "output_dir ..."]
+    options += [f"{name} ..." for name in (spec.flow.kohya.files if spec.flow else ())]
+    document.add(tomlkit.comment(f"accelerate launch {spec.kohya_script} --{' --'.join(options)}"))
+    for key, value in writer.values.items():
+        document.add(key, tomlkit.item(value))
+    return Export(tomlkit.dumps(document), tuple(writer.notes), kohya_datasets.write(config) if datasets else "")
+
+
+def _is_settled(path: str, value: object, ours: dict[str, Any], writer: _Writer) -> bool:
+    if path in writer.said or (path in UNSAID and value == UNSAID[path]):
+        return True
+    for first, start in _OF_OTHERS.items():
+        if path.startswith(start) and ours[first] == UNSAID[first]:
+            return True
+    return path.startswith(_LIMNERS_OWN) and path not in UNSAID
+
+
+def _spec(config: TrainConfig) -> FamilySpec:
+    facts = detect.glance(config.model.base, config.model.revision) if config.model.family == "auto" else None
+    return FAMILIES.get(cast(FamilyName, facts.family if facts else config.model.family), FAMILIES[DEFAULT])
+
+
+def _say_model(writer: _Writer) -> None:
+    model = writer.config.model
+    if model.base == MICRO:
+        writer.notes.append(_("The built-in micro is no model for other programs; name another base model there."))
+        writer.said.add("model.base")
+    else:  # of a path, only the name: the file may be published
+        base = model.base if detect.is_hub_name(model.base) else Path(model.base).name
+        writer.say("pretrained_model_name_or_path", base, "model.base")
+    if _spec(writer.config).kohya_v2:
+        writer.say("v2", True)
+    if model.prediction_type == "v_prediction":
+        writer.say("v_parameterization", True)
+    writer.said.add("model.prediction_type")
+    side = writer.config.training.resolution
+    writer.say("resolution", f"{side},{side}", "training.resolution")
+    writer.say("enable_bucket", True)
+    # sd-scripts refuses a resolution outside of these.
+    writer.say("min_bucket_reso", min(256, *writer.config.training.resolutions))
+    writer.say("max_bucket_reso", max(1024, 2 * side))
+    writer.say("caption_extension", ".txt")
+    writer.say("cache_latents", not writer.values.get("flip_aug", False))
+    precision = writer.config.training.precision
+    if precision in PRECISIONS:
+        writer.say("mixed_precision", PRECISIONS[precision])
+    writer.said.add("training.precision")
+    writer.say("save_precision", {"fp32": "float"}.get(writer.config.export.precision, writer.config.export.precision))
+    writer.say("save_model_as", "safetensors")
+    if any(subject.regularization for subject in writer.config.taught):
+        writer.say("prior_loss_weight", writer.config.regularization.weight, "regularization.weight")
+
+
+def _say_datasets(writer: _Writer) -> None:
+    config = writer.config
+    writer.said.update(("trigger", "class_word", "subjects", "regularization.dataset", "regularization.share",
+                        "training.further_resolutions"))  # fmt: skip
+    writer.notes.append(_("sd-scripts takes class_tokens for images without a caption only: have the trigger word in "
+                          "the other captions."))  # fmt: skip
+    if any(subject.regularization for subject in config.taught) and config.regularization.share != kohya_datasets.SHARE:
+        writer.notes.append(_("sd-scripts repeats regularization images until they are as many as the others, whatever "
+                              "regularization.share says ({share:g}).", share=config.regularization.share))  # fmt: skip
+
+
+def _say_length(writer: _Writer, images: int) -> None:
+    training = writer.config.training
+    writer.said.add("training.steps")
+    if training.steps or images:
+        writer.say("max_train_steps", planned_steps(training, images, len(writer.config.taught)))
+    else:
+        writer.notes.append(_("The number of steps follows from that of the images: set max_train_steps there."))
+
+
+def _say_adapter(writer: _Writer, images: int) -> None:
+    adapter = writer.config.adapter
+    rank = planned_rank(adapter, images)
+    if not adapter.rank and not images:
+        writer.notes.append(_("The rank follows from the number of images; {rank} is written.", rank=rank))
+    lycoris = not isinstance(adapter, Lora) or adapter.dora
+    alpha = adapter.alpha if lycoris else adapter.model_copy(update={"rank": rank}).file_alpha
+    network = writer.flow.kohya.network if writer.flow else "networks.lora"
+    writer.say("network_module", "lycoris.kohya" if lycoris else network, "adapter.kind")
+    writer.say("network_dim", rank, "adapter.rank")
+    writer.say("network_alpha", alpha, "adapter.alpha")
+    arguments: dict[str, Any] = {"algo": adapter.kind, **_layers(writer, adapter)} if lycoris else {}
+    if writer.flow:
+        arguments |= _flow_layers(writer, writer.flow.kohya, lycoris=lycoris)
+    elif adapter.targets == "conv":
+        arguments |= _convolutions(writer, adapter, rank, alpha)
+    elif not lycoris and adapter.targets == "attention+ff":
+        writer.said.add("adapter.targets")
+        writer.notes.append(
+            _("sd-scripts also adapts the layers around the transformer blocks (proj_in, proj_out), and in the text "
+              "encoder the feed-forward layers.")
+        )  # fmt: skip
+    if adapter.rank_dropout:
+        arguments["rank_dropout"] = adapter.rank_dropout
+        writer.said.add("adapter.rank_dropout")
+    if isinstance(adapter, Lora):
+        arguments |= _variants(writer, adapter)
+        if adapter.start:
+            writer.say("network_weights", Path(adapter.start).name, "adapter.start")
+    if isinstance(adapter, LoKr):
+        arguments["factor"] = adapter.factor
+        writer.said.add("adapter.factor")
+    if arguments:
+        writer.say("network_args", [f"{name}={value}" for name, value in arguments.items()])
+
+
+def _convolutions(writer: _Writer, adapter: Lora | LoHa | LoKr, rank: int, alpha: float) -> dict[str, Any]:
+    writer.said.add("adapter.targets")
+    own = convolutions.find_rank(adapter.ranks) if isinstance(adapter, Lora) and not adapter.rslora else None
+    if own:
+        writer.said.add("adapter.ranks")
+    return {"conv_dim": own or rank, "conv_alpha": alpha}
+
+
+def _layers(writer: _Writer, adapter: Lora | LoHa | LoKr) -> dict[str, Any]:
+    presets = {"attention": "attn-only", "attention+ff": "attn-mlp", "conv": "full"}
+    if writer.flow:  # whose attention "attn-only" does not find
+        writer.said.update(["adapter.targets"] if adapter.targets == "attention+ff" else [])
+        return {"preset": "attn-mlp"}
+    writer.said.add("adapter.targets")
+    return {"preset": presets[adapter.targets]}
+
+
+def _flow_layers(writer: _Writer, script: FlowScript, *, lycoris: bool) -> dict[str, Any]:
+    """Return the arguments that keep sd-scripts to our layers of a transformer, as far as it can be kept."""
+    arguments, said = kohya_flow_export.layers(writer.config.adapter, script) if not lycoris else ({}, set())
+    writer.said |= said
+    if lycoris or script.layers_differ:
+        writer.notes.append(layers_note("sd-scripts"))
+    if "split_qkv" not in arguments:
+        writer.notes.append(kohya_flow.joined_note())
+    return arguments
+
+
+def _variants(writer: _Writer, adapter: Lora) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    writer.said.update(("adapter.dora", "adapter.rslora", "adapter.lora_plus_ratio", "adapter.dropout"))
+    if adapter.dora:
+        arguments["dora_wd"] = True
+        if adapter.rslora:
+            arguments["rs_lora"] = True
+    if adapter.lora_plus_ratio != 1:
+        arguments["loraplus_lr_ratio"] = adapter.lora_plus_ratio
+    if adapter.dropout:
+        writer.say("network_dropout", adapter.dropout)
+    return arguments
+
+
+def _say_optimizer(writer: _Writer) -> None:
+    optimizer, training = writer.config.optimizer, writer.config.training
+    rate = optimizer.learning_rate
+    writer.say("optimizer_type", OPTIMIZERS[optimizer.kind], "optimizer.kind")
+    values = optimizer.model_dump()
+    arguments = [f"weight_decay={optimizer.weight_decay}"]
+    if betas := [str(value) for name, value in values.items() if name.startswith("beta")]:
+        arguments.append(f"betas=({','.join(betas)})")
+    arguments += [f"{name}={values[name]}" for name in ("alpha", "momentum") if name in values]
+    arguments += ARGUMENTS.get(optimizer.kind, [])
+    writer.say("optimizer_args", arguments, *(f"optimizer.{name}" for name in values))
+    if optimizer.kind == "muon" and not writer.flow:
+        writer.notes.append(
+            _("With Stable Diffusion 1, sd-scripts also adapts convolutions (proj_in, proj_out), which Muon refuses.")
+        )
+    writer.say("learning_rate", rate)
+    writer.say("unet_lr", rate)
+    if training.text_encoder:
+        writer.say("text_encoder_lr", float(f"{rate * training.text_encoder_lr_factor:.6g}"))
+    else:
+        writer.say("network_train_unet_only", True)
+    writer.said.update(("training.text_encoder", "training.text_encoder_lr_factor"))
+
+
+def _say_schedule(writer: _Writer) -> None:
+    schedule = writer.config.schedule
+    values = schedule.model_dump()
+    minimum, cycles = values.get("min_lr_ratio", 0.0), values.get("cycles", 1)
+    writer.said.update(("schedule.kind", "schedule.warmup", "schedule.cycles", "schedule.cooldown"))
+    name = {"warmup-stable-decay": "warmup_stable_decay"}.get(schedule.kind, schedule.kind)
+    if schedule.kind == "constant" and schedule.warmup:
+        name = "constant_with_warmup"
+    elif cycles > 1:
+        name = "cosine_with_restarts"
+        writer.say("lr_scheduler_num_cycles", cycles)
+    elif schedule.kind == "cosine" and minimum:
+        name = "cosine_with_min_lr"
+    if name in ("cosine_with_min_lr", "warmup_stable_decay"):
+        writer.say("lr_scheduler_min_lr_ratio", minimum, "schedule.min_lr_ratio")
+    elif not minimum:
+        writer.said.add("schedule.min_lr_ratio")
+    if schedule.kind == "warmup-stable-decay":
+        writer.say("lr_decay_steps", values["cooldown"])
+        writer.notes.append(_("At the end the rate falls along a cosine there, in a straight line here."))
+    writer.say("lr_scheduler", name)
+    if schedule.warmup:
+        writer.say("lr_warmup_steps", schedule.warmup)  # a float is a share of the steps there, too
+
+
+def _say_flow(writer: _Writer, flow: Flow) -> None:
+    objective = writer.config.objective
+    for key, value in flow.kohya.as_here.items():
+        if value != flow.kohya.usual[key]:
+            writer.say(key, value)
+    for key, value in kohya_flow_export.levels(objective, flow, writer.config.training.resolution).items():
+        writer.say(key, value)
+    writer.said.update(kohya_flow_export.LEVELS)
+    writer.notes += kohya_flow_export.level_notes(objective, flow)
+    if writer.config.training.text_encoder:
+        writer.notes.append(_("Of the text encoder, Limner adapts the attention only."))
+
+
+def _say_objective(writer: _Writer) -> None:
+    objective = writer.config.objective
+    writer.said.update(("objective.min_snr_gamma", "objective.loss_type", "objective.huber_c", "objective.p2_gamma"))
+    if objective.weighting != "p2":
+        writer.said.add("objective.weighting")
+    if objective.weighting == "min-snr":
+        writer.say("min_snr_gamma", objective.min_snr_gamma)
+    elif objective.weighting == "debiased":
+        writer.say("debiased_estimation_loss", True)
+    if objective.loss_type != "l2":
+        writer.say("loss_type", "huber")
+        writer.say("huber_schedule", "constant" if objective.loss_type == "huber" else "exponential")
+        writer.say("huber_c", objective.huber_c)

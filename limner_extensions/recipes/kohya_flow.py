@@ -1,0 +1,174 @@
+"""Flow matching in recipes of kohya's scripts: which family a recipe is for, and what its script has of its own.
+
+The meaning was read from kohya-ss/sd-scripts at commit 48d368f, in the files that the families name, and from
+bmaltais/kohya_ss at commit 45088f0 (kohya_gui/lora_gui.py).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from limner_extensions.recipes.draft import Draft, flag, is_idle, number, text
+from limner_extensions.recipes.flow import Levels, above_zero, layers_note, refusal, set_levels
+from trainer.base_models.registry import FAMILIES
+from trainer.base_models.spec import FamilySpec, Flow, FlowScript
+from trainer.i18n import _
+
+FLOWS = [(spec, spec.flow.kohya) for spec in FAMILIES.values() if spec.flow]
+SCRIPTS = [script for _spec, script in FLOWS]
+OTHER_MODELS = re.compile(r"FLUX_?\.?[2-9]|lumina|hunyuan|anima|wan|chroma|qwen|hidream", re.IGNORECASE)
+OTHER_FILES = ("gemma2", "qwen3", "byt5")  # text encoders of other models, by their settings
+LEVELS = ("timestep_sampling", "sigmoid_scale", "discrete_flow_shift", "training_shift", "weighting_scheme",
+          "logit_mean", "logit_std", "mode_scale")  # fmt: skip
+# What none of its scripts uses.
+UNUSED = ("max_token_length", "clip_skip", "v_parameterization", "v2", "min_snr_gamma", "debiased_estimation_loss",
+          "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss", "zero_terminal_snr", "multires_noise_iterations",
+          "multires_noise_discount", "noise_offset_type", "adaptive_noise_scale", "noise_offset_random_strength",
+          "conv_dim", "conv_alpha", "network_args.conv_dim", "network_args.conv_alpha")  # fmt: skip
+
+
+def find(draft: Draft, *, gui: bool) -> FamilySpec | None:
+    """Return the family with flow matching that a recipe is for, None if it is for a UNet.
+
+    Raises:
+        UserError: it is for a model that Limner does not train.
+    """
+    told = [str(draft.values.get(key, "")) for key in ("network_module", "LoRA_type", "base_model_version")]
+    told += [key for key, value in draft.values.items() if key.endswith("_checkbox") and str(value).lower() == "true"]
+    names = " ".join(told).lower()
+    spec = next((spec for spec, script in FLOWS if re.search(script.word, names)), None)
+    others = []
+    if not spec and not gui:  # whose files have all settings of all models
+        spec = next((spec for spec, script in FLOWS if not is_idle(draft.values.get(script.mark))), None)
+        others = [key for key in OTHER_FILES if not is_idle(draft.values.get(key))]
+    if spec:
+        names += str(draft.values.get("model_type", ""))
+    if others or OTHER_MODELS.search(names):
+        raise refusal()
+    return spec
+
+
+def leave_unused(draft: Draft, flow: Flow | None, *, gui: bool) -> None:
+    """Leave out what the script of a family does not use."""
+    if flow:
+        draft.leave("decided here", *UNUSED, *flow.kohya.unused)
+    if gui:
+        used = flow.kohya.gui if flow else ()
+        draft.leave("off", "train_blocks", *(key for script in SCRIPTS for key in script.gui if key not in used))
+        others = [script.word for script in SCRIPTS if not flow or script != flow.kohya]
+        named = re.compile(rf"({'|'.join([*others, 'hunyuan', 'anima', 'lumina', 'chroma'])})_")
+        draft.leave("off", *(key for key in draft.values if named.match(key)))
+    else:
+        draft.leave("decided here", "split_mode")
+
+
+def apply(draft: Draft, flow: Flow) -> None:
+    """Set the noise levels, and name what the script does otherwise."""
+    script = flow.kohya
+    for key, ours in script.as_here.items():
+        usual, reader = script.usual[key], flag if isinstance(ours, bool) else type(ours)
+        if draft.get(key, reader, usual) == ours:
+            draft.leave("decided here", key)
+        elif is_idle(draft.values.get(key)):
+            draft.note(_("Where the recipe says nothing, {setting} is {theirs} there; Limner trains as with {ours}.",
+                       setting=key, theirs=usual, ours=ours))  # fmt: skip
+        else:
+            draft.leave("no counterpart", key)
+    scheme = draft.get("weighting_scheme", text, "uniform")
+    levels, keys = _levels(draft, script, scheme)
+    set_levels(draft, flow, levels, *keys)
+    if script.image_loss and scheme == "sigma_sqrt":
+        draft.set("objective.weighting", "none", "weighting_scheme")
+    elif script.image_loss:
+        draft.note(image_loss_note())
+    if {"min_timestep", "max_timestep"} & draft.mapped.keys() and is_cut(draft.settings):
+        draft.note(range_note())
+    if scheme == "cosmap":
+        draft.leave("no counterpart", "weighting_scheme")
+    draft.leave("off", *(key for key in LEVELS if key not in keys))
+
+
+def is_cut(settings: Mapping[str, Any]) -> bool:
+    """Tell whether settings of ours, by their paths, leave out the lowest or the highest noise levels."""
+    return (settings["objective.min_timestep"], settings["objective.max_timestep"]) != (0, 999)
+
+
+def range_note() -> str:
+    """Return the sentence about noise levels in a part of their range."""
+    return _("Where some timesteps are left out, sd-scripts shifts noise levels before they are scaled to the others; "
+             "Limner does so afterwards.")  # fmt: skip
+
+
+def image_loss_note() -> str:
+    """Return the sentence about a script whose error is that of the image."""
+    return _("sd-scripts weights the loss by the square of the noise level, unless weighting_scheme is sigma_sqrt; "
+             "Limner does not.")  # fmt: skip
+
+
+def _levels(draft: Draft, script: FlowScript, scheme: str) -> tuple[Levels, tuple[str, ...]]:
+    """Return the noise levels, and the settings that say them."""
+    sampling = draft.get("timestep_sampling", text, "sigma") if script.sampling else "sigma"
+    chooser = ("timestep_sampling",) if script.sampling else ()
+    shift = draft.get(script.shift, above_zero, script.usual_shift)
+    scale = draft.get("sigmoid_scale", above_zero, 1.0)
+    if sampling == "uniform":
+        return Levels(), chooser
+    shifts = {"sigmoid": 1.0, "shift": shift, script.sampling: None}
+    if sampling in shifts:
+        own = (script.shift,) if sampling == "shift" else ()
+        return Levels("logit-normal", shifts[sampling], std=scale), (*chooser, "sigmoid_scale", *own)
+    if sampling != "sigma":
+        draft.leave("no counterpart", "timestep_sampling")
+    keys = (*chooser, "weighting_scheme", script.shift)
+    if scheme == "logit_normal":
+        mean = draft.get("logit_mean", number, 0.0)
+        mean = -mean if script.sampling else mean  # its table of noise levels begins with the highest
+        levels = Levels("logit-normal", shift, mean, draft.get("logit_std", above_zero, 1.0))
+        return levels, (*keys, "logit_mean", "logit_std")
+    if scheme == "mode":
+        return Levels("mode", shift, mode_scale=draft.get("mode_scale", number, 1.29)), (*keys, "mode_scale")
+    return Levels("uniform", shift), keys
+
+
+def set_layers(draft: Draft, script: FlowScript, *, lycoris: bool, targets: str) -> None:
+    """Set the layers of the transformer that are adapted, and name those that Limner leaves out."""
+    zero = {key for key, value in draft.values.items() if key.startswith("network_args.") and str(value).strip() == "0"}
+    exact = False
+    for ours, names in script.skipped.items():
+        skipped = {f"network_args.{name}" for name in names}
+        if not lycoris and skipped <= zero:
+            targets, exact = ours, not script.layers_differ
+            draft.set("adapter.targets", targets, *skipped)
+    draft.set("adapter.targets", targets)
+    if not exact:
+        draft.note(layers_note("sd-scripts"))
+    key = "network_args.split_qkv" if "network_args.split_qkv" in draft.values else "split_qkv"
+    if draft.get(key, flag, False) and not lycoris:
+        draft.leave("decided here", key)
+    else:
+        draft.note(joined_note())
+    key = "network_args.train_blocks"
+    block = script.blocks.get(draft.get(key, text, "all"))
+    if draft.get("split_mode", flag, False):  # of the GUI
+        key, block = "split_mode", script.blocks.get("single")
+    if block:
+        draft.set("adapter.blocks", [block], key)
+    elif block is not None:
+        draft.leave("off", key)
+    draft.leave("off", *(key for key in ("train_double_block_indices", "train_single_block_indices")
+                if draft.values.get(key) == "all"))  # fmt: skip
+    if not draft.get("train_t5xxl", flag, False) and not draft.get("network_args.train_t5xxl", flag, False):
+        draft.leave("off", "t5xxl_lr")
+
+
+def joined_note() -> str:
+    """Return the sentence about the layers that the original code joins."""
+    return _("sd-scripts adapts q, k and v of attention as one layer, unless it is told to split_qkv; Limner adapts "
+             "each on its own.")  # fmt: skip
+
+
+def gui_network(gui_type: str) -> tuple[str, str] | None:
+    """Return the network module and the algorithm that a type of the GUI's for one family means, None for others."""
+    word, _space, algorithm = gui_type.partition(" ")
+    network = next((script.network for script in SCRIPTS if re.match(script.word, word)), None)
+    return (network, algorithm or "lora") if network else None

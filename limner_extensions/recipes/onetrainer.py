@@ -1,0 +1,367 @@
+"""Recipes of OneTrainer: its presets and the configs of its runs, in JSON.
+
+The meaning was read from Nerogar/OneTrainer at commit 23df383 (modules/util/config/, modules/util/create.py,
+modules/util/lr_scheduler_util.py, modules/util/optimizer_util.py, modules/util/NamedParameterGroup.py,
+modules/modelSetup/mixin/, modules/module/LoRAModule.py).
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from limner_extensions.recipes.bases import set_base
+from limner_extensions.recipes.draft import (
+    NEUTRAL,
+    Draft,
+    Recipe,
+    choice,
+    flag,
+    flat,
+    number,
+    positive,
+    side,
+    text,
+    whole,
+)
+from limner_extensions.recipes.flow import Levels, above_zero, layers_note, note_family, refusal, set_levels, shifted
+from limner_extensions.recipes.optimization import (
+    Names,
+    Schedule,
+    is_variant,
+    leave_optimizer,
+    set_optimizer,
+    set_rates,
+    set_schedule,
+)
+from limner_extensions.recipes.prompts import line, set_prompts
+from limner_extensions.recipes.resolutions import Side, set_resolutions
+from trainer.base_models.registry import FAMILIES
+from trainer.base_models.spec import FamilySpec, Flow
+from trainer.errors import UserError
+from trainer.i18n import _
+
+SIGNS = {"training_method", "model_type", "base_model_name", "learning_rate_scheduler", "lora_rank"}
+MODELS = {name: spec for spec in FAMILIES.values() for name in spec.recipe_names}
+PRECISIONS = {"float_32": "fp32", "tfloat_32": "fp32", "float_16": "fp16", "bfloat_16": "bf16"}
+DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
+    "batch_size": ("training.batch_size", positive),
+    "gradient_accumulation_steps": ("training.gradient_accumulation", positive),
+    "clip_grad_norm": ("training.max_grad_norm", number),
+    "train_dtype": ("training.precision", choice(PRECISIONS)),
+    "output_dtype": ("export.precision", choice(PRECISIONS)),
+    "offset_noise_weight": ("objective.noise_offset", number),
+    "min_noising_strength": ("objective.min_timestep", lambda value: int(number(value) * 1000)),
+    "max_noising_strength": ("objective.max_timestep", lambda value: int(number(value) * 1000) - 1),
+    "text_encoder_layer_skip": ("model.clip_skip", lambda value: whole(value) + 1),
+    "text_encoder.dropout_probability": ("captions.dropout", number),
+    "force_v_prediction": ("model.prediction_type", lambda value: "v_prediction" if flag(value) else None),
+    "force_epsilon_prediction": ("model.prediction_type", lambda value: "epsilon" if flag(value) else None),
+    "concepts.0.text.enable_tag_shuffling": ("captions.shuffle", flag),
+    "concepts.0.text.keep_tags_count": ("captions.keep_tokens", whole),
+    "concepts.0.image.enable_random_flip": ("images.flip", flag),
+    "rolling_backup_count": ("checkpoint.keep", lambda value: max(2, whole(value))),
+}
+DEFAULTS: dict[str, Any] = {
+    **NEUTRAL, "training.batch_size": 1, "training.gradient_accumulation": 1, "training.max_grad_norm": 1.0,
+    "captions.keep_tokens": 1,
+}  # fmt: skip
+OPTIMIZERS = {"adamw": "adamw", "adamw_8bit": "adamw8bit", "adam": "adamw", "adam_8bit": "adamw8bit", "lion": "lion",
+              "lion_8bit": "lion", "adafactor": "adafactor", "prodigy": "prodigy",
+              "schedule_free_adamw": "schedule-free", "came": "came", "ademamix": "ademamix",
+              "muon": "muon", "muon_adv": "muon",
+              "prodigy_plus_schedule_free": "prodigy-schedule-free"}  # fmt: skip
+OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01, "muon_adv": 0.0}
+SCHEDULES = {"constant": "constant", "linear": "linear", "cosine": "cosine", "cosine_with_hard_restarts": "cosine"}
+WEIGHTINGS = {"constant": "none", "p2": "p2", "min_snr_gamma": "min-snr", "debiased_estimation": "debiased"}
+LAYERS = {"full": "conv", "": "conv", "blocks": "conv", "attn-mlp": "attention+ff", "attn-only": "attention"}
+OF_THAT_MACHINE = re.compile(
+    r"cloud\.|secrets\.|concepts\.\d+\.(name|path|seed|concept_stats|text\.prompt_path)|workspace_dir|cache_dir|debug|"
+    r"huggingface_cache_dir|output_model_destination|concept_file_name|sample_definition_file_name|lora_model_name|"
+    r"save_filename_prefix|vae\.model_name|tensorboard|train_device|temp_device|device_indexes|continue_last_backup|"
+    r"__version|include_train_config|.*\.cache_dir|embeddings?\.|additional_embeddings"
+)
+DECIDED_HERE = re.compile(
+    r"latent_caching|clear_cache|only_cache|offline_mode|dataloader_threads|gradient_checkpointing|attention_mechanism|"
+    r"enable_(async|activation)_offloading|async_offloading|layer_offload_fraction|fallback_train_dtype|.*weight_dtype$|"
+    r"enable_autocast_cache|output_model_format|aspect_ratio_bucketing|multi_gpu|(fused|async)_gradient_reduce|"
+    r"gradient_reduce_precision|compile|prevent_overwrites|backup_before_save|rolling_backup|rescale_noise_scheduler|"
+    r"sample_(image|video|audio)_format|samples_to_tensorboard|non_ema_sampling|model_type|training_method|samples\.|"
+    r"quantization\.|.*(offload_fraction|activation_offloading|svd_dtype|svd_rank|attention_mask)$|save_|validat|"
+    r"(unet|transformer|text_encoder(_\d)?)\.(include|gradient_checkpointing|model_name|guidance_scale)|optimizer\.(fused|foreach|"
+    r"stochastic_rounding|optim_bits|min_8bit_size|percentile_clipping|block_wise|is_paged|use_triton)|"
+    r"concepts\.\d+\.(enabled|type|include_subdirectories|text\.prompt_source|text\.tag_delimiter)"
+)
+# Parts of other models, and settings of optimizers that are not chosen.
+OFF = re.compile(
+    r"(prior|unconditional_transformer|text_encoder_[34]|effnet_encoder|decoder\w*|vae|optimizer_defaults|"
+    r"oft_\w+|embedding_\w+|preserve_embedding_norm|bundle_additional_embeddings)(\.|$)"
+)
+USUAL: dict[str, object] = {
+    "mse_strength": 1.0, "huber_delta": 1.0, "vb_loss_strength": 1.0, "loss_weight_strength": 5.0,
+    "noising_weight": 0.0, "timestep_shift": 1.0, "learning_rate_cycles": 1.0, "learning_rate_scaler": "NONE",
+    "ema_decay": 0.999, "ema_update_step_interval": 5, "frames": "25", "unmasked_probability": 0.1,
+    "unmasked_weight": 0.1, "lora_rank": 16, "lora_alpha": 1.0, "lokr_dim": 16, "lokr_decompose_factor": -1,
+    "lokr_dora_on_output": True, "lokr_vec_trick": True, "lora_decompose_norm_epsilon": True,
+    "text_encoder_sequence_length": 512, "text_encoder_2_sequence_length": 77, "concepts.0.balancing": 1.0,
+    "concepts.0.balancing_strategy": "REPEATS", "concepts.0.loss_weight": 1.0, "concepts.0.image_variations": 1,
+    "concepts.0.text_variations": 1, "concepts.0.image.enable_crop_jitter": True,
+    "concepts.0.image.resolution_override": "512", "concepts.0.text.tag_dropout_mode": "FULL",
+    "layer_filter_preset": "full", "concepts.0.text.caps_randomize_mode": "capslock, title, first, random",
+    "optimizer.eps": 1e-8, "unet.train": True, "transformer.train": True, "text_encoder.train": True,
+    "text_encoder_2.train": True, "backup_after": 30, "sample_after": 10, "peft_type": "LORA",
+    "lora_weight_dtype": "FLOAT_32",
+    "loss_scaler": "NONE", "optimizer.clip_threshold": 1.0, "optimizer.d0": 1e-6, "optimizer.decay_rate": -0.8,
+    "optimizer.eps2": 1e-3, "optimizer.weight_lr_power": 2.0, "optimizer.slice_p": 11,
+    "optimizer.growth_rate": "inf",
+}  # fmt: skip
+
+
+def is_recipe(data: Mapping[str, Any]) -> bool:
+    """Tell whether a table is a recipe of OneTrainer."""
+    return len(SIGNS & data.keys()) >= 2
+
+
+def read(data: Mapping[str, Any], images: int) -> Recipe:
+    """Read a preset or config.
+
+    Raises:
+        UserError: it does not train an adapter, or for a model that Limner does not train.
+    """
+    draft = Draft(flat(data), images)
+    if draft.get("training_method", text, "FINE_TUNE") != "LORA":
+        raise UserError("This recipe of OneTrainer does not train an adapter.", "Give one with the method LoRA.")
+    spec = MODELS.get(draft.get("model_type", text, "STABLE_DIFFUSION_15"))
+    if spec is None:
+        raise refusal()
+    draft.leave("off", *(key for key in draft.values if key.startswith("transformer." if spec.unet else "unet.")))
+    draft.leave_matching({"of that machine": OF_THAT_MACHINE, "off": OFF, "decided here": DECIDED_HERE}, but=DIRECT)
+    draft.settings |= DEFAULTS
+    if spec.flow:
+        _leave_unused(draft, spec)
+    if "clip_grad_norm" in draft.values and draft.values["clip_grad_norm"] is None:
+        draft.set("training.max_grad_norm", 0.0, "clip_grad_norm")
+    draft.apply(DIRECT)
+    set_base(draft, "base_model_name")
+    _set_size_and_length(draft)
+    _set_adapter(draft, spec)
+    _set_optimizer(draft, spec)
+    _set_objective(draft, spec.flow)
+    if spec.flow:
+        note_family(draft, spec)
+    _set_previews_and_backups(draft)
+    return draft.finish("OneTrainer", USUAL)
+
+
+def _set_size_and_length(draft: Draft) -> None:
+    sides = draft.get("resolution", _sides, [(512, True)])
+    set_resolutions(draft, sides, draft.values.get("resolution"), "resolution")
+    epochs = draft.get("epochs", positive, None) or 100
+    repeats = draft.get("concepts.0.balancing", number, 1.0)
+    if draft.images:
+        batches = math.ceil(draft.images * repeats / draft.settings["training.batch_size"])
+        steps = max(1, int(batches * epochs / draft.settings["training.gradient_accumulation"]))
+        draft.set("training.steps", steps, "epochs", "concepts.0.balancing")
+    else:
+        draft.leave("no counterpart", "epochs")
+        draft.note(_("The recipe counts {count} epochs, and its steps follow from the number of images: read it for a "
+                   "dataset, or set training.steps.", count=epochs))  # fmt: skip
+
+
+def _sides(sizes: object) -> list[Side]:
+    """Read one resolution, or several between commas, of which each batch has one."""
+    return [side(size) for size in str(sizes).split(",")]
+
+
+def _leave_unused(draft: Draft, spec: FamilySpec) -> None:
+    """Name what the recipe has for a model of flow matching and Limner does not do, and leave out what nobody uses."""
+    part = spec.denoiser
+    draft.leave("no counterpart", f"{part}.attention_mask", "offset_noise_weight", "text_encoder_layer_skip")
+    if draft.values.get(f"{part}.guidance_scale", 1) != 1:
+        draft.leave("no counterpart", f"{part}.guidance_scale")
+    draft.leave("decided here", "force_v_prediction", "force_epsilon_prediction", "rescale_noise_scheduler_to_zero_snr")
+    if spec.t5 and str(draft.values.get(key := f"{spec.t5.component}.train", True)).lower() != "false":
+        draft.leave("no counterpart", key)
+        draft.note(_("The recipe also trains T5, the large text encoder; Limner does not."))
+
+
+def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
+    kind = draft.get("peft_type", text, "LORA").lower()
+    if kind not in ("lora", "loha", "lokr"):
+        draft.leave("no counterpart", "peft_type")
+        draft.note(_("Limner does not train adapters of the kind {kind}; it trains a LoRA instead.", kind=kind[:40]))
+        kind = "lora"
+    draft.set("adapter.kind", kind, "peft_type")
+    rank_key = "lokr_dim" if kind == "lokr" else "lora_rank"
+    draft.set("adapter.rank", draft.get(rank_key, positive, None) or 16, rank_key)
+    draft.set("adapter.alpha", draft.get("lora_alpha", number, 1.0), "lora_alpha")
+    if kind == "lokr" and (factor := draft.get("lokr_decompose_factor", positive, None)):
+        draft.set("adapter.factor", factor, "lokr_decompose_factor")
+    if kind == "lora":
+        draft.set("adapter.dora", draft.get("lora_decompose", flag, False), "lora_decompose")
+        dropout = draft.get("dropout_probability", number, 0.0)
+        draft.set("adapter.dropout", dropout, "dropout_probability")
+        if dropout:
+            draft.note(_("Dropout hides inputs of a layer here, and values between down and up there."))
+    preset = draft.get("layer_filter_preset", text, "full").lower()
+    patterns = [part.strip() for part in draft.get("layer_filter", text, "").split(",") if part.strip()]
+    targets = LAYERS.get(preset, "conv")
+    draft.set("adapter.targets", "attention+ff" if spec.transformer and targets == "conv" else targets,
+              "layer_filter_preset")  # fmt: skip
+    if preset in LAYERS and preset:
+        draft.leave("off", "layer_filter")
+    elif patterns and not draft.get("layer_filter_regex", flag, False):
+        draft.set("adapter.blocks", patterns, "layer_filter")
+    if spec.transformer and targets != "attention":
+        draft.note(layers_note("OneTrainer"))
+    elif preset == "attn-mlp":
+        draft.note(_("OneTrainer also adapts the layers around the transformer blocks (proj_in, proj_out); Limner does "
+                   "so with the convolutions only."))  # fmt: skip
+
+
+def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
+    rates = ("learning_rate", f"{spec.denoiser}.learning_rate", "text_encoder.learning_rate")
+    names = Names(("optimizer.optimizer",), rates, "optimizer.")
+    name = draft.get("optimizer.optimizer", text, "ADAMW").lower()
+    kind = OPTIMIZERS.get(name)
+    if kind == "adafactor" and draft.get("optimizer.relative_step", flag, False):
+        kind = None
+    if name in ("adam", "adam_8bit") and draft.get("optimizer.weight_decay", number, 0.0):
+        kind = None  # Adam adds its decay to the gradients
+    # The steps of its plain Muon are not as large as AdamW's.
+    if kind and (name == "muon" or is_variant(draft, kind, names)):
+        kind, name = None, _("{name} in this variant", name=name.upper())
+    if kind is None:
+        leave_optimizer(draft, name, names)
+        draft.leave("no counterpart", "learning_rate_scheduler")
+        return
+    decay = {"weight_decay": OWN_DECAY[name]} if name in OWN_DECAY else {}
+    set_optimizer(draft, kind, names, decay)
+    if kind == "muon":
+        draft.set("optimizer.momentum", draft.get("optimizer.beta1", number, 0.9), "optimizer.beta1")
+    _set_rates(draft, spec.denoiser)
+    name = draft.get("learning_rate_scheduler", text, "CONSTANT").lower()
+    if name not in SCHEDULES:
+        draft.leave("no counterpart", "learning_rate_scheduler")
+        draft.note(_("Limner does not have this schedule; the learning rate stays constant after its warm-up."))
+    warmup = draft.get("learning_rate_warmup_steps", number, 200.0)
+    if warmup > 1:
+        warmup = int(warmup / draft.settings["training.gradient_accumulation"])
+    cycles = 1
+    if name == "cosine_with_hard_restarts":
+        cycles = max(1, round(draft.get("learning_rate_cycles", number, 1.0)))
+    else:
+        draft.leave("off", "learning_rate_cycles")
+    schedule = Schedule(SCHEDULES.get(name, "constant"), max(0, warmup),
+                        min_lr_ratio=draft.get("learning_rate_min_factor", number, 0.0), cycles=cycles)  # fmt: skip
+    if schedule.kind == "constant":
+        draft.leave("off", "learning_rate_min_factor")
+    set_schedule(draft, schedule, {"kind": ("learning_rate_scheduler",), "warmup": ("learning_rate_warmup_steps",),
+                 "min_lr_ratio": ("learning_rate_min_factor",), "cycles": ("learning_rate_cycles",)})  # fmt: skip
+
+
+def _set_rates(draft: Draft, part: str) -> None:
+    common = draft.get("learning_rate", number, 3e-6)
+    denoiser = draft.get(f"{part}.learning_rate", number, None)
+    encoder = draft.get("text_encoder.learning_rate", number, None)
+    batch, passes = draft.settings["training.batch_size"], draft.settings["training.gradient_accumulation"]
+    scaler = draft.get("learning_rate_scaler", text, "NONE")
+    scales = {"NONE": 1, "BATCH": batch, "GLOBAL_BATCH": batch, "GRADIENT_ACCUMULATION": passes}
+    scale = math.sqrt(scales.get(scaler, batch * passes))
+    trains_text = draft.get("text_encoder.train", flag, True)
+    text_rate = (common if encoder is None else encoder) * scale if trains_text else 0.0
+    if not draft.get(f"{part}.train", flag, True):
+        draft.note(_("The recipe trains the text encoder only; Limner always trains the denoiser, too."))
+    text_key = "learning_rate" if encoder is None and trains_text else "text_encoder.learning_rate"
+    rate_keys = (
+        "learning_rate" if denoiser is None else f"{part}.learning_rate",
+        *(["learning_rate_scaler"] * (scale != 1)),
+    )
+    rate = float(f"{(common if denoiser is None else denoiser) * scale:.6g}")
+    set_rates(draft, rate, text_rate, rate_keys, (text_key, "text_encoder.train"))
+    draft.leave(
+        "off", *({"learning_rate", f"{part}.learning_rate", "text_encoder.learning_rate"} - draft.mapped.keys())
+    )
+
+
+def _set_objective(draft: Draft, flow: Flow | None) -> None:
+    weightings = {"constant": "none"} if flow else WEIGHTINGS
+    weighting = draft.get("loss_weight_fn", choice(weightings), "none")
+    draft.set("objective.weighting", weighting, "loss_weight_fn")
+    strengths = {"p2": "objective.p2_gamma", "min-snr": "objective.min_snr_gamma"}
+    if weighting in strengths:
+        draft.set(strengths[weighting], draft.get("loss_weight_strength", number, 5.0), "loss_weight_strength")
+    else:
+        draft.leave("off", "loss_weight_strength")
+    _set_levels(draft, flow)
+    if draft.get("masked_training", flag, False):
+        draft.set("objective.masked_loss", True, "masked_training")
+        draft.set("objective.unmasked_weight", draft.get("unmasked_weight", number, 0.1), "unmasked_weight")
+        if not draft.get("normalize_masked_area_loss", flag, False):
+            draft.note(_("Limner keeps the mean weight of a masked image at 1, so that small masks count for more."))
+        draft.leave("decided here", "normalize_masked_area_loss")
+    if draft.get("ema", text, "OFF") != "OFF":
+        decay = draft.get("ema_decay", number, 0.999)
+        every = draft.get("ema_update_step_interval", positive, None) or 1
+        draft.set("training.ema_decay", round(decay ** (1 / every), 7), "ema", "ema_decay", "ema_update_step_interval")
+    else:
+        draft.leave("off", "ema_decay", "ema_update_step_interval")
+
+
+def _set_levels(draft: Draft, flow: Flow | None) -> None:
+    """Set the noise levels, which models of flow matching shift."""
+    bias, weight = draft.get("noising_bias", number, 0.0), draft.get("noising_weight", number, 0.0)
+    distribution = draft.get("timestep_distribution", text, "UNIFORM")
+    shift: float | None = draft.get("timestep_shift", above_zero, 1.0)
+    keys = ["timestep_distribution", "timestep_shift"]
+    if flow and flow.shift(512) == flow.shift(1024):  # whatever the size of the images, which OneTrainer then ignores
+        draft.leave("decided here", "dynamic_timestep_shifting")
+    elif flow and draft.get("dynamic_timestep_shifting", flag, False):
+        shift, keys = None, ["timestep_distribution", "dynamic_timestep_shifting"]
+    if distribution == "LOGIT_NORMAL" and weight > -1:
+        levels = Levels("logit-normal", shift, bias, weight + 1)
+        keys += ["noising_bias", "noising_weight"]
+    elif distribution == "HEAVY_TAIL":
+        levels = Levels("mode", shift, mode_scale=weight)
+        keys.append("noising_weight")
+    else:
+        levels = Levels("uniform", shift)
+        if distribution != "UNIFORM":
+            draft.leave("no counterpart", "timestep_distribution")
+    if distribution in ("UNIFORM", "LOGIT_NORMAL", "HEAVY_TAIL"):
+        draft.leave("off", *({"noising_bias", "noising_weight", "timestep_shift"} - {*keys}))
+    set_levels(draft, flow, levels, *keys)
+    for key, path, last in (("min_noising_strength", "objective.min_timestep", 0),
+                            ("max_noising_strength", "objective.max_timestep", 1)):  # fmt: skip
+        if flow and path in draft.mapped.get(key, ()):
+            level = shifted(draft.get(key, number, 0.0), flow, levels, int(draft.settings["training.resolution"]))
+            draft.set(path, int(1000 * level) - last, key)
+
+
+def _set_previews_and_backups(draft: Draft) -> None:
+    if draft.get("sample_after_unit", text, "MINUTE") == "STEP":
+        every = draft.get("sample_after", positive, None)
+        draft.set("preview.every", every or 0, "sample_after", "sample_after_unit")
+    unit = draft.get("backup_after_unit", text, "MINUTE")
+    backup = draft.get("backup_after", positive, None)
+    if backup and unit in ("MINUTE", "STEP"):
+        path = {"MINUTE": "checkpoint.minutes", "STEP": "checkpoint.every"}[unit]
+        draft.set(path, float(backup) if unit == "MINUTE" else backup, "backup_after", "backup_after_unit")
+    lines, keys = [], []
+    for place in range(16):
+        prompt = draft.values.get(f"samples.{place}.prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            continue
+        names = {
+            "w": "width",
+            "h": "height",
+            "d": "seed",
+            "s": "diffusion_steps",
+            "l": "cfg_scale",
+            "n": "negative_prompt",
+        }
+        flags = {name: draft.values.get(f"samples.{place}.{theirs}") for name, theirs in names.items()}
+        keys += [f"samples.{place}.{name}" for name in ("prompt", *names.values())]
+        lines.append(line(prompt, flags))
+    draft.left = {key: reason for key, reason in draft.left.items() if key not in keys}
+    set_prompts(draft, lines, *keys)

@@ -1,0 +1,375 @@
+"""A node that lies. Whatever it answers, it gets and changes nothing here but its run, in bounded memory and time."""
+
+import json
+import math
+import os
+import shlex
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from limner_extensions.cluster import border, relay
+from limner_extensions.cluster.border import Border
+from limner_extensions.cluster.node import PIECE, News, Node, NodeLostError
+from limner_extensions.cluster.ssh_machine import Address, _SshNode
+from trainer import config, runs, storage
+from trainer.errors import UserError
+from trainer.runs import Run, events
+
+SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+MEMORY = 256 * 2**20  # bytes that an attack may make the relay allocate
+
+
+class Lying(Node):
+    """A node whose worker does nothing; `lie` changes each answer to `news`, `pieces` what is read of a file."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.received: list[bytes] = []
+        self.lie: Callable[[News], News] = lambda news: news
+        self.pieces: Callable[[str, int], Any] = lambda path, offset: None
+        self.calls = 0
+
+    def begin(self) -> None:
+        (self._run.folder / "ask").mkdir(exist_ok=True)
+
+    def receive(self, key: str, path: str, piece: bytes, *, last: bool) -> None:
+        self.received.append(piece)
+        super().receive(key, path, piece, last=last)
+
+    def receive_run(self, run_id: str, path: str, piece: bytes, *, last: bool) -> None:
+        self.received.append(piece)
+        super().receive_run(run_id, path, piece, last=last)
+
+    def news(self, *values: Any) -> News:  # noqa: ANN401 - as of a node
+        self.calls += 1
+        if self.calls > 20:
+            raise NodeLostError("the connection was dropped")
+        news = super().news(*values)
+        return self.lie(news) if self.calls > 1 else news  # the first call only lists what was sent
+
+    def read(self, path: str, offset: int) -> bytes | None:
+        piece: bytes | None = self.pieces(path, offset)
+        return piece
+
+
+class Liars:
+    """A cluster of nodes that lie in the same way."""
+
+    def __init__(self, root: Path, lie: Callable[[News], News], pieces: Callable[[str, int], Any]) -> None:
+        self.root, self.lie, self.pieces = root, lie, pieces
+        self.placed: list[Lying] = []
+
+    def place(self, devices: int, wait: Callable[[], None]) -> Node:
+        node = Lying(self.root / f"node-{len(self.placed)}")
+        node.lie, node.pieces = self.lie, self.pieces
+        self.placed.append(node)
+        return node
+
+
+class Victim:
+    """A run here, and a key beside it that nobody else should ever see."""
+
+    def __init__(self, home: Path, root: Path) -> None:
+        self.home, self.root = home, root
+        secret = home / "ssh"
+        secret.mkdir()
+        for name in ("id_ed25519", "config", "known_hosts"):
+            storage.write(secret / name, SECRET)
+        self.run = runs.create(config.build({"name": "rin", "dataset": "rin"}), cluster="ssh://gpu")
+        self.settings = self.run.config()
+        self.placed: list[Lying] = []
+
+    def attacked(
+        self,
+        lie: Callable[[News], News] = lambda news: news,
+        pieces: Callable[[str, int], Any] = lambda path, offset: None,
+    ) -> str:
+        """Relay the run to nodes that lie; return how it ended. Nothing but the run has changed, no secret was sent."""
+        before = self._files()
+        liars = Liars(self.root, lie, pieces)
+        self.placed = liars.placed
+        tracemalloc.start()
+        try:
+            with pytest.raises(UserError) as error:
+                relay.work(self.run, liars)
+            assert tracemalloc.get_traced_memory()[1] < MEMORY
+        finally:
+            tracemalloc.stop()
+        received = b"".join(piece for node in liars.placed for piece in node.received)
+        assert SECRET not in received
+        assert b"settings of the attacker" not in received
+        assert self._files() == before
+        assert self.run.cluster == "ssh://gpu"
+        assert self.run.config().model_dump(include={"dataset", "model", "subjects", "regularization", "trigger"}) == (
+            self.settings.model_dump(include={"dataset", "model", "subjects", "regularization", "trigger"})
+        )
+        return str(error.value)
+
+    def _files(self) -> dict[str, bytes]:
+        """Everything in the home folder but what the run is made of."""
+        run = self.run.folder
+        own = {run / "config.toml", run / "events.jsonl", run / "worker.log"}
+        return {
+            path.relative_to(self.home).as_posix(): path.read_bytes()
+            for path in self.home.rglob("*")
+            if path.is_file() and path not in own and run / "ask" not in path.parents
+        }
+
+
+@pytest.fixture
+def victim(
+    character: Path, home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Victim:
+    monkeypatch.setattr(relay, "EVERY", 0)
+    for path in character.glob("*.*"):
+        if not path.name.startswith("01."):  # one image is sent sooner than all
+            path.unlink()
+    return Victim(home, tmp_path_factory.mktemp("attacker"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "{secret}"},
+        pytest.param({"model": {"base": "{secret}", "vae": "{secret}/id_ed25519"}}, marks=pytest.mark.slow),
+        pytest.param({"adapter": {"start": "{secret}/id_ed25519"}}, marks=pytest.mark.slow),
+        {"regularization": {"dataset": "{secret}"}, "trigger": "a", "subjects": ["{secret} --trigger b"]},
+    ],
+    ids=["dataset", "model", "start", "further datasets"],
+)
+def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim, changes: dict[str, Any]) -> None:
+    named = json.loads(json.dumps(changes).replace("{secret}", str(victim.home / "ssh")))
+    data = config.merge(victim.settings.model_dump(mode="json"), named)
+    text = config.dump(config.build(data))
+    victim.attacked(lambda news: replace(news, config=text))
+    assert len(victim.placed) == relay.LOSSES, "the folder was asked for at each reconnection"
+    victim.attacked()  # resumed, it sends what was chosen here
+
+
+def test_of_a_private_folder_only_images_and_captions_are_sent(victim: Victim, character: Path) -> None:
+    for name in ("id_ed25519", "id_ed25519.txt", "notes.md", "001.txt.bak", "private/key.txt"):
+        (character / name).parent.mkdir(exist_ok=True)
+        storage.write(character / name, SECRET)
+    victim.attacked()
+    assert any(node.received for node in victim.placed)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["./config.toml", "cluster", "CLUSTER", "config.toml\n", "worker.log", "ask/stop", "previews/.hidden",
+     "checkpoints/000001/../../cluster", "../other/config.toml", "/etc/passwd", "C:\\x.png",
+     "checkpoints/000001/evil.py", "nul.safetensors", "", "a" * 5000],
+)  # fmt: skip
+def test_only_files_of_a_run_are_written(victim: Victim, path: str) -> None:
+    content = b"settings of the attacker"
+    message = victim.attacked(lambda news: replace(news, files={path: (24, 1)}), lambda *_: content)
+    assert "not a file of a run" in message
+    assert not any(node.calls > 19 for node in victim.placed)
+
+
+@pytest.mark.parametrize(("size", "pieces"), [
+    (5, lambda path, offset: b"x" * PIECE if offset < 20 * PIECE else b""),
+    (500, lambda path, offset: b"x" * 5 if not offset else b""),
+    (10 * PIECE, lambda path, offset: b""),
+], ids=["320-MB", "less", "nothing"])  # fmt: skip
+def test_a_file_has_the_bytes_that_were_announced(victim: Victim, size: int, pieces: Callable[..., Any]) -> None:
+    message = victim.attacked(lambda news: replace(news, files={"rin.safetensors": (size, 1)}), pieces)
+    assert "announced" in message
+    assert not (victim.run.folder / "rin.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", [
+    {"rin.safetensors": (2**60, 1)},
+    {"rin.safetensors": (-1, 1)},
+    {f"previews/{number:06d}_0.png": (1, 1) for number in range(30_000)},
+    {f"previews/{number:06d}_0.png": (2**33, 1) for number in range(100)},
+], ids=["an-exabyte", "negative", "many", "many-large"])  # fmt: skip
+def test_a_run_has_a_limited_size(victim: Victim, files: dict[str, tuple[int, int]]) -> None:
+    victim.attacked(lambda news: replace(news, files=files), lambda *_: b"x")
+    assert not any(node.calls > 19 for node in victim.placed)
+
+
+@pytest.mark.parametrize(("path", "content"), [
+    ("previews/000001_0.png", b"<script>alert(1)</script>"),
+    ("rin.safetensors", b"\x80\x04\x95 a pickle"),
+    ("adapters/000001.safetensors", b"\xff" * 100),
+])  # fmt: skip
+def test_a_file_is_what_its_name_says(victim: Victim, path: str, content: bytes) -> None:
+    message = victim.attacked(
+        lambda news: replace(news, files={path: (len(content), 1)}),
+        lambda _path, offset: content[offset:],
+    )
+    assert Path(path).name in message
+    assert not (victim.run.folder / path).exists()
+
+
+def line(event: events.Event) -> bytes:
+    return event.model_dump_json().encode() + b"\n"
+
+
+@pytest.mark.parametrize("event", [
+    events.Preview(step=1, file="../../ssh/id_ed25519", prompt="", seed=1),
+    events.Checkpoint(step=1, folder="../../ssh"),
+    events.Verified(file="cluster", verdicts=()),
+    events.Finished(step=1, export="../../ssh/id_ed25519"),
+    events.Finished(step=1, export="rin.safetensors", sha256={"../../ssh/id_ed25519": ""}),
+    events.Failed(message="", remedy="", traceback="", change={"model.base": "/home/me/.ssh"}),
+    events.Step(step=10**30, loss=1, learning_rate=1, grad_norm=1, seconds=1, memory=1),
+], ids=lambda event: event.kind)  # fmt: skip
+def test_events_name_only_files_and_settings_of_the_run(victim: Victim, event: events.Event) -> None:
+    victim.attacked(lambda news: replace(news, events=line(event)))
+    state = runs.look(victim.run).state
+    assert not state.previews
+    assert not state.checkpoints
+    assert not state.verified
+    assert (state.export, state.change, state.step) == ("", {}, 0)
+
+
+def test_texts_do_not_steer_a_terminal_and_clocks_may_be_wrong(victim: Victim) -> None:
+    """A machine without a battery begins in 1970; that ends nothing."""
+    text = "\x1b]0;owned\x07\x1b[2J"
+    warning = events.Warned(message="hello", time=events._now() - timedelta(days=365 * 56))
+    ended = line(warning) + line(events.Failed(message=text, remedy=text, traceback=text))
+    victim.attacked(lambda news: replace(news, now=0.0, events=ended, log=text.encode()))
+    state = runs.look(victim.run).state
+    assert "\x1b" not in state.message + state.remedy + state.traceback
+    assert "hello" in state.warnings
+
+
+@pytest.mark.parametrize("changes", [
+    {"now": math.nan}, {"now": "soon"}, {"code": [1]}, {"files": {"rin.safetensors": 5}}, {"events": None}, {"log": 5},
+    {"config": b"\xff"}, {"config": "x = " + "[" * 50_000}, {"config": "x = 1"}, {"config": "name = 'rin'\n" * 10**6},
+    {"requests": 5}, {"code": -9}, {"log": b"x" * (PIECE + 1)}, {"events": b"x" * (PIECE + 1)},
+], ids=range(14))  # fmt: skip
+def test_answers_of_another_kind_or_size_end_the_connection(victim: Victim, changes: dict[str, Any]) -> None:
+    """A code of -9 is that of a worker that the kernel killed: the node lives, but the run did not end."""
+    assert "lost" in victim.attacked(lambda news: replace(news, **changes))
+
+
+@pytest.mark.slow
+def test_a_log_and_a_line_without_end_are_cut(
+    victim: Victim, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(border, "MAX_LOG", 1000)
+    long_line = b'{"kind": "warned", "message": "' + b"[" * 2**21 + b'"}\n'
+    for events_of_it in (b"x" * PIECE, long_line):
+        victim.attacked(lambda news, events_of_it=events_of_it: replace(news, log=b"x" * 999, events=events_of_it))
+    assert len(capsys.readouterr().out) < 12_000
+
+
+SERVER = """
+import json, sys
+out = sys.stdout.buffer
+def message(value):
+    data = json.dumps(value).encode()
+    return len(data).to_bytes(4, "big") + data
+def answers(data):
+    out.write(b"welcome\\nlimner node\\n" + data); out.flush()
+def endless(data):
+    for _ in range(400): out.write(data * 2**20)
+{attack}
+sys.stdin.buffer.read()
+"""
+
+
+@pytest.fixture
+def fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Put a program in the place of ssh, at whose other end an attacker sits."""
+
+    def install(attack: str) -> None:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "server.py").write_text(SERVER.replace("{attack}", attack), encoding="utf-8")
+        script = f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(folder / 'server.py'))}\n"
+        (folder / "ssh").write_text(script, encoding="utf-8")
+        (folder / "ssh").chmod(0o700)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    return install
+
+
+@pytest.mark.parametrize("attack", [
+    'answers(message(["answer", {"bytes": 2**40}])); endless(b"x")',
+    'answers(b"\\x00\\x10\\x00\\x00" + b"[" * 2**20)',
+    'answers(b"\\xff\\xff\\xff\\xff")',
+    'answers(message({"answer": 1}))',
+    'answers(message(["answer", ["name", "version"]]))',
+    'answers(message(["refused", 5]))',
+    'answers(message(["refused", ["{0.__class__}", "{x}"]]))',
+    'answers(message(["failed", "\\x1b[2J" + "x" * 2**22]))',
+], ids=range(8))  # fmt: skip
+def test_bytes_that_are_no_answer_end_the_connection(
+    fake_ssh: Callable[[str], None], attack: str, tmp_path: Path
+) -> None:
+    fake_ssh(attack)
+    node = _SshNode(Address("gpu"))
+    tracemalloc.start()
+    try:
+        with pytest.raises((NodeLostError, UserError)) as error:
+            relay.check_version(Border(cast(Node, node), tmp_path).about())
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+        node._ssh.kill()
+        node.end()
+    assert len(str(error.value)) < 2000
+    assert "\x1b" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", [
+    'endless(b"x")',
+    'sys.stdout = sys.stderr; out = sys.stderr.buffer; endless(b"x")',
+], ids=["greeting", "errors"])  # fmt: skip
+def test_chatter_without_end_ends_the_connection(
+    fake_ssh: Callable[[str], None], attack: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_ssh(attack + "; sys.exit(3)")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as error:
+            _SshNode(Address("gpu"))
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+    assert len(str(error.value)) < 2000
+    assert len(capsys.readouterr().err) < 2**22
+
+
+@pytest.fixture
+def node(home: Path, tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path / "there")
+    yield node
+    node.end()
+
+
+@pytest.mark.parametrize("call", [
+    lambda node: node.receive("../../evil", "x.png", b"x", last=True),
+    lambda node: node.keep("../runs"),
+    lambda node: node.lacks("../.."),
+    lambda node: node.receive_run("../evil", "config.toml", b"x", last=True),
+    lambda node: node.receive_run("rin", "../evil", b"x", last=True),
+    lambda node: node.receive_run("rin", "worker.lock", b"x", last=True),
+    lambda node: node.news(0, 0, ["../evil"], []),
+    lambda node: node.news(0, 0, [], ["../config.toml"]),
+    lambda node: node.read("../../../secret", 0),
+    lambda node: node.read("worker.log", 0),
+], ids=range(10))  # fmt: skip
+def test_a_relay_that_lies_reaches_nothing_but_its_run(
+    node: Node, tmp_path: Path, call: Callable[[Node], object]
+) -> None:
+    node.receive_run("rin", "config.toml", b"name = 'rin'", last=True)
+    Run(node.home / "outputs" / "rin").worker_log.write_text("log")
+    storage.write(tmp_path / "secret", SECRET)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises((UserError, ValueError)):
+        call(node)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before

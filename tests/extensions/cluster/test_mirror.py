@@ -1,0 +1,209 @@
+"""A run's folder and its copy on a node: what is sent, what comes back, and in which form. No worker, no network."""
+
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+
+from limner_extensions.cluster import parcels
+from limner_extensions.cluster.border import Border
+from limner_extensions.cluster.mirror import Mirror
+from limner_extensions.cluster.node import Node, NodeLostError
+from trainer import config, runs, storage
+from trainer.data import dataset
+from trainer.runs import Run, events
+
+
+class Rig:
+    """A run here, its mirror, and the copy on a node, whose worker is the test."""
+
+    def __init__(self, run: Run, root: Path) -> None:
+        self.run, self.root = run, root
+        self.node = Node(root)
+        packed = parcels.pack(run.config())
+        self.mirror = Mirror(run, Border(self.node, run.folder), packed, "desk-2")
+        for parcel in packed.values():
+            self.mirror.send_parcel(parcel)
+        self.mirror.send_run(config.dump(parcels.named_there(run.config(), packed)))
+        (self.there.folder / "ask").mkdir()
+
+    @property
+    def there(self) -> Run:
+        return Run(next((self.root / "runs").glob(f"*/outputs/{self.run.id}")))
+
+
+@pytest.fixture
+def rig(character: Path, tmp_path: Path) -> Rig:
+    return Rig(runs.create(config.build({"name": "rin", "dataset": "rin"})), tmp_path / "node")
+
+
+def started(step: int) -> events.Started:
+    return events.Started(step=step, steps=9, pid=1, device="CPU")
+
+
+def checkpoint(run: Run, step: int) -> None:
+    def fill(folder: Path) -> None:
+        storage.write(folder / "adapter.safetensors", safetensors.numpy.save({}, {"step": str(step)}))
+        storage.write(folder / "manifest.json", f"manifest {step}")
+
+    storage.write_folder(run.folder / "checkpoints" / f"{step:06d}", fill)
+    run.report(events.Checkpoint(step=step, folder=f"checkpoints/{step:06d}"))
+
+
+def test_events_come_back_as_of_the_process_here_at_its_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead, news = datetime.now(UTC) + timedelta(hours=1), rig.node.news
+    rig.there.report(events.Began(pid=1, cards=("3",), time=ahead))
+    rig.there.report(started(0).model_copy(update={"time": ahead}))
+    monkeypatch.setattr(rig.node, "news", lambda *values: replace(news(*values), now=ahead.timestamp()))
+    assert rig.mirror.update() is None
+    state = runs.look(rig.run).state
+    assert (state.pid, state.cards, state.device) == (os.getpid(), (), "CPU, desk-2")
+    assert state.updated is not None
+    assert abs(state.updated.timestamp() - time.time()) < 60
+
+
+def test_a_line_that_is_not_complete_yet_comes_when_it_is(rig: Rig) -> None:
+    rig.there.report(started(0))
+    line = events.Stopped(step=4).model_dump_json().encode() + b"\n"
+    with rig.there.log.open("ab") as log:
+        log.write(line[:20])
+    rig.mirror.update()
+    assert runs.look(rig.run).state.end == ""
+    with rig.there.log.open("ab") as log:
+        log.write(line[20:])
+    rig.mirror.update()
+    assert runs.look(rig.run).state.end == "stopped"
+
+
+def test_checkpoints_come_as_whole_folders_and_go_as_on_the_node(rig: Rig) -> None:
+    checkpoint(rig.there, 5)
+    rig.mirror.update()
+    here = rig.run.folder / "checkpoints"
+    assert (here / "000005" / "manifest.json").read_text() == "manifest 5"
+    checkpoint(rig.there, 7)
+    storage.remove_folder(rig.there.folder / "checkpoints" / "000005")
+    rig.mirror.update()
+    assert [folder.name for folder in here.iterdir()] == ["000007"]
+    assert [mark.step for mark in runs.look(rig.run).state.checkpoints] == [5, 7]
+
+
+def test_a_node_writes_nothing_here_but_files_of_the_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("worker.lock", "cluster", "config.toml", "ask/stop", ".hidden", "previews/.hidden")
+    for name in names:
+        (rig.there.folder / name).parent.mkdir(exist_ok=True)
+        storage.write(rig.there.folder / name, "from there")
+    news, files, settings = rig.node.news, dict.fromkeys(names, (1, 1)), config.dump(rig.run.config())
+    monkeypatch.setattr(rig.node, "news", lambda *values: replace(news(*values), files=files, config=settings))
+    before = {path: path.read_bytes() for path in rig.run.folder.rglob("*") if path.is_file()}
+    with pytest.raises(NodeLostError, match="not a file of a run"):
+        rig.mirror.update()
+    assert {path: path.read_bytes() for path in rig.run.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_large_file_comes_in_pieces(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limner_extensions.cluster.node.PIECE", 4)
+    name = "events.out.tfevents.{size}"
+    for size in (0, 3, 4, 8, 9):
+        (rig.there.folder / "tensorboard").mkdir(exist_ok=True)
+        storage.write(rig.there.folder / "tensorboard" / name.format(size=size), b"x" * size)
+    rig.mirror.update()
+    files = sorted((rig.run.folder / "tensorboard").iterdir())
+    assert [file.stat().st_size for file in files] == [0, 3, 4, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("tensorboard/events.out.tfevents.1", b"one"), ("measured/table.json", None)]
+)
+def test_a_file_that_changes_while_it_is_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str, first: bytes | None
+) -> None:
+    """One that only grows comes as far as it was announced, one that is replaced comes with the next news."""
+    here, there, read = rig.run.folder / name, rig.there.folder / name, rig.node.read
+    there.parent.mkdir()
+    storage.write(there, b"one")
+
+    def changing(path: str, offset: int) -> bytes | None:
+        storage.write(there, b"one two")
+        return read(path, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.node, "read", changing)
+        rig.mirror.update()
+    assert (here.read_bytes() if here.exists() else None) == first
+    rig.mirror.update()
+    assert here.read_bytes() == b"one two"
+
+
+def test_requests_go_there_and_what_is_taken_there_is_taken_here(rig: Rig) -> None:
+    here, there = rig.run.folder / "ask", rig.there.folder / "ask"
+    for name in ("preview", "pause"):
+        (here / name).touch()
+    rig.mirror.update()
+    assert sorted(path.name for path in there.iterdir()) == ["pause", "preview"]
+    assert rig.there.take_request("preview")
+    rig.mirror.update()
+    assert [path.name for path in here.iterdir()] == ["pause"], "the preview was taken"
+    runs.pause(rig.run, go_on=True)
+    rig.mirror.update()
+    assert list(there.iterdir()) == []
+
+
+def test_completed_settings_come_back_with_the_paths_here(character: Path, tmp_path: Path) -> None:
+    elsewhere, base = tmp_path / "photos" / "rin", tmp_path / "models" / "base"
+    for name in ("model_index.json", "unet/model.safetensors", "unet/model.bin"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        storage.write(base / name, name)
+    elsewhere.parent.mkdir()
+    character.rename(elsewhere)
+    settings = {"name": "rin", "dataset": str(elsewhere), "model": {"base": str(base)}}
+    rig = Rig(runs.create(config.build(settings)), tmp_path / "node")
+    before, there = rig.run.config(), rig.there.config()
+    assert str(tmp_path) not in config.dump(there)
+    sent = rig.root / there.model.base
+    parts = {path.relative_to(sent).as_posix() for path in sent.rglob("*.*")}
+    assert parts == {"model_index.json", "unet/model.safetensors"}
+    images = {path.name for path in elsewhere.iterdir() if path.suffix in (".png", ".txt")}
+    assert {path.name for path in (rig.root / there.dataset).iterdir()} == images
+    training = there.training.model_copy(update={"steps": 77})
+    rig.there.save_config(there.model_copy(update={"training": training}))
+    done = events.Finished(step=9, export="rin.safetensors", sha256={"config.toml": "of the node"})
+    rig.there.report(done)
+    rig.mirror.update()
+    assert rig.run.config() == before.model_copy(update={"training": before.training.model_copy(update={"steps": 77})})
+    assert runs.look(rig.run).state.sha256["config.toml"] == storage.sha256(rig.run.config_file)
+
+
+def test_masks_captions_and_metadata_go_with_the_images(character: Path) -> None:
+    settings = config.build({"name": "rin", "dataset": "rin"})
+    dataset.mask_file(character / "01.png").touch()
+    for name in ("metadata.jsonl", "02.caption", "notes.txt", "draft.psd"):
+        (character / name).touch()
+    (parcel,) = parcels.pack(settings).values()
+    names = {path.name for path in character.glob("[01]*.*")} | {"metadata.jsonl"}
+    assert {name.partition("/")[2] for name in parcel.files} == names
+    assert "01.mask.png" in names
+
+
+def test_a_parcel_is_sent_once_and_only_if_it_is_whole(rig: Rig) -> None:
+    (parcel,) = rig.mirror.parcels.values()
+    assert not Node(rig.root).lacks(parcel.key)
+    other = Node(rig.root)
+    other.receive("0" * 32, "rin/1.png", b"not what was sent", last=True)
+    with pytest.raises(OSError, match="not those that were sent"):
+        other.keep("0" * 32)
+    assert other.lacks("0" * 32)
+
+
+def test_what_a_dead_node_left_is_removed_by_the_next_one(rig: Rig) -> None:
+    rig.node._lock.release()  # as the kernel does
+    old = rig.there.folder.parents[1]
+    nodes = [Node(rig.root), Node(rig.root)]
+    assert not old.exists()
+    assert len([path for path in (rig.root / "runs").iterdir() if path.is_dir()]) == 2
+    for node in nodes:
+        node.end()
+    assert [path for path in (rig.root / "runs").iterdir() if path.is_dir()] == []

@@ -1,0 +1,52 @@
+"""Runs on two nodes of a real cluster of Ray, one of which is killed."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.clusters import needs_ray, two_nodes
+from tests.extensions.cluster.test_relay import hash_of, settings
+from tests.integration.runs.test_processes import limner, status, wait_until
+from trainer import config, runs, storage
+from trainer.runs import Run
+
+pytestmark = [pytest.mark.slow, *needs_ray]
+
+
+def submit(file: Path, address: str) -> Run:
+    added = limner("queue", "add", file, "--on", address)
+    assert added.returncode == 0, added.stderr
+    return runs.find(added.stdout.strip())
+
+
+def test_a_run_of_a_killed_node_ends_elsewhere_the_same(
+    character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    file = tmp_path / "rin.toml"
+    storage.write(file, config.dump(settings(steps=7)))
+    with two_nodes(tmp_path / "nodes", fault="hang@5") as cluster:
+        first, second = submit(file, cluster.address), submit(file, cluster.address)
+        wait_until(lambda: {cluster.of(first.id), cluster.of(second.id)} == {"one", "two"})
+        third, fourth = submit(file, cluster.client_address), submit(file, cluster.address)
+        lost, other = (first, second) if cluster.of(first.id) == "two" else (second, first)
+        wait_until(lambda: runs.look(lost).state.step == 4)
+        assert runs.look(lost).state.checkpoints[-1].step == 3
+        psutil.Process(runs.look(fourth).state.pid).terminate()  # as a machine that shuts down does
+        wait_until(lambda: status(fourth) == "stopped")
+        workers = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if str(cluster.folder / "two") in " ".join(process.info["cmdline"] or ())
+        ]
+        assert workers
+        cluster.kill("two")
+        for run in (other, third, lost):
+            wait_until(lambda run=run: status(run) == "finished")
+        assert not any(process.is_running() for process in workers)
+        assert cluster.of(other.id) == "", "nothing stays on a node"
+    assert runs.look(lost).state.warnings[-1].startswith("The node of this run was lost; it goes on elsewhere from")
+    assert hash_of(lost) == hash_of(other) == hash_of(third)
+    assert [len(list(run.folder.glob("previews/*.png"))) for run in (lost, other)] == [3, 3]
+    assert runs.look(lost).state.losses == runs.look(other).state.losses

@@ -1,0 +1,94 @@
+"""A run on nodes that are other homes of this machine, with real workers but no Ray, which `test_ray` has."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from limner_extensions.cluster import node as nodes
+from limner_extensions.cluster import relay
+from limner_extensions.cluster.node import News, Node, NodeLostError
+from trainer import config, runs, worker
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.runs import Run, StopRequestedError
+
+STEPS = 9
+
+
+def settings(base: str = "micro", **training: Any) -> TrainConfig:  # noqa: ANN401 - any settings
+    data: dict[str, Any] = {"name": "rin", "dataset": "rin", "trigger": "miraxo", "model": {"base": base}}
+    data["training"] = {"steps": STEPS, "batch_size": 2, "resolution": 128 if base == "micro" else 64, **training}
+    data |= {"preview": {"every": 4, "steps": 2, "prompts": ["miraxo"]}, "checkpoint": {"every": 3}}
+    return config.build(data)
+
+
+def make(base: str = "micro", **training: Any) -> Run:  # noqa: ANN401 - any settings
+    return runs.create(settings(base, **training))
+
+
+class Dead(Node):
+    """A node whose machine has lost power."""
+
+    def begin(self) -> None: ...
+
+    def news(self, *values: Any) -> News:  # noqa: ANN401 - as of a node
+        raise NodeLostError("the power is gone")
+
+
+@dataclass
+class Homes:
+    """A cluster of this machine, each node in a folder of its own."""
+
+    root: Path
+    kind: type[Node] = Node
+    placed: list[Node] = field(default_factory=list)
+
+    def place(self, devices: int, wait: Callable[[], None]) -> Node:
+        assert devices == 1
+        wait()
+        self.placed.append(self.kind(self.root / f"node-{len(self.placed)}"))
+        return self.placed[-1]
+
+
+def hash_of(run: Run) -> str:
+    with safe_open(run.export, "pt") as file:
+        return str(file.metadata()["sshs_model_hash"])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_run_that_loses_every_node_gives_up(character: Path, tmp_path: Path) -> None:
+    cluster = Homes(tmp_path / "cluster", Dead)
+    with pytest.raises(UserError, match="3 nodes that this run was on were lost"):
+        relay.work(make(), cluster)
+    assert len(cluster.placed) == 3
+
+
+def test_another_version_of_limner_is_refused(character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "__version__", "0.0.1")
+    with pytest.raises(UserError, match=r"has Limner 0\.0\.1; here it is"):
+        relay.work(make(), Homes(tmp_path / "cluster"))
+
+
+def test_a_run_that_waits_for_a_node_can_be_stopped(character: Path, tmp_path: Path) -> None:
+    run = make()
+    runs.request(run, "stop")
+    with pytest.raises(StopRequestedError):
+        relay.work(run, Homes(tmp_path / "cluster"))
+
+
+def test_without_ray_or_with_several_people_the_run_says_so(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs.create(settings(), cluster="127.0.0.1:1")
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    assert worker.work(run) == 2
+    assert runs.look(run).state.message == "Ray is not installed."
+    monkeypatch.setenv("LIMNER_SHARED", str(character))
+    assert worker.work(run) == 2
+    assert "several people" in runs.look(run).state.message

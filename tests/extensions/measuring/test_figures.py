@@ -1,0 +1,163 @@
+"""Figures from features whose meaning is known: each measure answers to what it is named for, and to nothing else."""
+
+import numpy as np
+import pytest
+
+from limner_extensions.measuring.figures import Array, Images, Scale, rows
+from limner_extensions.measuring.table import Figure, Measure, Row, Table, notes, verdict
+
+PROMPTS, SEEDS, SIZE = 8, 2, 40
+SUBJECT, OTHER = 0, 1  # directions in features; each prompt has one of its own behind them
+
+
+def vectors(*shape: int, seed: int) -> Array:
+    return np.random.default_rng(seed).normal(size=(*shape, SIZE)) * 0.3
+
+
+def images(called: float, plain: float, *, prompt: float = 3.0, seed: int = 1, noise: int = 1) -> Images:
+    """Images that show the subject this much, with and without the trigger, and their prompt; a seed has its noise."""
+
+    def drawn(subject: float, kind: int) -> Array:
+        features = vectors(PROMPTS, SEEDS, seed=noise) + 0.1 * vectors(PROMPTS, SEEDS, seed=100 * seed + kind)
+        features[..., SUBJECT] += subject
+        for number in range(PROMPTS):
+            features[number, :, 10 + number] += prompt
+        return features
+
+    return Images(drawn(called, 1), drawn(plain, 2))
+
+
+def training(count: int = 12) -> Array:
+    """Training images: the subject, and what is different in each."""
+    features = vectors(count, seed=5)
+    features[:, SUBJECT] += 5.0
+    return features
+
+
+BASE = images(0.0, 0.0)
+
+
+def values(measured: Images, texts: Array | None = None, count: int = 12) -> dict[Measure, float]:
+    figures, _missing = Scale(BASE, training(count), texts).values(measured)
+    return {name: float(each.mean()) for name, each in figures.items()}
+
+
+def test_the_base_model_is_zero_and_its_adherence_one() -> None:
+    own = values(BASE)
+    assert own["likeness"] == own["leak"] == 0
+    assert own["drift"] == pytest.approx(0, abs=1e-9)
+    assert own["copying"] == 0
+    assert own["adherence"] == pytest.approx(1, abs=0.05)
+
+
+def test_likeness_is_with_the_trigger_and_leak_without() -> None:
+    right, leaking = values(images(6.0, 0.0)), values(images(6.0, 2.0))
+    assert 0.7 < right["likeness"] < 1.1
+    assert right["likeness"] == pytest.approx(leaking["likeness"])
+    assert abs(right["leak"]) < 0.05 < 0.3 < leaking["leak"] < leaking["likeness"]
+    assert right["drift"] < 0.2 < leaking["drift"]
+
+
+def test_drift_that_is_not_toward_the_subject_is_no_leak() -> None:
+    moved = images(0.0, 0.0)
+    assert moved.plain is not None
+    moved.plain[..., OTHER] += 4.0
+    drifted = values(moved)
+    assert abs(drifted["leak"]) < 0.05
+    assert drifted["drift"] > 0.5
+    assert values(images(0.0, 0.0, noise=2))["drift"] == pytest.approx(1, abs=0.25), "as much as another seed's"
+    assert 0 <= values(images(0.0, -3.0))["leak"] < 0.02, "away from the training images"
+
+
+@pytest.mark.parametrize("with_texts", [False, True])
+def test_adherence_answers_to_the_prompt_not_the_subject(with_texts: bool) -> None:
+    texts = None
+    if with_texts:
+        texts = np.zeros((PROMPTS, SIZE))
+        texts[range(PROMPTS), range(10, 10 + PROMPTS)] = 1.0
+    assert values(images(0.0, 0.0), texts)["adherence"] == pytest.approx(1, abs=0.05)
+    weak, deaf = values(images(3.0, 0.0, prompt=1.5), texts), values(images(3.0, 0.0, prompt=0.0), texts)
+    assert abs(deaf["adherence"]) < 0.15 < weak["adherence"] < 0.9
+
+
+def test_a_copy_is_one_and_another_image_of_the_subject_none() -> None:
+    copies = training()[:8][:, None].repeat(SEEDS, 1)
+    assert values(Images(copies, BASE.plain))["copying"] == pytest.approx(1)
+    fresh = vectors(PROMPTS, SEEDS, seed=77)
+    fresh[..., SUBJECT] += 5.0
+    assert values(Images(fresh, BASE.plain))["copying"] < 0.1
+
+
+def test_what_cannot_be_measured_is_missing_with_its_reason() -> None:
+    two = Scale(BASE, training(2), None)
+    assert two.values(BASE)[1] == {"copying": "few images"}
+    untriggered = Images(BASE.called, None)
+    assert Scale(untriggered, training(), None).values(untriggered)[1] == {"leak": "no trigger", "drift": "no trigger"}
+    alike = Scale(BASE, BASE.called[:, 0], None).values(BASE)[1]
+    assert alike["likeness"] == alike["leak"] == "alike"
+    single = Images(BASE.called[:1], BASE.called[:1])
+    assert Scale(single, training(), None).values(single)[1]["adherence"] == "one prompt"
+    deaf = images(0.0, 0.0, prompt=0.0, noise=3)
+    assert Scale(deaf, training(), None).values(deaf)[1]["adherence"] == "same prompts"
+    assert Scale(BASE, training(1), None).values(images(6.0, 0.0))[0]["likeness"].mean() > 0.7
+
+
+def table_of(**measured: Images) -> dict[int, Row]:
+    cells = {(int(name.removeprefix("at")), 1.0): each for name, each in measured.items()}
+    listed, missing = rows(cells, Scale(BASE, training(), None), BASE)
+    assert missing == {}
+    return {row.step: row for row in listed}
+
+
+def test_a_difference_is_clear_if_its_interval_excludes_zero() -> None:
+    listed = table_of(at100=images(2.0, 0.0, seed=2), at200=images(6.0, 0.0, seed=3), at300=images(6.0, 2.0, seed=4))
+    assert listed[0].figures["likeness"] == Figure(0, 0, 0)
+    assert listed[300].differences == listed[0].differences == {}
+    assert "likeness" in listed[100].worse
+    assert {"leak", "drift"} <= {*listed[100].better} & {*listed[200].better}
+    for row in listed.values():
+        for figure in (*row.figures.values(), *row.differences.values()):
+            assert figure.low <= figure.value <= figure.high
+    assert verdict(listed[300]) == verdict(listed[0]) == ""
+    assert verdict(listed[200]) == "clearly better: Leak, Drift"
+
+
+def test_a_difference_too_small_or_of_few_is_not_clear() -> None:
+    few = [Images(each.called[:5], each.called[:5]) for each in (BASE, images(1.0, 0.0), images(6.0, 0.0))]
+    listed, _missing = rows({(1, 1.0): few[1], (2, 1.0): few[2]}, Scale(few[0], training(), None), few[0])
+    assert [row.differences for row in listed] == [{}, {}, {}], "of few prompts none is judged"
+    sure = Row(100, 1.0, {}, {"likeness": Figure(0.04, 0.03, 0.05), "leak": Figure(-0.06, -0.07, -0.05)})
+    assert (sure.better, sure.worse) == (("leak",), ())
+
+
+def test_the_same_images_have_no_clear_difference() -> None:
+    """In one draw of features in twenty, or so, a figure is clear by chance: most of these have none."""
+    quiet = 0
+    for seed in range(10, 20):
+        listed = table_of(at100=images(5.0, 0.5, seed=seed), at200=images(5.0, 0.5, seed=seed + 50))
+        quiet += verdict(listed[100]) == "no clear difference from the last checkpoint"
+    assert quiet >= 8
+
+
+def test_intervals_shrink_with_more_images() -> None:
+    measured = images(4.0, 0.5, seed=8)
+    once, twice = (table_of(at100=measured)[100].figures for _time in range(2))
+    assert once == twice
+    scale = Scale(BASE, training(), None)
+    few = Images(measured.called[:2], BASE.called[:2])
+    narrow = table_of(at100=measured)[100].figures["likeness"]
+    wide = rows({(100, 1.0): few}, Scale(Images(BASE.called[:2], BASE.called[:2]), training(), None), few)[0][1]
+    assert wide.figures["likeness"].high - wide.figures["likeness"].low > narrow.high - narrow.low
+    assert scale.values(measured)[0]["likeness"].shape == (PROMPTS, SEEDS)
+
+
+def test_the_best_is_a_checkpoint_and_notes_say_how() -> None:
+    figures = {step: {"leak": Figure(leak, leak, leak)} for step, leak in ((0, 0.0), (10, 0.3), (20, 0.2))}
+    listed = tuple(Row(step, 1.0, each) for step, each in figures.items())
+    table = Table("CLIP", 8, 2, 12, listed, {"adherence": "one prompt"})
+    best = table.best("leak")
+    assert best is not None
+    assert best.step == 20, "not the base model"
+    assert "adherence" not in table.measures
+    assert "8 prompts with 2 seeds, compared with 12 training images in the features of CLIP" in notes(table)[0]
+    assert notes(table)[1:] == ["Adherence is missing: There is only one prompt."]

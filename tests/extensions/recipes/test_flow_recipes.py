@@ -1,0 +1,259 @@
+"""Recipes for models of flow matching: the noise levels are those that the other program draws."""
+
+import json
+import math
+import re
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import pytest
+import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+from limner_extensions.recipes import reading
+from limner_extensions.recipes.draft import Recipe
+from tests.extensions.recipes.examples import (
+    FLOW_GUI,
+    FLUX,
+    FLUX_JOB,
+    FLUX_TRAINER,
+    GUI,
+    SD3,
+    SD3_JOB,
+    SD3_TRAINER,
+    toml,
+)
+from trainer import config
+from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.families.noise import FlowNoise
+
+CONFIGS = Path(config.__file__).parents[1] / "base_models" / "configs"
+SHARES = [0.02, 0.25, 0.5, 0.75, 0.98]
+NORMAL = [NormalDist().inv_cdf(share) for share in SHARES]
+
+
+def read(tmp_path: Path, text: str) -> Recipe:
+    path = tmp_path / "recipe.txt"
+    path.write_text(text, encoding="utf-8")
+    return reading.read(path)
+
+
+def built(recipe: Recipe) -> config.TrainConfig:
+    base = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
+    return config.build(config.merge(base, recipe.settings))
+
+
+def levels(settings: config.TrainConfig, family: FamilyName) -> list[float]:
+    """Return the noise levels at the shares of a run with these settings, as it draws them."""
+    objective, side = settings.objective, settings.training.resolution
+    flow = FAMILIES[family].flow
+    assert flow
+    shares = torch.tensor(SHARES)
+    if objective.timestep_sampling == "logit-normal":
+        shares = torch.sigmoid(objective.logit_mean + objective.logit_std * torch.tensor(NORMAL))
+    elif objective.timestep_sampling == "mode":
+        shares = 1 - shares - objective.mode_scale * (torch.cos(math.pi * shares / 2) ** 2 - 1 + shares)
+    noise = FlowNoise(lambda _shape: flow.shift(side))
+    shape = (1, 16, side // 8, side // 8)
+    return sorted((noise.at(shares, objective.min_timestep, objective.max_timestep, shape) / 1000).tolist())
+
+
+def shifted(sigma: float, shift: float) -> float:
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def mode(share: float, scale: float) -> float:
+    return 1 - share - scale * (math.cos(math.pi * share / 2) ** 2 - 1 + share)
+
+
+# As sd-scripts computes them from random numbers: library/flux_train_utils.py and library/sd3_train_utils.py.
+FLUX_1024 = math.exp(1.15)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "theirs"),
+    [
+        ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
+        ("flux", {"resolution": "512,512"}, [shifted(sigmoid(z), math.exp(0.63)) for z in NORMAL]),
+        ("flux", {"timestep_sampling": "sigmoid", "sigmoid_scale": 1.5}, [sigmoid(1.5 * z) for z in NORMAL]),
+        ("flux", {"timestep_sampling": "shift"}, [shifted(sigmoid(z), 3.0) for z in NORMAL]),
+        ("flux", {"timestep_sampling": "shift", "discrete_flow_shift": 1.5},
+         [shifted(sigmoid(z), 1.5) for z in NORMAL]),
+        ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "logit_normal", "logit_mean": 0.5,
+                  "discrete_flow_shift": 2}, [shifted(1 - sigmoid(0.5 + z), 2) for z in NORMAL]),
+        ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "mode", "mode_scale": 0.8,
+                  "discrete_flow_shift": 3.158}, [shifted(1 - mode(u, 0.8), 3.158) for u in SHARES]),
+        ("sd3", {}, [shifted(sigmoid(z), 3.0) for z in NORMAL]),
+        ("sd3", {"training_shift": 1.0, "logit_mean": 0.5, "logit_std": 0.7},
+         [sigmoid(0.5 + 0.7 * z) for z in NORMAL]),
+        ("sd3", {"weighting_scheme": "sigma_sqrt"}, [shifted(u, 3.0) for u in SHARES]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_noise_levels_are_drawn_as_by_sd_scripts(
+    tmp_path: Path, family: FamilyName, changes: dict[str, Any], theirs: list[float]
+) -> None:
+    recipe = read(tmp_path, toml({"flux": FLUX, "sd3": SD3}[family] | changes))
+    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=2e-4)
+    assert not any("Noise levels are shifted" in note for note in recipe.notes)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "theirs"),
+    [
+        ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
+        ("flux", {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
+        ("flux", {"dynamic_timestep_shifting": False, "timestep_shift": 2.0, "noising_bias": 0.4,
+                  "noising_weight": 0.2}, [shifted(sigmoid(0.4 + 1.2 * z), 2) for z in NORMAL]),
+        ("flux", {"timestep_distribution": "UNIFORM"}, [shifted(u, FLUX_1024) for u in SHARES]),
+        ("sd3", {"min_noising_strength": 0.0}, [shifted(mode(u, 0.8), 3) for u in SHARES]),
+        ("sd3", {"timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.0, "min_noising_strength": 0.0},
+         [shifted(sigmoid(z), 3) for z in NORMAL]),  # which has no dynamic shift there
+        ("sd3", {}, [shifted(0.1 + 0.9 * mode(u, 0.8), 3) for u in SHARES]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_noise_levels_are_drawn_as_by_onetrainer(
+    tmp_path: Path, family: FamilyName, changes: dict[str, Any], theirs: list[float]
+) -> None:
+    recipe = read(tmp_path, json.dumps({"flux": FLUX_TRAINER, "sd3": SD3_TRAINER}[family] | changes))
+    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=1e-3)
+    assert not any("Noise levels are shifted" in note for note in recipe.notes)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "theirs"),
+    [
+        ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
+        ("flux", "flux_shift", [shifted(u, FLUX_1024) for u in SHARES]),
+        ("sd3", "sigmoid", [sigmoid(z) for z in NORMAL]),
+        ("sd3", "shift", [shifted(u, 3) for u in SHARES]),
+    ],
+)
+def test_noise_levels_are_drawn_as_by_ai_toolkit(
+    tmp_path: Path, family: FamilyName, kind: str, theirs: list[float]
+) -> None:
+    job = {"flux": FLUX_JOB, "sd3": SD3_JOB}[family]
+    recipe = read(tmp_path, re.sub("timestep_type: (sigmoid|linear)", f"timestep_type: {kind}", job))
+    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=2e-4)
+    assert not any("Noise levels are shifted" in note for note in recipe.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (json.dumps(FLUX_TRAINER | {"offset_noise_weight": 0.1}), "offset_noise_weight = 0.1"),
+        (json.dumps(FLUX_TRAINER | {"loss_weight_fn": "SIGMA"}), "loss_weight_fn = 'SIGMA'"),
+        (json.dumps(FLUX_TRAINER | {"transformer": {"guidance_scale": 3.5}}), "transformer.guidance_scale = 3.5"),
+        (json.dumps(FLUX_TRAINER | {"transformer": {"attention_mask": True}}), "transformer.attention_mask = True"),
+        (json.dumps(FLUX_TRAINER | {"text_encoder_2": {}}), "T5"),
+        (json.dumps(FLUX_TRAINER | {"timestep_distribution": "BETA"}), "timestep_distribution = 'BETA'"),
+        (FLUX_JOB.replace("timestep_type: sigmoid", "timestep_type: weighted"), "timestep_type = 'weighted'"),
+        (FLUX_JOB.replace("low_vram: true", "attn_masking: true"), "attn_masking = True"),
+        (toml({**FLUX, "guidance_scale": 3.5}), "guidance_scale = 3.5"),
+        (toml({key: value for key, value in FLUX.items() if key != "guidance_scale"}), "guidance_scale is 3.5 there"),
+        (toml({key: value for key, value in FLUX.items() if key != "model_prediction_type"}), "is sigma_scaled there"),
+        (toml({**FLUX, "model_prediction_type": "additive"}), "model_prediction_type = 'additive'"),
+        (toml({**FLUX, "network_args": []}), "split_qkv"),
+        (toml({**FLUX, "network_args": ["train_blocks=double"]}), "network_args.train_blocks = 'double'"),
+        (toml({**FLUX, "network_args": ["img_attn_dim=4"]}), "network_args.img_attn_dim = '4'"),
+        (toml(SD3), "square of the noise level"),
+        (toml({**FLUX, "timestep_sampling": "uniform"}), "Noise levels are shifted"),
+        (toml({**SD3, "max_timestep": 900}), "before they are scaled"),
+        (toml({**SD3, "weighting_scheme": "cosmap"}), "weighting_scheme = 'cosmap'"),
+        (toml({**SD3, "network_args": []}), "modulation"),
+        (SD3_JOB, "Noise levels are shifted by 3 here, as in the base model, and by 1 in the recipe"),
+    ],
+)
+def test_what_other_programs_do_otherwise_is_named(tmp_path: Path, text: str, named: str) -> None:
+    assert any(named in note for note in read(tmp_path, text).notes)
+    texts = (json.dumps(FLUX_TRAINER), FLUX_JOB, toml(FLUX), toml(SD3 | {"weighting_scheme": "sigma_sqrt"}))
+    plain = [note for text in texts for note in read(tmp_path, text).notes]
+    assert named in ("modulation", "split_qkv", "T5") or not any(named in note for note in plain)
+
+
+def test_a_preset_of_onetrainer_for_flux(tmp_path: Path) -> None:
+    settings = built(read(tmp_path, json.dumps(FLUX_TRAINER)))
+    assert settings.model.base == "black-forest-labs/FLUX.1-dev"
+    assert settings.optimizer.learning_rate == 2e-4  # the transformer's
+    assert settings.training.text_encoder_lr_factor == 0.5
+    assert settings.adapter.targets == "attention+ff"
+    other = read(tmp_path, json.dumps(SD3_TRAINER))
+    assert built(other).adapter.targets == "attention"
+    assert not any("dynamic_timestep_shifting = " in note for note in other.notes)  # which it has no use for
+    arguments = ["x_mod_dim=0", "context_mod_dim=0", "x_mlp_dim=0", "context_mlp_dim=0"]
+    without = read(tmp_path, toml(SD3 | {"network_args": arguments}))
+    assert built(without).adapter.targets == "attention", "layers with a rank of 0 there are not adapted here"
+    assert not any("modulation" in note for note in without.notes)
+
+
+def test_a_job_of_ai_toolkit_for_flux(tmp_path: Path) -> None:
+    recipe = read(tmp_path, FLUX_JOB)
+    settings = built(recipe)
+    assert (settings.adapter.targets, settings.training.resolution) == ("attention+ff", 1024)
+    assert settings.model.weights == "full"  # to quantize is a matter of the machine
+    assert any("model.quantize" in note and "model.low_vram" in note and "decided by" in note for note in recipe.notes)
+
+
+def test_the_shifts_of_families_are_those_of_their_schedulers() -> None:
+    for name, spec in ((name, spec) for name, spec in FAMILIES.items() if spec.flow):
+        assert spec.flow
+        scheduler = json.loads((CONFIGS / name / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        for side in (512, 1024):
+            expected = scheduler["shift"]
+            if scheduler.get("use_dynamic_shifting"):
+                few, many = scheduler["base_image_seq_len"], scheduler["max_image_seq_len"]
+                low, high = scheduler["base_shift"], scheduler["max_shift"]
+                expected = math.exp(calculate_shift((side / 16) ** 2, few, many, low, high))
+            assert spec.flow.shift(side) == pytest.approx(expected)
+
+
+def test_a_preset_of_the_gui_for_flux(tmp_path: Path) -> None:
+    recipe = read(tmp_path, json.dumps({**GUI, **FLOW_GUI, "LoRA_type": "Flux1"}))
+    settings = built(recipe)
+    assert (settings.adapter.kind, settings.adapter.targets) == ("lora", "attention+ff")
+    assert settings.adapter.blocks == ("single_transformer_blocks",)
+    assert settings.objective.timestep_sampling == "logit-normal"
+    assert settings.objective.logit_mean == pytest.approx(0, abs=1e-3)  # the shift is that of 1024 pixels
+    assert settings.objective.weighting == "none"  # min_snr_gamma is in the file, but not used
+    assert settings.objective.noise_offset == 0
+    notes = " ".join(recipe.notes)
+    assert "FLUX.1: choose such a base model" in notes
+    assert "apply_t5_attn_mask = True" in notes
+    assert "split_qkv" in notes
+    assert "D:/" not in notes
+
+
+def test_settings_for_flux_mean_nothing_for_a_unet(tmp_path: Path) -> None:
+    recipe = read(tmp_path, json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "max_train_steps": 9}))
+    assert built(recipe).objective.timestep_sampling == "uniform"
+    assert not built(recipe).adapter.blocks
+    assert not any("no counterpart" in note for note in recipe.notes)
+
+
+def test_a_preset_of_the_gui_for_sd3(tmp_path: Path) -> None:
+    recipe = read(tmp_path, json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "sd3_checkbox": True}))
+    settings = built(recipe)
+    assert settings.objective.logit_mean == pytest.approx(-math.log(3), abs=1e-3)  # it shifts nothing there
+    assert not settings.adapter.blocks
+    assert not any("guidance_scale = " in note or "apply_t5_attn_mask = " in note for note in recipe.notes)
+
+
+@pytest.mark.parametrize(("module", "mean"), [("networks.lora_flux", -1.15), ("networks.lora_sd3", -math.log(3))])
+def test_train_as_an_adapter_was(tmp_path: Path, module: str, mean: float) -> None:
+    from safetensors.torch import save_file
+
+    metadata = {
+        "ss_network_module": module, "ss_network_dim": "8", "ss_resolution": "(1024, 1024)",
+        "ss_timestep_sampling": "sigmoid", "ss_weighting_scheme": "logit_normal", "ss_base_model_version": "flux1",
+    }  # fmt: skip
+    if "sd3" in module:
+        del metadata["ss_base_model_version"]
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter.safetensors", metadata)
+    recipe = reading.read(tmp_path / "adapter.safetensors")
+    assert built(recipe).objective.logit_mean == pytest.approx(mean, abs=1e-3)

@@ -1,0 +1,112 @@
+"""Extensions: packages that add commands, jobs, places to run, panels and routes, and that the core never imports.
+
+One is found by an entry point of the group `limner.extensions` that names an `Extension`, so that anybody can publish
+one (see docs/development/extensions.md).
+"""
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from trainer.errors import UserError
+
+GROUP = "limner.extensions"
+LOG = logging.getLogger("limner")
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What a package adds. Values name a function or an object as "package.module:name", imported when it is needed."""
+
+    name: str
+    commands: str = ""  # a `typer.Typer`, whose commands join those of `limner`
+    routes: str = ""  # a `fastapi.APIRouter` of the page
+    # Functions that work on a run in a worker, by the `task` in its settings.
+    jobs: Mapping[str, str] = field(default_factory=dict)
+    # Functions of a run and an address that have it trained elsewhere and return the exit code, by the scheme of the
+    # address; "" is for addresses without one.
+    places: Mapping[str, str] = field(default_factory=dict)
+    # Functions that fill a slot. The slots and their arguments are listed in docs/development/extensions.md.
+    panels: Mapping[str, str] = field(default_factory=dict)
+
+
+@cache
+def installed() -> tuple[Extension, ...]:
+    """Return the installed extensions, by name. One whose package is gone or broken is left out with a warning."""
+    extensions = []
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            extension = entry.load()
+        except Exception as error:  # of another author's code: it must not keep the program from starting
+            LOG.warning("The extension %s cannot be used: %s", entry.name, error)
+            continue
+        if isinstance(extension, Extension):
+            extensions.append(extension)
+        else:
+            LOG.warning("The extension %s cannot be used: %s is not an Extension", entry.name, entry.value)
+    return tuple(extensions)
+
+
+def load(name: str) -> Any:  # noqa: ANN401 - whatever the extension names
+    """Import an object by its name, "package.module:name"."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def commands() -> list[Any]:
+    """Return the `typer.Typer` of each extension that has commands."""
+    return [load(extension.commands) for extension in installed() if extension.commands]
+
+
+def routes() -> list[Any]:
+    """Return the `fastapi.APIRouter` of each extension that has routes."""
+    return [load(extension.routes) for extension in installed() if extension.routes]
+
+
+def panels(slot: str) -> list[Callable[..., Any]]:
+    """Return the functions that fill a slot, in the order of the extensions' names."""
+    return [load(extension.panels[slot]) for extension in installed() if slot in extension.panels]
+
+
+def job(task: str) -> Callable[..., None]:
+    """Return the function that works on runs of a task.
+
+    Raises:
+        UserError: no installed extension has it.
+    """
+    return _find("jobs", task, _no_job(task))
+
+
+def place(address: str) -> Callable[..., int]:
+    """Return the function that has runs trained at an address.
+
+    Raises:
+        UserError: no installed extension has it.
+    """
+    scheme, mark, _ = address.partition("://")
+    return _find("places", scheme if mark else "", _no_place(address))
+
+
+def _find(kind: str, key: str, missing: UserError) -> Callable[..., Any]:
+    for extension in installed():
+        names: Mapping[str, str] = getattr(extension, kind)
+        if key in names:
+            function: Callable[..., Any] = load(names[key])
+            return function
+    raise missing
+
+
+def _no_job(task: str) -> UserError:
+    return UserError("No installed extension does {task!r}.", "Install the extension that this run needs.", task=task)
+
+
+def _no_place(address: str) -> UserError:
+    return UserError(
+        "No installed extension sends runs to {address}.",
+        "Check the address, or install the extension for it.",
+        address=address,
+    )

@@ -120,7 +120,7 @@ LONGEST: list[tuple[str, int, Figure]] = [
     ("bytes of the README (8,192)", 5_400, lambda: Counter({"README.md": len(text("README.md").encode())})),
 ]
 RATES: list[tuple[str, float, str]] = [
-    ("semicolons in 1,000 words of prose (4)", 4.3, ";"),
+    ("semicolons in 1,000 words of prose (4)", 0.9, ";"),
     ("`those that` in 1,000 words of prose (0.3)", 0.05, r"\b[Tt]hose that\b"),
     ("`there is no` in 1,000 words of prose (0.3)", 0.05, r"\b[Tt]here is no\b"),
 ]

@@ -1,4 +1,4 @@
-"""Draw the map of the code in the README from the first lines of its modules' docstrings."""
+"""Draw the map of the code in architecture.md from the first lines of its modules' docstrings."""
 
 import ast
 from pathlib import Path

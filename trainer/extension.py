@@ -14,6 +14,7 @@ from typing import Any
 
 from trainer.errors import UserError
 
+Loaded = Any  # whatever an extension names
 GROUP = "limner.extensions"
 LOG = logging.getLogger("limner")
 
@@ -51,7 +52,7 @@ def installed() -> tuple[Extension, ...]:
     return tuple(extensions)
 
 
-def load(name: str) -> Any:  # noqa: ANN401 - whatever the extension names
+def load(name: str) -> Loaded:
     """Import an object by its name, "package.module:name"."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

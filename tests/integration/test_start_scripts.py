@@ -258,7 +258,7 @@ def test_all_ways_to_install_take_the_same_builds_of_torch() -> None:
     marker = Marker(project["tool"]["uv"]["sources"]["torch"]["marker"])
     assert [marker.evaluate({"sys_platform": name}) for name in ("linux", "win32", "darwin")] == [True, True, False]
     assert index["url"] == nvidia.INDEX + nvidia.BUILD
-    for name in ("README.md", "Dockerfile"):
+    for name in ("docs/install.md", "Dockerfile"):
         text = (CHECKOUT / name).read_text(encoding="utf-8")
         assert set(re.findall(r"\bcu\d{3}\b", text)) == {nvidia.BUILD, nvidia.OLD_BUILD}
 

@@ -115,9 +115,9 @@ def test_programs_are_started_by_lists_of_arguments() -> None:
                 assert not [keyword for keyword in node.keywords if keyword.arg == "shell"]
 
 
-def test_the_map_in_the_readme_is_that_of_the_code() -> None:
+def test_the_map_in_architecture_is_that_of_the_code() -> None:
     text = (
-        (CHECKOUT / "README.md")
+        (CHECKOUT / "docs" / "development" / "architecture.md")
         .read_text(encoding="utf-8")
         .partition("## Where things are")[2]
         .partition("]]] -->")[2]

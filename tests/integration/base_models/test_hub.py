@@ -158,8 +158,8 @@ def test_the_prompts_of_the_card_give_its_pictures() -> None:
     prompts = re.findall(r'--prompt "([^"]+)"', card)
     pictures = [name for name in re.findall(r"\((pictures/\S+)\)", card)][: len(prompts)]
     assert len(prompts) == len(pictures) == 2
-    readme = (MICRO_FOLDER.parents[2] / "README.md").read_text()
-    assert all(f"`{prompt}`" in readme and name in readme for prompt, name in zip(prompts, pictures, strict=True))
+    page = (MICRO_FOLDER.parents[2] / "docs" / "base-models.md").read_text()
+    assert all(f"`{prompt}`" in page and name in page for prompt, name in zip(prompts, pictures, strict=True))
     family = families.load(ModelConfig(), torch.device("cpu"), torch.float32)
     for prompt, name in zip(prompts, pictures, strict=True):
         picture = generate(family, PictureConfig(prompt=prompt, seed=1, steps=20, guidance=3.0, out="x.png"))

@@ -26,6 +26,8 @@ class Extension:
     name: str
     commands: str = ""  # a `typer.Typer`, whose commands join those of `limner`
     routes: str = ""  # a `fastapi.APIRouter` of the page
+    # A function of the page's options that returns an ASGI app to serve in place of the page, or None.
+    server: str = ""
     # Functions that work on a run in a worker, by the `task` in its settings.
     jobs: Mapping[str, str] = field(default_factory=dict)
     # Functions of a run and an address that have it trained elsewhere and return the exit code, by the scheme of the
@@ -66,6 +68,11 @@ def commands() -> list[Any]:
 def routes() -> list[Any]:
     """Return the `fastapi.APIRouter` of each extension that has routes."""
     return [load(extension.routes) for extension in installed() if extension.routes]
+
+
+def servers() -> list[Callable[..., Any]]:
+    """Return the functions that may return an app to serve in place of the page."""
+    return [load(extension.server) for extension in installed() if extension.server]
 
 
 def panels(slot: str) -> list[Callable[..., Any]]:

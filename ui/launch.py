@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from trainer import __version__, paths, processes, storage
+from trainer import __version__, extension, paths, processes, storage
 from trainer.data import examples
 from trainer.errors import UserError
 from trainer.i18n import _
-from ui.server import accounts
+from ui.server import passwords
 from ui.state import page_folders
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its shutdown
     os.environ["LIMNER_HOME"] = str(paths.home().resolve())  # the same folder for workers, wherever they run
     try:
-        if options.add_person or options.remove_person:
-            edit_accounts(options)
-            return 0
         if options.cluster:
             os.environ["LIMNER_CLUSTER"] = options.cluster
         lock = lock_home()
@@ -89,34 +86,12 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ADDRESS",
         help="offer to train on another machine (ssh://HOST) or on a cluster of Ray (HOST:6379)",
     )
-    parser.add_argument("--add-person", metavar="NAME", help="create an account with its own workspace, and exit")
-    parser.add_argument("--remove-person", metavar="NAME", help="delete an account, and exit; its folder stays")
     parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # file descriptor, from the per-user proxy
     parser.add_argument("--version", action="version", version=f"Limner {__version__}")
     options = parser.parse_args(arguments)
     if options.listen and options.host == "127.0.0.1":
         options.host = "0.0.0.0"  # explicitly requested, and only with a password
     return options
-
-
-def edit_accounts(options: argparse.Namespace) -> None:
-    """Add or remove an account, and print the result. This is the only place where a password is printed.
-
-    Raises:
-        UserError: the name is not allowed, or the accounts file cannot be written.
-    """
-    try:
-        if options.add_person:
-            name, password = options.add_person, accounts.add(options.add_person)
-            print(_("Password of {name}: {password}", name=name, password=password))
-        if options.remove_person:
-            accounts.remove(options.remove_person)
-            folder = accounts.home(options.remove_person)
-            print(_("{name} can no longer log in. Their files stay in {folder}.", name=folder.name, folder=folder))
-    except OSError:
-        raise UserError(
-            "The home folder cannot be written to.", "Check its permissions and the free disk space."
-        ) from None
 
 
 def lock_home() -> FileLock:
@@ -173,7 +148,7 @@ def warn_if_disk_is_full() -> None:
 
 
 def open_socket(options: argparse.Namespace) -> socket.socket:
-    """Return the socket to serve: one on the address, or the one that the per-user proxy passed on."""
+    """Return the socket to serve: one on the address, or the one that a proxy passed on."""
     if options.socket is None:
         return bind(options.host, options.port)
     threading.Thread(target=_end_with_proxy, daemon=True).start()
@@ -223,19 +198,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def choose_password(options: argparse.Namespace, *, has_accounts: bool) -> str:
+def choose_password(options: argparse.Namespace, *, has_accounts: bool = False) -> str:
     """Return the password of the page; "" if it needs none, or if each account has its own.
 
     Raises:
-        UserError: the address can be reached from outside without --listen, or there are both kinds of passwords.
+        UserError: the address can be reached from outside without --listen, or the password is weak.
     """
     password = os.environ.get("LIMNER_PASSWORD", "")
-    if has_accounts and password:
-        raise UserError(
-            "LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts with their own.",
-            "Unset it, or remove the accounts with --remove-person.",
-        )
-    if password and accounts.is_weak(password):
+    if password and passwords.is_weak(password):
         raise UserError(
             "LIMNER_PASSWORD is easy to guess.",
             "Use at least 8 characters that are not a common password, or unset it: --listen makes a good one.",
@@ -275,24 +245,18 @@ def prepare_environment() -> None:
 
 
 def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicorn.Server":
-    """Create the server for this socket: the page, or the per-user proxy if there are accounts.
+    """Create the server for this socket: the page, or what an extension serves in its place.
 
     Raises:
-        UserError: the passwords and the address do not fit together, or this system cannot serve accounts.
+        UserError: the password and the address do not go together, or an extension refuses.
     """
     token = ""
     if options.socket is not None:
         app = make_page(options, "", "")
-    elif accounts.read():
-        if os.environ.get("LIMNER_CLUSTER"):
-            raise UserError(
-                "--cluster is for a page without accounts: a cluster keeps nobody's files apart.",
-                "Leave it out, or remove the accounts with --remove-person.",
-            )
-        choose_password(options, has_accounts=True)
-        app = make_proxy(options)
+    elif served := next(filter(None, (make(options) for make in extension.servers())), None):
+        app = served
     else:
-        password = choose_password(options, has_accounts=False)
+        password = choose_password(options)
         if not password and not options.no_token:
             from ui.server import address_token
 
@@ -343,25 +307,6 @@ def make_page(options: argparse.Namespace, password: str, token: str) -> "App":
         app = TokenGate(app, token)
     hosts = {"hosts": None} if behind_proxy else allowed_hosts(options)
     return SecurityMiddleware(app, password=password, upload_room=pending_uploads.room, **hosts)
-
-
-def make_proxy(options: argparse.Namespace) -> "App":
-    """Create the per-user proxy behind its middleware. It needs neither Gradio nor torch.
-
-    Raises:
-        UserError: this system has no Unix sockets.
-    """
-    if sys.platform == "win32":
-        raise UserError("Accounts work only on Linux and macOS.", "Remove people.toml to use Limner without accounts.")
-    else:
-        from ui.server.per_user_proxy import PerUserProxy
-        from ui.server.security import SecurityMiddleware
-
-        def room() -> int:
-            return storage.usable_space(paths.home())  # of all users together; each page counts its own besides
-
-        app = PerUserProxy()
-        return SecurityMiddleware(app, accounts=accounts.read, upload_room=room, **allowed_hosts(options))
 
 
 def allowed_hosts(options: argparse.Namespace) -> dict[str, Any]:

@@ -82,27 +82,6 @@ def test_listening_needs_a_password(tmp_path: Path) -> None:
     assert stat.S_IMODE((made.home / "outputs" / ".password").stat().st_mode) == 0o600
 
 
-def test_people_need_no_other_password_and_stand_no_other(tmp_path: Path) -> None:
-    made = Server(make_home(tmp_path))
-    password = run(made.home, "--add-person", "anna").stdout.split()[-1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIMNER_PASSWORD", "x")
-        refused = run(made.home)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts")
-    assert "Add --listen" in run(made.home, "--host", "0.0.0.0").stderr
-    try:
-        made.start("--listen")
-        assert (status(made.url + "/config"), status(made.url + "/login")) == (401, 200)
-    finally:
-        output = made.stop()
-    assert "assword" not in output
-    (made.home / "people.toml").write_text(f"password = '{password}'")
-    refused = run(made.home)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "'password' in people.toml is unknown. Correct or remove it.\n"
-
-
 @pytest.mark.parametrize("arguments", [["--port", "x"], ["--nonsense"], ["--host", "256.1.1.1"]])
 def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
     done = run(tmp_path, *arguments)

@@ -99,7 +99,7 @@ def test_one_module_asks_about_hardware() -> None:
     assert asking == {CHECKOUT / "trainer" / "devices.py"}
 
 
-STARTERS = {"trainer/processes.py", "ui/server/per_user_proxy.py"}
+STARTERS = {"trainer/processes.py", "limner_extensions/people/per_user_proxy.py"}
 
 
 def test_programs_are_started_by_lists_of_arguments() -> None:

@@ -102,8 +102,8 @@ def per_thousand_words(pattern: str) -> float:
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
     ("lines of trainer and ui (27,000)", 33_707, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 43_167, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 27_205, lines(".py", "tests")),
+    ("lines of Python but tests and benchmarks (35,500)", 43_199, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 27_251, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_605, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 7, modules),
     ("positional results of more than three values in ui (0)", 3, counted(positional, "ui")),

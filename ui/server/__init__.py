@@ -1,1 +1,1 @@
-"""Everything between the network and the page: security, accounts, and one server per user."""
+"""Everything between the network and the page: security, logins and routes."""

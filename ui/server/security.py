@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, _, ngettext
 from ui.server import sessions
-from ui.server.accounts import NO_ACCOUNT, Account, with_password
 from ui.server.logins import Attempts
+from ui.server.passwords import NO_ACCOUNT, Account, with_password
 from ui.server.request_body import (
     IMAGES,
     MAX_BODY,

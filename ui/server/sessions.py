@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from trainer.i18n import LANGUAGE, _
-from ui.server.accounts import Account
+from ui.server.passwords import Account
 
 KEPT = 1000  # sessions; beyond that, the oldest are dropped
 IDLE = 7 * 86400.0  # seconds without a request after which a session ends

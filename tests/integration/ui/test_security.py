@@ -1,12 +1,8 @@
 """The security middleware, asked as a browser, another web site and a stranger would ask."""
 
-import html
 import json
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +15,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tests.conftest import CHECKOUT
 from trainer.errors import UserError
 from ui import launch
-from ui.server import accounts, address_token, connections, logins, security, sessions
+from ui.server import address_token, connections, logins, security, sessions
 from ui.server.address_token import TokenGate
 from ui.server.security import SecurityMiddleware
 
@@ -256,93 +251,9 @@ def test_a_password_that_is_easy_to_guess_is_refused(monkeypatch: pytest.MonkeyP
     for password in ["short", "password1", "PassWort123!", "aaaaaaaaaa", "12345678", "sunshine"]:
         monkeypatch.setenv("LIMNER_PASSWORD", password)
         with pytest.raises(UserError, match="easy to guess"):
-            launch.choose_password(launch.parse_options([]), has_accounts=False)
+            launch.choose_password(launch.parse_options([]))
     monkeypatch.setenv("LIMNER_PASSWORD", "correct horse")
-    assert launch.choose_password(launch.parse_options([]), has_accounts=False) == "correct horse"
-
-
-# Accounts ------------------------------------------------------------------------------------------------------
-
-
-async def whose(request: Request) -> PlainTextResponse:
-    return PlainTextResponse(request.scope["user"])
-
-
-def shared(source: object = accounts.read) -> TestClient:
-    app = SecurityMiddleware(Starlette(routes=[Route("/x", whose)]), accounts=source)
-    return TestClient(app, base_url=OURS, follow_redirects=False)
-
-
-def test_a_name_and_its_password_open_the_page_of_that_user(home: Path) -> None:
-    passwords = {name: accounts.add(name) for name in ("anna", "ben")}
-    user = shared()
-    assert user.get("/").headers["location"] == "/login"
-    assert 'name="name"' in user.get("/login").text
-    assert user.get("/x").status_code == 401
-    for name, password in passwords.items():
-        assert user.post("/login", data={"name": f" {name} ", "password": password}).status_code == 303
-        assert user.get("/x").text == name
-
-
-def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    password = accounts.add("anna")
-    monkeypatch.setattr(logins, "FREE", 100)
-    stranger = shared()
-    tries = [("anna", "wrong"), ("nobody", "wrong"), ("nobody", password), ("", password), ("Anna", password)]
-    tries += [("anna", ""), ("nobody", ""), ('"><script>', "x")]
-    pages = set()
-    for name, password in tries:
-        answer = stranger.post("/login", data={"name": name, "password": password})
-        assert answer.status_code == 403
-        assert "Wrong name or password." in answer.text
-        assert "<script>" not in answer.text
-        pages.add(answer.text.replace(f'value="{html.escape(name)}"', 'value=""'))
-    assert len(pages) == 1
-    took = {"anna": [], "nobody": []}
-    for _ in range(5):
-        for name, times in took.items():
-            begun = time.process_time()
-            stranger.post("/login", data={"name": name, "password": "wrong"})
-            times.append(time.process_time() - begun)
-    assert 0.5 < min(took["anna"]) / min(took["nobody"]) < 2
-    assert min(took["nobody"]) > 0.01  # a hash is made for a name that is not there too
-
-
-def test_guessing_somebodys_password_is_slowed_down(home: Path) -> None:
-    password = accounts.add("anna")
-    stranger = shared()
-    for names in ([f"n{n}" for n in range(7)], ["anna"] * 7):
-        statuses = [stranger.post("/login", data={"name": name, "password": "x"}).status_code for name in names]
-        assert statuses == [403] * 5 + [429] * 2
-    assert stranger.post("/login", data={"name": "anna", "password": password}).status_code == 429
-
-
-def test_a_removed_user_or_a_new_password_ends_the_session(home: Path) -> None:
-    here = shared()
-    here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
-    assert here.get("/x").text == "anna"
-    again = accounts.add("anna")
-    assert here.get("/x").status_code == 401
-    here.post("/login", data={"name": "anna", "password": again})
-    assert here.get("/x").text == "anna"
-    accounts.add("ben")
-    assert here.get("/x").text == "anna"
-    accounts.remove("anna")
-    assert here.get("/x").status_code == 401
-    accounts.remove("ben")  # and with nobody left nothing is open
-    assert here.get("/x").status_code == 401
-
-
-def test_an_accounts_file_that_was_damaged_lets_nobody_in(home: Path) -> None:
-    here = shared()
-    here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
-    text = accounts.file().read_text()
-    accounts.file().write_text(text + "secret = 1")
-    for path in ("/x", "/login"):
-        assert here.get(path).status_code == 503
-        assert "secret" not in here.get(path).text
-    accounts.file().write_text(text + " ")
-    assert here.get("/x").text == "anna"
+    assert launch.choose_password(launch.parse_options([])) == "correct horse"
 
 
 # The token in the address ---------------------------------------------------------------------------------------
@@ -366,22 +277,6 @@ def test_without_the_token_no_other_user_of_this_machine_gets_in(home: Path) -> 
     assert user.get("/?token=wrong").status_code == 200
     assert stranger.get("/x", headers={"Authorization": f"Bearer {token}"}).status_code == 200
     assert stranger.get("/x", headers={"Cookie": "limner-token=x", "Authorization": "Bearer "}).status_code == 401
-
-
-def test_the_command_says_the_password_once(home: Path) -> None:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        done = subprocess.run([sys.executable, "app.py", *arguments], cwd=CHECKOUT, capture_output=True, text=True)
-        return done.returncode, done.stdout, done.stderr
-
-    code, output, _ = run("--add-person", "anna")
-    assert code == 0
-    assert accounts.read()["anna"].accepts(output.removeprefix("Password of anna: ").strip())
-    assert run("--remove-person", "anna") == (
-        0,
-        f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n",
-        "",
-    )
-    assert run("--remove-person", "anna") == (2, "", "There is no account 'anna' in people.toml. Accounts: -.\n")
 
 
 EACH = 8

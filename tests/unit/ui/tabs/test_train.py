@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +16,6 @@ from trainer import config, runs
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
-from ui import launch
-from ui.server import accounts
 from ui.state import page_memory, run_actions, run_settings, saved_settings, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
@@ -255,9 +252,6 @@ def test_a_start_goes_to_the_cluster_of_this_page(character: Path, monkeypatch: 
     assert train.create(answers()).cluster == ""
     monkeypatch.setenv("LIMNER_SHARED", str(character))
     assert run_actions.cluster() == "", "several people share the page"
-    accounts.add("anna")
-    with socket.socket() as listener, pytest.raises(UserError, match="--cluster is for a page without accounts"):
-        launch.make_server(launch.parse_options([]), listener)
 
 
 def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:

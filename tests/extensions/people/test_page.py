@@ -14,11 +14,13 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, browser, make_home, serving, visit, wait
 from tests.e2e.test_page import advanced, cards, finished, new_project, points, start, tab, upload
 from trainer import runs
 
-pytestmark = pytest.mark.nightly
+__all__ = ["browser", "visit"]
+
+pytestmark = [pytest.mark.browser, pytest.mark.nightly]
 
 NAMES = ("anna", "ben")
 PICTURES = {"anna": EXAMPLES / "example-character", "ben": EXAMPLES / "example-style"}
@@ -61,7 +63,7 @@ def both(tmp_path: Path) -> Iterator[tuple[Server, Visitor, Visitor]]:
 
 
 def add(name: str, environment: dict[str, str]) -> str:
-    command = [sys.executable, "app.py", "--add-person", name]
+    command = [sys.executable, "-m", "trainer", "add-person", name]
     return subprocess.run(
         command, cwd=CHECKOUT, env={**os.environ, **environment}, check=True, capture_output=True, text=True
     ).stdout

@@ -24,13 +24,13 @@ from pathlib import Path
 
 import httpx
 
+from limner_extensions.people import accounts
 from trainer import paths
 from trainer.i18n import LANGUAGE, _
-from ui.server import accounts
 from ui.server.request_body import Message, Receive
 from ui.server.security import COOKIE, HTML, Send, answer
 
-assert sys.platform != "win32"  # it has no Unix sockets; `ui.launch` refuses accounts there
+assert sys.platform != "win32"  # it has no Unix sockets; `server.make` refuses accounts there
 
 Fields = list[tuple[bytes, bytes]]
 COMMAND = (sys.executable, "-m", "ui.launch")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from limner_extensions.people import accounts
 from tests.conftest import CHARACTER
 from trainer.errors import UserError
-from ui.server import accounts
 
 
 def test_a_password_is_made_and_only_its_hash_is_kept(home: Path) -> None:

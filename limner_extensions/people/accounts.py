@@ -3,12 +3,10 @@
 They are stored in `people.toml` in the home folder: a salt and a hash for each name, never a password.
 """
 
-import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,55 +14,10 @@ import tomlkit
 
 from trainer import foreign_text, paths, storage
 from trainer.errors import UserError
+from ui.server.passwords import Account, with_password
 
 KEYS = ("salt", "hash")
-SHORTEST = 8  # characters of a password that someone chooses
-COMMON = frozenset(  # some of those that are tried first, without the digits at their end
-    {
-        "password",
-        "passwort",
-        "qwertyuiop",
-        "iloveyou",
-        "sunshine",
-        "princess",
-        "football",
-        "changeme",
-        "letmein",
-        "limner",
-    }
-)
 EXAMPLES = ("example-character", "example-style")
-
-
-@dataclass(frozen=True)
-class Account:
-    """Account of a user: the scrypt hash of the password, with its own salt."""
-
-    salt: bytes
-    hash: bytes
-
-    def accepts(self, password: str) -> bool:
-        """Tell whether this is the password, in the same time either way."""
-        return secrets.compare_digest(_hash(password, self.salt), self.hash)
-
-
-NO_ACCOUNT = Account(bytes(16), bytes(64))  # accepts no password; stands for unknown names, which take as long to check
-
-
-def with_password(password: str) -> Account:
-    """Create an account with this password."""
-    salt = secrets.token_bytes(16)
-    return Account(salt, _hash(password, salt))
-
-
-def is_weak(password: str) -> bool:
-    """Tell whether a password would be among the first that someone tries."""
-    plain = password.casefold()
-    return len(password) < SHORTEST or len(set(plain)) < 4 or plain.isdigit() or plain.rstrip("0123456789!") in COMMON
-
-
-def _hash(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1)  # 16 MB and about 50 ms
 
 
 def file() -> Path:
@@ -105,7 +58,7 @@ def _read(path: Path, _version: tuple[int, int]) -> Mapping[str, Account]:
         salt, password_hash = (bytes.fromhex(str(table.get(key, ""))) for key in KEYS)
         if not salt or not password_hash:
             raise UserError(
-                "people.toml has no password for {name!r}.", "Set a new one with --add-person {name}.", name=name
+                "people.toml has no password for {name!r}.", "Set a new one with: limner add-person {name}", name=name
             )
         accounts[name] = Account(salt, password_hash)
     return accounts

@@ -1,8 +1,7 @@
-"""The processes behind the page: a server for each user, behind a proxy, and the worker that waits for a run."""
+"""A server for each user, behind a proxy."""
 
 import hashlib
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,15 +17,13 @@ import psutil
 import pytest
 import uvicorn
 
+from limner_extensions.people import accounts
+from limner_extensions.people.per_user_proxy import PerUserProxy
 from tests.conftest import CHECKOUT
-from tests.integration.runs.test_processes import make, wait_until
-from trainer import runs
-from trainer.runs import control
+from tests.integration.runs.test_processes import wait_until
 from ui.launch import bind
-from ui.server import accounts, security
-from ui.server.per_user_proxy import PerUserProxy
+from ui.server import security
 from ui.server.security import SecurityMiddleware
-from ui.state import warm_worker
 
 COMMAND = (sys.executable, "-m", "tests.workspace")
 
@@ -190,73 +187,17 @@ def test_all_end_with_the_proxy(home: Path) -> None:
     assert not proxy._sockets.exists()
 
 
-@pytest.fixture(autouse=True)
-def _ended() -> Iterator[None]:
-    yield
-    warm_worker.close()
+PROXY = """
+import socket, sys
+from limner_extensions.people import accounts
+from ui import launch
+from ui.server.passwords import NO_ACCOUNT
+accounts.read = lambda: {"anna": NO_ACCOUNT}
+launch.make_server(launch.parse_options([]), socket.socket())
+sys.exit(str([name for name in ("gradio", "fastapi", "torch", "numpy") if name in sys.modules] or ""))
+"""
 
 
-def waiting() -> subprocess.Popen[str]:
-    assert warm_worker._waiting
-    return warm_worker._waiting
-
-
-@pytest.mark.slow
-def test_a_run_has_the_worker_that_waits(character: Path) -> None:
-    """Or one that starts then, if the one that waited was killed, as by a system that is short of memory."""
-    run, other = (make(steps=2, batch_size=1) for _ in range(2))
-    warm_worker.prepare()
-    waiting().kill()
-    waiting().wait()
-    warm_worker.start(other)
-    wait_until(lambda: runs.look(other).state.pid)
-    control.kill(other)
-    warm_worker.prepare()
-    process = waiting()
-    warm_worker.prepare()
-    assert waiting() is process
-    warm_worker.start(run)
-    assert warm_worker._waiting is None
-    warm_worker.close()  # the page ends: what has a run goes on
-    wait_until(lambda: runs.look(run).status == "finished")
-    assert runs.look(run).state.pid == process.pid
-    wait_until(lambda: process.poll() == 0)
-
-
-@pytest.mark.slow
-def test_a_run_is_handed_over_once_if_no_note_can_be_written(character: Path) -> None:
-    """A second worker would wait for the lock, and begin again once the run was stopped."""
-    run = make(steps=2, batch_size=1)
-    (run.folder / "ask" / "process").mkdir(parents=True)
-    part = run.folder / "ask" / ".stop.1.part"  # of a request that another process is writing
-    part.touch()
-    warm_worker.prepare()
-    warm_worker._hand_over(run)
-    wait_until(lambda: runs.look(run).status == "finished")
-    assert part.exists()
-    assert len(set(re.findall(r'"kind":"began","pid":(\d+)', run.log.read_text()))) == 1
-    assert "already running" not in run.worker_log.read_text()
-
-
-@pytest.mark.slow
-def test_it_ends_with_the_page_however_that_ends(home: Path) -> None:
-    code = (
-        "import os; from ui.state import warm_worker as w; w.prepare(); print(w._waiting.pid, flush=True); os._exit(9)"
-    )
-    page = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    assert page.returncode == 9
-    wait_until(lambda: not psutil.pid_exists(int(page.stdout)))
-
-
-def test_it_ends_when_nothing_is_started_for_a_while(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm_worker, "IDLE", 0.2)
-    warm_worker.prepare()
-    process = waiting()
-    wait_until(lambda: process.poll() is not None)
-    assert warm_worker._waiting is None
-
-
-def test_there_is_none_for_each_of_several_people(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "LIMNER_SHARED", str(home))
-    warm_worker.prepare()
-    assert warm_worker._waiting is None
+def test_the_proxy_imports_no_more_than_it_needs() -> None:
+    done = subprocess.run([sys.executable, "-c", PROXY], capture_output=True, text=True, cwd=CHECKOUT)
+    assert not done.stderr.strip(), done.stderr

@@ -1,0 +1,155 @@
+"""Logins of people with accounts, the commands for these, and what does not go with them."""
+
+import html
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from limner_extensions.people import accounts
+from tests.conftest import CHECKOUT
+from tests.e2e.conftest import Server, make_home
+from tests.e2e.test_server import run, status
+from tests.extensions.people.test_page import add
+from trainer.errors import UserError
+from ui import launch
+from ui.server import logins
+from ui.server.security import SecurityMiddleware
+
+OURS = "http://127.0.0.1:7860"
+
+
+async def whose(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(request.scope["user"])
+
+
+def shared(source: object = accounts.read) -> TestClient:
+    app = SecurityMiddleware(Starlette(routes=[Route("/x", whose)]), accounts=source)
+    return TestClient(app, base_url=OURS, follow_redirects=False)
+
+
+def test_a_name_and_its_password_open_the_page_of_that_user(home: Path) -> None:
+    passwords = {name: accounts.add(name) for name in ("anna", "ben")}
+    user = shared()
+    assert user.get("/").headers["location"] == "/login"
+    assert 'name="name"' in user.get("/login").text
+    assert user.get("/x").status_code == 401
+    for name, password in passwords.items():
+        assert user.post("/login", data={"name": f" {name} ", "password": password}).status_code == 303
+        assert user.get("/x").text == name
+
+
+def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    password = accounts.add("anna")
+    monkeypatch.setattr(logins, "FREE", 100)
+    stranger = shared()
+    tries = [("anna", "wrong"), ("nobody", "wrong"), ("nobody", password), ("", password), ("Anna", password)]
+    tries += [("anna", ""), ("nobody", ""), ('"><script>', "x")]
+    pages = set()
+    for name, password in tries:
+        answer = stranger.post("/login", data={"name": name, "password": password})
+        assert answer.status_code == 403
+        assert "Wrong name or password." in answer.text
+        assert "<script>" not in answer.text
+        pages.add(answer.text.replace(f'value="{html.escape(name)}"', 'value=""'))
+    assert len(pages) == 1
+    took = {"anna": [], "nobody": []}
+    for _ in range(5):
+        for name, times in took.items():
+            begun = time.process_time()
+            stranger.post("/login", data={"name": name, "password": "wrong"})
+            times.append(time.process_time() - begun)
+    assert 0.5 < min(took["anna"]) / min(took["nobody"]) < 2
+    assert min(took["nobody"]) > 0.01  # a hash is made for a name that is not there too
+
+
+def test_guessing_somebodys_password_is_slowed_down(home: Path) -> None:
+    password = accounts.add("anna")
+    stranger = shared()
+    for names in ([f"n{n}" for n in range(7)], ["anna"] * 7):
+        statuses = [stranger.post("/login", data={"name": name, "password": "x"}).status_code for name in names]
+        assert statuses == [403] * 5 + [429] * 2
+    assert stranger.post("/login", data={"name": "anna", "password": password}).status_code == 429
+
+
+def test_a_removed_user_or_a_new_password_ends_the_session(home: Path) -> None:
+    here = shared()
+    here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
+    assert here.get("/x").text == "anna"
+    again = accounts.add("anna")
+    assert here.get("/x").status_code == 401
+    here.post("/login", data={"name": "anna", "password": again})
+    assert here.get("/x").text == "anna"
+    accounts.add("ben")
+    assert here.get("/x").text == "anna"
+    accounts.remove("anna")
+    assert here.get("/x").status_code == 401
+    accounts.remove("ben")  # and with nobody left nothing is open
+    assert here.get("/x").status_code == 401
+
+
+def test_an_accounts_file_that_was_damaged_lets_nobody_in(home: Path) -> None:
+    here = shared()
+    here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
+    text = accounts.file().read_text()
+    accounts.file().write_text(text + "secret = 1")
+    for path in ("/x", "/login"):
+        assert here.get(path).status_code == 503
+        assert "secret" not in here.get(path).text
+    accounts.file().write_text(text + " ")
+    assert here.get("/x").text == "anna"
+
+
+def test_the_command_says_the_password_once(home: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", *arguments], cwd=CHECKOUT, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    code, output, _ = run("add-person", "anna")
+    assert code == 0
+    assert accounts.read()["anna"].accepts(output.removeprefix("Password of anna: ").strip())
+    assert run("remove-person", "anna") == (
+        0,
+        f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n",
+        "",
+    )
+    assert run("remove-person", "anna") == (2, "", "There is no account 'anna' in people.toml. Accounts: -.\n")
+
+
+def test_accounts_do_not_go_with_a_cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_CLUSTER", "127.0.0.1:6379")
+    accounts.add("anna")
+    with socket.socket() as listener, pytest.raises(UserError, match="--cluster is for a page without accounts"):
+        launch.make_server(launch.parse_options([]), listener)
+
+
+@pytest.mark.browser
+def test_people_need_no_other_password_and_stand_no_other(tmp_path: Path) -> None:
+    made = Server(make_home(tmp_path))
+    password = add("anna", {"LIMNER_HOME": str(made.home)}).split()[-1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_PASSWORD", "x")
+        refused = run(made.home)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts")
+    assert "Add --listen" in run(made.home, "--host", "0.0.0.0").stderr
+    try:
+        made.start("--listen")
+        assert (status(made.url + "/config"), status(made.url + "/login")) == (401, 200)
+    finally:
+        output = made.stop()
+    assert "assword" not in output
+    (made.home / "people.toml").write_text(f"password = '{password}'")
+    refused = run(made.home)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "'password' in people.toml is unknown. Correct or remove it.\n"

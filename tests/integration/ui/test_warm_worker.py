@@ -1,0 +1,91 @@
+"""The worker that waits for a run, behind the page."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import CHECKOUT
+from tests.integration.runs.test_processes import make, wait_until
+from trainer import runs
+from trainer.runs import control
+from ui.state import warm_worker
+
+COMMAND = (sys.executable, "-m", "tests.workspace")
+
+
+@pytest.fixture(autouse=True)
+def _ended() -> Iterator[None]:
+    yield
+    warm_worker.close()
+
+
+def waiting() -> subprocess.Popen[str]:
+    assert warm_worker._waiting
+    return warm_worker._waiting
+
+
+@pytest.mark.slow
+def test_a_run_has_the_worker_that_waits(character: Path) -> None:
+    """Or one that starts then, if the one that waited was killed, as by a system that is short of memory."""
+    run, other = (make(steps=2, batch_size=1) for _ in range(2))
+    warm_worker.prepare()
+    waiting().kill()
+    waiting().wait()
+    warm_worker.start(other)
+    wait_until(lambda: runs.look(other).state.pid)
+    control.kill(other)
+    warm_worker.prepare()
+    process = waiting()
+    warm_worker.prepare()
+    assert waiting() is process
+    warm_worker.start(run)
+    assert warm_worker._waiting is None
+    warm_worker.close()  # the page ends: what has a run goes on
+    wait_until(lambda: runs.look(run).status == "finished")
+    assert runs.look(run).state.pid == process.pid
+    wait_until(lambda: process.poll() == 0)
+
+
+@pytest.mark.slow
+def test_a_run_is_handed_over_once_if_no_note_can_be_written(character: Path) -> None:
+    """A second worker would wait for the lock, and begin again once the run was stopped."""
+    run = make(steps=2, batch_size=1)
+    (run.folder / "ask" / "process").mkdir(parents=True)
+    part = run.folder / "ask" / ".stop.1.part"  # of a request that another process is writing
+    part.touch()
+    warm_worker.prepare()
+    warm_worker._hand_over(run)
+    wait_until(lambda: runs.look(run).status == "finished")
+    assert part.exists()
+    assert len(set(re.findall(r'"kind":"began","pid":(\d+)', run.log.read_text()))) == 1
+    assert "already running" not in run.worker_log.read_text()
+
+
+@pytest.mark.slow
+def test_it_ends_with_the_page_however_that_ends(home: Path) -> None:
+    code = (
+        "import os; from ui.state import warm_worker as w; w.prepare(); print(w._waiting.pid, flush=True); os._exit(9)"
+    )
+    page = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert page.returncode == 9
+    wait_until(lambda: not psutil.pid_exists(int(page.stdout)))
+
+
+def test_it_ends_when_nothing_is_started_for_a_while(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_worker, "IDLE", 0.2)
+    warm_worker.prepare()
+    process = waiting()
+    wait_until(lambda: process.poll() is not None)
+    assert warm_worker._waiting is None
+
+
+def test_there_is_none_for_each_of_several_people(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "LIMNER_SHARED", str(home))
+    warm_worker.prepare()
+    assert warm_worker._waiting is None

@@ -2,112 +2,90 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
-from itertools import chain
 
 import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import __version__, devices, families, fault_injection, storage
-from trainer.base_models import MICRO
-from trainer.config import Record, TrainConfig, adjustments, base_notes, uncaptioned
-from trainer.config.adjustments import planned_rank, planned_steps
-from trainer.data import checks, dataset, image_stats, reach
-from trainer.data.captions import without_trigger
-from trainer.data.dataset import Example
-from trainer.data.problems import KINDS, group_by_kind
-from trainer.errors import UserError
-from trainer.families import adapter_start, cpu_kernels
-from trainer.i18n import _, ngettext
+from trainer import devices, families, fault_injection, storage
+from trainer.config import TrainConfig
+from trainer.families import cpu_kernels
+from trainer.i18n import _
 from trainer.optim.schedules import Stable
+from trainer.rng import generator
 from trainer.runs import Run, events
-from trainer.sampling.sampler import native_side
 from trainer.training import (
-    caption_variants,
     checkpoint,
     distributed,
     encode,
     export,
-    gauge,
     held_out,
     memory,
     optimizer_step,
     prediction_type,
+    preparation,
     previews,
     ranks,
 )
 from trainer.training.batches import Batches
+from trainer.training.checkpoint import TrainState
+from trainer.training.loss import training_loss
+from trainer.training.recovery import Recovery, initial_state
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-RESTARTS = 3
-MEASURED = 1000  # images at most that are looked at for damage and the like before a run
 
-
-def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the main path stays on one screen
+def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main path stays on one screen
     """Train one adapter: the whole program, top to bottom. An interrupted run continues from its last checkpoint.
 
     Raises:
         UserError: something that the user can change.
         StopRequestedError: the run was asked to stop before its first step.
     """
-    devices.prepare()
-    run.progress(_("Loading the base model"), 0, 1)
-    precision = resolve_precision(config)
-    accelerator = distributed.join(precision)
-    config = distributed.share_config(config, accelerator)
-    family = families.read(config.model, accelerator.device, PRECISIONS[precision])
-    examples, held = held_out.split(dataset.read_subjects(config.taught), config)
-    config = complete(config, run, examples, held, family)
-    captions = [caption_variants.texts(example, config)[0] for example in examples]
-    warn(run, config, family, captions)
-    batches = encode.build(family, examples, config, run.progress, distributed.start_of(accelerator), held)
+    # Load the base model, and encode images and captions once.
+    materials = preparation.load(config, run)
+    config, accelerator, family = materials.config, materials.accelerator, materials.family
+    start = distributed.start_of(accelerator)
+    batches = encode.build(family, materials.examples, config, run.progress, start, materials.held)
     preview = previews.prepare(family, config, accelerator)
     families.place(family, text_encoder=config.training.text_encoder)
     cpu_kernels.optimize_for_cpu(family, config.training.resolution)
     config = prediction_type.resolve(config, family, batches.at(0, 0), run)
     distributed.check_same(accelerator, config)
 
+    # Attach the adapter, fit the run into memory, and continue where it was.
     adapter = families.attach(family, config.adapter, text_encoder=config.training.text_encoder, seed=config.seed)
-    state = initial_state(config, adapter)
+    state, recovery = initial_state(config, adapter), Recovery(family, adapter, run)
     checkpoint.check_space(run, state, config)
     config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
     step = checkpoint.resume(run, state, partial(distributed.broadcast, accelerator))
     scaler = optimizer_step.restore_scaler(accelerator.scaler, state)
-
-    def save() -> None:
-        metadata = export.metadata(family, config, run, captions, step)
-        checkpoint.save_checkpoint(run, adapter, state, step, config.checkpoint, metadata)
-
-    def measure() -> None:
-        if held and (due(step, config.held_out.every) or step == config.training.steps):
-            with state.exported_weights(adapter):
-                measured = held_out.measure(accelerator, family, adapter, batches, config, step)
-            run.report(held_out.note(state, config, measured))
-
+    after = AfterStep(run, accelerator, family, adapter, batches, preview, materials.captions)
     run.report(started(step, config, family.device))
     if step == 0:
-        measure()
-    if step == 0 and config.preview.at_start and config.preview.every:
-        preview.make(family, adapter, run, step)
-    saved_at = time.monotonic()
+        after.begin(config, state)
 
     while not is_over(step, config, state):
-        started_at = time.monotonic()
-        micro_steps = [(step, micro) for micro in range(config.training.gradient_accumulation)]
+        started_at, accumulation = time.monotonic(), config.training.gradient_accumulation
+        places = [(step, micro) for micro in range(accumulation)]
+        loss = torch.zeros((), device=accelerator.device)
         try:
-            loss = optimizer_step.compute_gradients(accelerator, family, adapter, batches, config, micro_steps)
+            for batch, rng in optimizer_step.micro_batches(accelerator, family, adapter, batches, config, places):
+                with accelerator.autocast():
+                    part = training_loss(family, adapter, batch, config, rng)  # forward: add noise, predict, compare
+                accelerator.backward(part / accumulation)  # the gradients of all micro-batches add up
+                loss += part.detach() / accumulation
             loss *= fault_injection.loss_factor(step + 1)
         except RuntimeError as error:
-            config = memory.fall_back(config, family, run, error)
-            state.optimizer.zero_grad()
+            config = recovery.with_less_memory(config, state, error)
             continue
         loss = distributed.reduce_gradients(accelerator, state, loss)
+
+        # Step: follow the gradient, unless it exploded.
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
         norm = optimizer_step.clip(state, config.training.max_grad_norm, scaler)
         if optimizer_step.exploded(norm, step, config, state):
-            config, state = restart(config, adapter, run, step, norm)
+            config, state = recovery.at_half_the_rate(config, step, norm)
             step = 0
             run.report(started(step, config, family.device))
             continue
@@ -116,35 +94,74 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: C901, PLR0915 - the m
             fault_injection.on_advance(step + 1)
             optimizer_step.advance(state, rate, scaler)
         except RuntimeError as error:
-            config, state = begin_with_less(config, family, adapter, run, step, error)
+            config, state = recovery.from_start_with_less(config, step, error)
             continue
         step += 1
         state.update_ema(step, config.training.ema_decay)
-
         run.report(completed(step, loss, rate, norm, time.monotonic() - started_at))
-        resumed, paused = started(step, config, family.device), partial(memory.set_aside, family)
-        requests = distributed.requests(accelerator, run, resumed, paused)
-        measure()
-        last = is_over(step, config, state)
-        if due(step, config.preview.every) or (last and config.preview.every) or "preview" in requests:
-            with state.exported_weights(adapter):
-                preview.make(family, adapter, run, step)
-        if "cooldown" in requests:
-            config = cool_down(config, run, step)
-            run.report(started(step, config, family.device))
-        late = time.monotonic() - saved_at > 60 * config.checkpoint.minutes or held_out.is_lowest(state, config, step)
-        if run.is_main and (due(step, config.checkpoint.every) or last or late or requests & {"checkpoint", "stop"}):
-            save()
-            saved_at = time.monotonic()
-        if "stop" in requests and not last:
+
+        # Measure, preview, save, and do what was asked for.
+        config, stopped = after.work(config, state, step)
+        if stopped:
             return run.report(events.Stopped(step=step))
 
+    # Write the adapter file.
     if run.is_main:
         exported = held_out.restore_lowest(run, state, config, step)
         with state.exported_weights(adapter):
-            checksums = export.write(family, adapter, config, run, captions, exported)
+            checksums = export.write(family, adapter, config, run, materials.captions, exported)
         checksums[run.config_file.name] = storage.sha256(run.config_file)
         run.report(events.Finished(step=step, export=run.export.name, exported=exported, sha256=checksums))
+
+
+@dataclass
+class AfterStep:
+    """What follows a step: held-out loss, previews, requests and checkpoints, in this order."""
+
+    run: Run
+    accelerator: Accelerator
+    family: families.Family
+    adapter: families.Adapter
+    batches: Batches
+    preview: previews.Previews
+    captions: list[str]
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def begin(self, config: TrainConfig, state: TrainState) -> None:
+        """Measure and preview the base model, before the first step."""
+        self.measure(config, state, 0)
+        if config.preview.at_start and config.preview.every:
+            self.preview.make(self.family, self.adapter, self.run, 0)
+        self.saved_at = time.monotonic()
+
+    def work(self, config: TrainConfig, state: TrainState, step: int) -> tuple[TrainConfig, bool]:
+        """Do what is due after a step; return the settings, which a cool-down changes, and whether the run stops."""
+        run = self.run
+        resumed, paused = started(step, config, self.family.device), partial(memory.set_aside, self.family)
+        requests = distributed.requests(self.accelerator, run, resumed, paused)
+        self.measure(config, state, step)
+        last = is_over(step, config, state)
+        if due(step, config.preview.every) or (last and config.preview.every) or "preview" in requests:
+            with state.exported_weights(self.adapter):
+                self.preview.make(self.family, self.adapter, run, step)
+        if "cooldown" in requests:
+            config = cool_down(config, run, step)
+            run.report(started(step, config, self.family.device))
+        is_late = time.monotonic() - self.saved_at > 60 * config.checkpoint.minutes
+        is_asked_for = bool(requests & {"checkpoint", "stop"}) or held_out.is_lowest(state, config, step)
+        if run.is_main and (due(step, config.checkpoint.every) or last or is_late or is_asked_for):
+            metadata = export.metadata(self.family, config, run, self.captions, step)
+            checkpoint.save_checkpoint(run, self.adapter, state, step, config.checkpoint, metadata)
+            self.saved_at = time.monotonic()
+        return config, "stop" in requests and not last
+
+    def measure(self, config: TrainConfig, state: TrainState, step: int) -> None:
+        """Report the loss of the held-out images, if that is due."""
+        if not self.batches.held_count or not (due(step, config.held_out.every) or step == config.training.steps):
+            return
+        with state.exported_weights(self.adapter):
+            measured = held_out.measure(self.accelerator, self.family, self.adapter, self.batches, config, step)
+        self.run.report(held_out.note(state, config, measured))
 
 
 def follow(run: Run) -> None:
@@ -170,7 +187,8 @@ def largest(
         # On a CPU the difference between two measurements counts, which the optimizer has no part in.
         present = optimizer_step.rehearse(config, adapter) if devices.is_accelerator(family.device) else None
         for number in range(accelerator.process_index, count, accelerator.num_processes)[:2]:
-            optimizer_step.add_gradient(accelerator, family, adapter, batch.part(number, count), config, place)
+            rng = generator(config.seed, *place, "noise")
+            optimizer_step.add_gradient(accelerator, family, adapter, batch.part(number, count), config, rng)
         del present
         for parameter in adapter.parameters():
             parameter.grad = None
@@ -195,68 +213,6 @@ def started(step: int, config: TrainConfig, device: torch.device) -> events.Star
     return events.Started(step=step, steps=config.training.steps, pid=psutil.Process().pid, device=devices.name(device))
 
 
-def initial_state(config: TrainConfig, adapter: families.Adapter) -> checkpoint.TrainState:
-    """Return the optimizer of an adapter, and its moving average if there is one, before the first step."""
-    optimizer = config.optimizer.build(adapter.groups(config.training.text_encoder_lr_factor))
-    optimizer.zero_grad()  # of a run that starts again
-    state = checkpoint.TrainState(optimizer)
-    if config.training.ema_decay:
-        state.average.extend(parameter.detach().clone() for parameter in state.parameters())
-    return state
-
-
-def begin_with_less(
-    config: TrainConfig, family: families.Family, adapter: families.Adapter, run: Run, step: int, error: RuntimeError
-) -> tuple[TrainConfig, checkpoint.TrainState]:
-    """Return the settings of a run that begins again with less memory, as its optimizer had too little, and its state.
-
-    Raises:
-        RuntimeError: the error itself, if it was something else, or not in the first step: which weights the optimizer
-            has changed is not known.
-    """
-    if step:
-        raise error
-    config = memory.fall_back(config, family, run, error)
-    adapter.reset(config.seed)
-    return config, initial_state(config, adapter)
-
-
-def restart(
-    config: TrainConfig, adapter: families.Adapter, run: Run, step: int, norm: float
-) -> tuple[TrainConfig, checkpoint.TrainState]:
-    """Return the settings of a run that starts again at half the learning rate, and its state; save and report them.
-
-    Raises:
-        UserError: it has restarted too often.
-    """
-    if config.record.restarts >= RESTARTS:
-        raise UserError(
-            "The training became unstable {times} times, each time at half the previous learning rate.",
-            "Lower the learning rate or alpha a lot, or look for a broken image.",
-            adjustments.lower_learning_rate(config),
-            times=RESTARTS + 1,
-        )
-    rate = config.optimizer.learning_rate / 2
-    message = _(
-        "The gradient norm jumped to {norm:.3g} at step {step}: the run starts again at a learning rate of {rate:g}.",
-        norm=norm,
-        step=step,
-        rate=rate,
-    )
-    run.report(events.Warned(message=message))
-    config = config.model_copy(
-        update={
-            "optimizer": config.optimizer.model_copy(update={"learning_rate": rate}),
-            "record": config.record.model_copy(update={"restarts": config.record.restarts + 1}),
-        }
-    )
-    if run.is_main:
-        checkpoint.remove_all(run)
-    run.save_config(config)
-    adapter.reset(config.seed)
-    return config, initial_state(config, adapter)
-
-
 def cool_down(config: TrainConfig, run: Run, step: int) -> TrainConfig:
     """Return the settings of a run that starts its cool-down now, if its schedule has one, and save them."""
     if not isinstance(config.schedule, Stable):
@@ -277,124 +233,3 @@ def is_over(step: int, config: TrainConfig, state: checkpoint.TrainState) -> boo
 def due(step: int, every: int) -> bool:
     """Tell whether something that happens every `every` steps is due after this step; 0 = never."""
     return every > 0 and step % every == 0
-
-
-def resolve_precision(config: TrainConfig) -> str:
-    """Return the precision to train in; "auto" is the best for the base on this machine.
-
-    Raises:
-        UserError: fp16 without a GPU.
-    """
-    if config.training.precision == "fp16" and not devices.count():
-        raise UserError("fp16 needs a GPU; on a CPU it is slow or does not work.", "Use fp32, bf16 or auto.")
-    if config.training.precision != "auto":
-        return config.training.precision
-    return families.precision(config.model, devices.best())
-
-
-def complete(
-    config: TrainConfig,
-    run: Run,
-    examples: tuple[Example, ...],
-    held: tuple[Example, ...],
-    family: families.Family,
-) -> TrainConfig:
-    """Return the settings with everything resolved and all that is needed to repeat the run, and save them once.
-
-    Raises:
-        UserError: the images changed since the run started.
-    """
-    regularization = chain.from_iterable(dataset.read_regularization(config.taught))
-    record = Record(
-        program=__version__,
-        dataset_sha256=dataset.digest((*examples, *held, *regularization)),
-        base_sha256=families.fingerprint(family.denoiser),
-        vae_sha256=families.fingerprint(family.encoders()["vae"])
-        if config.model.vae or not family.base.has_vae
-        else "",
-        start_sha256=adapter_start.checksum(config.adapter),
-        packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
-        device=devices.name(family.device),
-        devices=config.record.devices,
-    )
-    if config.record.dataset_sha256:
-        checkpoint.check_unchanged(config.record, record)
-        return config
-    for note in base_notes.find(config, family.base):
-        run.report(events.Warned(message=note))
-    captions = [caption_variants.texts(example, config)[0] for example in examples]
-    beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.find_folder(config.dataset), family))
-    bare = [without_trigger(example.caption, example.trigger) for example in examples]
-    gentler = uncaptioned.adjust(config, bare, beyond=beyond)
-    if gentler != config:
-        run.report(events.Warned(message=uncaptioned.note()))
-    config = gentler
-    training = config.training.model_copy(
-        update={
-            "steps": planned_steps(config.training, len(examples), len(config.taught)),
-            "precision": next(name for name, dtype in PRECISIONS.items() if dtype == family.denoiser.dtype),
-        }
-    )
-    prompts = config.preview.prompts or previews.default_prompts(config, captions)
-    base = {
-        "family": family.base.family,
-        "revision": family.base.revision,
-        "clip_skip": config.model.clip_skip if family.spec.clip_skip else 1,
-    }
-    config = config.model_copy(
-        update={
-            "model": config.model.model_copy(update=base),
-            "adapter": config.adapter.model_copy(update={"rank": planned_rank(config.adapter, len(examples))}),
-            "training": training,
-            "preview": config.preview.model_copy(update={"prompts": tuple(prompts)}),
-            "record": record,
-        }
-    )
-    run.save_config(config)
-    return config
-
-
-def warn(run: Run, config: TrainConfig, family: families.Family, captions: list[str]) -> None:
-    """Warn about settings and data that are legal but probably unintended."""
-    limit = config.captions.chunks * family.count_tokens("")[1]
-    if long := sum(family.count_tokens(caption)[0] > limit for caption in captions):
-        message = ngettext(
-            "{n} caption is longer than {limit} tokens; the rest is ignored.",
-            "{n} captions are longer than {limit} tokens; the rest is ignored.",
-            long,
-            limit=limit,
-        )
-        run.report(events.Warned(message=message))
-    if config.preservation.share and not config.trigger:
-        message = _(
-            "There is no trigger word, so that nothing distinguishes your images from what the base generates without "
-            "it: their own captions are left out of output preservation."
-        )
-        run.report(events.Warned(message=message))
-    if note := adapter_start.note(config.adapter):
-        run.report(events.Warned(message=note))
-    if config.training.resolution < (side := native_side(family)):
-        message = _(
-            "The base model generates {side} x {side} pixels; this run trains at {resolution}.",
-            side=side,
-            resolution=config.training.resolution,
-        )
-        run.report(events.Warned(message=message))
-    problems = []
-    for subject in config.taught:
-        for part in dataset.parts(dataset.find_folder(subject.dataset)):
-            measured = image_stats.measure_missing(part.folder, MEASURED) if run.is_main else None
-            problems += checks.examine(
-                part.folder,
-                subject.trigger,
-                preset=config.preset,
-                base=config.model.base,
-                resolution=config.training.resolution,
-                stats=measured or image_stats.known(part.folder),
-            ).problems
-    problems = [problem for problem in problems if not problem.hint and problem.kind != "long caption"]
-    for problem in group_by_kind(problems):
-        kind = KINDS[problem.kind]
-        names = f" ({', '.join(problem.names[:5])})" if problem.names else ""
-        message = f"{problem.title} {_(kind.effect)} {_(kind.remedy)}{names}"
-        run.report(events.Warned(message=message, about_images=problem.kind not in ("unreadable", "folder")))

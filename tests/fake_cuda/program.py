@@ -113,7 +113,9 @@ def train(
         gradient_checkpointing.recompute(family, *WAYS[way])
         with measured(way):
             batches: Any = SimpleNamespace(at=lambda *_: batch)
-            optimizer_step.compute_gradients(cast(Any, Accelerator()), family, adapter, batches, settings, [(0, 0)])
+            model = cast(Any, Accelerator()), family, adapter
+            for part, rng in optimizer_step.micro_batches(*model, batches, settings, [(0, 0)]):
+                optimizer_step.add_gradient(*model, part, settings, rng)
         optimizer.zero_grad()
 
 

@@ -3,12 +3,12 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from trainer.config import TrainConfig, adjustments
@@ -24,26 +24,20 @@ FEWEST = 5  # gradient norms that it takes a median of
 MOST_TOGETHER = 8  # steps at most for which the base predicts at once
 
 
-def compute_gradients(
+def micro_batches(
     accelerator: Accelerator,
     family: Family,
     adapter: Adapter,
     batches: Batches,
     config: TrainConfig,
     places: Iterable[tuple[int, int]],
-) -> Tensor:
-    """Add this process's share of the gradients of batches, each in micro-batches; return its share of the loss.
+) -> Iterator[tuple[Batch, Generator]]:
+    """Yield this process's micro-batches of the batches at `places`, each with the generator of its noise.
 
-    Args:
-        accelerator: the device and the other processes.
-        family: the base model.
-        adapter: on it.
-        batches: of the run.
-        config: of the run.
-        places: (step, micro-step) of each batch, from which all its randomness follows.
+    All randomness follows from the place (step, micro-step) and the number of the micro-batch. Dropout is seeded
+    before each.
     """
-    loss = torch.zeros((), device=accelerator.device)
-    processes, accumulation = accelerator.num_processes, config.training.gradient_accumulation
+    processes = accelerator.num_processes
     count = config.training.micro_batches * processes
     for place in places:
         whole = batches.at(*place)
@@ -54,8 +48,7 @@ def compute_gradients(
                     known = base_prediction(family, adapter, batches, config, place, (number, count))
                 batch = replace(batch, base_prediction=known)
             seed_dropout(config.seed, *place, "dropout", *([number] if number else []))
-            loss += add_gradient(accelerator, family, adapter, batch, config, place) / accumulation
-    return loss
+            yield batch, generator(config.seed, *place, "noise")
 
 
 def base_prediction(
@@ -100,11 +93,11 @@ def add_gradient(
     adapter: Adapter,
     batch: Batch,
     config: TrainConfig,
-    place: tuple[int, int],
+    rng: Generator,
 ) -> Tensor:
     """Add the gradient of one micro-batch to those of the adapter; return its part of the loss of its batch."""
     with accelerator.autocast():
-        loss = training_loss(family, adapter, batch, config, generator(config.seed, *place, "noise"))
+        loss = training_loss(family, adapter, batch, config, rng)
     accelerator.backward(loss / config.training.gradient_accumulation)
     return loss.detach()
 

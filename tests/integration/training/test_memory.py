@@ -28,9 +28,10 @@ from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing, offload
 from trainer.runs import Run, events
-from trainer.train import initial_state, train
+from trainer.train import train
 from trainer.training import encode, malloc, memory, optimizer_step
 from trainer.training.memory import GB, MemoryPlan
+from trainer.training.recovery import initial_state
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Each setting of a recipe does something, and what it should, on a tiny real model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from trainer.families import Family, cpu_kernels
 from trainer.families.sd import tokenize
 from trainer.rng import generator
 from trainer.runs import checkpoints, events
-from trainer.train import initial_state, train
+from trainer.train import train
 from trainer.training import augment, encode, loss, optimizer_step
 from trainer.training.batches import Batches
+from trainer.training.recovery import initial_state
 
 
 def built(family: Family, character: Path, config: TrainConfig) -> Batches:
@@ -328,6 +330,20 @@ def test_inputs_keep_the_precision_of_the_base(tiny_sd: Path) -> None:
     assert seen == {torch.bfloat16}
 
 
+def compute_gradients(
+    accelerator: Accelerator,
+    family: Family,
+    adapter: families.Adapter,
+    batches: Batches,
+    config: TrainConfig,
+    places: Sequence[tuple[int, int]],
+) -> torch.Tensor:
+    """Add the gradients of batches to those of the adapter; return their loss."""
+    parts = optimizer_step.micro_batches(accelerator, family, adapter, batches, config, places)
+    losses = [optimizer_step.add_gradient(accelerator, family, adapter, batch, config, rng) for batch, rng in parts]
+    return torch.stack(losses).sum() / config.training.gradient_accumulation
+
+
 def test_accumulated_gradients_are_a_mean(family: Family, character: Path, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__gradient_accumulation=2, training__micro_batches=1)
     single = settings(tiny_sd, training__micro_batches=1)
@@ -336,7 +352,7 @@ def test_accumulated_gradients_are_a_mean(family: Family, character: Path, tiny_
     accelerator = Accelerator(cpu=True)
 
     def gradient(config: TrainConfig, *places: tuple[int, int]) -> torch.Tensor:
-        optimizer_step.compute_gradients(accelerator, family, adapter, batches, config, places)
+        compute_gradients(accelerator, family, adapter, batches, config, places)
         gradients = [parameter.grad.flatten() for parameter in adapter.parameters() if parameter.grad is not None]
         for parameter in adapter.parameters():
             parameter.grad = None
@@ -356,7 +372,7 @@ def test_the_base_predicts_several_steps_at_once(family: Family, character: Path
     def trained(*steps: int) -> list[torch.Tensor]:
         model = (Accelerator(cpu=True), family, adapter, built(family, character, config), config)
         images.clear()
-        return [optimizer_step.compute_gradients(*model, [(step, 0)]) for step in steps]
+        return [compute_gradients(*model, [(step, 0)]) for step in steps]
 
     family.denoiser.register_forward_pre_hook(lambda _, inputs: images.append(len(inputs[0])))
     with torch.no_grad():

@@ -24,9 +24,10 @@ from trainer.errors import UserError
 from trainer.families import Family
 from trainer.rng import generator
 from trainer.runs import Run, archive, checkpoints, events
-from trainer.train import complete, train
+from trainer.train import train
 from trainer.training import batches, checkpoint, encode, export
 from trainer.training.loss import training_loss
+from trainer.training.preparation import complete
 
 
 def settings(base: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any settings

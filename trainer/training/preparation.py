@@ -1,0 +1,178 @@
+"""What a run needs before its first step: base model, images, and settings with everything resolved."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import chain
+
+import torch
+from accelerate import Accelerator
+
+from trainer import __version__, devices, families
+from trainer.base_models import MICRO
+from trainer.config import Record, TrainConfig, base_notes, uncaptioned
+from trainer.config.adjustments import planned_rank, planned_steps
+from trainer.data import checks, dataset, image_stats, reach
+from trainer.data.captions import without_trigger
+from trainer.data.dataset import Example
+from trainer.data.problems import KINDS, group_by_kind
+from trainer.errors import UserError
+from trainer.families import Family, adapter_start
+from trainer.i18n import _, ngettext
+from trainer.runs import Run, events
+from trainer.sampling.sampler import native_side
+from trainer.training import caption_variants, checkpoint, distributed, gauge, held_out, previews
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MEASURED = 1000  # images at most that are looked at for damage and the like before a run
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The base model, the images to train and those held out, and the complete settings."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    family: Family
+    examples: tuple[Example, ...]
+    held: tuple[Example, ...]
+    captions: list[str]  # of the examples, as they are without variants
+
+
+def load(config: TrainConfig, run: Run) -> Materials:
+    """Load the base model, find the images, complete the settings and save them once.
+
+    Raises:
+        UserError: something that the user can change.
+    """
+    devices.prepare()
+    run.progress(_("Loading the base model"), 0, 1)
+    precision = resolve_precision(config)
+    accelerator = distributed.join(precision)
+    config = distributed.share_config(config, accelerator)
+    family = families.read(config.model, accelerator.device, PRECISIONS[precision])
+    examples, held = held_out.split(dataset.read_subjects(config.taught), config)
+    config = complete(config, run, examples, held, family)
+    captions = [caption_variants.texts(example, config)[0] for example in examples]
+    warn(run, config, family, captions)
+    return Materials(config, accelerator, family, examples, held, captions)
+
+
+def resolve_precision(config: TrainConfig) -> str:
+    """Return the precision to train in; "auto" is the best for the base on this machine.
+
+    Raises:
+        UserError: fp16 without a GPU.
+    """
+    if config.training.precision == "fp16" and not devices.count():
+        raise UserError("fp16 needs a GPU; on a CPU it is slow or does not work.", "Use fp32, bf16 or auto.")
+    if config.training.precision != "auto":
+        return config.training.precision
+    return families.precision(config.model, devices.best())
+
+
+def complete(
+    config: TrainConfig,
+    run: Run,
+    examples: tuple[Example, ...],
+    held: tuple[Example, ...],
+    family: Family,
+) -> TrainConfig:
+    """Return the settings with everything resolved and all that is needed to repeat the run, and save them once.
+
+    Raises:
+        UserError: the images changed since the run started.
+    """
+    regularization = chain.from_iterable(dataset.read_regularization(config.taught))
+    record = Record(
+        program=__version__,
+        dataset_sha256=dataset.digest((*examples, *held, *regularization)),
+        base_sha256=families.fingerprint(family.denoiser),
+        vae_sha256=families.fingerprint(family.encoders()["vae"])
+        if config.model.vae or not family.base.has_vae
+        else "",
+        start_sha256=adapter_start.checksum(config.adapter),
+        packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
+        device=devices.name(family.device),
+        devices=config.record.devices,
+    )
+    if config.record.dataset_sha256:
+        checkpoint.check_unchanged(config.record, record)
+        return config
+    for note in base_notes.find(config, family.base):
+        run.report(events.Warned(message=note))
+    captions = [caption_variants.texts(example, config)[0] for example in examples]
+    beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.find_folder(config.dataset), family))
+    bare = [without_trigger(example.caption, example.trigger) for example in examples]
+    gentler = uncaptioned.adjust(config, bare, beyond=beyond)
+    if gentler != config:
+        run.report(events.Warned(message=uncaptioned.note()))
+    config = gentler
+    training = config.training.model_copy(
+        update={
+            "steps": planned_steps(config.training, len(examples), len(config.taught)),
+            "precision": next(name for name, dtype in PRECISIONS.items() if dtype == family.denoiser.dtype),
+        }
+    )
+    prompts = config.preview.prompts or previews.default_prompts(config, captions)
+    base = {
+        "family": family.base.family,
+        "revision": family.base.revision,
+        "clip_skip": config.model.clip_skip if family.spec.clip_skip else 1,
+    }
+    config = config.model_copy(
+        update={
+            "model": config.model.model_copy(update=base),
+            "adapter": config.adapter.model_copy(update={"rank": planned_rank(config.adapter, len(examples))}),
+            "training": training,
+            "preview": config.preview.model_copy(update={"prompts": tuple(prompts)}),
+            "record": record,
+        }
+    )
+    run.save_config(config)
+    return config
+
+
+def warn(run: Run, config: TrainConfig, family: Family, captions: list[str]) -> None:
+    """Warn about settings and data that are legal but probably unintended."""
+    limit = config.captions.chunks * family.count_tokens("")[1]
+    if long := sum(family.count_tokens(caption)[0] > limit for caption in captions):
+        message = ngettext(
+            "{n} caption is longer than {limit} tokens; the rest is ignored.",
+            "{n} captions are longer than {limit} tokens; the rest is ignored.",
+            long,
+            limit=limit,
+        )
+        run.report(events.Warned(message=message))
+    if config.preservation.share and not config.trigger:
+        message = _(
+            "There is no trigger word, so that nothing distinguishes your images from what the base generates without "
+            "it: their own captions are left out of output preservation."
+        )
+        run.report(events.Warned(message=message))
+    if note := adapter_start.note(config.adapter):
+        run.report(events.Warned(message=note))
+    if config.training.resolution < (side := native_side(family)):
+        message = _(
+            "The base model generates {side} x {side} pixels; this run trains at {resolution}.",
+            side=side,
+            resolution=config.training.resolution,
+        )
+        run.report(events.Warned(message=message))
+    problems = []
+    for subject in config.taught:
+        for part in dataset.parts(dataset.find_folder(subject.dataset)):
+            measured = image_stats.measure_missing(part.folder, MEASURED) if run.is_main else None
+            problems += checks.examine(
+                part.folder,
+                subject.trigger,
+                preset=config.preset,
+                base=config.model.base,
+                resolution=config.training.resolution,
+                stats=measured or image_stats.known(part.folder),
+            ).problems
+    problems = [problem for problem in problems if not problem.hint and problem.kind != "long caption"]
+    for problem in group_by_kind(problems):
+        kind = KINDS[problem.kind]
+        names = f" ({', '.join(problem.names[:5])})" if problem.names else ""
+        message = f"{problem.title} {_(kind.effect)} {_(kind.remedy)}{names}"
+        run.report(events.Warned(message=message, about_images=problem.kind not in ("unreadable", "folder")))

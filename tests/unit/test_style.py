@@ -100,15 +100,15 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 40_441, lines(".py", *PROGRAM)),
-    ("lines of Python but tests and benchmarks (35,500)", 42_890, lines(".py", *ALL)),
+    ("lines of trainer and ui (27,000)", 40_400, lines(".py", *PROGRAM)),
+    ("lines of Python but tests and benchmarks (35,500)", 42_849, lines(".py", *ALL)),
     ("lines of tests (22,000)", 26_907, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_600, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 8, modules),
     ("positional results of more than three values in ui (0)", 3, counted(positional, "ui")),
     ("`fmt: skip` in the program (0)", 73, matches(r"# fmt: skip", *ALL)),
     ("`fmt: skip` in tests (0)", 147, matches(r"# fmt: skip", "tests")),
-    ("`noqa` in the program (25)", 51, matches(r"# noqa", *ALL)),
+    ("`noqa` in the program (25)", 48, matches(r"# noqa", *ALL)),
     ("docstrings that ask or begin with `Tell whether` (0)", 126, counted(asking, *ALL)),
     ("conditional expressions (12 per 1,000 lines)", 736, counted(conditional, *PROGRAM)),
     ("variables whose names say nothing, in the program (0)", 40, counted(vague, *ALL)),

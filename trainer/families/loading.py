@@ -39,20 +39,22 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
 
 
-def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype, **parts: Any) -> Pipeline:  # noqa: ANN401 - untyped
+def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeline:
     """Load a frozen pipeline into main memory, from a folder or a single file; its VAE stays in fp32.
 
-    The VAE at the other path, if there is one, is taken in place of its own; so are other `parts`.
+    The VAE at the other path, if there is one, is taken in place of its own. A T5 that is not needed may be missing.
 
     Raises:
         UserError: files are missing or damaged.
     """
     family, spec = base.family, FAMILIES[base.family]
     pipeline_class = getattr(diffusers, spec.pipeline)
-    options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options, **parts}
+    options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options}
     if vae:
         options["vae"] = _load_vae(vae, family)
     try:
+        if spec.t5 and not spec.t5.needed and not text_encoder_loading.has_t5(path, spec.t5):
+            options |= {spec.t5.component: None, spec.t5.tokenizer: None}
         if path.is_dir():
             weights.check_folder(path)
             # Each component is converted as it is read, so that the model is never in memory twice.

@@ -19,20 +19,7 @@ from trainer.data.captions import contains_trigger
 from trainer.data.dataset import Subject
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.optim.optimizers import (
-    PRODIGIES,
-    SCHEDULE_FREE,
-    Adafactor,
-    AdamW,
-    AdamW8bit,
-    AdEMAMix,
-    Came,
-    Lion,
-    Muon,
-    Prodigy,
-    ProdigyScheduleFree,
-    ScheduleFree,
-)
+from trainer.optim.optimizers import SECTIONS, AnyOptimizer
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import BASIC, Conflict, Section
 
@@ -226,9 +213,7 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Makes everything random repeatable.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
     adapter: Lora | LoHa | LoKr = Field(default_factory=Lora, discriminator="kind", title="Adapter")
-    optimizer: (
-        AdamW | AdamW8bit | Adafactor | Lion | Prodigy | ProdigyScheduleFree | ScheduleFree | Came | AdEMAMix | Muon
-    ) = Field(default_factory=AdamW, discriminator="kind", title="Optimizer")
+    optimizer: AnyOptimizer = Field(default_factory=SECTIONS["adamw"], discriminator="kind", title="Optimizer")
     schedule: Constant | Cosine | Linear | Stable = Field(
         default_factory=Cosine, discriminator="kind", title="Schedule"
     )
@@ -313,20 +298,21 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _optimizer_fits(self) -> "TrainConfig":
-        kind = self.optimizer.kind
+        row, title = self.optimizer.row, self.optimizer.row.title
         one_rate = _("Prodigy has one rate for all parts; set it to 1")
-        if kind in SCHEDULE_FREE and self.schedule.kind != "constant":
+        if row.averages and self.schedule.kind != "constant":
             raise Conflict("schedule.kind", _("a schedule-free optimizer needs the constant schedule"), "constant")
-        if kind in SCHEDULE_FREE and self.training.ema_decay:
+        if row.averages and self.training.ema_decay:
             raise Conflict("training.ema_decay", _("a schedule-free optimizer already averages; set it to 0"), 0.0)
-        if kind in PRODIGIES and self.training.text_encoder and self.training.text_encoder_lr_factor != 1:
+        if row.finds_rate and self.training.text_encoder and self.training.text_encoder_lr_factor != 1:
             raise Conflict("training.text_encoder_lr_factor", one_rate, 1.0)
-        if kind in PRODIGIES and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
+        if row.finds_rate and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
             raise Conflict("adapter.lora_plus_ratio", one_rate, 1.0)
-        if kind == "muon" and isinstance(self.adapter, Lora) and self.adapter.dora:
-            raise Conflict("adapter.dora", _("Muon trains matrices only; set it to false"), False)
-        if kind == "muon" and self.adapter.targets == "conv":
-            raise Conflict("adapter.targets", _("Muon trains matrices only; set it to attention+ff"), "attention+ff")
+        if row.matrices_only and isinstance(self.adapter, Lora) and self.adapter.dora:
+            raise Conflict("adapter.dora", _("{title} trains matrices only; set it to false", title=title), False)
+        if row.matrices_only and self.adapter.targets == "conv":
+            reason = _("{title} trains matrices only; set it to attention+ff", title=title)
+            raise Conflict("adapter.targets", reason, "attention+ff")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, Flow
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.optim.optimizers import ROWS
 from trainer.recipes import convolutions
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, number, positive, side, text, whole
@@ -205,19 +206,15 @@ def _set_optimizer(draft: Draft) -> None:
     set_optimizer(draft, kind, NAMES, usual)
     common = draft.get("train.lr", number, 1e-6)
     rate = draft.get("train.unet_lr", number, common)
-    if kind == "prodigy" and rate < 0.1:
+    if ROWS[kind].finds_rate and rate < 0.1:
         rate = 1.0  # as ai-toolkit does
     encoder = draft.get("train.text_encoder_lr", number, rate)
     text_rate = encoder if draft.get("train.train_text_encoder", flag, False) else 0.0
     rate_key = "train.unet_lr" if "train.unet_lr" in draft.values else "train.lr"
     text_key = "train.text_encoder_lr" if "train.text_encoder_lr" in draft.values else "train.train_text_encoder"
-    set_rates(
-        draft,
-        rate,
-        rate if kind == "prodigy" and text_rate else text_rate,
-        (rate_key,),
-        (text_key, "train.train_text_encoder"),
-    )
+    if ROWS[kind].finds_rate and text_rate:
+        text_rate = rate
+    set_rates(draft, rate, text_rate, (rate_key,), (text_key, "train.train_text_encoder"))
     draft.leave("off", *({"train.lr"} - draft.mapped.keys()))
     _set_schedule(draft)
 

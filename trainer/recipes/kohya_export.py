@@ -75,14 +75,10 @@ _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "che
                 "training.devices", "training.cards", "training.memory", "training.micro_batches",
                 "training.gradient_checkpointing", "training.offload", "training.exposures", "training.tensorboard",
                 "captions.shuffles", "model.family")  # fmt: skip
+# Optimizers that sd-scripts has names for; it takes others by the dotted name of their class, as Limner does.
 OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",
-              "prodigy": "Prodigy", "prodigy-schedule-free": "prodigyplus.ProdigyPlusScheduleFree",
-              "schedule-free": "AdamWScheduleFree",
-              "came": "pytorch_optimizer.CAME", "ademamix": "pytorch_optimizer.AdEMAMix", "muon": "Muon"}  # fmt: skip
-ARGUMENTS = {"adafactor": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
-             "prodigy": ["use_bias_correction=True", "safeguard_warmup=True"],
-             "prodigy-schedule-free": ["split_groups=False"],
-             "ademamix": ["weight_decouple=True"], "muon": ["adjust_lr_fn='match_rms_adamw'"]}  # fmt: skip
+              "prodigy": "Prodigy", "schedule-free": "AdamWScheduleFree", "muon": "Muon"}  # fmt: skip
+ARGUMENTS: dict[str, dict[str, object]] = {"adafactor": {"warmup_init": False}}  # that it would set otherwise
 
 
 @dataclass(frozen=True)
@@ -290,15 +286,11 @@ def _variants(writer: _Writer, adapter: Lora) -> dict[str, Any]:
 def _say_optimizer(writer: _Writer) -> None:
     optimizer, training = writer.config.optimizer, writer.config.training
     rate = optimizer.learning_rate
-    writer.say("optimizer_type", OPTIMIZERS[optimizer.kind], "optimizer.kind")
-    values = optimizer.model_dump()
-    arguments = [f"weight_decay={optimizer.weight_decay}"]
-    if betas := [str(value) for name, value in values.items() if name.startswith("beta")]:
-        arguments.append(f"betas=({','.join(betas)})")
-    arguments += [f"{name}={values[name]}" for name in ("alpha", "momentum") if name in values]
-    arguments += ARGUMENTS.get(optimizer.kind, [])
-    writer.say("optimizer_args", arguments, *(f"optimizer.{name}" for name in values))
-    if optimizer.kind == "muon" and not writer.flow:
+    writer.say("optimizer_type", OPTIMIZERS.get(optimizer.kind, optimizer.class_path), "optimizer.kind")
+    values = optimizer.class_arguments() | ARGUMENTS.get(optimizer.kind, {})
+    arguments = [f"{name}={value!r}".replace(", ", ",") for name, value in values.items()]
+    writer.say("optimizer_args", arguments, *(f"optimizer.{name}" for name in type(optimizer).model_fields))
+    if optimizer.row.matrices_only and not writer.flow:
         writer.notes.append(
             _("With Stable Diffusion 1, sd-scripts also adapts convolutions (proj_in, proj_out), which Muon refuses.")
         )

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from trainer.i18n import _
-from trainer.optim.optimizers import PRODIGIES
+from trainer.optim.optimizers import ROWS
 from trainer.recipes import kohya_network
 from trainer.recipes.draft import Draft, flag, is_idle, number, positive, text
 from trainer.recipes.optimization import (
@@ -98,7 +98,7 @@ def _set_rates(draft: Draft, kind: str, *, gui: bool) -> None:
         rate = rate or text_rate
     if draft.get("network_train_unet_only", flag, False) or kohya_network.trains_unet_only(draft):
         text_rate = 0.0
-    if kind in PRODIGIES and text_rate and text_rate != rate:
+    if ROWS[kind].finds_rate and text_rate and text_rate != rate:
         draft.note(_("Prodigy has one rate for all parts here."))
         text_rate = rate
     text_keys = ["network_train_unet_only", "learning_rate" if encoder is None and text_rate else "text_encoder_lr"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.i18n import _
-from trainer.optim.optimizers import SCHEDULE_FREE
+from trainer.optim.optimizers import ROWS
 from trainer.recipes.draft import Draft, flag, number
 
 # What an optimizer does where a recipe says nothing: the defaults of torch, bitsandbytes, lion-pytorch, transformers,
@@ -119,7 +119,8 @@ class Schedule:
 
 def set_schedule(draft: Draft, schedule: Schedule, keys: Mapping[str, tuple[str, ...]]) -> None:
     """Set the schedule; `keys` are their settings that each of ours follows from."""
-    if draft.settings.get("optimizer.kind") in SCHEDULE_FREE and schedule.kind != "constant":
+    optimizer = ROWS.get(str(draft.settings.get("optimizer.kind")))
+    if optimizer and optimizer.averages and schedule.kind != "constant":
         schedule = Schedule("constant", schedule.warmup)
     values: dict[str, Any] = {"kind": schedule.kind, "warmup": _share(draft, schedule.warmup)}
     if schedule.kind != "constant":

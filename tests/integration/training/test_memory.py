@@ -19,7 +19,6 @@ from torch import Tensor
 from tests.conftest import CHECKOUT
 from tests.fake_cuda import measure
 from tests.integration.sampling.test_sampler import before_each, run_out
-from tests.integration.training.test_settings import OPTIMIZERS
 from tests.integration.training.test_train import cases, finish, losses, same, settings
 from trainer import families, runs
 from trainer.adapter_files import reader
@@ -27,6 +26,7 @@ from trainer.config import ModelConfig, TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing, offload
+from trainer.optim.optimizers import ROWS
 from trainer.runs import Run, events
 from trainer.train import initial_state, train
 from trainer.training import encode, malloc, memory, optimizer_step
@@ -210,7 +210,7 @@ def test_an_optimizer_without_memory_in_step_1_begins_again(
     assert same(adapter, finish(usual)), "as if it had begun so"
 
 
-@pytest.mark.parametrize("kind", ["adamw8bit", *OPTIMIZERS.split()])
+@pytest.mark.parametrize("kind", ROWS)
 def test_a_rehearsed_step_takes_what_the_optimizer_will_keep(family: Family, tiny_sd: Path, kind: str) -> None:
     options: dict[str, Any] = {"optimizer__kind": kind, "schedule__kind": "constant"}
     config = settings(tiny_sd, **options)

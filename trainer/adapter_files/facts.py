@@ -7,13 +7,13 @@ from functools import cached_property
 
 from trainer.adapter_files import summary
 from trainer.adapter_files.peft_settings import OWN_PREFIX, PeftSettings
-from trainer.adapter_files.programs import TextName, UnetName
+from trainer.adapter_files.programs import LayerNaming, TextName, UnetName
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Module, Place
 from trainer.base_models.registry import FAMILIES, UNETS, FamilyName
-from trainer.base_models.spec import FamilySpec, LayerNaming, Shape
+from trainer.base_models.spec import FamilySpec, Shape
 
 
 @dataclass(frozen=True)

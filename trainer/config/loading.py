@@ -52,8 +52,8 @@ def preset(
         # A model without a prediction type is taken as the larger variant, until the worker has probed it.
         prediction_type = facts.prediction_type or "v_prediction"
     spec = FAMILIES.get(cast(FamilyName, family), FAMILIES[DEFAULT])
-    variant = spec.variants.get(cast(PredictionType, prediction_type), spec.variants[spec.first])
-    suited: dict[str, Any] = {"training": {"resolution": variant.resolution}}
+    side = spec.variants.get(cast(PredictionType, prediction_type), spec.variants[spec.first])
+    suited: dict[str, Any] = {"training": {"resolution": side}}
     if facts and facts.clip_skip > 1:
         suited["model"] = {"clip_skip": facts.clip_skip}
     if facts and facts.few_step:

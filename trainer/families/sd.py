@@ -35,9 +35,8 @@ class SD(DiffusersModel):
         self._pipeline.scheduler = scheduler
         self.noise = DiscreteNoise(scheduler.alphas_cumprod.to(self.device), predicts)
         if self._single_file:  # its config is that of the family's first variant
-            first, variant = self.spec.variants[self.spec.first], self.spec.variants[predicts]
-            side = self._side * variant.resolution // first.resolution
-            self._pipeline.unet.register_to_config(sample_size=side)
+            native = self.spec.variants
+            self._pipeline.unet.register_to_config(sample_size=self._side * native[predicts] // native[self.spec.first])
 
     def set_clip_skip(self, clip_skip: int) -> None:
         """Take the text encoder's output at this layer from its end; 2.x has none to skip, as its last is left out."""

@@ -8,20 +8,19 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import FamilySpec, Flow
+from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.optim.optimizers import ROWS
 from trainer.recipes import convolutions
 from trainer.recipes.bases import set_base
 from trainer.recipes.draft import NEUTRAL, Draft, Recipe, choice, flag, flat, number, positive, side, text, whole
+from trainer.recipes.families import SPECS, Flow, flow_of
 from trainer.recipes.flow import Levels, layers_note, note_family, refusal, set_levels
 from trainer.recipes.optimization import Names, Schedule, leave_optimizer, set_optimizer, set_rates, set_schedule
 from trainer.recipes.prompts import line, set_prompts
 from trainer.recipes.resolutions import Side, set_resolutions
 
-ARCHITECTURES = {name: spec for spec in FAMILIES.values() for name in spec.recipe_names}
 UNETS = ("is_v2", "is_xl", "is_v_pred")  # of all marks of a model
 PRECISIONS = {"fp32": "fp32", "float32": "fp32", "float": "fp32", "fp16": "fp16", "float16": "fp16", "bf16": "bf16",
               "bfloat16": "bf16"}  # fmt: skip
@@ -107,7 +106,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     values = {key.removeprefix("config.process.0.").removeprefix("config."): value for key, value in flat(data).items()}
     draft = Draft(values)
     spec = _family(draft)
-    flow = spec.flow if spec else None
+    flow = flow_of(spec)
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= DEFAULTS
     if flow:
@@ -133,11 +132,11 @@ def _family(draft: Draft) -> FamilySpec | None:
     marks = [key.removeprefix("model.") for key in draft.values if key.startswith("model.is_")]
     told = [mark for mark in marks if draft.get(f"model.{mark}", flag, False) and mark not in UNETS]
     names = [*([architecture] if architecture else []), *told]
-    if any(name not in ARCHITECTURES for name in names):
+    if any(name not in SPECS for name in names):
         raise refusal()
     if not any(key.startswith("network.") for key in draft.values):
         raise UserError("This recipe of ai-toolkit does not train an adapter.", "Give one with a network.")
-    return ARCHITECTURES[names[0]] if names else None
+    return SPECS[names[0]] if names else None
 
 
 def _set_passes_and_size(draft: Draft) -> None:

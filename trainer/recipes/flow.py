@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import FamilySpec, Flow
+from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.recipes.draft import Draft, number
+from trainer.recipes.families import Flow
 
 CLOSE = 0.01  # of shifts
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer import foreign_text
-from trainer.base_models.registry import FAMILIES
 from trainer.i18n import _
 from trainer.recipes import kohya_datasets, kohya_flow, kohya_network, kohya_optimizer
 from trainer.recipes.bases import set_base
@@ -28,6 +27,7 @@ from trainer.recipes.draft import (
     text,
     whole,
 )
+from trainer.recipes.families import NAMES, flow_of
 from trainer.recipes.flow import note_family
 from trainer.recipes.kohya_names import DECIDED_HERE, OF_THAT_MACHINE, USUAL
 from trainer.recipes.prompts import set_prompts
@@ -71,7 +71,7 @@ DEFAULTS: dict[str, Any] = {
     "training.max_grad_norm": 1.0,
 }
 # Some of the GUI's settings begin with the name of the script that they are for.
-_SCRIPTS = "|".join(name for spec in FAMILIES.values() if (name := spec.kohya_script.removesuffix("train_network.py")))
+_SCRIPTS = "|".join(name for row in NAMES.values() if (name := row.script.removesuffix("train_network.py")))
 _OF_SCRIPT = re.compile(rf"({_SCRIPTS.replace('_', '')})\d?(_checkbox|_(?P<name>\w+))?$")
 
 
@@ -197,7 +197,7 @@ def _read(
 ) -> Recipe:
     draft = Draft(values, images)
     spec = kohya_flow.find(draft, gui=gui)
-    flow = spec.flow if spec else None
+    flow = flow_of(spec)
     draft.settings |= DEFAULTS
     if gui:
         _of_gui(draft)

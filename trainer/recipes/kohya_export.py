@@ -7,19 +7,20 @@ KohakuBlueleaf/LyCORIS at commit f49d30d.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import tomlkit
 
+from trainer.adapter_files.programs import METADATA
 from trainer.base_models import MICRO, detect
-from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
-from trainer.base_models.spec import FamilySpec, Flow, FlowScript
+from trainer.base_models.registry import DEFAULT, FamilyName
 from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.i18n import _
 from trainer.recipes import convolutions, kohya_datasets, kohya_flow, kohya_flow_export
 from trainer.recipes.draft import flat
+from trainer.recipes.families import NAMES, Flow, FlowScript
 from trainer.recipes.flow import layers_note
 
 PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
@@ -108,11 +109,12 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
 
     `datasets` asks for a file of the datasets, too, which holds their paths.
     """
-    spec = _spec(config)
-    writer = _Writer(config, spec.flow)
+    family = _family(config)
+    flow = NAMES[family].flow
+    writer = _Writer(config, flow)
     ours = flat(config.model_dump(mode="json"))
     for path, (key, write) in DIRECT.items():
-        if not kohya_flow_export.is_used(spec.flow, key):
+        if not kohya_flow_export.is_used(flow, key):
             continue
         writer.said.add(path)
         if ours[path] != UNSAID.get(path):
@@ -123,8 +125,8 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
     _say_optimizer(writer)
     _say_schedule(writer)
     _say_objective(writer)
-    if spec.flow:
-        _say_flow(writer, spec.flow)
+    if flow:
+        _say_flow(writer, flow)
     if datasets:
         _say_datasets(writer)
     unsaid = [f"{path} = {value!r}"[:100] for path, value in ours.items() if not _is_settled(path, value, ours, writer)]
@@ -133,8 +135,8 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
     document = tomlkit.document()
     images_option = "dataset_config ..." if datasets else "train_data_dir ..."
     options = ["config_file THIS.toml", images_option, "output_dir ..."]
-    options += [f"{name} ..." for name in (spec.flow.kohya.files if spec.flow else ())]
-    document.add(tomlkit.comment(f"accelerate launch {spec.kohya_script} --{' --'.join(options)}"))
+    options += [f"{name} ..." for name in (flow.kohya.files if flow else ())]
+    document.add(tomlkit.comment(f"accelerate launch {NAMES[family].script} --{' --'.join(options)}"))
     for key, value in writer.values.items():
         document.add(key, tomlkit.item(value))
     return Export(tomlkit.dumps(document), tuple(writer.notes), kohya_datasets.write(config) if datasets else "")
@@ -149,9 +151,10 @@ def _is_settled(path: str, value: object, ours: dict[str, Any], writer: _Writer)
     return path.startswith(_LIMNERS_OWN) and path not in UNSAID
 
 
-def _spec(config: TrainConfig) -> FamilySpec:
+def _family(config: TrainConfig) -> FamilyName:
     facts = detect.glance(config.model.base, config.model.revision) if config.model.family == "auto" else None
-    return FAMILIES.get(cast(FamilyName, facts.family if facts else config.model.family), FAMILIES[DEFAULT])
+    family = facts.family if facts else config.model.family
+    return DEFAULT if family == "auto" or family not in NAMES else family
 
 
 def _say_model(writer: _Writer) -> None:
@@ -162,7 +165,7 @@ def _say_model(writer: _Writer) -> None:
     else:  # of a path, only the name: the file may be published
         base = model.base if detect.is_hub_name(model.base) else Path(model.base).name
         writer.say("pretrained_model_name_or_path", base, "model.base")
-    if _spec(writer.config).kohya_v2:
+    if METADATA[_family(writer.config)].v2:
         writer.say("v2", True)
     if model.prediction_type == "v_prediction":
         writer.say("v_parameterization", True)

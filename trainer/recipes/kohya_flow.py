@@ -8,13 +8,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import FamilySpec, Flow, FlowScript
+from trainer.base_models.spec import FamilySpec
 from trainer.i18n import _
 from trainer.recipes.draft import Draft, flag, is_idle, number, text
+from trainer.recipes.families import FLOWS, Flow, FlowScript
 from trainer.recipes.flow import Levels, above_zero, layers_note, refusal, set_levels
 
-FLOWS = [(spec, spec.flow.kohya) for spec in FAMILIES.values() if spec.flow]
 SCRIPTS = [script for _spec, script in FLOWS]
 OTHER_MODELS = re.compile(r"FLUX_?\.?[2-9]|lumina|hunyuan|anima|wan|chroma|qwen|hidream", re.IGNORECASE)
 OTHER_FILES = ("gemma2", "qwen3", "byt5")  # text encoders of other models, by their settings

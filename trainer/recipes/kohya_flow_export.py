@@ -6,11 +6,11 @@ The names and meanings are those that `kohya_flow` reads.
 import math
 from typing import Any
 
-from trainer.base_models.spec import Flow, FlowScript
 from trainer.config.adapter import AdapterConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.i18n import _
 from trainer.recipes import kohya_flow
+from trainer.recipes.families import Flow, FlowScript
 
 LEVELS = ("objective.timestep_sampling", "objective.logit_mean", "objective.logit_std", "objective.mode_scale")
 

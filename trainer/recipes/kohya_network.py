@@ -4,10 +4,10 @@ The meaning was read from kohya-ss/sd-scripts at commit 48d368f (networks/lora.p
 f49d30d (lycoris/kohya.py, lycoris/config.py) and bmaltais/kohya_ss at commit 8a524c7 (kohya_gui/lora_gui.py).
 """
 
-from trainer.base_models.spec import Flow
 from trainer.i18n import _
 from trainer.recipes import convolutions, kohya_flow
 from trainer.recipes.draft import Draft, flag, number, positive, text
+from trainer.recipes.families import Flow
 
 # The GUI's name: the module, and its algorithm.
 GUI_TYPES = {

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 
 from trainer import config, families, paths, storage
 from trainer.base_models import MICRO
-from trainer.data import dataset, examples
+from trainer.data import dataset
 from trainer.training import encode
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         os.environ["LIMNER_HOME"] = home
         for kind in ("character", "style"):
-            folder = examples.find(f"example-{kind}")
+            folder = dataset.find_example(f"example-{kind}")
             run = config.build({"name": "x", "dataset": str(folder), "trigger": "miraxo", "preset": kind})
             family = families.load(run.model, torch.device("cpu"), torch.float32)
             encode.build(family, dataset.read(folder, "miraxo"), run, lambda *_: None)

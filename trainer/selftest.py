@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from trainer import config, devices, foreign_text, processes, runs
-from trainer.data import examples
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run
 from trainer.runs.events import State
@@ -77,7 +77,7 @@ def _settings(precision: str) -> config.TrainConfig:
     return config.build(
         {
             "name": "selftest",
-            "dataset": str(examples.find("example-character")),
+            "dataset": str(dataset.find_example("example-character")),
             "trigger": "miraxo",
             "training": {"steps": STEPS, "batch_size": 4, "precision": precision, "devices": 1},
             "preview": {"every": STEPS, "steps": 4, "prompts": ["miraxo"]},

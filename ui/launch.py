@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from trainer import __version__, paths, processes, storage
-from trainer.data import examples
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import _
 from ui.server import accounts
@@ -129,7 +129,7 @@ def lock_home() -> FileLock:
     try:
         storage.keep_private()
         outputs.mkdir(parents=True, exist_ok=True)
-        examples.install()
+        dataset.install_examples()
         paths.datasets().mkdir(parents=True, exist_ok=True)
         storage.keep_private(paths.datasets(), outputs)
         lock, number = FileLock(outputs / ".page.lock"), outputs / ".page.pid"

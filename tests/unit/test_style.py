@@ -100,11 +100,11 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 40_400, lines(".py", *PROGRAM)),
-    ("lines of Python but tests and benchmarks (35,500)", 42_849, lines(".py", *ALL)),
+    ("lines of trainer and ui (27,000)", 40_300, lines(".py", *PROGRAM)),
+    ("lines of Python but tests and benchmarks (35,500)", 42_780, lines(".py", *ALL)),
     ("lines of tests (22,000)", 26_905, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_600, lines(".js", "ui")),
-    ("packages with more than 16 modules (0)", 8, modules),
+    ("packages with more than 16 modules (0)", 4, modules),
     ("positional results of more than three values in ui (0)", 3, counted(positional, "ui")),
     ("`fmt: skip` in the program (0)", 72, matches(r"# fmt: skip", *ALL)),
     ("`fmt: skip` in tests (0)", 144, matches(r"# fmt: skip", "tests")),

@@ -8,10 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, detect
-from trainer.base_models.registry import FamilyName
+from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
-from trainer.config import base_conflicts, prompt_lines, subject_lines
-from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
+from trainer.config import prompt_lines, subject_lines
+from trainer.config.adapter import AdapterConfig, ExportConfig, LoHa, LoKr, Lora
 from trainer.config.data import CaptionsConfig, HeldOutConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.training import TrainingConfig
@@ -119,7 +119,7 @@ class PreviewConfig(Section):
     @field_validator("prompts")
     @classmethod
     def _has_known_flags(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
-        _check_lines(prompt_lines.parse, prompts)
+        _check_lines(prompt_lines.parse_prompt_line, prompts)
         return prompts
 
 
@@ -248,7 +248,7 @@ class TrainConfig(Section):
     @field_validator("subjects")
     @classmethod
     def _are_subjects(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        _check_lines(subject_lines.parse, lines)
+        _check_lines(subject_lines.parse_subject_line, lines)
         return lines
 
     @property
@@ -262,7 +262,7 @@ class TrainConfig(Section):
         main = Subject(
             self.dataset, self.trigger, class_word=self.class_word, regularization=self.regularization.dataset
         )
-        return (main, *map(subject_lines.parse, self.subjects))
+        return (main, *map(subject_lines.parse_subject_line, self.subjects))
 
     @property
     def triggers(self) -> tuple[str, ...]:
@@ -325,7 +325,7 @@ class TrainConfig(Section):
         family = base.family if base else self.model.family
         if self.model.base == MICRO or family == "auto":
             return self
-        if conflict := base_conflicts.find(family, self.model.prediction_type, self.objective, self.adapter):
+        if conflict := _find_base_conflict(family, self.model.prediction_type, self.objective, self.adapter):
             raise conflict
         return self
 
@@ -354,3 +354,24 @@ def micro_resolution() -> int:
     latent_side = foreign_text.read_json(MICRO_FOLDER / "unet" / "config.json")["sample_size"]
     levels = foreign_text.read_json(MICRO_FOLDER / "vae" / "config.json")["block_out_channels"]
     return int(latent_side * 2 ** (len(levels) - 1))
+
+
+def _find_base_conflict(
+    family: FamilyName, prediction_type: str, objective: ObjectiveConfig, adapter: AdapterConfig
+) -> Conflict | None:
+    """Return the first setting that does not fit a family, with why and what would; None if all do."""
+    spec = FAMILIES[family]
+    if prediction_type not in ("auto", *spec.variants):
+        return Conflict("model.prediction_type", _("{family} does not predict that", family=spec.title), "auto")
+    if spec.transformer and adapter.targets == "conv":
+        reason = _("the transformer of {family} has no convolutions", family=spec.title)
+        return Conflict("adapter.targets", reason, "attention+ff")
+    if spec.first != "flow":
+        return None
+    if objective.weighting != "none":
+        reason = _("{family} weights noise levels by how often it draws them (timestep_sampling)", family=spec.title)
+        return Conflict("objective.weighting", reason, "none")
+    if objective.noise_offset:
+        reason = _("{family} is trained from pure noise, which needs no offset", family=spec.title)
+        return Conflict("objective.noise_offset", reason, 0.0)
+    return None

@@ -21,6 +21,7 @@ from trainer.data.captions import caption_file, one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _
 
+PACKAGED_EXAMPLES = paths.CODE / "trainer" / "examples"  # only in a wheel; a checkout has them in its `datasets/`
 MASK = ".mask.png"
 MASK_ENDINGS = (".mask", "-masklabel")  # of the stem of a file beside the image, as in kohya and OneTrainer
 MASK_FOLDERS = ("mask", "masks")
@@ -363,3 +364,20 @@ def restore_last(folder: Path) -> bool:
         return False
     restore(bin_folders[-1])
     return True
+
+
+def find_example(name: str) -> Path:
+    """Return the folder of an example, in the checkout or in the installed package."""
+    return (PACKAGED_EXAMPLES if PACKAGED_EXAMPLES.is_dir() else paths.CODE / "datasets") / name
+
+
+def install_examples() -> None:
+    """Copy the examples into a home folder that has no datasets yet."""
+    datasets = paths.datasets()
+    if datasets.exists() or not PACKAGED_EXAMPLES.is_dir():
+        return
+    datasets.parent.mkdir(parents=True, exist_ok=True)
+    partial = datasets.with_name(f"datasets.tmp-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(PACKAGED_EXAMPLES, partial)
+    partial.rename(datasets)

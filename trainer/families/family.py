@@ -142,7 +142,7 @@ class DiffusersModel:
         Raises:
             UserError: files are missing or damaged.
         """
-        return cls(loading.load(path, base, vae, dtype), base, device, single_file=path.is_file())
+        return cls(loading.load_pipeline(path, base, vae, dtype), base, device, single_file=path.is_file())
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -39,7 +39,7 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
 
 
-def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeline:
+def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeline:
     """Load a frozen pipeline into main memory, from a folder or a single file; its VAE stays in fp32.
 
     The VAE at the other path, if there is one, is taken in place of its own. A T5 that is not needed may be missing.
@@ -158,7 +158,7 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
 
 def _multiplied_out(path: Path, family: FamilyName, dtype: torch.dtype, known: Collection[str]) -> dict[str, Any]:
     """Return the models in a scaled single file, but for those known already, as diffusers makes them of plain ones."""
-    tensors, parts = weights.read(path, dtype), dict[str, Any]()
+    tensors, parts = weights.read_weights(path, dtype), dict[str, Any]()
     config = CONFIGS / family
     components = foreign_text.read_json(config / "model_index.json")
     for name in components.keys() - set(known):
@@ -183,7 +183,7 @@ def _source(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...]) -> str | 
     """Return what diffusers loads a part of a single file from: the file or, if it is scaled, its weights."""
     with weights.opened(path) as tensors:
         are_scaled = tensors.are_scaled
-    return weights.read(path, dtype, prefixes) if are_scaled else str(path)
+    return weights.read_weights(path, dtype, prefixes) if are_scaled else str(path)
 
 
 def _denoiser_in_file(path: Path, size: Size, pipeline_class: Any, dtype: torch.dtype) -> nn.Module:  # noqa: ANN401 - untyped

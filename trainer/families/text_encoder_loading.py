@@ -74,7 +74,7 @@ def t5_in_file(path: Path, folder: Path, dtype: torch.dtype) -> nn.Module:
     """Load T5 from a file of its own, without filling its billions of weights with random numbers first."""
     with torch.device("meta"):
         model: nn.Module = T5EncoderModel(T5Config.from_pretrained(folder))
-    names, state = set(model.state_dict()), weights.read(path, dtype)
+    names, state = set(model.state_dict()), weights.read_weights(path, dtype)
     if unused := [key for key in state.keys() - names if not key.startswith(T5_DECODER)]:
         raise ValueError(f"{path.name} has {min(unused)}, which T5's encoder does not have")
     if missing := names - state.keys() - EMBEDDINGS:

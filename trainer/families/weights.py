@@ -107,7 +107,7 @@ def opened(path: Path, dtype: torch.dtype | None = None) -> Iterator[Weights]:
         yield Weights(file, path, dtype)
 
 
-def read(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+def read_weights(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     """Read the weights of a file whose keys begin with one of the prefixes; if none does, all of them.
 
     Raises:

@@ -187,7 +187,7 @@ def _is_line(subject: Subject) -> bool:
     """Tell whether a subject can be written as a line: not if its folder or words look like flags."""
     once = replace(subject, repeats=1)
     try:
-        return subject_lines.parse(subject_lines.write(once)) == once
+        return subject_lines.parse_subject_line(subject_lines.write(once)) == once
     except UserError:
         return False
 

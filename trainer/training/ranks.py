@@ -22,12 +22,11 @@ from typing import Any
 import psutil
 import torch
 
-from trainer import devices, fault_injection
+from trainer import devices, fault_injection, processes
 from trainer.base_models import detect
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from trainer.training import malloc
 
 WATCHED_EVERY = 1.0  # seconds
 NOTICED_WITHIN = 15.0  # seconds, by a main process that computes with the process that is gone
@@ -153,7 +152,7 @@ def _run_rank(rank: int, folder: Path, follow: Callable[[Run], object], sender: 
     fault_injection.on_rank_start(rank)
     sender.send_bytes(b"started")
     sender.close()
-    malloc.tune()
+    processes.tune_malloc()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
         follow(Run(folder, is_main=False))

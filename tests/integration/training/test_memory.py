@@ -20,7 +20,7 @@ from tests.conftest import CHECKOUT
 from tests.fake_cuda import measure
 from tests.integration.sampling.test_sampler import before_each, run_out
 from tests.integration.training.test_train import cases, finish, losses, same, settings
-from trainer import families, runs
+from trainer import families, processes, runs
 from trainer.adapter_files import reader
 from trainer.config import ModelConfig, TrainConfig
 from trainer.data import dataset
@@ -29,7 +29,7 @@ from trainer.families import Family, gradient_checkpointing, offload
 from trainer.optim.optimizers import ROWS
 from trainer.runs import Run, events
 from trainer.train import initial_state, train
-from trainer.training import encode, malloc, memory, optimizer_step
+from trainer.training import encode, memory, optimizer_step
 from trainer.training.memory import GB, MemoryPlan
 
 
@@ -37,7 +37,7 @@ from trainer.training.memory import GB, MemoryPlan
 def nothing_left_over() -> None:
     """What other tests freed is given back: taken again, it would not be seen as memory that is used."""
     gc.collect()
-    malloc.trim()
+    processes.trim_malloc()
 
 
 MB = 2**20

@@ -19,7 +19,7 @@ from trainer.families import Family
 from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
-from trainer.training import caption_variants
+from trainer.training import augment
 from trainer.training.batches import Batch
 from trainer.training.loss import Noised, add_noise, draw_timesteps, error, masked, weight
 from trainer.training.tensor_cache import TensorCache
@@ -172,7 +172,7 @@ TAGS = "rin, red hair, smiling, outdoors, night"
 
 def variants(caption: str, trigger: str = "rin", seed: int = 0, **captions: Any) -> tuple[str, ...]:  # noqa: ANN401 - any settings
     settings = config.build({"name": "x", "dataset": "x", "seed": seed, "captions": captions})
-    return caption_variants.texts(dataset.Example(Path("a.png"), caption, 64, 64, trigger), settings)
+    return augment.caption_variants(dataset.Example(Path("a.png"), caption, 64, 64, trigger), settings)
 
 
 def test_tags_in_other_orders() -> None:
@@ -207,11 +207,11 @@ def test_a_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("")
     settings = config.build({"name": "x", "dataset": "x", "captions": {"multiple": True}})
     example = dataset.Example(tmp_path / "a.png", "rin, smiling a portrait of rin night", 64, 64, "rin")
-    assert caption_variants.texts(example, settings) == ("rin, smiling", "a portrait of rin", "rin, night")
+    assert augment.caption_variants(example, settings) == ("rin, smiling", "a portrait of rin", "rin, night")
     usual = config.build({"name": "x", "dataset": "x"})
-    assert caption_variants.texts(example, usual) == ("rin, smiling a portrait of rin night",)
+    assert augment.caption_variants(example, usual) == ("rin, smiling a portrait of rin night",)
     empty = dataset.Example(tmp_path / "b.png", "", 64, 64, "rin")
-    assert caption_variants.texts(empty, settings) == ("rin",)
+    assert augment.caption_variants(empty, settings) == ("rin",)
 
 
 def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from trainer.training.checkpoint import TrainState
 
 FILE = Path(__file__).with_name("weights.json")
 RECORDED = json.loads(FILE.read_text(encoding="utf-8"))
-STEPS = 5
+# The last bits depend on the version of torch and the instructions of the CPU.
+MACHINE = f"torch {version('torch').partition('+')[0]}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def settings(kind: str, **options: Any) -> OptimizerConfig:  # noqa: ANN401 - any settings
@@ -40,21 +41,16 @@ def trained(chosen: OptimizerConfig) -> list[float]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         down, up = nn.Parameter(torch.randn(4, 6) / 2), nn.Parameter(torch.randn(5, 4) / 2)
-        inputs, targets = torch.randn(STEPS, 3, 6), torch.randn(STEPS, 3, 5)
+        inputs, targets = torch.randn(5, 3, 6), torch.randn(5, 3, 5)
         share = 1.0 if chosen.row.finds_rate else 0.5
         optimizer: Any = chosen.build([{"params": [down], "factor": 1.0}, {"params": [up], "factor": share}])
-        for step in range(STEPS):
-            loss = nn.functional.mse_loss(inputs[step] @ down.T @ up.T, targets[step])
+        for batch, target in zip(inputs, targets, strict=True):
+            loss = nn.functional.mse_loss(batch @ down.T @ up.T, target)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer_step.advance(TrainState(optimizer), chosen.learning_rate, None)
     if hasattr(optimizer, "eval"):
         optimizer.eval()
     return [float(value) for weight in (down, up) for value in weight.detach().flatten()]
-
-
-def machine() -> str:
-    """Name what the last bits depend on: the version of torch, and the instructions of the CPU."""
-    return f"torch {version('torch').partition('+')[0]}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -66,7 +62,7 @@ def test_five_steps_give_the_recorded_weights(kind: str) -> None:
     weights = trained(settings(kind))
     data = bytes.fromhex(RECORDED["weights"][kind])
     expected = list(struct.unpack(f"<{len(data) // 4}f", data))
-    if machine() == RECORDED["machine"]:
+    if RECORDED["machine"] == MACHINE:
         assert weights == expected
     assert weights == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
@@ -79,12 +75,11 @@ def test_no_place_is_forgotten() -> None:
     own = {"trainer/optim/optimizers.py", "trainer/config/loading.py", "trainer/config/run_config.py"}  # the default
     others = {name for path in naming if "recipes" not in (name := path.relative_to(CHECKOUT).as_posix())}
     assert others <= own, "ask the row instead; only recipes have the names of other programs"
-    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras, reference = project["optional-dependencies"], (CHECKOUT / "docs/reference.md").read_text(encoding="utf-8")
     for row in ROWS.values():
         assert not row.extra or set(extras[row.extra]) <= set(extras["test"]), "tests run with its package"
-        assert f'`optimizer.kind` | `"{row.kind}"`' in (CHECKOUT / "docs/reference.md").read_text(encoding="utf-8")
+        assert f'`optimizer.kind` | `"{row.kind}"`' in reference
 
 
 def test_recipes_of_others_name_kinds_of_the_table_only() -> None:
@@ -110,8 +105,8 @@ def test_any_installed_optimizer_by_its_class() -> None:
     """With the arguments of AdamW it takes the steps of AdamW; others are those of their class."""
     lines = ["betas = [0.9, 0.99]", "weight_decay = 0.0"]
     usual = settings("adamw")
-    options = {"arguments": [*lines, "fused=true"], "learning_rate": usual.learning_rate}
-    named = settings("custom", class_name="torch.optim.AdamW", **options)
+    lines.append("fused=true")
+    named = settings("custom", class_name="torch.optim.AdamW", arguments=lines, learning_rate=usual.learning_rate)
     assert trained(named) == trained(usual)
     assert named.label == "torch.optim.AdamW"
     for name in ("torch.optim.RAdam", "pytorch_optimizer.StableAdamW", "schedulefree.SGDScheduleFree"):
@@ -121,7 +116,7 @@ def test_any_installed_optimizer_by_its_class() -> None:
 REFUSED: dict[str, tuple[str, list[str], str]] = {
     "no package": ("nothing_such.Optimizer", [], "No installed package has the module nothing_such"),
     "of Python": ("antigravity.Optimizer", [], "No installed package"),
-    "no module": ("torch.nothing.Adam", [], r"cannot be imported \(ModuleNotFoundError"),
+    "no module": ("torch.nothing.Adam", [], "cannot be imported"),
     "another class": ("torch.nn.Linear", [], "is not a subclass of torch.optim.Optimizer"),
     "an argument": ("torch.optim.SGD", ["momentum = 0.9", "beta = 1"], "does not take the argument beta"),
     "a value": ("torch.optim.SGD", ["momentum = -2.0"], "refuses its arguments .*momentum"),
@@ -190,4 +185,4 @@ def test_a_muon_step_is_orthogonal_and_as_large_as_one_of_adamw() -> None:
 if __name__ == "__main__":
     values = {kind: trained(settings(kind)) for kind in ROWS}
     weights = {kind: struct.pack(f"<{len(numbers)}f", *numbers).hex() for kind, numbers in values.items()}
-    FILE.write_text(json.dumps({"machine": machine(), "weights": weights}, indent=1) + "\n", encoding="utf-8")
+    FILE.write_text(json.dumps({"machine": MACHINE, "weights": weights}, indent=1) + "\n", encoding="utf-8")

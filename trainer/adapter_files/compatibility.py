@@ -30,7 +30,7 @@ MICRO = _("It is for Micro, the base model built into Limner, which other progra
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a program does with a file; it `loads` if it applies all of it as meant."""
+    """Verdict on a file for one program; it `loads` if the program applies all of it as meant."""
 
     program: str
     loads: bool
@@ -51,7 +51,7 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Tell whether the file is sound and every program loads it."""
+        """True if the file is sound and every program loads it."""
         return not self.problems and all(verdict.loads for verdict in self.verdicts)
 
 
@@ -209,7 +209,7 @@ def _judge(program: Program, facts: Facts) -> Verdict:
 
 
 def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
-    """Tell whether a program applies a layer in whatever way."""
+    """Return True if a program applies a layer in whatever way."""
     module, support = layer.module, _support(program, facts)
     if not module.place or not facts.has(module) or _reading(program, facts, layer) is None:
         return False

@@ -40,7 +40,7 @@ Strictness = Literal["leaves out", "refuses"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a program applies a kind of layer: what `differs` from what is meant, also only if it is `scaled`."""
+    """Handling of a kind of layer by a program: what `differs` from what is meant, also only if it is `scaled`."""
 
     differs: str = ""
     scaled: str = ""
@@ -178,7 +178,7 @@ PROGRAMS = (
 
 @dataclass(frozen=True)
 class Support:
-    """What a program does with adapters for a transformer; what its rules for other families say holds beside it."""
+    """Rules of a program for adapters of a transformer, besides its rules for all families."""
 
     reads: frozenset[LayerNaming]
     kinds: frozenset[str] | None = None  # of layers that it reads; None: those that it reads elsewhere

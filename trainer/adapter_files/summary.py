@@ -159,7 +159,7 @@ def _family_by_names(layers: list[Layer]) -> FamilyName | None:
 
 
 def _can_have(spec: FamilySpec, module: Module) -> bool:
-    """Tell whether a family can have a layer, by its denoiser, its depth, and its text encoders' names."""
+    """Return True if a family can have a layer, by its denoiser, its depth, and its text encoders' names."""
     if module.place and module.place.component == "transformer":
         return any(family == spec.name for family in transformer_names.families(module.place.path))
     if module.place and module.place.component == "unet" and not spec.unet:
@@ -202,7 +202,7 @@ def model(file: SafetensorsFile, layers: list[Layer], family: FamilyName | None)
 
 
 def fits(file: SafetensorsFile, layer: Layer, known: Mapping[str, Shape]) -> bool:
-    """Tell whether a model has the layer in this shape."""
+    """Return True if a model has the layer in this shape."""
     place = layer.module.place
     weight = known.get(f"{place.component}:{place.path}") if place else None
     if not weight:

@@ -57,13 +57,13 @@ class Base:
 
 
 def is_small(path: Path) -> bool:
-    """Tell whether a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
+    """Return True if a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
     files = [file for part in hub.DENOISERS for file in (path / part).glob("*.safetensors")] or [path]
     return sum(file.stat().st_size for file in files if file.is_file()) < SMALL
 
 
 def is_here(base: str) -> bool:
-    """Tell whether a base is a path on this machine that this user may read."""
+    """Return True if a base is a path on this machine that this user may read."""
     try:
         path = Path(base).expanduser()
         return path.exists() and (
@@ -83,7 +83,7 @@ def find_beside(base: Path, name: str) -> Path | None:
 
 
 def is_hub_name(base: str) -> bool:
-    """Tell whether a base is a name on the Hugging Face Hub, not a path on this machine."""
+    """Return True if a base is a name on the Hugging Face Hub, not a path on this machine."""
     return bool(hub.NAME.fullmatch(base)) and not is_here(base)
 
 
@@ -310,7 +310,7 @@ def _without(path: Path, family: str, part: str, file: str) -> UserError:
 
 
 def _has(shapes: Mapping[str, list[int]], key: str) -> bool:
-    """Tell whether a file has a tensor of a transformer, which files of a transformer alone name without a prefix."""
+    """Return True if a file has a tensor of a transformer, which files of a transformer alone name without a prefix."""
     return key in shapes or f"{_DENOISER}{key}" in shapes
 
 

@@ -72,5 +72,5 @@ def find_few_step(names: str, scheduler: str = "") -> FewStep | None:
 
 
 def predicts_image(names: str) -> bool:
-    """Tell whether a name is that of Lightning's one-step model, which predicts the image, not its noise."""
+    """Return True if a name is that of Lightning's one-step model, which predicts the image, not its noise."""
     return "1step_x0" in names.lower()

@@ -84,7 +84,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Need:
-    """What a transformer needs to be trained: a key in a single file, a setting in a config; and what it is without."""
+    """Requirement for training a transformer: a key in a single file, a setting in a config; and what it is without."""
 
     key: str
     setting: str
@@ -150,7 +150,7 @@ class FamilySpec:
 
     @property
     def original_names(self) -> bool:
-        """Whether adapter files name its UNet's layers as the original code does."""
+        """True if adapter files name its UNet's layers as the original code does."""
         return self.unet is not None and self.unet.original_names
 
     @property

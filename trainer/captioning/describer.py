@@ -8,8 +8,9 @@ import transformers
 from PIL import Image
 
 from trainer.captioning import kinds
-from trainer.captioning.loading import Untyped, load_known
+from trainer.captioning.loading import load_known
 from trainer.captioning.run import CaptionConfig
+from trainer.devices import Untyped
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from trainer import foreign_text
 from trainer.captioning import classifier, kinds
-from trainer.captioning.loading import IncompleteError, Untyped
+from trainer.captioning.loading import IncompleteError
 from trainer.captioning.run import CATEGORIES, CaptionConfig
+from trainer.devices import Untyped
 from trainer.errors import UserError
 
 WEIGHTS = "model.safetensors"

@@ -137,7 +137,9 @@ def _with_batch_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, An
 def _with_one_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """Return a preset without a rate of its own for the text encoder if the optimizer finds one rate for all parts."""
     optimizer = data.get("optimizer", {})
-    row = ROWS.get(str(optimizer.get("kind"))) if isinstance(optimizer, dict) else None
+    if not isinstance(optimizer, dict):
+        return base
+    row = ROWS.get(str(optimizer.get("kind")))
     if row and row.finds_rate:
         return merge(base, {"training": {"text_encoder_lr_factor": 1.0}})
     return base

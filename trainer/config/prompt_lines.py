@@ -66,7 +66,7 @@ def parse_prompt_line(line: str) -> PromptLine:
         UserError: a flag is unknown, has no value, or one out of bounds.
     """
     prompt, flags = split(line)
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for flag, text in flags:
         if flag not in FLAGS:
             known = ", ".join(f"--{name}" for name in FLAGS)
@@ -75,24 +75,24 @@ def parse_prompt_line(line: str) -> PromptLine:
             )
         name, kind = FLAGS[flag]
         try:
-            found[name] = kind(text)
+            settings[name] = kind(text)
         except ValueError:
             raise _wrong(flag, text) from None
         if not text:
             raise _wrong(flag, text)
-    strength = found.pop("strength", None)
+    strength = settings.pop("strength", None)
     if strength is not None and not 0 <= strength <= MAX_STRENGTH:
         raise _wrong("strength", str(strength))
     for side in ("width", "height"):  # as sd-scripts rounds them
-        if side in found:
-            found[side] = max(64, found[side] // 8 * 8)
+        if side in settings:
+            settings[side] = max(64, settings[side] // 8 * 8)
     try:
-        PictureConfig.model_validate({"out": "x", **found})
+        PictureConfig.model_validate({"out": "x", **settings})
     except ValidationError as error:
         names = {name: flag for flag, (name, _kind) in FLAGS.items()}
         name = str(error.errors()[0]["loc"][0])
-        raise _wrong(names[name], str(found[name])) from None
-    return PromptLine(prompt, found, strength)
+        raise _wrong(names[name], str(settings[name])) from None
+    return PromptLine(prompt, settings, strength)
 
 
 def split(line: str) -> tuple[str, list[tuple[str, str]]]:

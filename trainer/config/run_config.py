@@ -317,12 +317,14 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _base_fits(self) -> "TrainConfig":
-        asked = self.model.prediction_type != "auto" or self.adapter.targets == "conv"
-        fits_all = not asked and self.objective.weighting == "none" and not self.objective.noise_offset
+        depends_on_base = self.model.prediction_type != "auto" or self.adapter.targets == "conv"
+        fits_all = not depends_on_base and self.objective.weighting == "none" and not self.objective.noise_offset
         if fits_all or self.record.base_sha256:
             return self  # a run that has begun was checked; to look at the base model takes time
         base = detect.glance(self.model.base, self.model.revision)
-        family = base.family if base else self.model.family
+        family = self.model.family
+        if base:
+            family = base.family
         if self.model.base == MICRO or family == "auto":
             return self
         if conflict := _find_base_conflict(family, self.model.prediction_type, self.objective, self.adapter):

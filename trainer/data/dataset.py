@@ -46,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Subject:
-    """What one dataset teaches: the word that calls it, and how often each image is seen in an epoch.
+    """Subject that one dataset teaches: the word that calls it, and how often each image is seen in an epoch.
 
     `class_word` says what it is, and `regularization` is a dataset of other images of its class; "" = none.
     """
@@ -151,15 +151,15 @@ def parts(folder: Path) -> list[Part]:
     There, images lie in folders such as `10_kim woman`: the number says how often they are seen beside those of other
     folders, and the rest is the caption of images that have none.
     """
-    found = [
+    repeated = [
         Part(path, int(match[1]), one_line(match[2].replace("_", " ")))
         for path in subfolders(folder)
         if (match := REPEATED.fullmatch(path.name)) and int(match[1])
     ]
-    if not found or image_files(folder):
+    if not repeated or image_files(folder):
         return [Part(folder)]
-    shared = math.gcd(*(part.repeats for part in found))
-    return [replace(part, repeats=part.repeats // shared) for part in found]
+    shared = math.gcd(*(part.repeats for part in repeated))
+    return [replace(part, repeats=part.repeats // shared) for part in repeated]
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -33,7 +33,7 @@ _ORIGINAL, _MASK, _EDIT = "original", "mask.png", "edit.json"
 
 @dataclass(frozen=True)
 class Edit:
-    """What is done to an upright original: a crop to a box, then quarter turns clockwise. Without a box, all stays."""
+    """Edit of an upright original: a crop to a box, then quarter turns clockwise. Without a box, all stays."""
 
     turns: int = 0
     box: Box | None = None

@@ -63,7 +63,7 @@ def display_size(path: Path) -> tuple[int, int] | None:
 
 
 def is_rotated(path: Path) -> bool:
-    """Tell whether an image is stored in another orientation than a viewer shows it in."""
+    """Return True if an image is stored in another orientation than a viewer shows it in."""
     header = _header(path)
     return header is not None and header[2] != 1
 

@@ -22,7 +22,7 @@ from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, PredictionType
 from trainer.config import ModelConfig
-from trainer.devices import Precision
+from trainer.devices import Precision, Untyped
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import gradient_checkpointing, loading, offload
 from trainer.families.loading import Pipeline
@@ -82,7 +82,7 @@ class Family(Protocol):
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, h, w] of a square image, the same for the same request."""
 
-    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Any) -> Tensor:  # noqa: ANN401 - untyped
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
@@ -168,7 +168,7 @@ class DiffusersModel:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
         return loading.generate_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
 
-    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Any) -> Tensor:  # noqa: ANN401 - untyped
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
         return loading.sample(self._pipeline, prompt, negative, options)
 

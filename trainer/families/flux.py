@@ -6,12 +6,12 @@ told; an adapter is trained at a guidance of 1, which is none, as sd-scripts and
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.base_models.detect import Base
+from trainer.devices import Untyped
 from trainer.families.family import JOINT_TARGETS, Conditioning, DiffusersModel
 from trainer.families.loading import Pipeline
 from trainer.families.noise import FlowNoise
@@ -50,7 +50,7 @@ class Flux(DiffusersModel):
         packed = super().generate_latents(prompt, seed=seed, steps=steps, guidance=guidance, side=side)
         return self._unpack(packed[None], side // 8, side // 8)[0]
 
-    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Any) -> Tensor:  # noqa: ANN401 - untyped
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from an encoded prompt, without the other: its guidance needs none."""
         _, height, width = self.latent_shape
         scale = self._pipeline.vae_scale_factor

@@ -25,6 +25,7 @@ from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, Size
+from trainer.devices import Untyped
 from trainer.errors import UserError
 from trainer.families import text_encoder_loading, weights
 
@@ -111,8 +112,8 @@ def _load_vae(path: Path, family: FamilyName) -> AutoencoderKL:
 
 def _reason(error: Exception, path: Path) -> str:
     """Return what a library says about a file that it cannot load: its first line, without the path or advice."""
-    said = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
-    return said.partition(". If you want to")[0][:200]
+    line = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
+    return line.partition(". If you want to")[0][:200]
 
 
 def _vae_in_file(path: Path, family: FamilyName) -> AutoencoderKL:
@@ -186,7 +187,7 @@ def _source(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...]) -> str | 
     return weights.read_weights(path, dtype, prefixes) if are_scaled else str(path)
 
 
-def _denoiser_in_file(path: Path, size: Size, pipeline_class: Any, dtype: torch.dtype) -> nn.Module:  # noqa: ANN401 - untyped
+def _denoiser_in_file(path: Path, size: Size, pipeline_class: Untyped, dtype: torch.dtype) -> nn.Module:
     """Load the denoiser of one of a family's sizes, which has a config of its own."""
     denoiser_class = get_type_hints(pipeline_class.__init__)["transformer"]
     denoiser: nn.Module = denoiser_class.from_single_file(
@@ -227,7 +228,7 @@ def _check_finite(path: Path, name: str, part: nn.Module) -> None:
             )
 
 
-def scheduler_for(scheduler: Any, predicts: PredictionType, *, zero_snr: bool) -> Any:  # noqa: ANN401 - untyped
+def scheduler_for(scheduler: Untyped, predicts: PredictionType, *, zero_snr: bool) -> Untyped:
     """Return a scheduler of diffusers like another one that reads predictions in this way.
 
     Zero terminal SNR: Lin et al. 2023, https://arxiv.org/abs/2305.08891 (section 3.1; 3.3 for the spacing). It takes
@@ -246,7 +247,7 @@ def scheduler_for(scheduler: Any, predicts: PredictionType, *, zero_snr: bool) -
     return type(scheduler).from_config(config, **changes) if changes else scheduler
 
 
-def skip_layers(text_encoder: Any, after: int) -> list[RemovableHandle]:  # noqa: ANN401 - transformers is untyped
+def skip_layers(text_encoder: Untyped, after: int) -> list[RemovableHandle]:
     """Let the layers of a text encoder after the first ones change nothing; undone by removing the hooks returned.
 
     Its output is then that of the last used layer, under the final layer norm, as in A1111 and sd-scripts, whose clip
@@ -254,15 +255,15 @@ def skip_layers(text_encoder: Any, after: int) -> list[RemovableHandle]:  # noqa
     `clip_skip` of diffusers' pipelines is one less, and leaves out negative prompts, which the others treat alike. The
     layers stay in the model, so that an adapter of another program still fits.
     """
-    encoder = getattr(text_encoder, "text_model", text_encoder).encoder  # transformers 5 has no `text_model`
-    return [layer.register_forward_hook(_return_input) for layer in encoder.layers[after:]]
+    inner: Untyped = getattr(text_encoder, "text_model", text_encoder)  # transformers 5 has no `text_model`
+    return [layer.register_forward_hook(_return_input) for layer in inner.encoder.layers[after:]]
 
 
-def _return_input(_layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 - as torch has it
+def _return_input(_layer: nn.Module, inputs: tuple[Any, ...], output: Untyped) -> Untyped:
     return (inputs[0],) if isinstance(output, tuple) else inputs[0]  # transformers 4 has tuples
 
 
-def autocast(denoiser: Any) -> AbstractContextManager[Any]:  # noqa: ANN401 - untyped
+def autocast(denoiser: Untyped) -> AbstractContextManager[Any]:
     """Return mixed precision for sampling with a denoiser that is not in fp32."""
     if denoiser.dtype == torch.float32:
         return nullcontext()
@@ -290,7 +291,7 @@ def latent_shape(pipeline: Pipeline) -> tuple[int, int, int]:
     return config.in_channels, config.sample_size, config.sample_size
 
 
-def denoiser(pipeline: Pipeline) -> Any:  # noqa: ANN401 - untyped
+def denoiser(pipeline: Pipeline) -> Untyped:
     """Return the UNet or the transformer of a pipeline."""
     return getattr(pipeline, "unet", None) or pipeline.transformer
 

@@ -5,7 +5,6 @@ pixels, the other v, at 768 x 768.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from trainer.base_models.detect import Base
 from trainer.base_models.spec import PredictionType
+from trainer.devices import Untyped
 from trainer.families import loading
 from trainer.families.family import Conditioning, DiffusersModel
 from trainer.families.loading import Pipeline
@@ -43,7 +43,9 @@ class SD(DiffusersModel):
         for hook in self._skips:
             hook.remove()
         layers = self._pipeline.text_encoder.config.num_hidden_layers
-        used = max(1, layers + 1 - clip_skip) if self.spec.clip_skip else layers
+        used = layers
+        if self.spec.clip_skip:
+            used = max(1, layers + 1 - clip_skip)
         self._skips = loading.skip_layers(self._pipeline.text_encoder, after=used)
         self.idle = tuple(f"lora_te_text_model_encoder_layers_{layer}_" for layer in range(used, layers))
 
@@ -60,7 +62,7 @@ class SD(DiffusersModel):
         return prediction
 
 
-def tokenize(tokenizer: Any, prompts: Sequence[str], chunks: int) -> Tensor:  # noqa: ANN401 - untyped
+def tokenize(tokenizer: Untyped, prompts: Sequence[str], chunks: int) -> Tensor:
     """Return token ids [b * chunks, tokens]: a prompt's tokens in chunks, each with start and end tokens and padded.
 
     The caller puts the hidden states of the chunks side by side, as programs do that take prompts of any length.

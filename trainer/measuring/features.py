@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from trainer import families, storage
-from trainer.captioning.loading import Untyped, load_model
+from trainer.captioning.loading import load_model
 from trainer.config import ModelConfig
-from trainer.devices import sampling_dtype
+from trainer.devices import Untyped, sampling_dtype
 from trainer.errors import UserError
 from trainer.families import Conditioning, Family, encode_images, loading
 from trainer.i18n import _

@@ -25,6 +25,7 @@ import torch
 from trainer import devices, fault_injection, processes
 from trainer.base_models import detect
 from trainer.config import TrainConfig
+from trainer.devices import Untyped
 from trainer.errors import UserError
 from trainer.runs import Run, events
 
@@ -65,7 +66,7 @@ def wanted(config: TrainConfig) -> int:
 
 
 def can_connect() -> bool:
-    """Tell whether gloo starts here, which connects the processes of a run; some Windows installations lack it."""
+    """Return True if gloo starts here, which connects the processes of a run; some Windows installations lack it."""
     if sys.platform != "linux":  # there it does, and its threads would not live on in a fork
         distributed: Any = torch.distributed
         if not distributed.is_available() or not distributed.is_gloo_available():
@@ -148,7 +149,7 @@ def _start(ranks: list[Any], processes: int, folder: Path, follow: Callable[[Run
             receiver.close()
 
 
-def _run_rank(rank: int, folder: Path, follow: Callable[[Run], object], sender: Any) -> None:  # noqa: ANN401 - untyped
+def _run_rank(rank: int, folder: Path, follow: Callable[[Run], object], sender: Untyped) -> None:
     fault_injection.on_rank_start(rank)
     sender.send_bytes(b"started")
     sender.close()

@@ -11,25 +11,25 @@ from safetensors.torch import load_file, save
 
 from trainer import config, families, paths, storage
 from trainer.base_models import MICRO
-from trainer.data import dataset, examples
+from trainer.data import dataset
 from trainer.training import encode
 
 
 def main() -> None:
     """Write the latents by the names of their files in the cache."""
-    found: dict[str, torch.Tensor] = {}
+    latents: dict[str, torch.Tensor] = {}
     encode.SHIPPED.unlink(missing_ok=True)  # it would be copied
     with tempfile.TemporaryDirectory() as home:
         os.environ["LIMNER_HOME"] = home
         for kind in ("character", "style"):
-            folder = examples.find(f"example-{kind}")
+            folder = dataset.find_example(f"example-{kind}")
             run = config.build({"name": "x", "dataset": str(folder), "trigger": "miraxo", "preset": kind})
             family = families.load(run.model, torch.device("cpu"), torch.float32)
             encode.build(family, dataset.read(folder, "miraxo"), run, lambda *_: None)
         for file in sorted((paths.outputs() / paths.CACHE).glob("*.safetensors")):
-            found[file.stem] = load_file(file)["latents"]
-    storage.write(encode.SHIPPED, save(found, {"made_by": MICRO}))
-    print(f"{len(found)} images, {encode.SHIPPED.stat().st_size} bytes")
+            latents[file.stem] = load_file(file)["latents"]
+    storage.write(encode.SHIPPED, save(latents, {"made_by": MICRO}))
+    print(f"{len(latents)} images, {encode.SHIPPED.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def _landlock_version() -> int:
 
 @cache
 def _has_seccomp() -> bool:
-    """Tell whether filters of system calls can be set: then a missing one is a wrong address, not a wrong request."""
+    """Return True if filters of system calls can be set: then a missing one is a wrong address, not a wrong request."""
     if sys.platform == "linux" and platform.machine() in _PROCESSORS:
         return _libc().prctl(_SET_SECCOMP, _FILTER, None, 0, 0) == -1 and ctypes.get_errno() == errno.EFAULT
     else:

@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import psutil
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.errors import is_out_of_memory
 
+Untyped: TypeAlias = Any  # objects of diffusers, transformers and others that have no types, or whose differ by device
 PINNED_AT_ONCE = 2**29  # bytes
 LEFT = 2**29  # bytes of an accelerator to leave free, for the screen and for what its libraries take later
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -60,13 +61,13 @@ def count() -> int:
 
 
 def is_fault(error: Exception) -> bool:
-    """Tell whether a device failed at its work: this process cannot use it any more, but a new one may."""
+    """Return True if a device failed at its work: this process cannot use it any more, but a new one may."""
     text = str(error).lower()
     return not is_out_of_memory(error) and any(phrase in text for phrase in _FAULTS)
 
 
 def is_accelerator(device: torch.device) -> bool:
-    """Tell whether a device is an accelerator rather than the CPU."""
+    """Return True if a device is an accelerator rather than the CPU."""
     return device.type != "cpu"
 
 
@@ -96,7 +97,7 @@ def best_precision(device: torch.device) -> Precision:
 
 @cache
 def _is_bf16_faster() -> bool:
-    """Tell whether the CPU multiplies matrices faster in bf16 than in fp32.
+    """Return True if the CPU multiplies matrices faster in bf16 than in fp32.
 
     Having instructions for it is not enough: on an AMD EPYC (Zen 4) bf16 did 2.4 times as much per second, on an Intel
     Xeon (Emerald Rapids) whose AMX a virtual machine hides, half as much: there a step of Stable Diffusion at 256
@@ -205,21 +206,21 @@ def trim() -> None:
 
 
 def has_own_memory(device: torch.device) -> bool:
-    """Tell whether a device has memory beside main memory; MPS, and a processor, have not."""
+    """Return True if a device has memory beside main memory; MPS, and a processor, have not."""
     return device.type not in ("cpu", "mps")
 
 
-def copy_stream(device: torch.device) -> Any:  # noqa: ANN401 - a stream of torch, whose types differ by backend
+def copy_stream(device: torch.device) -> Untyped:
     """Return a stream on which a device copies while it computes; None if it has no streams."""
     return _module(device).Stream(device) if has_own_memory(device) else None
 
 
-def compute_stream(device: torch.device) -> Any:  # noqa: ANN401
+def compute_stream(device: torch.device) -> Untyped:
     """Return the stream on which a device computes."""
     return _module(device).current_stream(device)
 
 
-def on_stream(stream: Any) -> AbstractContextManager[Any]:  # noqa: ANN401
+def on_stream(stream: Untyped) -> AbstractContextManager[Any]:
     """Copy on a stream inside the `with`; None = on the one that computes."""
     if stream is None:
         return nullcontext()
@@ -254,5 +255,5 @@ def _numbered(device: torch.device) -> torch.device | None:
     return None if device.index is None else device
 
 
-def _module(device: torch.device) -> Any:  # noqa: ANN401 - a module of torch, of which the type checker knows nothing
+def _module(device: torch.device) -> Untyped:
     return torch.get_device_module(device.type)

@@ -62,7 +62,7 @@ def explaining_files_in_use() -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error means out of memory. Allocators and libraries have no common class for it."""
+    """Return True if an error means out of memory. Allocators and libraries have no common class for it."""
     if type(error).__name__ in ("MemoryError", "OutOfMemoryError"):
         return True
     text = str(error).lower()

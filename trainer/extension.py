@@ -21,7 +21,7 @@ LOG = logging.getLogger("limner")
 
 @dataclass(frozen=True)
 class Extension:
-    """What a package adds. Values name a function or an object as "package.module:name", imported when it is needed."""
+    """Additions of a package. Values are names such as "package.module:function", imported when they are needed."""
 
     name: str
     commands: str = ""  # a `typer.Typer`, whose commands join those of `limner`

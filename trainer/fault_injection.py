@@ -31,7 +31,7 @@ _writes, _syncs, _crash_points, _phases = (itertools.count(1) for _ in range(4))
 
 
 def _is_due(kind: str, number: int) -> bool:
-    """Tell whether this fault is due now; each happens once."""
+    """Return True if this fault is due now; each happens once."""
     faults = os.environ.get("LIMNER_FAULT", "").split(",")
     if os.environ.get("LIMNER_TEST") != "1" or f"{kind}@{number}" not in faults:
         return False
@@ -105,7 +105,7 @@ def crash_point() -> None:
 
 
 def must_spawn() -> bool:
-    """Tell whether processes are to be spawned, as on systems without fork."""
+    """Return True if processes are to be spawned, as on systems without fork."""
     return _is_due("spawn", 1)
 
 

@@ -9,10 +9,11 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
+Json: TypeAlias = Any  # what a text of JSON or YAML can hold
 MAX_BYTES = 8 * 2**20  # of a JSON, unless the caller names a limit; as Python objects it may take thirty times that
 MAX_SETTINGS = 512 * 1024  # bytes of a TOML or YAML
 MAX_OWN = 2**28  # bytes of a JSON that Limner wrote itself about thousands of images
@@ -44,7 +45,7 @@ def parse_json(
     most: int = MAX_BYTES,
     strict: bool = False,
     object_hook: Callable[[dict[str, Any]], object] | None = None,
-) -> Any:  # noqa: ANN401 - any JSON
+) -> Json:
     """Return the value of a JSON text.
 
     Args:
@@ -72,7 +73,7 @@ def parse_json(
     return value
 
 
-def read_own_json(path: Path) -> Any:  # noqa: ANN401 - any JSON
+def read_own_json(path: Path) -> Json:
     """Return the value of a JSON file that Limner wrote itself; None if there is none, or it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -81,7 +82,7 @@ def read_own_json(path: Path) -> Any:  # noqa: ANN401 - any JSON
         return None
 
 
-def read_json(path: Path, *, most: int = MAX_BYTES) -> Any:  # noqa: ANN401 - any JSON
+def read_json(path: Path, *, most: int = MAX_BYTES) -> Json:
     """Return the value of a JSON file, as `parse_json`; no more of it is read than it may have.
 
     Raises:
@@ -138,7 +139,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     return parse_toml(_read(path, MAX_SETTINGS))
 
 
-def parse_yaml(data: bytes | str) -> Any:  # noqa: ANN401 - any YAML
+def parse_yaml(data: bytes | str) -> Json:
     """Return the value of a YAML text of plain data, without references, which could multiply a small text.
 
     Raises:

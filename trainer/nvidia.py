@@ -52,7 +52,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Usage:
-    """What an NVIDIA card does now: the share of it that is busy, 0 to 1, and its memory in bytes."""
+    """Usage of an NVIDIA card: the share of it that is busy, 0 to 1, and its memory in bytes."""
 
     number: str
     name: str
@@ -86,7 +86,7 @@ def detected() -> list[Card]:
 
 
 def _program() -> str | None:
-    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    return next((path for name in PROGRAMS if (path := shutil.which(name))), None)
 
 
 def query(program: str) -> list[Card]:
@@ -178,8 +178,8 @@ def built_for(version_file: Path | None = None) -> tuple[int, int] | None:
         if spec is None or spec.origin is None:
             return None
         version_file = Path(spec.origin).with_name("version.py")
-    found = re.search(r"^cuda\b.*?=\s*'(\d+)\.(\d+)'", version_file.read_text(encoding="utf-8"), re.MULTILINE)
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.search(r"^cuda\b.*?=\s*'(\d+)\.(\d+)'", version_file.read_text(encoding="utf-8"), re.MULTILINE)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def best_build(card: Card) -> str:
@@ -196,7 +196,7 @@ def _driver(card: Card) -> int:
 
 
 def _has_code_for(cuda: tuple[int, int], card: Card) -> bool:
-    """Tell whether torch, built for a version of CUDA, was also compiled for a card."""
+    """Return True if torch, built for a version of CUDA, was also compiled for a card."""
     if card.capability < TURING:
         return cuda < (12, 8)
     return card.capability < BLACKWELL or cuda >= (12, 8)

@@ -50,7 +50,7 @@ def models() -> Path:
 
 
 def is_allowed(path: Path) -> bool:
-    """Tell whether a path that a user named may be read: any, but with several users only their own or shared ones."""
+    """Return True if a path that a user named may be read: with several users only their own or shared ones."""
     if not os.environ.get("LIMNER_SHARED"):
         return True
     return any(path.resolve().is_relative_to(folder.resolve()) for folder in (home(), models()))
@@ -68,12 +68,12 @@ def uploads() -> Path:
 
 
 def is_name(name: str) -> bool:
-    """Tell whether a name may stand in a path on every system: letters, digits, `_` and `-`, at most 64, no device."""
+    """Return True if a name is valid in a path on every system: at most 64 letters, digits, `_` and `-`, no device."""
     return bool(_NAME.fullmatch(name)) and not is_device(name)
 
 
 def is_device(name: str) -> bool:
-    """Tell whether Windows takes a file name, with or without an extension, for a device."""
+    """Return True if Windows takes a file name, with or without an extension, for a device."""
     return bool(_DEVICE.fullmatch(name))
 
 

@@ -1,9 +1,10 @@
 """Start Limner's own programs as processes of their own, in the same way on every system.
 
 They read and write UTF-8, whatever the system's code page. On Windows they open no console window, and Ctrl-C in the
-console of the page, or closing it, does not reach them.
+console of the page, or closing it, does not reach them. Here is also what a process sets for itself: output and malloc.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,6 +15,10 @@ from trainer import paths
 
 NOWHERE = subprocess.DEVNULL
 PIPE = subprocess.PIPE
+# From glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_KEPT = 2**30 + 2**29  # bytes that may stay free at the end of the heap
+_INCREMENT = 2**26  # bytes by which the heap grows
 
 
 def start(
@@ -57,3 +62,31 @@ def print_all_letters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def tune_malloc() -> bool:
+    """Keep freed memory for the next step instead of returning it to the system; return whether it worked.
+
+    By default glibc returns each large block to the kernel and gets it back in the next step, page by page. This is for
+    programs that allocate and free much, before the first tensor; there is no effect without glibc.
+    """
+    library = _glibc()
+    if library is None:
+        return False
+    options = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _KEPT, _TOP_PAD: _INCREMENT}
+    return all([library.mallopt(option, value) for option, value in options.items()])
+
+
+def trim_malloc() -> None:
+    """Return free memory to the system after all, so that a process takes only what it uses."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt"):
+            return library
+    return None

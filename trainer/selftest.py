@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from trainer import config, devices, foreign_text, processes, runs
-from trainer.data import examples
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import Run
 from trainer.runs.events import State
@@ -47,21 +47,21 @@ class Case:
 
     @property
     def passed(self) -> bool:
-        """Tell whether every check passed."""
+        """True if every check passed."""
         return not self.failures
 
 
 def cases() -> list[Case]:
     """List the devices of this machine with the precisions that each computes in itself."""
     best = devices.best()
-    found = [Case("cpu", "fp32")]
+    listed = [Case("cpu", "fp32")]
     with _device("cpu"):
         if devices.best_precision(devices.best()) == "bf16":
-            found.append(Case("cpu", "bf16"))
+            listed.append(Case("cpu", "bf16"))
     if devices.is_accelerator(best):
         half = devices.best_precision(best)
-        found += [Case(best.type, precision) for precision in dict.fromkeys(("fp32", half, "fp16"))]
-    return found
+        listed += [Case(best.type, precision) for precision in dict.fromkeys(("fp32", half, "fp16"))]
+    return listed
 
 
 def run(case: Case) -> None:
@@ -77,7 +77,7 @@ def _settings(precision: str) -> config.TrainConfig:
     return config.build(
         {
             "name": "selftest",
-            "dataset": str(examples.find("example-character")),
+            "dataset": str(dataset.find_example("example-character")),
             "trigger": "miraxo",
             "training": {"steps": STEPS, "batch_size": 4, "precision": precision, "devices": 1},
             "preview": {"every": STEPS, "steps": 4, "prompts": ["miraxo"]},
@@ -125,7 +125,7 @@ def _limner(*arguments: str | Path) -> None:
 
 
 def _resumed(trained: Run, losses: list[float], case: Case) -> bool:
-    """Tell whether a run that is resumed from the middle goes on as the one that was not interrupted.
+    """Return True if a run that is resumed from the middle goes on as the one that was not interrupted.
 
     On a CPU it is the same bit for bit; an accelerator may add numbers up in another order.
     """
@@ -156,7 +156,7 @@ def _is_verified(state: State) -> bool:
 
 
 def _is_used(trained: Run) -> bool:
-    """Tell whether images with and without the adapter are drawn, and differ."""
+    """Return True if images with and without the adapter are drawn, and differ."""
     images = []
     for number, adapter in enumerate(((), ("--adapter", trained.export))):
         out = trained.folder / f"sample-{number}.png"

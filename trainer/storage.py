@@ -331,7 +331,7 @@ def sha256(path: Path) -> str:
 
 
 def is_regular_file(path: Path) -> bool:
-    """Tell whether a path is a regular file: a link would lead out of its folder, a pipe would never end."""
+    """Return True if a path is a regular file: a link would lead out of its folder, a pipe would never end."""
     return path.is_file() and not path.is_symlink()
 
 

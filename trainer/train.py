@@ -116,7 +116,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
 
 @dataclass
 class AfterStep:
-    """What follows a step: held-out loss, previews, requests and checkpoints, in this order."""
+    """Work after a step: held-out loss, previews, requests and checkpoints, in this order."""
 
     run: Run
     accelerator: Accelerator
@@ -226,10 +226,10 @@ def cool_down(config: TrainConfig, run: Run, step: int) -> TrainConfig:
 
 
 def is_over(step: int, config: TrainConfig, state: checkpoint.TrainState) -> bool:
-    """Tell whether a run has had its steps, or its held-out images say that more do not help."""
+    """Return True if a run has had its steps, or its held-out images say that more do not help."""
     return step >= config.training.steps or held_out.is_over(state.held_out, config.held_out.patience)
 
 
 def due(step: int, every: int) -> bool:
-    """Tell whether something that happens every `every` steps is due after this step; 0 = never."""
+    """Return True if something that happens every `every` steps is due after this step; 0 = never."""
     return every > 0 and step % every == 0

@@ -8,20 +8,19 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from trainer import captioning, config, extension, nvidia, other_cards, runs, storage
+from trainer import captioning, config, extension, nvidia, other_cards, processes, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, explain_disk, is_out_of_memory
 from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, cards, control, events, queue
 from trainer.runs.run import PROCESS
-from trainer.training import malloc
 
 RETRIED = "retried"  # a file in the requests of a run: the step at which its device failed
 
 
 def work(run: Run, *, may_retry: bool = True) -> int:
     """Work on one run in this process, or in a new one if its device fails and it may; return the exit code."""
-    malloc.tune()
+    processes.tune_malloc()
     if os.environ.get("RANK", "0") != "0":
         from trainer.train import follow
 
@@ -71,7 +70,7 @@ def work(run: Run, *, may_retry: bool = True) -> int:
 
 
 def _is_worth_retrying(run: Run, error: Exception) -> bool:
-    """Tell whether a run goes on by itself: if its device failed, unless it did that before and came no further.
+    """Return True if a run goes on by itself: its device failed, unless it did that before and came no further.
 
     A launcher, or a person who watches in a terminal, decides that for themselves.
     """
@@ -93,7 +92,7 @@ def wait_for_run() -> Run | None:
 
     From then on nothing connects this process with the one that started it: it writes to the log of the run.
     """
-    malloc.tune()
+    processes.tune_malloc()
     from trainer import train  # noqa: F401 - imports torch and the rest
 
     folder = sys.stdin.readline().rstrip("\n")

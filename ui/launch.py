@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from trainer import __version__, extension, paths, processes, storage
-from trainer.data import examples
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import _
 from ui.server import passwords
@@ -104,7 +104,7 @@ def lock_home() -> FileLock:
     try:
         storage.keep_private()
         outputs.mkdir(parents=True, exist_ok=True)
-        examples.install()
+        dataset.install_examples()
         paths.datasets().mkdir(parents=True, exist_ok=True)
         storage.keep_private(paths.datasets(), outputs)
         lock, number = FileLock(outputs / ".page.lock"), outputs / ".page.pid"
@@ -191,7 +191,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address can be reached from this machine only."""
+    """Return True if an address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

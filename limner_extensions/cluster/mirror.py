@@ -23,7 +23,7 @@ from trainer.runs.run import PAUSE
 
 @dataclass
 class Mirror:
-    """What is known of a run's folder on its node, which began as a copy of the one here."""
+    """State of a run's folder on its node, which began as a copy of the one here."""
 
     run: Run
     border: Border

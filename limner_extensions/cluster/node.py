@@ -30,7 +30,7 @@ Stamp = tuple[int, int]  # size and time of a file, by which a change is noticed
 
 @dataclass(frozen=True)
 class About:
-    """What a relay needs to know about a node: its name, and the version of Limner there."""
+    """Facts about a node for a relay: its name, and the version of Limner there."""
 
     name: str
     version: str
@@ -38,7 +38,7 @@ class About:
 
 @dataclass(frozen=True)
 class News:
-    """What has happened to a run: the log's and the events' next bytes, all files, and requests not yet taken.
+    """Changes of a run: the log's and the events' next bytes, all files, and requests not yet taken.
 
     `code` is the exit code of the worker, None while it lives; `now` is the node's time.
     """

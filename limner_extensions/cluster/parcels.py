@@ -1,4 +1,4 @@
-"""What a run needs beside its folder: datasets, base model, VAE, and the adapter it starts from. Named by content.
+"""Parcels, named by content: datasets, base model, VAE and the adapter that a run starts from.
 
 A node of a cluster keeps a parcel under its key, so that it is sent to each node once.
 """

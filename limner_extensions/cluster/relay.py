@@ -25,7 +25,7 @@ MISSES = 20  # times in a row that a cluster may name a node that turns out to b
 
 
 class Cluster(Protocol):
-    """Where runs can be placed; it alone decides when and on which node."""
+    """Place for runs. It alone decides when and on which node."""
 
     def place(self, devices: int, wait: Callable[[], None]) -> Node:
         """Return a node with room for a run on this many devices, calling `wait` again and again until there is one."""

@@ -43,7 +43,7 @@ _SSH_FAILED, _NO_COMMAND = 255, (126, 127)  # exit codes of ssh, and of a shell
 
 @dataclass(frozen=True)
 class Address:
-    """Where `ssh://USER@HOST:PORT/COMMAND` leads; the command is that of Limner there."""
+    """Target of `ssh://USER@HOST:PORT/COMMAND`. The command is that of Limner there."""
 
     host: str
     user: str = ""

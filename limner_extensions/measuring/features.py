@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from limner_extensions.measuring import kinds
 from trainer import families, storage
-from trainer.captioning.loading import Untyped, load_model
+from trainer.captioning.loading import load_model
 from trainer.config import ModelConfig
-from trainer.devices import sampling_dtype
+from trainer.devices import Untyped, sampling_dtype
 from trainer.errors import UserError
 from trainer.families import Conditioning, Family, encode_images, loading
 from trainer.i18n import _
@@ -36,7 +36,7 @@ class FeatureModel(Protocol):
 
     @property
     def name(self) -> str:
-        """What people know it by."""
+        """Name of the model for people."""
 
     @property
     def key(self) -> str:
@@ -123,7 +123,7 @@ def _vectors(output: Any) -> Tensor:  # noqa: ANN401 - a tensor or, in newer ver
 
 @dataclass(frozen=True)
 class DenoiserFeatures:
-    """What a block in the middle of the base model's denoiser makes of an image with a little noise, without a prompt.
+    """Activations of a middle block of the base model's denoiser for an image with a little noise, without a prompt.
 
     Of each of the block's channels, the mean and the spread over the image: what there is, and how it varies.
     """
@@ -134,7 +134,7 @@ class DenoiserFeatures:
 
     @property
     def name(self) -> str:
-        """What people know it by."""
+        """Name of the model for people."""
         return _("the base model itself")
 
     @property

@@ -39,7 +39,7 @@ class Undefined(Exception):
 
 
 class Scale:
-    """What the images of checkpoints are compared with: those of the base model, training images [n, d], and texts.
+    """References of a measurement: images of the base model, training images [n, d], and texts.
 
     `texts` [prompts, d] are features of the prompts themselves, without the trigger, if the model has any.
     """

@@ -7,7 +7,7 @@ from itertools import chain
 from trainer.config import TrainConfig, prompt_lines
 from trainer.data.captions import contains_trigger, of_class, with_trigger
 from trainer.data.dataset import Example
-from trainer.training import caption_variants
+from trainer.training import augment
 
 # For datasets without captions, or with such as cannot be varied.
 SHORT = {
@@ -38,9 +38,9 @@ def choose(config: TrainConfig, trained: Sequence[Example], held: Sequence[Examp
     ones. None is a caption that was trained: with it, an image learned by heart would look like a subject learned.
     """
     trigger = trained[0].trigger
-    learned = [caption_variants.texts(example, config)[0] for example in trained]
+    learned = [augment.caption_variants(example, config)[0] for example in trained]
     sources = chain(
-        (caption_variants.texts(example, config)[0] for example in held),
+        (augment.caption_variants(example, config)[0] for example in held),
         (line for line in map(_prompt, config.preview.prompts) if not trigger or contains_trigger(line, trigger)),
         _recombined(learned),
         (with_trigger(text, trigger) for text in SHORT[config.preset]),
@@ -56,7 +56,7 @@ def choose(config: TrainConfig, trained: Sequence[Example], held: Sequence[Examp
 
 
 def _prompt(line: str) -> str:
-    return prompt_lines.parse(line).prompt
+    return prompt_lines.parse_prompt_line(line).prompt
 
 
 def _recombined(captions: Sequence[str]) -> Iterator[str]:

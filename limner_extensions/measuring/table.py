@@ -75,7 +75,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What the row is of."""
+        """Label of the row."""
         if not self.step:
             return _("Base model")
         step = _("step {step}", step=self.step)

@@ -23,6 +23,7 @@ from limner_extensions.recipes.draft import (
     text,
     whole,
 )
+from limner_extensions.recipes.families import SPECS, Flow, flow_of
 from limner_extensions.recipes.flow import Levels, layers_note, note_family, refusal, set_levels
 from limner_extensions.recipes.optimization import (
     Names,
@@ -34,12 +35,11 @@ from limner_extensions.recipes.optimization import (
 )
 from limner_extensions.recipes.prompts import line, set_prompts
 from limner_extensions.recipes.resolutions import Side, set_resolutions
-from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import FamilySpec, Flow
+from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.optim.optimizers import ROWS
 
-ARCHITECTURES = {name: spec for spec in FAMILIES.values() for name in spec.recipe_names}
 UNETS = ("is_v2", "is_xl", "is_v_pred")  # of all marks of a model
 PRECISIONS = {"fp32": "fp32", "float32": "fp32", "float": "fp32", "fp16": "fp16", "float16": "fp16", "bf16": "bf16",
               "bfloat16": "bf16"}  # fmt: skip
@@ -110,7 +110,7 @@ USUAL: dict[str, object] = {
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
-    """Tell whether a table is a job of ai-toolkit."""
+    """Return True if a table is a job of ai-toolkit."""
     config = data.get("config")
     return isinstance(config, Mapping) and isinstance(config.get("process"), list) and bool(config["process"])
 
@@ -125,7 +125,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     values = {key.removeprefix("config.process.0.").removeprefix("config."): value for key, value in flat(data).items()}
     draft = Draft(values)
     spec = _family(draft)
-    flow = spec.flow if spec else None
+    flow = flow_of(spec)
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= DEFAULTS
     if flow:
@@ -151,11 +151,11 @@ def _family(draft: Draft) -> FamilySpec | None:
     marks = [key.removeprefix("model.") for key in draft.values if key.startswith("model.is_")]
     told = [mark for mark in marks if draft.get(f"model.{mark}", flag, False) and mark not in UNETS]
     names = [*([architecture] if architecture else []), *told]
-    if any(name not in ARCHITECTURES for name in names):
+    if any(name not in SPECS for name in names):
         raise refusal()
     if not any(key.startswith("network.") for key in draft.values):
         raise UserError("This recipe of ai-toolkit does not train an adapter.", "Give one with a network.")
-    return ARCHITECTURES[names[0]] if names else None
+    return SPECS[names[0]] if names else None
 
 
 def _set_passes_and_size(draft: Draft) -> None:
@@ -224,19 +224,15 @@ def _set_optimizer(draft: Draft) -> None:
     set_optimizer(draft, kind, NAMES, usual)
     common = draft.get("train.lr", number, 1e-6)
     rate = draft.get("train.unet_lr", number, common)
-    if kind == "prodigy" and rate < 0.1:
+    if ROWS[kind].finds_rate and rate < 0.1:
         rate = 1.0  # as ai-toolkit does
     encoder = draft.get("train.text_encoder_lr", number, rate)
     text_rate = encoder if draft.get("train.train_text_encoder", flag, False) else 0.0
     rate_key = "train.unet_lr" if "train.unet_lr" in draft.values else "train.lr"
     text_key = "train.text_encoder_lr" if "train.text_encoder_lr" in draft.values else "train.train_text_encoder"
-    set_rates(
-        draft,
-        rate,
-        rate if kind == "prodigy" and text_rate else text_rate,
-        (rate_key,),
-        (text_key, "train.train_text_encoder"),
-    )
+    if ROWS[kind].finds_rate and text_rate:
+        text_rate = rate
+    set_rates(draft, rate, text_rate, (rate_key,), (text_key, "train.train_text_encoder"))
     draft.leave("off", *({"train.lr"} - draft.mapped.keys()))
     _set_schedule(draft)
 

@@ -75,7 +75,7 @@ class Recipe:
 
 @dataclass
 class Draft:
-    """What a file says, flat, by its own names; and the recipe so far, by our paths.
+    """Values of a file, flat, by its own names, and the recipe so far, by our paths.
 
     `seen` is the number of images in an epoch, each counted as often as it is repeated; 0 = unknown.
     """
@@ -168,7 +168,7 @@ class Draft:
 
 
 def is_idle(value: object) -> bool:
-    """Tell whether a value means that something is off."""
+    """Return True if a value means that something is off."""
     texts = ("false", "none", "0", "0.0", "off", "never", "[]", "{}", "disable", "disabled", "default", "")
     return value in (None, False, 0, [], {}) or (isinstance(value, str) and value.strip().lower() in texts)
 

@@ -1,4 +1,4 @@
-"""How other programs draw noise levels, as ours: Limner shifts those of flow matching as the base model does."""
+"""Noise levels of other programs, as ours. Limner shifts those of flow matching as the base model does."""
 
 import math
 from collections.abc import Mapping
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from limner_extensions.recipes.draft import Draft, number
+from limner_extensions.recipes.families import Flow
 from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import FamilySpec, Flow
+from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
 

@@ -25,12 +25,12 @@ from limner_extensions.recipes.draft import (
     text,
     whole,
 )
+from limner_extensions.recipes.families import NAMES, flow_of
 from limner_extensions.recipes.flow import note_family
 from limner_extensions.recipes.kohya_names import DECIDED_HERE, OF_THAT_MACHINE, USUAL
 from limner_extensions.recipes.prompts import set_prompts
 from limner_extensions.recipes.resolutions import set_resolutions
 from trainer import foreign_text
-from trainer.base_models.registry import FAMILIES
 from trainer.i18n import _
 
 SIGNS = {"network_dim", "network_module", "train_batch_size", "LoRA_type", "pretrained_model_name_or_path", "unet_lr",
@@ -71,12 +71,12 @@ DEFAULTS: dict[str, Any] = {
     "training.max_grad_norm": 1.0,
 }
 # Some of the GUI's settings begin with the name of the script that they are for.
-_SCRIPTS = "|".join(name for spec in FAMILIES.values() if (name := spec.kohya_script.removesuffix("train_network.py")))
+_SCRIPTS = "|".join(name for row in NAMES.values() if (name := row.script.removesuffix("train_network.py")))
 _OF_SCRIPT = re.compile(rf"({_SCRIPTS.replace('_', '')})\d?(_checkbox|_(?P<name>\w+))?$")
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
-    """Tell whether a table is a recipe of kohya's scripts or of their GUI."""
+    """Return True if a table is a recipe of kohya's scripts or of their GUI."""
     return len(SIGNS & lifted(data).keys()) >= 2 or kohya_datasets.are_in(data)
 
 
@@ -197,7 +197,7 @@ def _read(
 ) -> Recipe:
     draft = Draft(values, images)
     spec = kohya_flow.find(draft, gui=gui)
-    flow = spec.flow if spec else None
+    flow = flow_of(spec)
     draft.settings |= DEFAULTS
     if gui:
         _of_gui(draft)

@@ -51,18 +51,18 @@ class Subset:
 
     @property
     def repeats(self) -> int:
-        """How often its images are seen in an epoch; 0 = it is ignored."""
+        """Number of times that its images are seen in an epoch; 0 = it is ignored."""
         value = self.get("num_repeats")
         return max(0, value) if isinstance(value, int) else 1
 
     @property
     def is_used(self) -> bool:
-        """Whether it is a folder of images with captions beside them, and not off."""
+        """True if it is a folder of images with captions beside them, and not off."""
         return bool(self.text("image_dir")) and self.repeats > 0 and self.get("metadata_file") is None
 
 
 def are_in(data: Mapping[str, Any]) -> bool:
-    """Tell whether a table names datasets of sd-scripts."""
+    """Return True if a table names datasets of sd-scripts."""
     return any(subset.text("image_dir") for subset in subsets(data))
 
 
@@ -174,7 +174,7 @@ def _told_apart(draft: Draft, own: Mapping[Subset, Subject]) -> dict[Subset, Sub
 
 
 def _fits(subject: Subject, taught: Iterable[Subject]) -> bool:
-    """Tell whether a subject can be taught beside others, as a line."""
+    """Return True if a subject can be taught beside others, as a line."""
     subjects = [*taught, subject]
     triggers = {other.trigger.casefold() for other in subjects}
     folders = {other.dataset for other in subjects}
@@ -184,10 +184,10 @@ def _fits(subject: Subject, taught: Iterable[Subject]) -> bool:
 
 
 def _is_line(subject: Subject) -> bool:
-    """Tell whether a subject can be written as a line: not if its folder or words look like flags."""
+    """Return True if a subject can be written as a line: not if its folder or words look like flags."""
     once = replace(subject, repeats=1)
     try:
-        return subject_lines.parse(subject_lines.write(once)) == once
+        return subject_lines.parse_subject_line(subject_lines.write(once)) == once
     except UserError:
         return False
 

@@ -7,16 +7,17 @@ KohakuBlueleaf/LyCORIS at commit f49d30d.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import tomlkit
 
 from limner_extensions.recipes import convolutions, kohya_datasets, kohya_flow, kohya_flow_export
 from limner_extensions.recipes.draft import flat
+from limner_extensions.recipes.families import NAMES, Flow, FlowScript
 from limner_extensions.recipes.flow import layers_note
+from trainer.adapter_files.programs import METADATA
 from trainer.base_models import MICRO, detect
-from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
-from trainer.base_models.spec import FamilySpec, Flow, FlowScript
+from trainer.base_models.registry import DEFAULT, FamilyName
 from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.adjustments import planned_rank, planned_steps
@@ -75,14 +76,10 @@ _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "che
                 "training.devices", "training.cards", "training.memory", "training.micro_batches",
                 "training.gradient_checkpointing", "training.offload", "training.exposures", "training.tensorboard",
                 "captions.shuffles", "model.family")  # fmt: skip
+# Optimizers that sd-scripts has names for; it takes others by the dotted name of their class, as Limner does.
 OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",
-              "prodigy": "Prodigy", "prodigy-schedule-free": "prodigyplus.ProdigyPlusScheduleFree",
-              "schedule-free": "AdamWScheduleFree",
-              "came": "pytorch_optimizer.CAME", "ademamix": "pytorch_optimizer.AdEMAMix", "muon": "Muon"}  # fmt: skip
-ARGUMENTS = {"adafactor": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
-             "prodigy": ["use_bias_correction=True", "safeguard_warmup=True"],
-             "prodigy-schedule-free": ["split_groups=False"],
-             "ademamix": ["weight_decouple=True"], "muon": ["adjust_lr_fn='match_rms_adamw'"]}  # fmt: skip
+              "prodigy": "Prodigy", "schedule-free": "AdamWScheduleFree", "muon": "Muon"}  # fmt: skip
+ARGUMENTS: dict[str, dict[str, object]] = {"adafactor": {"warmup_init": False}}  # that it would set otherwise
 
 
 @dataclass(frozen=True)
@@ -112,11 +109,12 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
 
     `datasets` asks for a file of the datasets, too, which holds their paths.
     """
-    spec = _spec(config)
-    writer = _Writer(config, spec.flow)
+    family = _family(config)
+    flow = NAMES[family].flow
+    writer = _Writer(config, flow)
     ours = flat(config.model_dump(mode="json"))
     for path, (key, write) in DIRECT.items():
-        if not kohya_flow_export.is_used(spec.flow, key):
+        if not kohya_flow_export.is_used(flow, key):
             continue
         writer.said.add(path)
         if ours[path] != UNSAID.get(path):
@@ -127,8 +125,8 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
     _say_optimizer(writer)
     _say_schedule(writer)
     _say_objective(writer)
-    if spec.flow:
-        _say_flow(writer, spec.flow)
+    if flow:
+        _say_flow(writer, flow)
     if datasets:
         _say_datasets(writer)
     unsaid = [f"{path} = {value!r}"[:100] for path, value in ours.items() if not _is_settled(path, value, ours, writer)]
@@ -137,8 +135,8 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
     document = tomlkit.document()
     images_option = "dataset_config ..." if datasets else "train_data_dir ..."
     options = ["config_file THIS.toml", images_option, "output_dir ..."]
-    options += [f"{name} ..." for name in (spec.flow.kohya.files if spec.flow else ())]
-    document.add(tomlkit.comment(f"accelerate launch {spec.kohya_script} --{' --'.join(options)}"))
+    options += [f"{name} ..." for name in (flow.kohya.files if flow else ())]
+    document.add(tomlkit.comment(f"accelerate launch {NAMES[family].script} --{' --'.join(options)}"))
     for key, value in writer.values.items():
         document.add(key, tomlkit.item(value))
     return Export(tomlkit.dumps(document), tuple(writer.notes), kohya_datasets.write(config) if datasets else "")
@@ -153,9 +151,10 @@ def _is_settled(path: str, value: object, ours: dict[str, Any], writer: _Writer)
     return path.startswith(_LIMNERS_OWN) and path not in UNSAID
 
 
-def _spec(config: TrainConfig) -> FamilySpec:
+def _family(config: TrainConfig) -> FamilyName:
     facts = detect.glance(config.model.base, config.model.revision) if config.model.family == "auto" else None
-    return FAMILIES.get(cast(FamilyName, facts.family if facts else config.model.family), FAMILIES[DEFAULT])
+    family = facts.family if facts else config.model.family
+    return DEFAULT if family == "auto" or family not in NAMES else family
 
 
 def _say_model(writer: _Writer) -> None:
@@ -166,7 +165,7 @@ def _say_model(writer: _Writer) -> None:
     else:  # of a path, only the name: the file may be published
         base = model.base if detect.is_hub_name(model.base) else Path(model.base).name
         writer.say("pretrained_model_name_or_path", base, "model.base")
-    if _spec(writer.config).kohya_v2:
+    if METADATA[_family(writer.config)].v2:
         writer.say("v2", True)
     if model.prediction_type == "v_prediction":
         writer.say("v_parameterization", True)
@@ -290,15 +289,11 @@ def _variants(writer: _Writer, adapter: Lora) -> dict[str, Any]:
 def _say_optimizer(writer: _Writer) -> None:
     optimizer, training = writer.config.optimizer, writer.config.training
     rate = optimizer.learning_rate
-    writer.say("optimizer_type", OPTIMIZERS[optimizer.kind], "optimizer.kind")
-    values = optimizer.model_dump()
-    arguments = [f"weight_decay={optimizer.weight_decay}"]
-    if betas := [str(value) for name, value in values.items() if name.startswith("beta")]:
-        arguments.append(f"betas=({','.join(betas)})")
-    arguments += [f"{name}={values[name]}" for name in ("alpha", "momentum") if name in values]
-    arguments += ARGUMENTS.get(optimizer.kind, [])
-    writer.say("optimizer_args", arguments, *(f"optimizer.{name}" for name in values))
-    if optimizer.kind == "muon" and not writer.flow:
+    writer.say("optimizer_type", OPTIMIZERS.get(optimizer.kind, optimizer.class_path), "optimizer.kind")
+    values = optimizer.class_arguments() | ARGUMENTS.get(optimizer.kind, {})
+    arguments = [f"{name}={value!r}".replace(", ", ",") for name, value in values.items()]
+    writer.say("optimizer_args", arguments, *(f"optimizer.{name}" for name in type(optimizer).model_fields))
+    if optimizer.row.matrices_only and not writer.flow:
         writer.notes.append(
             _("With Stable Diffusion 1, sd-scripts also adapts convolutions (proj_in, proj_out), which Muon refuses.")
         )

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from limner_extensions.recipes.draft import Draft, flag, is_idle, number, text
+from limner_extensions.recipes.families import FLOWS, Flow, FlowScript
 from limner_extensions.recipes.flow import Levels, above_zero, layers_note, refusal, set_levels
-from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import FamilySpec, Flow, FlowScript
+from trainer.base_models.spec import FamilySpec
 from trainer.i18n import _
 
-FLOWS = [(spec, spec.flow.kohya) for spec in FAMILIES.values() if spec.flow]
 SCRIPTS = [script for _spec, script in FLOWS]
 OTHER_MODELS = re.compile(r"FLUX_?\.?[2-9]|lumina|hunyuan|anima|wan|chroma|qwen|hidream", re.IGNORECASE)
 OTHER_FILES = ("gemma2", "qwen3", "byt5")  # text encoders of other models, by their settings
@@ -89,7 +88,7 @@ def apply(draft: Draft, flow: Flow) -> None:
 
 
 def is_cut(settings: Mapping[str, Any]) -> bool:
-    """Tell whether settings of ours, by their paths, leave out the lowest or the highest noise levels."""
+    """Return True if settings of ours, by their paths, leave out the lowest or the highest noise levels."""
     return (settings["objective.min_timestep"], settings["objective.max_timestep"]) != (0, 999)
 
 

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from limner_extensions.recipes import kohya_flow
-from trainer.base_models.spec import Flow, FlowScript
+from limner_extensions.recipes.families import Flow, FlowScript
 from trainer.config.adapter import AdapterConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.i18n import _
@@ -16,7 +16,7 @@ LEVELS = ("objective.timestep_sampling", "objective.logit_mean", "objective.logi
 
 
 def is_used(flow: Flow | None, key: str) -> bool:
-    """Tell whether the script of a family uses a setting; for None, that of the UNets, which uses all."""
+    """Return True if the script of a family uses a setting; for None, that of the UNets, which uses all."""
     return flow is None or key not in (*kohya_flow.UNUSED, *flow.kohya.unused)
 
 

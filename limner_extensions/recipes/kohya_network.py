@@ -6,7 +6,7 @@ f49d30d (lycoris/kohya.py, lycoris/config.py) and bmaltais/kohya_ss at commit 8a
 
 from limner_extensions.recipes import convolutions, kohya_flow
 from limner_extensions.recipes.draft import Draft, flag, number, positive, text
-from trainer.base_models.spec import Flow
+from limner_extensions.recipes.families import Flow
 from trainer.i18n import _
 
 # The GUI's name: the module, and its algorithm.
@@ -77,7 +77,7 @@ def _algorithm(draft: Draft) -> tuple[str, str]:
 
 
 def trains_unet_only(draft: Draft) -> bool:
-    """Tell whether LyCORIS' preset of layers leaves the text encoder out."""
+    """Return True if LyCORIS' preset of layers leaves the text encoder out."""
     module, _name = _algorithm(draft)
     return module == "lycoris.kohya" and draft.get(_preset_key(draft), text, "full") in UNET_ONLY
 

@@ -20,7 +20,7 @@ from limner_extensions.recipes.optimization import (
     set_schedule,
 )
 from trainer.i18n import _
-from trainer.optim.optimizers import PRODIGIES
+from trainer.optim.optimizers import ROWS
 
 KINDS = {
     "": "adamw", "adamw": "adamw", "pagedadamw": "adamw", "pagedadamw32bit": "adamw", "adamw8bit": "adamw8bit",
@@ -98,7 +98,7 @@ def _set_rates(draft: Draft, kind: str, *, gui: bool) -> None:
         rate = rate or text_rate
     if draft.get("network_train_unet_only", flag, False) or kohya_network.trains_unet_only(draft):
         text_rate = 0.0
-    if kind in PRODIGIES and text_rate and text_rate != rate:
+    if ROWS[kind].finds_rate and text_rate and text_rate != rate:
         draft.note(_("Prodigy has one rate for all parts here."))
         text_rate = rate
     text_keys = ["network_train_unet_only", "learning_rate" if encoder is None and text_rate else "text_encoder_lr"]

@@ -19,7 +19,7 @@ DECIDED_HERE = re.compile(
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
-    """Tell whether a table is a config of Limner."""
+    """Return True if a table is a config of Limner."""
     tables = {name for name in SECTIONS if isinstance(renames.current(dict(data)).get(name), Mapping)}
     kinds = [
         isinstance(data.get(name), Mapping) and "kind" in data[name] for name in ("adapter", "optimizer", "schedule")

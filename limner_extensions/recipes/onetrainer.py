@@ -24,6 +24,7 @@ from limner_extensions.recipes.draft import (
     text,
     whole,
 )
+from limner_extensions.recipes.families import SPECS, Flow, flow_of
 from limner_extensions.recipes.flow import Levels, above_zero, layers_note, note_family, refusal, set_levels, shifted
 from limner_extensions.recipes.optimization import (
     Names,
@@ -36,13 +37,11 @@ from limner_extensions.recipes.optimization import (
 )
 from limner_extensions.recipes.prompts import line, set_prompts
 from limner_extensions.recipes.resolutions import Side, set_resolutions
-from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import FamilySpec, Flow
+from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
 
 SIGNS = {"training_method", "model_type", "base_model_name", "learning_rate_scheduler", "lora_rank"}
-MODELS = {name: spec for spec in FAMILIES.values() for name in spec.recipe_names}
 PRECISIONS = {"float_32": "fp32", "tfloat_32": "fp32", "float_16": "fp16", "bfloat_16": "bf16"}
 DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "batch_size": ("training.batch_size", positive),
@@ -118,7 +117,7 @@ USUAL: dict[str, object] = {
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
-    """Tell whether a table is a recipe of OneTrainer."""
+    """Return True if a table is a recipe of OneTrainer."""
     return len(SIGNS & data.keys()) >= 2
 
 
@@ -131,13 +130,13 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     draft = Draft(flat(data), images)
     if draft.get("training_method", text, "FINE_TUNE") != "LORA":
         raise UserError("This recipe of OneTrainer does not train an adapter.", "Give one with the method LoRA.")
-    spec = MODELS.get(draft.get("model_type", text, "STABLE_DIFFUSION_15"))
+    spec = SPECS.get(draft.get("model_type", text, "STABLE_DIFFUSION_15"))
     if spec is None:
         raise refusal()
     draft.leave("off", *(key for key in draft.values if key.startswith("transformer." if spec.unet else "unet.")))
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "off": OFF, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= DEFAULTS
-    if spec.flow:
+    if flow := flow_of(spec):
         _leave_unused(draft, spec)
     if "clip_grad_norm" in draft.values and draft.values["clip_grad_norm"] is None:
         draft.set("training.max_grad_norm", 0.0, "clip_grad_norm")
@@ -146,8 +145,8 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     _set_size_and_length(draft)
     _set_adapter(draft, spec)
     _set_optimizer(draft, spec)
-    _set_objective(draft, spec.flow)
-    if spec.flow:
+    _set_objective(draft, flow)
+    if flow:
         note_family(draft, spec)
     _set_previews_and_backups(draft)
     return draft.finish("OneTrainer", USUAL)

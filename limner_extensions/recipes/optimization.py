@@ -6,7 +6,7 @@ from typing import Any
 
 from limner_extensions.recipes.draft import Draft, flag, number
 from trainer.i18n import _
-from trainer.optim.optimizers import SCHEDULE_FREE
+from trainer.optim.optimizers import ROWS
 
 # What an optimizer does where a recipe says nothing: the defaults of torch, bitsandbytes, lion-pytorch, transformers,
 # prodigyopt, schedulefree and pytorch_optimizer.
@@ -84,7 +84,7 @@ def set_optimizer(draft: Draft, kind: str, names: Names, usual: Mapping[str, flo
 
 
 def is_variant(draft: Draft, kind: str, names: Names) -> bool:
-    """Tell whether a recipe asks for a variant of an optimizer that ours is not."""
+    """Return True if a recipe asks for a variant of an optimizer that ours is not."""
     switches = _SWITCHES.get(kind, {})
     return any(draft.get(f"{names.arguments}{switch}", flag, ours) != ours for switch, ours in switches.items())
 
@@ -119,7 +119,8 @@ class Schedule:
 
 def set_schedule(draft: Draft, schedule: Schedule, keys: Mapping[str, tuple[str, ...]]) -> None:
     """Set the schedule; `keys` are their settings that each of ours follows from."""
-    if draft.settings.get("optimizer.kind") in SCHEDULE_FREE and schedule.kind != "constant":
+    optimizer = ROWS.get(str(draft.settings.get("optimizer.kind")))
+    if optimizer and optimizer.averages and schedule.kind != "constant":
         schedule = Schedule("constant", schedule.warmup)
     values: dict[str, Any] = {"kind": schedule.kind, "warmup": _share(draft, schedule.warmup)}
     if schedule.kind != "constant":

@@ -23,7 +23,7 @@ def set_prompts(draft: Draft, lines: Iterable[str], *keys: str) -> None:
         if not text.strip() or text.lstrip().startswith("#"):
             continue
         try:
-            prompt_lines.parse(text)
+            prompt_lines.parse_prompt_line(text)
             prompts.append(text.strip())
         except UserError as error:
             draft.note(_("A preview prompt is left out: {reason}", reason=error.message))

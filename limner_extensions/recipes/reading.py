@@ -17,7 +17,7 @@ class Format(Protocol):
     """A format of recipes in tables: a module."""
 
     def is_recipe(self, data: Mapping[str, Any]) -> bool:
-        """Tell whether a table is a recipe of this format."""
+        """Return True if a table is a recipe of this format."""
 
     def read(self, data: Mapping[str, Any], images: int) -> Recipe:
         """Read it."""

@@ -59,7 +59,7 @@ class Clock:
         return f"loss {loss:.4f}, {speed:.1f} samples/s"
 
     def checkpoint_due(self) -> bool:
-        """Tell whether it is time to save, and restart the timer if so."""
+        """Return True if it is time to save, and restart the timer if so."""
         now = time.monotonic()
         if now - self._last_checkpoint < self._checkpoint_every:
             return False
@@ -67,5 +67,5 @@ class Clock:
         return True
 
     def over(self) -> bool:
-        """Tell whether the time is up."""
+        """Return True if the time is up."""
         return self._end is not None and time.monotonic() >= self._end

@@ -149,7 +149,7 @@ def build(base: FamilyName) -> Family:
 
 def settings_of(base: FamilyName, *, text_encoder: bool) -> TrainConfig:
     """Return the settings of a run with one image at a time at the base model's resolution."""
-    resolution = next(iter(FAMILIES[base].variants.values())).resolution
+    resolution = next(iter(FAMILIES[base].variants.values()))
     data: dict[str, Any] = {"name": "x", "dataset": "x", "model": {"base": "x", "family": base}}
     data |= {"adapter": {"rank": 16}, "preservation": {"share": 0}}
     data["training"] = {"resolution": resolution, "text_encoder": text_encoder}

@@ -301,7 +301,7 @@ def test_a_base_whose_weights_can_hold_programs_is_refused(tiny_sd: Path, tmp_pa
     assert_in_words(str(caught.value).replace("\n", " "), tmp_path)
     assert detect.glance(str(base)) is None
     with pytest.raises(UserError, match="'base' cannot be loaded"):
-        loading.load(base, detect.look(tiny_sd), None, torch.float32)
+        loading.load_pipeline(base, detect.look(tiny_sd), None, torch.float32)
 
 
 def test_metadata_are_text_and_no_more(home: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
+from trainer.adapter_files.programs import METADATA, SUPPORT
 from trainer.base_models import registry
 
 PROGRAM = sorted(
@@ -89,8 +90,13 @@ def test_a_family_is_named_in_its_files_and_the_registry() -> None:
         for package in ("base_models", "families")
         for name in registry.FAMILIES
     }
+    own |= {CHECKOUT / "trainer/adapter_files/programs.py", CHECKOUT / "limner_extensions/recipes/families.py"}
     naming = {path for path in PROGRAM if names.search(path.read_text(encoding="utf-8"))}
     assert naming - own == {CHECKOUT / "trainer" / "base_models" / "registry.py"}
+    for name, spec in registry.FAMILIES.items():
+        assert METADATA[name].names.keys() == spec.variants.keys()
+        assert METADATA[name].sizes.keys() == {size.configs for size in spec.sizes}
+    assert SUPPORT.keys() == registry.TRANSFORMERS.keys()
 
 
 def test_one_module_asks_about_hardware() -> None:

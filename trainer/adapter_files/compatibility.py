@@ -14,12 +14,12 @@ from trainer import foreign_text
 from trainer.adapter_files import peft_settings, safetensors_reader, summary
 from trainer.adapter_files.facts import Facts
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
-from trainer.adapter_files.programs import PROGRAMS, Program, Reading
+from trainer.adapter_files.programs import METADATA, PROGRAMS, SUPPORT, Program, Reading, Support
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
-from trainer.base_models.spec import Shape, Support
+from trainer.base_models.spec import Shape
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 
@@ -30,7 +30,7 @@ MICRO = _("It is for Micro, the base model built into Limner, which other progra
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a program does with a file; it `loads` if it applies all of it as meant."""
+    """Verdict on a file for one program; it `loads` if the program applies all of it as meant."""
 
     program: str
     loads: bool
@@ -51,7 +51,7 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Tell whether the file is sound and every program loads it."""
+        """True if the file is sound and every program loads it."""
         return not self.problems and all(verdict.loads for verdict in self.verdicts)
 
 
@@ -209,7 +209,7 @@ def _judge(program: Program, facts: Facts) -> Verdict:
 
 
 def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
-    """Tell whether a program applies a layer in whatever way."""
+    """Return True if a program applies a layer in whatever way."""
     module, support = layer.module, _support(program, facts)
     if not module.place or not facts.has(module) or _reading(program, facts, layer) is None:
         return False
@@ -231,7 +231,7 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
 
 def _support(program: Program, facts: Facts) -> Support | None:
     """Return what a program does with adapters for a transformer; None if it reads none, or the denoiser is a UNet."""
-    return facts.spec.transformer.programs.get(program.name) if facts.spec.transformer else None
+    return SUPPORT.get(facts.family, {}).get(program.name)
 
 
 def _reading(program: Program, facts: Facts, layer: Layer) -> Reading | None:
@@ -318,9 +318,9 @@ def _listed_by_a1111(metadata: Mapping[str, str]) -> FamilyName | None:
     if not metadata:
         return None
     version, v2 = metadata.get("ss_base_model_version", ""), metadata.get("ss_v2") == "True"
-    listed = next(name for name, spec in FAMILIES.items() if spec.kohya_v2 == v2)
+    listed = next(name for name, names in METADATA.items() if names.v2 == v2)
     for name, spec in FAMILIES.items():
-        if spec.original_names and version.startswith(spec.metadata_prefixes):
+        if spec.original_names and version.startswith(METADATA[name].prefixes):
             listed = name
     return listed
 

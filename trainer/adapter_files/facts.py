@@ -7,13 +7,13 @@ from functools import cached_property
 
 from trainer.adapter_files import summary
 from trainer.adapter_files.peft_settings import OWN_PREFIX, PeftSettings
-from trainer.adapter_files.programs import TextName, UnetName
+from trainer.adapter_files.programs import LayerNaming, TextName, UnetName
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Module, Place
 from trainer.base_models.registry import FAMILIES, UNETS, FamilyName
-from trainer.base_models.spec import FamilySpec, LayerNaming, Shape
+from trainer.base_models.spec import FamilySpec, Shape
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Facts:
 
     @cached_property
     def peft(self) -> bool:
-        """Tell whether the file is in PEFT's format."""
+        """True if the file is in PEFT's format."""
         return any(layer.module.naming == "dotted" for layer in self.layers)
 
     @cached_property
@@ -72,7 +72,7 @@ class Facts:
         return summary.not_finite(self.file, self.layers, self.unknown_keys)
 
     def has(self, module: Module) -> bool:
-        """Tell whether the model has a layer."""
+        """Return True if the model has a layer."""
         return module.place is not None and f"{module.place.component}:{module.place.path}" in self.known
 
     def kind_of(self, layer: Layer) -> str:
@@ -106,20 +106,20 @@ class Facts:
         return "constrained OFT" if limited else "OFT"
 
     def is_scaled(self, layer: Layer) -> bool:
-        """Tell whether a layer's alpha is another number than its rank."""
+        """Return True if a layer's alpha is another number than its rank."""
         rank = summary.rank_of(self.file, layer)
         return bool(rank) and "alpha" in layer.parts and self.file.number(layer.parts["alpha"]) != rank
 
     @cached_property
     def scaled_by_settings(self) -> bool:
-        """Tell whether PEFT's settings give a layer another alpha than its rank."""
+        """True if PEFT's settings give a layer another alpha than its rank."""
         ranks = {layer.module.place: summary.rank_of(self.file, layer) for layer in self.layers
                  if layer.module.naming == "dotted"}  # fmt: skip
         return any(place and rank and self.peft_settings.alpha(place, rank) != rank for place, rank in ranks.items())
 
     @cached_property
     def by_lycoris(self) -> bool:
-        """Tell whether sd-scripts needs LyCORIS for the file."""
+        """True if sd-scripts needs LyCORIS for the file."""
         return any(self.kind_of(layer) != "LoRA" for layer in self.layers)
 
     def unet_name(self, layer: Layer) -> UnetName | None:
@@ -168,7 +168,7 @@ class Facts:
 
     @cached_property
     def adapts_text(self) -> bool:
-        """Tell whether layers of text encoders are in the file."""
+        """True if layers of text encoders are in the file."""
         return any(self.text_name(layer) for layer in self.layers)
 
     @cached_property
@@ -178,7 +178,7 @@ class Facts:
 
     @cached_property
     def both_namings(self) -> bool:
-        """Tell whether layers of a UNet that is named as the original are named in both ways."""
+        """True if layers of a UNet that is named as the original are named in both ways."""
         return self.spec.original_names and {"original", "diffusers"} <= self.unet_names
 
     @cached_property

@@ -232,7 +232,7 @@ def size(module: Module) -> tuple[int, int]:
 
 
 def fits(module: Module, weight: tuple[int, int]) -> bool:
-    """Tell whether a module can change a weight of this size, [out, in * kh * kw]."""
+    """Return True if a module can change a weight of this size, [out, in * kh * kw]."""
     if isinstance(module, IA3):
         factors = module.parts["weight"].numel()
         return weight[1] % factors == 0 if bool(module.parts["on_input"]) else weight[0] == factors
@@ -242,12 +242,12 @@ def fits(module: Module, weight: tuple[int, int]) -> bool:
 
 
 def needs_base(module: Module) -> bool:
-    """Tell whether a module's change depends on the base's weights."""
+    """Return True if a module's change depends on the base's weights."""
     return isinstance(module, GLoRA | Oft | IA3) or "dora_scale" in module.parts
 
 
 def by_input(module: Module) -> bool:
-    """Tell whether a module is a DoRA with a magnitude for each input."""
+    """Return True if a module is a DoRA with a magnitude for each input."""
     magnitude = module.parts.get("dora_scale")
     return isinstance(module, Lora) and magnitude is not None and magnitude.shape[0] != module.up.shape[0]
 

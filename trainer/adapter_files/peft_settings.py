@@ -14,6 +14,7 @@ from typing import Any
 from trainer import foreign_text
 from trainer.adapter_files.safetensors_reader import SafetensorsFile, refusal
 from trainer.base_models.layer_names import Place
+from trainer.foreign_text import Json
 
 METADATA = "lora_adapter_metadata"
 CONFIG = "adapter_config.json"
@@ -23,12 +24,12 @@ _MAX_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Scaling:
-    """How PEFT scales the layers of a component."""
+    """Scaling of the layers of a component by PEFT."""
 
     settings: Mapping[str, Any]
 
     @property
-    def alpha(self) -> Any:  # noqa: ANN401 - any JSON
+    def alpha(self) -> Json:
         """The alpha of layers that no pattern names; None if it is not known."""
         return self.settings.get("lora_alpha", self.settings.get("alpha"))
 
@@ -41,7 +42,7 @@ class Scaling:
             return math.nan
         return alpha * math.sqrt(rank) if self.settings.get("use_rslora") is True else float(alpha)
 
-    def _pattern_value(self, path: str) -> Any:  # noqa: ANN401 - any JSON
+    def _pattern_value(self, path: str) -> Json:
         """Return the value of the first pattern that a layer's path, or an ending of it, matches, as PEFT does."""
         parts = path.split(".")
         endings = [".".join(parts[start:]) for start in range(len(parts))]
@@ -71,18 +72,17 @@ class Scaling:
 
 @dataclass(frozen=True)
 class PeftSettings:
-    """Scaling of each component, and whether it was found."""
+    """Scaling of each component, and of those that have none of their own."""
 
     by_component: Mapping[str, Scaling]
     common: Scaling
-    found: bool
 
     def alpha(self, place: Place, rank: int) -> float:
         """Return a layer's alpha with the scale alpha / rank."""
         return self.by_component.get(place.component, self.common).alpha_of(place.path, rank)
 
 
-NONE = PeftSettings({}, Scaling({}), found=False)
+NONE = PeftSettings({}, Scaling({}))
 
 
 def find(file: SafetensorsFile, folder: Path | None) -> PeftSettings:
@@ -108,7 +108,7 @@ def find(file: SafetensorsFile, folder: Path | None) -> PeftSettings:
         common = Scaling(settings)
     for scaling in (common, *by_component.values()):
         _check(scaling, file.name)
-    return PeftSettings(by_component, common, bool(settings))
+    return PeftSettings(by_component, common)
 
 
 def _parse(text: str, name: str, where: str) -> dict[str, Any]:
@@ -128,7 +128,9 @@ def _is_expression(pattern: str) -> bool:
 def _check(scaling: Scaling, name: str) -> None:
     """Refuse patterns that are no regular expressions, or may take long: anybody may have written them."""
     patterns = scaling.settings.get("alpha_pattern") or {}
-    expressions = [pattern for pattern in patterns if _is_expression(pattern)] if isinstance(patterns, dict) else []
+    if not isinstance(patterns, dict):
+        return
+    expressions = [pattern for pattern in patterns if _is_expression(pattern)]
     for pattern in expressions:
         # Time grows exponentially only if a group is repeated, and with the length to the power of the repeats.
         repeats = len(re.findall(r"[*+{]", pattern))

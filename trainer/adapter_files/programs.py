@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer.base_models.registry import FamilyName
+from trainer.base_models.spec import PredictionType
 from trainer.i18n import _
 
 # How a file names a layer of the UNet ("attention" where the name of a layer within attention, "to_q", counts):
@@ -27,13 +29,18 @@ UnetName = Literal[
 #   other prefix       that of another family
 #   dotted             text_encoder.text_model...; dotted flat: without text_model
 TextName = Literal["own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat", "flat"]
+# How an adapter file names a layer of a transformer:
+#   joined       as the original code, which joins layers: lora_unet_joint_blocks_0_x_block_attn_qkv
+#   onetrainer   as diffusers, with underscores: lora_transformer_transformer_blocks_0_attn_to_q; lycoris: lycoris_...
+#   dotted       with dots: transformer.transformer_blocks.0.attn.to_q; peft: base_model.model....
+LayerNaming = Literal["joined", "onetrainer", "lycoris", "dotted", "peft"]
 # What a program does with a file of which it cannot use everything.
 Strictness = Literal["leaves out", "refuses"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a program applies a kind of layer: what `differs` from what is meant, also only if it is `scaled`."""
+    """Handling of a kind of layer by a program: what `differs` from what is meant, also only if it is `scaled`."""
 
     differs: str = ""
     scaled: str = ""
@@ -167,3 +174,86 @@ PROGRAMS = (
         refused_kinds={"convolution IA3": _("it stops at IA3 of a convolution")},
     ),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Support:
+    """Rules of a program for adapters of a transformer, besides its rules for all families."""
+
+    reads: frozenset[LayerNaming]
+    kinds: frozenset[str] | None = None  # of layers that it reads; None: those that it reads elsewhere
+    layers: tuple[str, ...] = ()  # endings of the paths of layers that it reads, if not all
+    alone: frozenset[LayerNaming] = frozenset()  # that it reads only where no text encoder's layers are beside them
+    differs: Mapping[LayerNaming, str] = field(default_factory=dict)  # what it does otherwise than meant
+    stops: Mapping[LayerNaming, str] = field(default_factory=dict)  # why it refuses a file
+    refuses_unmatched: bool = False
+
+
+# By the family of the transformer. Read at the same commits: InvokeAI has no adapters for SD 3, A1111 has no FLUX.
+SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
+    "sd3": {
+        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "peft"))),
+        "A1111": Support(
+            frozenset(("dotted",)),
+            layers=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+            stops=dict.fromkeys(("joined", "onetrainer"), _("it stops at the alphas of kohya's format")),
+        ),
+        "Forge": Support(frozenset(("joined",)), refuses_unmatched=True),
+        "sd-scripts": Support(frozenset(("joined",)), kinds=frozenset(("LoRA",))),
+        "diffusers": Support(frozenset(("dotted",)), kinds=frozenset(("LoRA", "DoRA of PEFT"))),
+        "SD.Next": Support(
+            frozenset(("joined", "onetrainer", "dotted")),
+            alone=frozenset(("joined",)),
+            differs={
+                "joined": _("it applies the attention of the image to the text, and that of the text to the image")
+            },
+        ),
+    },
+    "flux": {
+        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted"))),
+        "Forge": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted")), refuses_unmatched=True),
+        "InvokeAI": Support(frozenset(("joined", "onetrainer", "dotted"))),
+        "sd-scripts": Support(frozenset(("joined",)), kinds=frozenset(("LoRA",))),
+        "diffusers": Support(
+            frozenset(("joined", "dotted")), kinds=frozenset(("LoRA", "DoRA of PEFT")), refuses_unmatched=True
+        ),
+        "SD.Next": Support(frozenset(("joined", "onetrainer", "dotted")), alone=frozenset(("joined",))),
+    },
+}
+
+
+@dataclass(frozen=True)
+class MetadataNames:
+    """Names of a family in the metadata of adapter files."""
+
+    # `modelspec.architecture` without `/lora`, and `ss_base_model_version`, by what the base model predicts
+    names: Mapping[PredictionType, tuple[str, str]]
+    prefixes: tuple[str, ...]  # of both, in files of any program
+    v2: bool = False  # `ss_v2`
+    sizes: Mapping[str, str] = field(default_factory=dict)  # architectures of its sizes, by their configs
+
+
+_DISCRETE: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
+# As sd-scripts 48d368fa names them (`library/sai_model_spec.py`, `library/sd3_utils.py`, `library/flux_utils.py`).
+METADATA: dict[FamilyName, MetadataNames] = {
+    "sd15": MetadataNames(
+        dict.fromkeys(_DISCRETE, ("stable-diffusion-v1", "sd_v1")), ("stable-diffusion-v1", "sd_v1", "sd_1")
+    ),
+    "sd21": MetadataNames(
+        {
+            "epsilon": ("stable-diffusion-v2-512", "sd_v2_512"),
+            "v_prediction": ("stable-diffusion-v2-768-v", "sd_v2_768_v"),
+        },
+        ("stable-diffusion-v2", "sd_v2"),
+        v2=True,
+    ),
+    "sdxl": MetadataNames(
+        dict.fromkeys(_DISCRETE, ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0")), ("stable-diffusion-xl", "sdxl")
+    ),
+    "sd3": MetadataNames(
+        {"flow": ("stable-diffusion-3-m", "sd3")},
+        ("stable-diffusion-3", "stable-diffusion-v3", "sd3"),
+        sizes={"sd3-5-medium": "stable-diffusion-3-5-medium", "sd3-5-large": "stable-diffusion-3-5-large"},
+    ),
+    "flux": MetadataNames({"flow": ("flux-1-dev", "flux1")}, ("flux-1", "flux1", "flux")),
+}

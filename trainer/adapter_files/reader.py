@@ -236,7 +236,7 @@ def _required(module: str, parts: dict[str, Tensor], name: str) -> frozenset[str
 
 
 def _fits(parts: dict[str, Tensor], size: tuple[int, int]) -> bool:
-    """Tell whether factors, magnitudes and biases have the shapes that their weight asks for."""
+    """Return True if factors, magnitudes and biases have the shapes that their weight asks for."""
     if any(part.dim() not in _DIMENSIONS.get(ending, (2, 4)) or not part.numel() for ending, part in parts.items()):
         return False
     if "lora_up.weight" in parts and parts["lora_down.weight"].dim() != parts["lora_up.weight"].dim():
@@ -249,7 +249,7 @@ def _fits(parts: dict[str, Tensor], size: tuple[int, int]) -> bool:
 
 
 def _fits_magnitude(magnitude: Tensor, size: tuple[int, int], down: Tensor | None) -> bool:
-    """Tell whether there is one magnitude for each output or for each input."""
+    """Return True if there is one magnitude for each output or for each input."""
     if magnitude.dim() < 2 or magnitude.numel() not in magnitude.shape[:2]:
         return False
     outputs, inputs = magnitude.shape[:2]
@@ -281,7 +281,7 @@ def _without_cores(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def readable_by_diffusers(file: AdapterFile) -> bool:
-    """Tell whether diffusers applies the file as intended when it is in kohya's format.
+    """Return True if diffusers applies the file as intended when it is in kohya's format.
 
     It recognizes a text encoder's layers by an `out_proj` among them, and stops with an error if there is none. Of
     transformers it reads its own format alone.

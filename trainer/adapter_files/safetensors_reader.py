@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def is_float(self) -> bool:
-        """Tell whether its type is one of floating-point numbers."""
+        """True if its type is one of floating-point numbers."""
         return self.dtype in _EXPONENTS
 
 
@@ -69,7 +69,7 @@ class SafetensorsFile:
         return self._read(entry.start, entry.size)
 
     def is_finite(self, key: str) -> bool:
-        """Tell whether all values of a tensor are finite.
+        """Return True if all values of a tensor are finite.
 
         Raises:
             UserError: as `data`.

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trainer import foreign_text
+from trainer.adapter_files.programs import METADATA
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.base_models import layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Module
@@ -126,11 +127,11 @@ def _family_by_encoders(widths: dict[str, int], prefixes: set[str]) -> FamilyNam
 def family_by_metadata(metadata: dict[str, str]) -> FamilyName | None:
     """Return the family that the metadata name."""
     for text in (metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", "")):
-        for family, spec in FAMILIES.items():
-            if text.startswith(spec.metadata_prefixes):
+        for family, names in METADATA.items():
+            if text.startswith(names.prefixes):
                 return family
     if metadata.get("ss_v2") == "True":
-        return next(family for family, spec in FAMILIES.items() if spec.kohya_v2)
+        return next(family for family, names in METADATA.items() if names.v2)
     return None
 
 
@@ -158,7 +159,7 @@ def _family_by_names(layers: list[Layer]) -> FamilyName | None:
 
 
 def _can_have(spec: FamilySpec, module: Module) -> bool:
-    """Tell whether a family can have a layer, by its denoiser, its depth, and its text encoders' names."""
+    """Return True if a family can have a layer, by its denoiser, its depth, and its text encoders' names."""
     if module.place and module.place.component == "transformer":
         return any(family == spec.name for family in transformer_names.families(module.place.path))
     if module.place and module.place.component == "unet" and not spec.unet:
@@ -201,7 +202,7 @@ def model(file: SafetensorsFile, layers: list[Layer], family: FamilyName | None)
 
 
 def fits(file: SafetensorsFile, layer: Layer, known: Mapping[str, Shape]) -> bool:
-    """Tell whether a model has the layer in this shape."""
+    """Return True if a model has the layer in this shape."""
     place = layer.module.place
     weight = known.get(f"{place.component}:{place.path}") if place else None
     if not weight:

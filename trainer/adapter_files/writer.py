@@ -22,6 +22,7 @@ from trainer import __version__, foreign_text
 from trainer.adapter_files import joined, low_rank, safetensors_reader
 from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
+from trainer.adapter_files.programs import METADATA
 from trainer.adapter_files.reader import AdapterFile, tensors_of
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Place
@@ -268,16 +269,19 @@ def for_family(file: AdapterFile) -> dict[str, str]:
 
 def of_family(family: FamilyName, predicts: PredictionType, size: Size | None = None) -> dict[str, str]:
     """Return metadata that name the base models a file is for: the family, and what they predict."""
-    variant = FAMILIES[family].variants[predicts]
-    names = {"epsilon": "epsilon", "v_prediction": "v"}
-    predicted = {"modelspec.prediction_type": names[predicts]} if predicts in names else {}
+    names = METADATA[family]
+    architecture, version = names.names[predicts]
+    if size:
+        architecture = names.sizes[size.configs]
+    short_names = {"epsilon": "epsilon", "v_prediction": "v"}
+    predicted = {"modelspec.prediction_type": short_names[predicts]} if predicts in short_names else {}
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{size.architecture if size else variant.architecture}/lora",
+        "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",
         **predicted,
-        "ss_base_model_version": variant.base_version,
-        "ss_v2": str(FAMILIES[family].kohya_v2),
+        "ss_base_model_version": version,
+        "ss_v2": str(names.v2),
     }
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from huggingface_hub import constants
 
 from trainer import foreign_text, paths
-from trainer.base_models import MICRO, MICRO_FOLDER, few_step, hub, name_hints, other_models
-from trainer.base_models.few_step import FewStep
+from trainer.base_models import MICRO, MICRO_FOLDER, hub, name_hints, other_models
+from trainer.base_models.name_hints import FewStep
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
 from trainer.base_models.spec import PredictionType, Size
 from trainer.errors import UserError
@@ -57,13 +57,13 @@ class Base:
 
 
 def is_small(path: Path) -> bool:
-    """Tell whether a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
+    """Return True if a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
     files = [file for part in hub.DENOISERS for file in (path / part).glob("*.safetensors")] or [path]
     return sum(file.stat().st_size for file in files if file.is_file()) < SMALL
 
 
 def is_here(base: str) -> bool:
-    """Tell whether a base is a path on this machine that this user may read."""
+    """Return True if a base is a path on this machine that this user may read."""
     try:
         path = Path(base).expanduser()
         return path.exists() and (
@@ -83,7 +83,7 @@ def find_beside(base: Path, name: str) -> Path | None:
 
 
 def is_hub_name(base: str) -> bool:
-    """Tell whether a base is a name on the Hugging Face Hub, not a path on this machine."""
+    """Return True if a base is a name on the Hugging Face Hub, not a path on this machine."""
     return bool(hub.NAME.fullmatch(base)) and not is_here(base)
 
 
@@ -183,7 +183,7 @@ def _look_at_folder(folder: Path) -> Base:
         bool(scheduler.get("rescale_betas_zero_snr")),
         "read from its scheduler's config",
         name_hints.clip_skip(names) if FAMILIES[family].clip_skip else 1,
-        few_step.find(names, str(scheduler.get("_class_name"))),
+        name_hints.find_few_step(names, str(scheduler.get("_class_name"))),
         has_vae=(folder / "vae" / "config.json").is_file(),
     )
 
@@ -209,7 +209,7 @@ def _look_at_transformer_folder(folder: Path, family: FamilyName, config: Mappin
         FAMILIES[family].first,
         zero_snr=False,
         reason="its family predicts it",
-        few_step=few_step.find(names),
+        few_step=name_hints.find_few_step(names),
         has_vae=(folder / "vae" / "config.json").is_file(),
         size=size,
     )
@@ -274,7 +274,13 @@ def _look_at_file(path: Path) -> Base:
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
     clip_skip = name_hints.clip_skip(names) if spec.clip_skip else 1
     return Base(
-        family, predicted, "ztsnr" in shapes, reason, clip_skip, few_step.find(names), not _VAE_KEYS.isdisjoint(shapes)
+        family,
+        predicted,
+        "ztsnr" in shapes,
+        reason,
+        clip_skip,
+        name_hints.find_few_step(names),
+        not _VAE_KEYS.isdisjoint(shapes),
     )
 
 
@@ -304,7 +310,7 @@ def _without(path: Path, family: str, part: str, file: str) -> UserError:
 
 
 def _has(shapes: Mapping[str, list[int]], key: str) -> bool:
-    """Tell whether a file has a tensor of a transformer, which files of a transformer alone name without a prefix."""
+    """Return True if a file has a tensor of a transformer, which files of a transformer alone name without a prefix."""
     return key in shapes or f"{_DENOISER}{key}" in shapes
 
 
@@ -322,7 +328,7 @@ def _look_at_transformer(path: Path, family: FamilyName, shapes: Mapping[str, li
         spec.first,
         zero_snr=False,
         reason="its family predicts it",
-        few_step=few_step.find(names),
+        few_step=name_hints.find_few_step(names),
         has_vae=not _VAE_KEYS.isdisjoint(shapes),
         size=size,
     )
@@ -330,7 +336,7 @@ def _look_at_transformer(path: Path, family: FamilyName, shapes: Mapping[str, li
 
 def _other_kind(shapes: Mapping[str, list[int]], names: str, *, is_base: bool) -> str:
     """Name a file that is not a base model to train, by its tensors' names and its own; "" if nothing gives it away."""
-    if few_step.predicts_image(names):
+    if name_hints.predicts_image(names):
         return _("a one-step model of Lightning, which predicts the image, not its noise, and cannot be trained here")
     if (
         len(shapes.get(f"{_DENOISER}label_emb.0.0.weight", ())) == 2

@@ -87,12 +87,12 @@ def cached(base: str, revision: str = "") -> Path | None:
         ValueError: a name or a revision that the cache cannot have.
     """
     repository, file = split(base)
-    found = try_to_load_from_cache(repository, file or INDEX, revision=revision or None)
-    if not isinstance(found, str):
+    path = try_to_load_from_cache(repository, file or INDEX, revision=revision or None)
+    if not isinstance(path, str):
         return None
     if file:
-        return Path(found)
-    folder = Path(found).parent
+        return Path(path)
+    folder = Path(path).parent
     weights = (
         part for name in DENOISERS for part in (folder / name).glob("*") if part.suffix in (".safetensors", ".bin")
     )

@@ -315,8 +315,8 @@ def _size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
 
 
 def same_size(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    """Tell whether two sizes can be those of the same weight; 0 is unknown."""
-    return all(one == other or 0 in (one, other) for one, other in zip(first, second, strict=True))
+    """Return True if two sizes can be those of the same weight; 0 is unknown."""
+    return all(left == right or 0 in (left, right) for left, right in zip(first, second, strict=True))
 
 
 def _lora_size(down: Shape, up: Shape, mid: Shape | None) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""What else people choose as a base model, and how it is told: by parts of its tensors' names, or by its pipeline.
+"""Other models that people choose as a base model, recognized by parts of their tensors' names or by their pipeline.
 
 The marks of architectures are those by which diffusers 0.42 (`loaders/single_file_utils.py`) and ComfyUI 3cd7b32f
 (`comfy/model_detection.py`) know them.

@@ -1,9 +1,8 @@
 """Stable Diffusion 1.x, Rombach et al. 2022, https://arxiv.org/abs/2112.10752."""
 
-from trainer.base_models.spec import FamilySpec, TextEncoder, UNet, Variant
+from trainer.base_models.spec import FamilySpec, TextEncoder, UNet
 from trainer.i18n import _
 
-_VARIANT = Variant("stable-diffusion-v1", "sd_v1", 512)
 SPEC = FamilySpec(
     name="sd15",
     title="Stable Diffusion 1.x",
@@ -12,7 +11,6 @@ SPEC = FamilySpec(
     pipeline_options={"safety_checker": None, "feature_extractor": None},
     unet=UNet(context_width=768, depth=1, linear_projections=False),
     vae_scale=0.18215,
-    metadata_prefixes=("stable-diffusion-v1", "sd_v1", "sd_1"),
     text_encoders=(
         TextEncoder(
             component="text_encoder",
@@ -25,7 +23,6 @@ SPEC = FamilySpec(
             pad_token="<|endoftext|>",
         ),
     ),
-    variants={"epsilon": _VARIANT, "v_prediction": _VARIANT},
+    variants={"epsilon": 512, "v_prediction": 512},
     clip_skip=True,
-    recipe_names=("sd1", "STABLE_DIFFUSION_15"),
 )

@@ -3,20 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import (
-    T5,
-    Blocks,
-    FamilySpec,
-    Flow,
-    FlowScript,
-    Shape,
-    Size,
-    Support,
-    TextEncoder,
-    Transformer,
-    Variant,
-    clip_l,
-)
+from trainer.base_models.spec import T5, Blocks, FamilySpec, Shape, Size, TextEncoder, Transformer, clip_l
 from trainer.i18n import _
 
 _QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}
@@ -63,44 +50,6 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     return layers
 
 
-# Read from kohya-ss/sd-scripts at commit 48d368f: sd3_train_network.py, library/sd3_train_utils.py,
-# networks/lora_sd3.py.
-_MODULATION = ("context_mod_dim", "x_mod_dim")
-_AS_HERE = {"t5xxl_max_token_length": 256, "apply_t5_attn_mask": False, "apply_lg_attn_mask": False}
-_KOHYA = FlowScript(
-    word="sd3",
-    network="networks.lora_sd3",
-    files=("clip_l", "clip_g", "t5xxl"),
-    mark="clip_g",
-    shift="training_shift",
-    usual_shift=1.0,
-    sampling="",
-    image_loss=True,
-    as_here=_AS_HERE,
-    usual=_AS_HERE,
-    unused=("noise_offset", "ip_noise_gamma"),
-    gui=("weighting_scheme", "logit_mean", "logit_std", "mode_scale"),
-    skipped={"attention+ff": _MODULATION, "attention": (*_MODULATION, "context_mlp_dim", "x_mlp_dim")},
-    layers_differ=False,
-    splits_qkv=True,
-)
-# Read from the programs' sources, at the commits that `adapter_files.programs` names. InvokeAI has no adapters for it.
-_PROGRAMS = {
-    "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "peft"))),
-    "A1111": Support(
-        frozenset(("dotted",)),
-        layers=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-        stops=dict.fromkeys(("joined", "onetrainer"), _("it stops at the alphas of kohya's format")),
-    ),
-    "Forge": Support(frozenset(("joined",)), refuses_unmatched=True),
-    "sd-scripts": Support(frozenset(("joined",)), kinds=frozenset(("LoRA",))),
-    "diffusers": Support(frozenset(("dotted",)), kinds=frozenset(("LoRA", "DoRA of PEFT"))),
-    "SD.Next": Support(
-        frozenset(("joined", "onetrainer", "dotted")),
-        alone=frozenset(("joined",)),
-        differs={"joined": _("it applies the attention of the image to the text, and that of the text to the image")},
-    ),
-}
 SPEC = FamilySpec(
     name="sd3",
     title="Stable Diffusion 3",
@@ -115,13 +64,11 @@ SPEC = FamilySpec(
         entry_channels=16,
         widths=(1536, 2432),
         shapes=shapes,
-        programs=_PROGRAMS,
         swapped="norm1_context.linear",
     ),
     vae_scale=1.5305,
     vae_shift=0.0609,
     vae_channels=16,
-    metadata_prefixes=("stable-diffusion-3", "stable-diffusion-v3", "sd3"),
     text_encoders=(
         clip_l(_("first text encoder"), projected=False),
         TextEncoder(
@@ -137,25 +84,19 @@ SPEC = FamilySpec(
         ),
     ),
     t5=T5("text_encoder_3", "tokenizer_3", needed=False),
-    # As sd-scripts 48d368fa names them (`library/sai_model_spec.py`, `library/sd3_utils.py`).
-    variants={"flow": Variant("stable-diffusion-3-m", "sd3", 1024)},
+    variants={"flow": 1024},
     sizes=(
         Size(
             title="Stable Diffusion 3.5 Medium",
-            architecture="stable-diffusion-3-5-medium",
             marks=("attn2.",),
             settings=("dual_attention_layers",),
             configs="sd3-5-medium",
         ),
         Size(
             title="Stable Diffusion 3.5 Large",
-            architecture="stable-diffusion-3-5-large",
             marks=("attn.ln_q.",),
             settings=("qk_norm",),
             configs="sd3-5-large",
         ),
     ),
-    flow=Flow(lambda _side: 3.0, _KOHYA),  # `shift` of its scheduler
-    recipe_names=("sd3", "is_v3", "STABLE_DIFFUSION_3", "STABLE_DIFFUSION_35"),
-    kohya_script="sd3_train_network.py",
 )

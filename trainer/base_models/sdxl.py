@@ -1,9 +1,8 @@
 """Stable Diffusion XL, Podell et al. 2023, https://arxiv.org/abs/2307.01952."""
 
-from trainer.base_models.spec import FamilySpec, TextEncoder, UNet, Variant
+from trainer.base_models.spec import FamilySpec, TextEncoder, UNet
 from trainer.i18n import _
 
-_VARIANT = Variant("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", 1024)
 SPEC = FamilySpec(
     name="sdxl",
     title="Stable Diffusion XL",
@@ -12,7 +11,6 @@ SPEC = FamilySpec(
     pipeline_options={"add_watermarker": False},
     unet=UNet(context_width=2048, depth=10, linear_projections=True, size_conditioned=True, original_names=True),
     vae_scale=0.13025,
-    metadata_prefixes=("stable-diffusion-xl", "sdxl"),
     text_encoders=(
         TextEncoder(
             component="text_encoder",
@@ -35,7 +33,5 @@ SPEC = FamilySpec(
             pad_token="!",
         ),
     ),
-    variants={"epsilon": _VARIANT, "v_prediction": _VARIANT},
-    recipe_names=("sdxl", "STABLE_DIFFUSION_XL_10_BASE"),
-    kohya_script="sdxl_train_network.py",
+    variants={"epsilon": 1024, "v_prediction": 1024},
 )

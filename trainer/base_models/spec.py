@@ -1,7 +1,7 @@
 """FamilySpec: the facts about a family of base models that the rest of the program goes by. Torch-free."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -60,15 +60,6 @@ class T5:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A kind of base model within a family: its names in the metadata of adapter files, and its native resolution."""
-
-    architecture: str  # `modelspec.architecture` without `/lora`
-    base_version: str  # `ss_base_model_version`
-    resolution: int  # side in pixels
-
-
-@dataclass(frozen=True)
 class UNet:
     """A denoiser of down and up blocks with cross-attention (Rombach et al. 2022, section 3.3)."""
 
@@ -91,29 +82,9 @@ class Blocks:
     joined: Mapping[str, Mapping[str, int]]  # parts of joined layers, in the order of their rows, with their shares
 
 
-# How an adapter file names a layer of a transformer:
-#   joined       as the original code, which joins layers: lora_unet_joint_blocks_0_x_block_attn_qkv
-#   onetrainer   as diffusers, with underscores: lora_transformer_transformer_blocks_0_attn_to_q; lycoris: lycoris_...
-#   dotted       with dots: transformer.transformer_blocks.0.attn.to_q; peft: base_model.model....
-LayerNaming = Literal["joined", "onetrainer", "lycoris", "dotted", "peft"]
-
-
-@dataclass(frozen=True)
-class Support:
-    """What a program does with adapters for a transformer; what its rules for other families say holds beside it."""
-
-    reads: frozenset[LayerNaming]
-    kinds: frozenset[str] | None = None  # of layers that it reads; None: those that it reads elsewhere
-    layers: tuple[str, ...] = ()  # endings of the paths of layers that it reads, if not all
-    alone: frozenset[LayerNaming] = frozenset()  # that it reads only where no text encoder's layers are beside them
-    differs: Mapping[LayerNaming, str] = field(default_factory=dict)  # what it does otherwise than meant
-    stops: Mapping[LayerNaming, str] = field(default_factory=dict)  # why it refuses a file
-    refuses_unmatched: bool = False
-
-
 @dataclass(frozen=True)
 class Need:
-    """What a transformer needs to be trained: a key in a single file, a setting in a config; and what it is without."""
+    """Requirement for training a transformer: a key in a single file, a setting in a config; and what it is without."""
 
     key: str
     setting: str
@@ -131,7 +102,6 @@ class Transformer:
     entry_channels: int  # its inputs; more are for inpainting or editing
     widths: tuple[int, ...]  # of its published models
     shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config
-    programs: Mapping[str, Support]  # that read its adapters, by name
     swapped: str = ""  # a layer whose weight has its two halves in the other order originally, where it is so small
     need: Need | None = None
 
@@ -146,45 +116,14 @@ class Size:
     """A published model of a family that comes in several: its marks in a single file, and its own config."""
 
     title: str
-    architecture: str  # `modelspec.architecture` without `/lora`
     marks: tuple[str, ...]  # parts of keys in a single file that sizes listed after it have not all of
     settings: tuple[str, ...]  # the same of its config
     configs: str  # folder with what differs from the family's configs
 
 
 @dataclass(frozen=True)
-class FlowScript:
-    """How a script of kohya's trains a family by flow matching: its names, and where it differs from the others."""
-
-    word: str  # regular expression for its name in network modules, and in the GUI's settings
-    network: str  # module of its LoRA
-    files: tuple[str, ...]  # settings with paths of the model's other parts
-    mark: str  # one of these that tells the family, whatever the network module
-    shift: str  # setting of the factor that shifts noise levels
-    usual_shift: float
-    sampling: str  # `timestep_sampling` that shifts as the base model does; "" if `weighting_scheme` alone draws levels
-    image_loss: bool  # the error is that of the image, not of the direction to the noise
-    as_here: Mapping[str, object]  # what makes it train as Limner does
-    usual: Mapping[str, object]  # what it does of these if nothing is said
-    unused: tuple[str, ...]  # settings of the other scripts that it takes and does not use
-    gui: tuple[str, ...]  # settings that the GUI's files have for all models, and that it hands to this script only
-    skipped: Mapping[str, tuple[str, ...]]  # ranks of layers that are 0 there, by what is adapted here
-    layers_differ: bool  # even so it adapts more layers
-    splits_qkv: bool  # all its versions can adapt q, k and v each on its own
-    blocks: Mapping[str, str] = field(default_factory=dict)  # blocks of ours, by its `train_blocks`
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Flow matching in a family, for recipes: Limner itself takes the shift from the base model."""
-
-    shift: Callable[[int], float]  # of noise levels, by the side of images in pixels, as its published models have it
-    kohya: FlowScript
-
-
-@dataclass(frozen=True)
 class FamilySpec:
-    """A family of base models: how to recognize one, the names of its parts, and its marks in adapter files."""
+    """A family of base models: how to recognize one, and the names of its parts."""
 
     name: str
     title: str
@@ -192,21 +131,16 @@ class FamilySpec:
     pipeline: str  # class in a folder's `model_index.json`
     pipeline_options: Mapping[str, object]  # arguments that keep diffusers from loading parts that are not used
     vae_scale: float  # factor that brings the VAE's latents to about unit variance
-    metadata_prefixes: tuple[str, ...]  # of architecture and base version, in files of any program
     text_encoders: tuple[TextEncoder, ...]
-    variants: Mapping[PredictionType, Variant]  # the first is that of its configs
-    recipe_names: tuple[str, ...]  # in recipes: ai-toolkit's `arch` and marks, OneTrainer's `model_type`
-    kohya_script: str = "train_network.py"  # of sd-scripts, which trains it
+    variants: Mapping[PredictionType, int]  # native resolutions, by what is predicted; the first is of its configs
     ambiguous: bool = False  # its single files do not tell which variant they are
     clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
-    kohya_v2: bool = False  # `ss_v2` in the metadata of adapter files
     vae_channels: int = 4  # of its latents
     vae_shift: float = 0.0  # mean of the VAE's latents
     vae_file: str = ""  # name, without extension, of the file beside a single one that holds its VAE
     unet: UNet | None = None  # its denoiser is one of the two
     transformer: Transformer | None = None
     t5: T5 | None = None
-    flow: Flow | None = None  # if it is trained by flow matching
     sizes: tuple[Size, ...] = ()  # the first whose marks are all there is that of a file
 
     @property
@@ -216,7 +150,7 @@ class FamilySpec:
 
     @property
     def original_names(self) -> bool:
-        """Whether adapter files name its UNet's layers as the original code does."""
+        """True if adapter files name its UNet's layers as the original code does."""
         return self.unet is not None and self.unet.original_names
 
     @property

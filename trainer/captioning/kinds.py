@@ -105,19 +105,19 @@ def find(model: str, revision: str = "") -> Path | None:
         folder = Path(model).expanduser()
         return folder if detect.is_here(model) and folder.is_dir() else None
     for name in (CONFIG, TAGS):
-        found = try_to_load_from_cache(model, name, revision=revision or None)
-        if isinstance(found, str) and _has_weights(Path(found).parent):
-            return Path(found).parent
+        path = try_to_load_from_cache(model, name, revision=revision or None)
+        if isinstance(path, str) and _has_weights(Path(path).parent):
+            return Path(path).parent
     return None
 
 
 def is_hub_name(model: str) -> bool:
-    """Tell whether a caption model is named as a repository on the Hugging Face Hub, not as a path on this machine."""
+    """Return True if a caption model is named as a repository on the Hugging Face Hub, not as a path."""
     return detect.is_hub_name(model) and not hub.split(model)[1]
 
 
 def _has_weights(folder: Path) -> bool:
-    """Tell whether a model is complete in the hub's cache: of weights in several files, each must be there."""
+    """Return True if a model is complete in the hub's cache: of weights in several files, each must be there."""
     if (index := folder / INDEX).is_file():
         try:
             return all((folder / part).is_file() for part in foreign_text.read_json(index)["weight_map"].values())

@@ -1,7 +1,6 @@
 """Load models of transformers for captions: from safetensors files alone, and only if their weights are complete."""
 
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
 import transformers
@@ -9,8 +8,8 @@ import transformers
 from trainer import devices
 from trainer.captioning import kinds
 from trainer.captioning.kinds import Kind
+from trainer.devices import Untyped
 
-Untyped: TypeAlias = Any  # models and processors: transformers is untyped
 LARGE = 2**30  # bytes of weights from which a model is loaded in half precision, where the device is good at it
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from trainer import config, devices, foreign_text
-from trainer.captioning import SUGGESTED, CaptionConfig, classifier, describer, florence, kinds, wd14
+from trainer.captioning import SUGGESTED, CaptionConfig, classifier, describer, kinds, wd14
 from trainer.data import images
 from trainer.errors import UserError
 
@@ -45,10 +45,10 @@ class Loader(Protocol):
 
 
 LOADERS: dict[kinds.Kind, Loader] = {
-    kinds.DESCRIBER: describer.load,
-    kinds.FLORENCE: florence.load,
-    kinds.CLASSIFIER: classifier.load,
-    kinds.WD14: wd14.load,
+    kinds.DESCRIBER: describer.load_describer,
+    kinds.FLORENCE: describer.load_florence,
+    kinds.CLASSIFIER: classifier.load_classifier,
+    kinds.WD14: wd14.load_wd14,
 }
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from trainer import config as configs
 from trainer import foreign_text, paths, storage
-from trainer.data import caption_edits, dataset, proposals
+from trainer.data import caption_edits, dataset
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.runs import Run
@@ -143,7 +143,7 @@ def finish(run: Run, settings: CaptionConfig, captions: dict[str, str]) -> None:
         apply(settings, captions)
     elif settings.result == "review":
         folder = dataset.find_folder(settings.dataset)
-        proposals.add(folder, _edits(folder, settings, captions))
+        caption_edits.propose(folder, _edits(folder, settings, captions))
 
 
 def apply(settings: CaptionConfig, captions: dict[str, str]) -> int:
@@ -154,7 +154,7 @@ def apply(settings: CaptionConfig, captions: dict[str, str]) -> int:
     folder = dataset.find_folder(settings.dataset)
     with dataset.captions_lock(folder):
         edits = _edits(folder, settings, captions)
-        caption_edits.apply(folder, edits, proposals.TITLE)
+        caption_edits.apply(folder, edits, caption_edits.PROPOSALS_TITLE)
     return len(edits)
 
 

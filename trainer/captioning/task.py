@@ -59,14 +59,14 @@ def caption(run: Run) -> None:
 @contextmanager
 def _by_server(settings: CaptionConfig) -> Iterator[tuple[Describe, str]]:
     """Yield what asks a server about an image; it needs no device here."""
-    asked = server.load(settings.with_length(kinds.SERVER.tokens))
+    captioner = server.load(settings.with_length(kinds.SERVER.tokens))
 
     def describe(path: Path) -> str:
         try:
             image = images.decode(path.read_bytes())
         except (UserError, FileNotFoundError):
             return ""
-        return asked(image)
+        return captioner(image)
 
     yield describe, ""
 

@@ -17,9 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from trainer import foreign_text
-from trainer.captioning import kinds, tags
-from trainer.captioning.loading import IncompleteError, Untyped
+from trainer.captioning import classifier, kinds
+from trainer.captioning.loading import IncompleteError
 from trainer.captioning.run import CATEGORIES, CaptionConfig
+from trainer.devices import Untyped
 from trainer.errors import UserError
 
 WEIGHTS = "model.safetensors"
@@ -54,7 +55,7 @@ class Tagger:
         probabilities = self.predict(square(image, self.side)).tolist()
         rows = zip(self.names, probabilities, self.thresholds, strict=True)
         chosen = [(name, probability) for name, probability, threshold in rows if probability > threshold]
-        return tags.join(chosen, self.blacklist)
+        return classifier.join_tags(chosen, self.blacklist)
 
 
 def square(image: Image.Image, side: int) -> Pixels:
@@ -65,7 +66,7 @@ def square(image: Image.Image, side: int) -> Pixels:
     return np.asarray(resized, dtype=np.float32)[:, :, ::-1]
 
 
-def load(folder: Path, settings: CaptionConfig, device: torch.device) -> Tagger:
+def load_wd14(folder: Path, settings: CaptionConfig, device: torch.device) -> Tagger:
     """Load a tagger.
 
     Raises:
@@ -93,7 +94,7 @@ def load(folder: Path, settings: CaptionConfig, device: torch.device) -> Tagger:
             'Install one of them: pip install "limner[taggers]"',
             name=folder.name[:100],
         )
-    return Tagger(predict, side, names, thresholds, tags.parse(settings.blacklist))
+    return Tagger(predict, side, names, thresholds, classifier.parse_tags(settings.blacklist))
 
 
 def read_tags(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:

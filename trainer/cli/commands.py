@@ -30,7 +30,7 @@ from trainer.cli import adapter_files, machine, run_queue
 from trainer.cli.adapter_files import BASE, Json
 from trainer.cli.console import echo, work_visibly
 from trainer.config import PictureConfig
-from trainer.data import captions, checks, dataset, examples, image_stats
+from trainer.data import captions, checks, dataset, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
@@ -160,7 +160,7 @@ def caption(
     tokens: Annotated[int, typer.Option(help="Maximum length in tokens; 0 = what suits the model.")] = 0,
 ) -> None:
     """Write captions for the images of a dataset that have none."""
-    examples.install()
+    dataset.install_examples()
     if not paths.is_name(name):
         name = str(dataset.find_folder(name).resolve())
     settings = {
@@ -245,7 +245,7 @@ def generate_regularization(
     """Generate a dataset of regularization images with a base model; images that are there are kept."""
     from trainer.sampling import regularization
 
-    examples.install()
+    dataset.install_examples()
     folder = paths.datasets() / paths.check_name(name, "dataset")
     settings = {**_suited(base, steps, guidance), **_size(size), "vae": vae, "negative": negative}
     images = []
@@ -304,7 +304,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Report what is wrong with a dataset, and how to fix it."""
-    examples.install()
+    dataset.install_examples()
     resolution = config.preset(preset, base).get("training", {}).get("resolution", 0)
     problems: list[Problem] = []
     folder = dataset.find_folder(name)

@@ -11,7 +11,7 @@ import typer
 from trainer import config, paths, runs
 from trainer.cli.console import echo, echo_table
 from trainer.config import TrainConfig
-from trainer.data import dataset, examples
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run, archive, cards, queue
@@ -92,7 +92,7 @@ def read_settings(file: Path, assignments: Sequence[str]) -> TrainConfig:
         UserError: the settings are invalid, or a dataset is missing.
     """
     settings = config.build(config.override(config.load_partial(file), list(assignments)))
-    examples.install()
+    dataset.install_examples()
     for subject in settings.taught:
         dataset.find_folder(subject.dataset)
         if subject.regularization:

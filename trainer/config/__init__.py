@@ -17,7 +17,7 @@ from trainer.config.loading import (
     with_paths,
     without_paths,
 )
-from trainer.config.picture import PictureConfig
+from trainer.config.prompt_lines import PictureConfig
 from trainer.config.run_config import (
     CheckpointConfig,
     ModelConfig,

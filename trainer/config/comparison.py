@@ -1,4 +1,4 @@
-"""What differs in a config from its preset, and how a setting and its value are said to people."""
+"""Differences of a config from its preset, and words for settings and their values."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ from trainer.config.run_config import Preset, TrainConfig, micro_resolution
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.optim.optimizers import PRODIGIES
+from trainer.optim.optimizers import ROWS
 from trainer.schema import Conflict, Section, SettingError, describe_error, sections, setting_paths
 
 PRESETS = Path(__file__).parent / "presets"
@@ -52,8 +52,8 @@ def preset(
         # A model without a prediction type is taken as the larger variant, until the worker has probed it.
         prediction_type = facts.prediction_type or "v_prediction"
     spec = FAMILIES.get(cast(FamilyName, family), FAMILIES[DEFAULT])
-    variant = spec.variants.get(cast(PredictionType, prediction_type), spec.variants[spec.first])
-    suited: dict[str, Any] = {"training": {"resolution": variant.resolution}}
+    side = spec.variants.get(cast(PredictionType, prediction_type), spec.variants[spec.first])
+    suited: dict[str, Any] = {"training": {"resolution": side}}
     if facts and facts.clip_skip > 1:
         suited["model"] = {"clip_skip": facts.clip_skip}
     if facts and facts.few_step:
@@ -97,7 +97,7 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     base: dict[str, Any] = {}
     if not data.get("record"):
         base = preset(str(data.get("preset", "character")), model.get("base", MICRO), **known)
-    base = _with_prodigy_rate(_with_batch_rate(base, data), data)
+    base = _with_one_rate(_with_batch_rate(base, data), data)
     return merge(merge(KINDS, base), data)
 
 
@@ -134,10 +134,13 @@ def _with_batch_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, An
     return merge(base, {"optimizer": {"learning_rate": float(f"{rate * math.sqrt(ratio):.3g}")}})
 
 
-def _with_prodigy_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """Return a preset without a rate of its own for the text encoder if the settings ask for Prodigy."""
+def _with_one_rate(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return a preset without a rate of its own for the text encoder if the optimizer finds one rate for all parts."""
     optimizer = data.get("optimizer", {})
-    if isinstance(optimizer, dict) and optimizer.get("kind") in PRODIGIES:
+    if not isinstance(optimizer, dict):
+        return base
+    row = ROWS.get(str(optimizer.get("kind")))
+    if row and row.finds_rate:
         return merge(base, {"training": {"text_encoder_lr_factor": 1.0}})
     return base
 

@@ -8,10 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, detect
-from trainer.base_models.registry import FamilyName
+from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
-from trainer.config import base_conflicts, prompt_lines, subject_lines
-from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
+from trainer.config import prompt_lines, subject_lines
+from trainer.config.adapter import AdapterConfig, ExportConfig, LoHa, LoKr, Lora
 from trainer.config.data import CaptionsConfig, HeldOutConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.training import TrainingConfig
@@ -19,20 +19,7 @@ from trainer.data.captions import contains_trigger
 from trainer.data.dataset import Subject
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.optim.optimizers import (
-    PRODIGIES,
-    SCHEDULE_FREE,
-    Adafactor,
-    AdamW,
-    AdamW8bit,
-    AdEMAMix,
-    Came,
-    Lion,
-    Muon,
-    Prodigy,
-    ProdigyScheduleFree,
-    ScheduleFree,
-)
+from trainer.optim.optimizers import SECTIONS, AnyOptimizer
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.schema import BASIC, Conflict, Section
 
@@ -132,7 +119,7 @@ class PreviewConfig(Section):
     @field_validator("prompts")
     @classmethod
     def _has_known_flags(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
-        _check_lines(prompt_lines.parse, prompts)
+        _check_lines(prompt_lines.parse_prompt_line, prompts)
         return prompts
 
 
@@ -226,9 +213,7 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Makes everything random repeatable.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Base model")
     adapter: Lora | LoHa | LoKr = Field(default_factory=Lora, discriminator="kind", title="Adapter")
-    optimizer: (
-        AdamW | AdamW8bit | Adafactor | Lion | Prodigy | ProdigyScheduleFree | ScheduleFree | Came | AdEMAMix | Muon
-    ) = Field(default_factory=AdamW, discriminator="kind", title="Optimizer")
+    optimizer: AnyOptimizer = Field(default_factory=SECTIONS["adamw"], discriminator="kind", title="Optimizer")
     schedule: Constant | Cosine | Linear | Stable = Field(
         default_factory=Cosine, discriminator="kind", title="Schedule"
     )
@@ -263,7 +248,7 @@ class TrainConfig(Section):
     @field_validator("subjects")
     @classmethod
     def _are_subjects(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        _check_lines(subject_lines.parse, lines)
+        _check_lines(subject_lines.parse_subject_line, lines)
         return lines
 
     @property
@@ -277,7 +262,7 @@ class TrainConfig(Section):
         main = Subject(
             self.dataset, self.trigger, class_word=self.class_word, regularization=self.regularization.dataset
         )
-        return (main, *map(subject_lines.parse, self.subjects))
+        return (main, *map(subject_lines.parse_subject_line, self.subjects))
 
     @property
     def triggers(self) -> tuple[str, ...]:
@@ -313,33 +298,36 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _optimizer_fits(self) -> "TrainConfig":
-        kind = self.optimizer.kind
+        row, title = self.optimizer.row, self.optimizer.row.title
         one_rate = _("Prodigy has one rate for all parts; set it to 1")
-        if kind in SCHEDULE_FREE and self.schedule.kind != "constant":
+        if row.averages and self.schedule.kind != "constant":
             raise Conflict("schedule.kind", _("a schedule-free optimizer needs the constant schedule"), "constant")
-        if kind in SCHEDULE_FREE and self.training.ema_decay:
+        if row.averages and self.training.ema_decay:
             raise Conflict("training.ema_decay", _("a schedule-free optimizer already averages; set it to 0"), 0.0)
-        if kind in PRODIGIES and self.training.text_encoder and self.training.text_encoder_lr_factor != 1:
+        if row.finds_rate and self.training.text_encoder and self.training.text_encoder_lr_factor != 1:
             raise Conflict("training.text_encoder_lr_factor", one_rate, 1.0)
-        if kind in PRODIGIES and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
+        if row.finds_rate and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
             raise Conflict("adapter.lora_plus_ratio", one_rate, 1.0)
-        if kind == "muon" and isinstance(self.adapter, Lora) and self.adapter.dora:
-            raise Conflict("adapter.dora", _("Muon trains matrices only; set it to false"), False)
-        if kind == "muon" and self.adapter.targets == "conv":
-            raise Conflict("adapter.targets", _("Muon trains matrices only; set it to attention+ff"), "attention+ff")
+        if row.matrices_only and isinstance(self.adapter, Lora) and self.adapter.dora:
+            raise Conflict("adapter.dora", _("{title} trains matrices only; set it to false", title=title), False)
+        if row.matrices_only and self.adapter.targets == "conv":
+            reason = _("{title} trains matrices only; set it to attention+ff", title=title)
+            raise Conflict("adapter.targets", reason, "attention+ff")
         return self
 
     @model_validator(mode="after")
     def _base_fits(self) -> "TrainConfig":
-        asked = self.model.prediction_type != "auto" or self.adapter.targets == "conv"
-        fits_all = not asked and self.objective.weighting == "none" and not self.objective.noise_offset
+        depends_on_base = self.model.prediction_type != "auto" or self.adapter.targets == "conv"
+        fits_all = not depends_on_base and self.objective.weighting == "none" and not self.objective.noise_offset
         if fits_all or self.record.base_sha256:
             return self  # a run that has begun was checked; to look at the base model takes time
         base = detect.glance(self.model.base, self.model.revision)
-        family = base.family if base else self.model.family
+        family = self.model.family
+        if base:
+            family = base.family
         if self.model.base == MICRO or family == "auto":
             return self
-        if conflict := base_conflicts.find(family, self.model.prediction_type, self.objective, self.adapter):
+        if conflict := _find_base_conflict(family, self.model.prediction_type, self.objective, self.adapter):
             raise conflict
         return self
 
@@ -368,3 +356,24 @@ def micro_resolution() -> int:
     latent_side = foreign_text.read_json(MICRO_FOLDER / "unet" / "config.json")["sample_size"]
     levels = foreign_text.read_json(MICRO_FOLDER / "vae" / "config.json")["block_out_channels"]
     return int(latent_side * 2 ** (len(levels) - 1))
+
+
+def _find_base_conflict(
+    family: FamilyName, prediction_type: str, objective: ObjectiveConfig, adapter: AdapterConfig
+) -> Conflict | None:
+    """Return the first setting that does not fit a family, with why and what would; None if all do."""
+    spec = FAMILIES[family]
+    if prediction_type not in ("auto", *spec.variants):
+        return Conflict("model.prediction_type", _("{family} does not predict that", family=spec.title), "auto")
+    if spec.transformer and adapter.targets == "conv":
+        reason = _("the transformer of {family} has no convolutions", family=spec.title)
+        return Conflict("adapter.targets", reason, "attention+ff")
+    if spec.first != "flow":
+        return None
+    if objective.weighting != "none":
+        reason = _("{family} weights noise levels by how often it draws them (timestep_sampling)", family=spec.title)
+        return Conflict("objective.weighting", reason, "none")
+    if objective.noise_offset:
+        reason = _("{family} is trained from pure noise, which needs no offset", family=spec.title)
+        return Conflict("objective.noise_offset", reason, 0.0)
+    return None

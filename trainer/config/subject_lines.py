@@ -8,7 +8,7 @@ MAX_REPEATS = 100
 FLAGS = ("trigger", "repeats", "class", "regularization")
 
 
-def parse(line: str) -> Subject:
+def parse_subject_line(line: str) -> Subject:
     """Read a line that names a dataset and its trigger word.
 
     Raises:

@@ -1,17 +1,21 @@
-"""Changes to many captions at once, with preview and undo; and the tags of captions."""
+"""Changes to many captions at once, with preview and undo; proposals of a model; and the tags of captions."""
 
+import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trainer import foreign_text, paths, storage
 from trainer.data import dataset, undo
 from trainer.data.captions import one_line, read_caption, with_trigger, without_trigger
 from trainer.errors import UserError
 
 Change = Callable[[str], str]
 FIELDS = ("trigger", "class", "caption")
+PROPOSALS = "proposals.json"  # in the cache of the dataset
+PROPOSALS_TITLE = "automatic captions"
 
 
 @dataclass(frozen=True)
@@ -133,3 +137,50 @@ def count_tags(captions: Iterable[str]) -> Counter[str]:
 def split_tags(caption: str) -> list[str]:
     """Return the tags of a caption."""
     return [part for part in map(str.strip, caption.split(",")) if part]
+
+
+def read_proposals(folder: Path) -> dict[str, Edit]:
+    """Return what a model proposed, by the name of the image; `before` is the caption that was there at that time."""
+    data = foreign_text.read_own_json(folder / paths.CACHE / PROPOSALS)
+    return {row["name"]: Edit(**row) for row in data or ()}
+
+
+def propose(folder: Path, edits: Sequence[Edit]) -> None:
+    """Add proposals; one that an image had before is replaced."""
+    with dataset.captions_lock(folder):
+        _write_proposals(folder, read_proposals(folder) | {edit.name: edit for edit in edits})
+
+
+def keep_proposals(folder: Path, names: Collection[str] | None = None) -> int:
+    """Save the proposals of some images as their captions, as one change that can be undone; return how many.
+
+    Without names these are all but those of images whose caption was changed since: they wait for a decision.
+    """
+    with dataset.captions_lock(folder):
+        proposed, present = read_proposals(folder), {path.name for path in dataset.image_files(folder)}
+        kept = []
+        for name in present & set(proposed if names is None else names) & set(proposed):
+            before = read_caption(folder / name)
+            if names is not None or before == proposed[name].before:
+                kept.append(Edit(name, before, proposed[name].after))
+        apply(folder, sorted(kept, key=lambda edit: edit.name), PROPOSALS_TITLE)
+        decided = {edit.name for edit in kept}
+        _write_proposals(folder, {name: edit for name, edit in proposed.items() if name in present - decided})
+    return len(kept)
+
+
+def discard_proposals(folder: Path, names: Collection[str] | None = None) -> None:
+    """Discard the proposals of some images, or all of them."""
+    with dataset.captions_lock(folder):
+        left = {}
+        if names is not None:
+            left = {name: edit for name, edit in read_proposals(folder).items() if name not in names}
+        _write_proposals(folder, left)
+
+
+def _write_proposals(folder: Path, proposed: dict[str, Edit]) -> None:
+    path = folder / paths.CACHE / PROPOSALS
+    if proposed:
+        storage.write(path, json.dumps([asdict(edit) for edit in proposed.values()]))
+    else:
+        storage.remove(path)

@@ -146,7 +146,7 @@ def of_class(caption: str, class_words: Mapping[str, str]) -> str:
 
 
 def contains_trigger(caption: str, trigger: str) -> bool:
-    """Tell whether the trigger stands in the caption as a word of its own."""
+    """Return True if the trigger stands in the caption as a word of its own."""
     return _pattern(trigger).search(caption) is not None
 
 

@@ -149,7 +149,7 @@ def _check_captions(examples: Sequence[Example], trigger: str, base: str) -> Ite
 
 
 def _lacks_class(examples: Sequence[Example]) -> bool:
-    """Tell whether there are captions but none names a class such as `woman` or `robot`."""
+    """Return True if there are captions but none names a class such as `woman` or `robot`."""
     words: set[str] = set()
     for example in examples:
         words.update(re.findall(r"\w+", example.caption.lower()))

@@ -21,6 +21,7 @@ from trainer.data.captions import caption_file, one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _
 
+PACKAGED_EXAMPLES = paths.CODE / "trainer" / "examples"  # only in a wheel; a checkout has them in its `datasets/`
 MASK = ".mask.png"
 MASK_ENDINGS = (".mask", "-masklabel")  # of the stem of a file beside the image, as in kohya and OneTrainer
 MASK_FOLDERS = ("mask", "masks")
@@ -45,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Subject:
-    """What one dataset teaches: the word that calls it, and how often each image is seen in an epoch.
+    """Subject that one dataset teaches: the word that calls it, and how often each image is seen in an epoch.
 
     `class_word` says what it is, and `regularization` is a dataset of other images of its class; "" = none.
     """
@@ -150,15 +151,15 @@ def parts(folder: Path) -> list[Part]:
     There, images lie in folders such as `10_kim woman`: the number says how often they are seen beside those of other
     folders, and the rest is the caption of images that have none.
     """
-    found = [
+    repeated = [
         Part(path, int(match[1]), one_line(match[2].replace("_", " ")))
         for path in subfolders(folder)
         if (match := REPEATED.fullmatch(path.name)) and int(match[1])
     ]
-    if not found or image_files(folder):
+    if not repeated or image_files(folder):
         return [Part(folder)]
-    shared = math.gcd(*(part.repeats for part in found))
-    return [replace(part, repeats=part.repeats // shared) for part in found]
+    shared = math.gcd(*(part.repeats for part in repeated))
+    return [replace(part, repeats=part.repeats // shared) for part in repeated]
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -363,3 +364,20 @@ def restore_last(folder: Path) -> bool:
         return False
     restore(bin_folders[-1])
     return True
+
+
+def find_example(name: str) -> Path:
+    """Return the folder of an example, in the checkout or in the installed package."""
+    return (PACKAGED_EXAMPLES if PACKAGED_EXAMPLES.is_dir() else paths.CODE / "datasets") / name
+
+
+def install_examples() -> None:
+    """Copy the examples into a home folder that has no datasets yet."""
+    datasets = paths.datasets()
+    if datasets.exists() or not PACKAGED_EXAMPLES.is_dir():
+        return
+    datasets.parent.mkdir(parents=True, exist_ok=True)
+    partial = datasets.with_name(f"datasets.tmp-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(PACKAGED_EXAMPLES, partial)
+    partial.rename(datasets)

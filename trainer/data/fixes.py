@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import storage
-from trainer.data import caption_edits, checks, dataset, image_stats, masks, undo
+from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, undo
 from trainer.data.captions import caption_file, read_caption
 from trainer.data.problems import KINDS, Problem
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 
 
-def apply(folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "") -> str:
+def apply_fix(folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "") -> str:
     """Fix all problems of a kind; returns what was done, in a sentence.
 
     Raises:
@@ -36,7 +36,7 @@ def apply(folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "
         case "background":
             return _name_background(folder)
         case "mask":
-            made = masks.all_from_transparency(folder / name for name in names)
+            made = image_edits.masks_from_transparency(folder / name for name in names)
             undo.edit_masks(folder, made, _("masks from transparency"))
             return ngettext("Made {n} mask from transparency.", "Made {n} masks from transparency.", len(made))
         case "rename":

@@ -1,13 +1,13 @@
-"""Rotate and crop images of a dataset. Each original is kept beside them, and every edit is made from it.
+"""Rotate, crop and mask images of a dataset. Each original is kept beside them, and every edit is made from it.
 
 So quality is lost once at most, four rotations give back the very file that was added, and every edit can be undone. A
-mask is edited with its image, and is whole again when the crop is.
+mask, white where the image is learned, is edited with its image, and is whole again when the crop is.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 
 ORIGINALS = ".originals"  # folder in a dataset: for each edited image, a folder named by its SHA-256
+MAX_MASK_BYTES = 8 * 2**20
 SMALLEST = 16  # pixels of a side that a crop leaves
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 _TURNS = {1: Image.Transpose.ROTATE_270, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_90}
@@ -32,7 +33,7 @@ _ORIGINAL, _MASK, _EDIT = "original", "mask.png", "edit.json"
 
 @dataclass(frozen=True)
 class Edit:
-    """What is done to an upright original: a crop to a box, then quarter turns clockwise. Without a box, all stays."""
+    """Edit of an upright original: a crop to a box, then quarter turns clockwise. Without a box, all stays."""
 
     turns: int = 0
     box: Box | None = None
@@ -173,3 +174,48 @@ def _whole_mask(path: Path, kept: Path | None, old: Edit, original: bytes) -> Im
 def rotations(folder: Path, names: Sequence[str], turns: int) -> dict[str, Edit]:
     """Return the edits that rotate images by quarter turns clockwise, by name."""
     return {name: current(folder / name).rotated(turns) for name in names}
+
+
+def mask_from_drawing(png: bytes) -> bytes:
+    """Return a mask that was drawn in the page, as a grayscale PNG; b"" if nothing is left out.
+
+    Raises:
+        UserError: it is not a PNG, damaged, or too large.
+    """
+    if len(png) > MAX_MASK_BYTES:
+        raise UserError("The mask is too large.", "Draw it with a larger brush.")
+    mask = images.upright(png, formats=("PNG",)).convert("L")
+    if mask.getextrema() == (255, 255):
+        return b""
+    return images.png(mask)
+
+
+def mask_from_transparency(image: Path) -> bytes:
+    """Return the mask that leaves out what is transparent in an image; b"" if nothing is.
+
+    Raises:
+        UserError: the image is damaged.
+    """
+    alpha = images.alpha_channel(image.read_bytes())
+    return b"" if alpha is None else images.png(alpha)
+
+
+def masks_from_transparency(paths: Iterable[Path]) -> dict[str, bytes]:
+    """Return masks of transparent images that have none yet, by the names of the images."""
+    masks = {path.name: mask_from_transparency(path) for path in paths if not dataset.read_mask(path)}
+    return {name: mask for name, mask in masks.items() if mask}
+
+
+def write_mask(image: Path, mask: bytes) -> None:
+    """Write the mask of an image, or remove it if it is b"".
+
+    Raises:
+        UserError: the image is gone.
+    """
+    if not image.is_file():
+        raise UserError("{name} is no longer in this dataset.", "Reload the page.", name=image.name)
+    path = dataset.mask_file(image)
+    if mask:
+        storage.write(path, mask)
+    else:
+        storage.remove(path)

@@ -49,7 +49,7 @@ class ImageStats:
 
     @property
     def is_blank(self) -> bool:
-        """Tell whether the image shows a single color."""
+        """True if the image shows a single color."""
         colors = self.grid.reshape(-1, 3)
         return not int(self.shape, 16) and int((colors.max(0) - colors.min(0)).max()) <= STEP
 
@@ -62,7 +62,7 @@ class ImageStats:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the images of a dataset as they are now.
+    """Statistics of the images of a dataset as they are now.
 
     `stats` are by name; `damaged` are the names of images that could not be decoded; `missing` are not measured yet.
     """

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from trainer import paths, storage
@@ -63,7 +62,7 @@ def display_size(path: Path) -> tuple[int, int] | None:
 
 
 def is_rotated(path: Path) -> bool:
-    """Tell whether an image is stored in another orientation than a viewer shows it in."""
+    """Return True if an image is stored in another orientation than a viewer shows it in."""
     header = _header(path)
     return header is not None and header[2] != 1
 
@@ -230,6 +229,8 @@ def _has_alpha(image: Image.Image) -> bool:
 
 def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        import numpy as np  # noqa: PLC0415 - the proxy of several people, which imports this, needs no arrays
+
         scaled = np.clip(np.asarray(image, dtype=np.float64) / 257.0, 0, 255).round().astype(np.uint8)
         return Image.fromarray(scaled).convert("RGB")
     if _has_alpha(image):

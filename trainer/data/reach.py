@@ -54,7 +54,7 @@ def keep(folder: Path, errors: Mapping[str, float | None]) -> None:
 
 
 def is_beyond(errors: Mapping[str, float]) -> bool:
-    """Tell whether most of the images are beyond what micro can draw."""
+    """Return True if most of the images are beyond what micro can draw."""
     return bool(errors) and statistics.median(errors.values()) > LIMIT
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import foreign_text, paths, storage
-from trainer.data import dataset, image_edits, masks
+from trainer.data import dataset, image_edits
 from trainer.data.captions import read_caption
 from trainer.data.image_edits import Edit
 
@@ -64,7 +64,7 @@ def edit_masks(folder: Path, new: Mapping[str, bytes], title: str) -> None:
     """Write masks of images (the files' names), or remove those that are b"", so that `undo` restores all of them.
 
     Raises:
-        UserError: as `masks.write`.
+        UserError: as `image_edits.write_mask`.
     """
     with dataset.captions_lock(folder):
         before = {name: dataset.read_mask(folder / name) for name in new}
@@ -76,7 +76,7 @@ def edit_masks(folder: Path, new: Mapping[str, bytes], title: str) -> None:
         if changes:
             record(folder, title, masks=changes)
         for name in changes:
-            masks.write(folder / name, new[name])
+            image_edits.write_mask(folder / name, new[name])
 
 
 def last_title(folder: Path) -> str:
@@ -118,7 +118,7 @@ def _restore(folder: Path, level: dict[str, Any]) -> Undone:
             images += 1
     for name, (before, after) in level.get("masks", {}).items():
         if name in existing and hashlib.sha256(dataset.read_mask(folder / name)).hexdigest() == after:
-            masks.write(folder / name, base64.b64decode(before))
+            image_edits.write_mask(folder / name, base64.b64decode(before))
             images += 1
     return Undone(str(level["what"]), restored, newer, images)
 

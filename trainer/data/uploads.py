@@ -366,7 +366,7 @@ def _zip_entries(name: str, path: Path, report: Report, wanted: Callable[[str], 
 
 
 def _is_hidden(entry: str) -> bool:
-    """Tell whether a zip entry is a folder, a hidden file, or what macOS adds to a zip."""
+    """Return True if a zip entry is a folder, a hidden file, or what macOS adds to a zip."""
     name = captions.one_line(PurePosixPath(entry).name)
     return not name or name.startswith(".") or entry.endswith("/") or entry.startswith("__MACOSX/")
 

@@ -22,14 +22,19 @@ from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, PredictionType
 from trainer.config import ModelConfig
-from trainer.devices import Precision
+from trainer.devices import Precision, Untyped
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import gradient_checkpointing, offload
+from trainer.families import gradient_checkpointing, loading, offload
 from trainer.families.loading import Pipeline
 from trainer.families.noise import NoiseSchedule
 from trainer.families.quantize import quantize
 
 Conditioning = dict[str, Tensor]
+# Layers of transformers in which text and image have weights of their own.
+JOINT_TARGETS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+)
 Result = TypeVar("Result")
 TILE = 512  # side in pixels
 BYTES_PER_PIXEL = 4096  # that the VAE takes in fp32: 3072 to decode, as tests/fake_cuda counts, and what kernels need
@@ -77,7 +82,7 @@ class Family(Protocol):
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, h, w] of a square image, the same for the same request."""
 
-    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Any) -> Tensor:  # noqa: ANN401 - untyped
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
@@ -104,6 +109,87 @@ class Family(Protocol):
 
     def encoders(self) -> dict[str, nn.Module]:
         """Return the modules whose outputs are cached, by name."""
+
+
+class DiffusersModel:
+    """A frozen model that diffusers has a pipeline for; what its families have in common.
+
+    A family adds its noise schedule, and how prompts are encoded and noise is predicted.
+    """
+
+    denoiser_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+    text_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    idle: tuple[str, ...] = ()
+
+    def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:
+        self._pipeline = pipeline
+        self._single_file = single_file
+        self.base = base
+        self.spec = FAMILIES[base.family]
+        self.device = device
+        self.denoiser: nn.Module = loading.denoiser(pipeline)
+        self.text_encoders: dict[str, nn.Module] = {
+            encoder.prefix.removesuffix("_"): getattr(pipeline, encoder.component)
+            for encoder in self.spec.text_encoders
+        }
+
+    @classmethod
+    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load a base model from a path into main memory; nothing is fetched and nothing is unpickled.
+
+        The VAE at the other path, if there is one, is taken in place of the base model's own.
+
+        Raises:
+            UserError: files are missing or damaged.
+        """
+        return cls(loading.load_pipeline(path, base, vae, dtype), base, device, single_file=path.is_file())
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape [c, h, w] of the latents of an image at its native resolution."""
+        return loading.latent_shape(self._pipeline)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the denoiser's inputs."""
+        return next(self.denoiser.parameters()).dtype
+
+    def set_prediction_type(self, predicts: PredictionType) -> None:
+        """Ignore it: models that are trained by flow matching predict the direction to the noise."""
+
+    def set_clip_skip(self, clip_skip: int) -> None:
+        """Ignore it: text encoders are always read at the same layer."""
+
+    def module_name(self, path: str) -> str:
+        """Return the name of a module of the denoiser in adapter files: its path."""
+        return path.replace(".", "_")
+
+    def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
+        """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
+        return loading.generate_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
+
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
+        """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
+        return loading.sample(self._pipeline, prompt, negative, options)
+
+    def count_tokens(self, prompt: str) -> tuple[int, int]:
+        """Count the tokens of a prompt without start and end, and those that the text encoders can take."""
+        tokenizer = self._pipeline.tokenizer
+        return len(tokenizer(prompt, add_special_tokens=False).input_ids), tokenizer.model_max_length - 2
+
+    def pipeline(self) -> Pipeline:
+        """Return the live model as a diffusers pipeline."""
+        return self._pipeline
+
+    def prompt_encoders(self) -> dict[str, nn.Module]:
+        """Return the modules that encode prompts, by name: those that can take an adapter, and T5 if it is there."""
+        if self.spec.t5 and (t5 := getattr(self._pipeline, self.spec.t5.component)) is not None:
+            return {**self.text_encoders, "t5": t5}
+        return self.text_encoders
+
+    def encoders(self) -> dict[str, nn.Module]:
+        """Return the modules whose outputs are cached, by name."""
+        return {"vae": self._pipeline.vae, **self.prompt_encoders()}
 
 
 def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:

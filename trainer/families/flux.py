@@ -6,17 +6,13 @@ told; an adapter is trained at a guidance of 1, which is none, as sd-scripts and
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.base_models.detect import Base
-from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import PredictionType
-from trainer.families import loading
-from trainer.families.family import Conditioning
+from trainer.devices import Untyped
+from trainer.families.family import JOINT_TARGETS, Conditioning, DiffusersModel
 from trainer.families.loading import Pipeline
 from trainer.families.noise import FlowNoise
 
@@ -24,36 +20,14 @@ T5_TOKENS = 512
 GUIDANCE = 1.0  # in training
 
 
-class Flux:
+class Flux(DiffusersModel):
     """A FLUX.1 model, frozen."""
 
-    denoiser_targets: ClassVar[tuple[str, ...]] = (
-        *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
-    )
-    text_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
-    idle: tuple[str, ...] = ()
+    denoiser_targets = JOINT_TARGETS
 
-    def __init__(self, pipeline: Pipeline, base: Base, device: torch.device) -> None:
-        self._pipeline = pipeline
-        self.base = base
-        self.spec = FAMILIES[base.family]
-        self.device = device
-        self.denoiser: nn.Module = pipeline.transformer
-        self.vae = pipeline.vae
-        self.text_encoders: dict[str, nn.Module] = {"lora_te1": pipeline.text_encoder}
+    def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:
+        super().__init__(pipeline, base, device, single_file=single_file)
         self.noise = FlowNoise(self._shift)
-
-    @classmethod
-    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load a base model from a path into main memory; nothing is fetched and nothing is unpickled.
-
-        The VAE at the other path, if there is one, is taken in place of the base model's own.
-
-        Raises:
-            UserError: files are missing or damaged.
-        """
-        return cls(loading.load(path, base, vae, dtype), base, device)
 
     def _shift(self, shape: Sequence[int]) -> float:
         """Return the shift for latents [b, c, h, w]: e to a power that grows with the number of tokens."""
@@ -65,33 +39,23 @@ class Flux:
         slope = (config.max_shift - config.base_shift) / (many - few)
         return math.exp(config.base_shift + slope * (tokens - few))
 
-    def set_prediction_type(self, predicts: PredictionType) -> None:
-        """Ignore it: all models of the family predict the direction to the noise."""
-
-    def set_clip_skip(self, clip_skip: int) -> None:
-        """Ignore it: of CLIP only the pooled embedding is used."""
-
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape [c, h, w] of the latents of an image at its native resolution."""
         side = int(self._pipeline.default_sample_size)
         return self.spec.vae_channels, side, side
 
-    def module_name(self, path: str) -> str:
-        """Return the name of a module of the transformer in adapter files: its path."""
-        return path.replace(".", "_")
-
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
-        packed = loading.generate_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
+        packed = super().generate_latents(prompt, seed=seed, steps=steps, guidance=guidance, side=side)
         return self._unpack(packed[None], side // 8, side // 8)[0]
 
-    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Any) -> Tensor:  # noqa: ANN401 - untyped
+    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from an encoded prompt, without the other: its guidance needs none."""
         _, height, width = self.latent_shape
         scale = self._pipeline.vae_scale_factor
         height, width = ((options.get(name) or side * scale) for name, side in (("height", height), ("width", width)))
-        packed = loading.sample(self._pipeline, prompt, {}, options)
+        packed = super().sample(prompt, {}, **options)
         return self._unpack(packed, 2 * (height // (2 * scale)), 2 * (width // (2 * scale)))
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
@@ -104,7 +68,7 @@ class Flux:
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the transformer's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b]; no sizes."""
         batch, channels, height, width = noisy.shape
-        dtype, text = next(self.denoiser.parameters()).dtype, conditioning["text"]
+        dtype, text = self.dtype, conditioning["text"]
         packed = self._pipeline._pack_latents(noisy.to(dtype), batch, channels, height, width)
         prediction: Tensor = self.denoiser(
             hidden_states=packed,
@@ -126,15 +90,3 @@ class Flux:
     def count_tokens(self, prompt: str) -> tuple[int, int]:
         """Count the tokens of a prompt without its end, and those that T5 can take."""
         return len(self._pipeline.tokenizer_2(prompt, add_special_tokens=False).input_ids), T5_TOKENS - 1
-
-    def pipeline(self) -> Pipeline:
-        """Return the live model as a diffusers pipeline."""
-        return self._pipeline
-
-    def prompt_encoders(self) -> dict[str, nn.Module]:
-        """Return the modules that encode prompts, by name: CLIP and T5."""
-        return {**self.text_encoders, "t5": self._pipeline.text_encoder_2}
-
-    def encoders(self) -> dict[str, nn.Module]:
-        """Return the modules whose outputs are cached, by name."""
-        return {"vae": self.vae, **self.prompt_encoders()}

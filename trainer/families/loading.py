@@ -25,6 +25,7 @@ from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType, Size
+from trainer.devices import Untyped
 from trainer.errors import UserError
 from trainer.families import text_encoder_loading, weights
 
@@ -39,20 +40,22 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
 
 
-def load(path: Path, base: Base, vae: Path | None, dtype: torch.dtype, **parts: Any) -> Pipeline:  # noqa: ANN401 - untyped
+def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeline:
     """Load a frozen pipeline into main memory, from a folder or a single file; its VAE stays in fp32.
 
-    The VAE at the other path, if there is one, is taken in place of its own; so are other `parts`.
+    The VAE at the other path, if there is one, is taken in place of its own. A T5 that is not needed may be missing.
 
     Raises:
         UserError: files are missing or damaged.
     """
     family, spec = base.family, FAMILIES[base.family]
     pipeline_class = getattr(diffusers, spec.pipeline)
-    options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options, **parts}
+    options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options}
     if vae:
         options["vae"] = _load_vae(vae, family)
     try:
+        if spec.t5 and not spec.t5.needed and not text_encoder_loading.has_t5(path, spec.t5):
+            options |= {spec.t5.component: None, spec.t5.tokenizer: None}
         if path.is_dir():
             weights.check_folder(path)
             # Each component is converted as it is read, so that the model is never in memory twice.
@@ -109,8 +112,8 @@ def _load_vae(path: Path, family: FamilyName) -> AutoencoderKL:
 
 def _reason(error: Exception, path: Path) -> str:
     """Return what a library says about a file that it cannot load: its first line, without the path or advice."""
-    said = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
-    return said.partition(". If you want to")[0][:200]
+    line = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
+    return line.partition(". If you want to")[0][:200]
 
 
 def _vae_in_file(path: Path, family: FamilyName) -> AutoencoderKL:
@@ -156,7 +159,7 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
 
 def _multiplied_out(path: Path, family: FamilyName, dtype: torch.dtype, known: Collection[str]) -> dict[str, Any]:
     """Return the models in a scaled single file, but for those known already, as diffusers makes them of plain ones."""
-    tensors, parts = weights.read(path, dtype), dict[str, Any]()
+    tensors, parts = weights.read_weights(path, dtype), dict[str, Any]()
     config = CONFIGS / family
     components = foreign_text.read_json(config / "model_index.json")
     for name in components.keys() - set(known):
@@ -181,10 +184,10 @@ def _source(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...]) -> str | 
     """Return what diffusers loads a part of a single file from: the file or, if it is scaled, its weights."""
     with weights.opened(path) as tensors:
         are_scaled = tensors.are_scaled
-    return weights.read(path, dtype, prefixes) if are_scaled else str(path)
+    return weights.read_weights(path, dtype, prefixes) if are_scaled else str(path)
 
 
-def _denoiser_in_file(path: Path, size: Size, pipeline_class: Any, dtype: torch.dtype) -> nn.Module:  # noqa: ANN401 - untyped
+def _denoiser_in_file(path: Path, size: Size, pipeline_class: Untyped, dtype: torch.dtype) -> nn.Module:
     """Load the denoiser of one of a family's sizes, which has a config of its own."""
     denoiser_class = get_type_hints(pipeline_class.__init__)["transformer"]
     denoiser: nn.Module = denoiser_class.from_single_file(
@@ -225,7 +228,7 @@ def _check_finite(path: Path, name: str, part: nn.Module) -> None:
             )
 
 
-def scheduler_for(scheduler: Any, predicts: PredictionType, *, zero_snr: bool) -> Any:  # noqa: ANN401 - untyped
+def scheduler_for(scheduler: Untyped, predicts: PredictionType, *, zero_snr: bool) -> Untyped:
     """Return a scheduler of diffusers like another one that reads predictions in this way.
 
     Zero terminal SNR: Lin et al. 2023, https://arxiv.org/abs/2305.08891 (section 3.1; 3.3 for the spacing). It takes
@@ -244,7 +247,7 @@ def scheduler_for(scheduler: Any, predicts: PredictionType, *, zero_snr: bool) -
     return type(scheduler).from_config(config, **changes) if changes else scheduler
 
 
-def skip_layers(text_encoder: Any, after: int) -> list[RemovableHandle]:  # noqa: ANN401 - transformers is untyped
+def skip_layers(text_encoder: Untyped, after: int) -> list[RemovableHandle]:
     """Let the layers of a text encoder after the first ones change nothing; undone by removing the hooks returned.
 
     Its output is then that of the last used layer, under the final layer norm, as in A1111 and sd-scripts, whose clip
@@ -252,15 +255,15 @@ def skip_layers(text_encoder: Any, after: int) -> list[RemovableHandle]:  # noqa
     `clip_skip` of diffusers' pipelines is one less, and leaves out negative prompts, which the others treat alike. The
     layers stay in the model, so that an adapter of another program still fits.
     """
-    encoder = getattr(text_encoder, "text_model", text_encoder).encoder  # transformers 5 has no `text_model`
-    return [layer.register_forward_hook(_return_input) for layer in encoder.layers[after:]]
+    inner: Untyped = getattr(text_encoder, "text_model", text_encoder)  # transformers 5 has no `text_model`
+    return [layer.register_forward_hook(_return_input) for layer in inner.encoder.layers[after:]]
 
 
-def _return_input(_layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 - as torch has it
+def _return_input(_layer: nn.Module, inputs: tuple[Any, ...], output: Untyped) -> Untyped:
     return (inputs[0],) if isinstance(output, tuple) else inputs[0]  # transformers 4 has tuples
 
 
-def autocast(denoiser: Any) -> AbstractContextManager[Any]:  # noqa: ANN401 - untyped
+def autocast(denoiser: Untyped) -> AbstractContextManager[Any]:
     """Return mixed precision for sampling with a denoiser that is not in fp32."""
     if denoiser.dtype == torch.float32:
         return nullcontext()
@@ -288,7 +291,7 @@ def latent_shape(pipeline: Pipeline) -> tuple[int, int, int]:
     return config.in_channels, config.sample_size, config.sample_size
 
 
-def denoiser(pipeline: Pipeline) -> Any:  # noqa: ANN401 - untyped
+def denoiser(pipeline: Pipeline) -> Untyped:
     """Return the UNet or the transformer of a pipeline."""
     return getattr(pipeline, "unet", None) or pipeline.transformer
 

@@ -34,7 +34,7 @@ class NoiseSchedule(Protocol):
 
     @property
     def prediction_type(self) -> PredictionType:
-        """What the denoiser predicts."""
+        """Prediction type of the denoiser."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer import devices
+from trainer.devices import Untyped
 from trainer.families import quantize
 
 ALIGNED = 512  # bytes, to a multiple of which a weight is placed in a slot
@@ -63,7 +64,7 @@ class Offloaded:
         """Return the forward function of a block, which has its weights brought first."""
         compute = block.forward
 
-        def bring_and_compute(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as in torch
+        def bring_and_compute(*arguments: Untyped, **options: Untyped) -> Untyped:
             self._use(block)
             return compute(*arguments, **options)
 
@@ -162,7 +163,7 @@ def offload(model: nn.Module, blocks: Sequence[nn.Module], device: torch.device)
 
 
 def is_offloaded(model: nn.Module) -> bool:
-    """Tell whether weights of a model wait in main memory."""
+    """Return True if weights of a model wait in main memory."""
     return model in _OFFLOADED
 
 
@@ -185,7 +186,7 @@ def gather(model: nn.Module) -> None:
 
 
 def is_too_large(model: nn.Module, device: torch.device) -> bool:
-    """Tell whether a device has too little memory for the weights of a model that are not there yet."""
+    """Return True if a device has too little memory for the weights of a model that are not there yet."""
     if not devices.has_own_memory(device):
         return False
     missing = sum(weight.nbytes for weight in model.parameters() if weight.device.type != device.type)

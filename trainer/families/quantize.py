@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from trainer.devices import Untyped
 from trainer.errors import UserError
 
 Bits = Literal["full", "int8", "nf4"]
@@ -80,7 +81,7 @@ def move_scales(layer: nn.Module, device: torch.device) -> None:
             holder.SCB = holder.SCB.to(device)
 
 
-def _movable(layer_class: Any) -> Any:  # noqa: ANN401 - bitsandbytes is untyped
+def _movable(layer_class: Untyped) -> Untyped:
     """Return a class of 8-bit layers whose weight and scales move together.
 
     The library keeps both beside the parameter as well, and multiplies with those; torch, when it moves a model, moves
@@ -88,7 +89,7 @@ def _movable(layer_class: Any) -> Any:  # noqa: ANN401 - bitsandbytes is untyped
     """
 
     class Movable(layer_class):  # type: ignore[misc]
-        def _apply(self, *arguments: Any, **options: Any) -> "Movable":  # noqa: ANN401 - as in torch
+        def _apply(self, *arguments: Untyped, **options: Untyped) -> "Movable":
             super()._apply(*arguments, **options)
             for holder in (self.weight, self.state):  # the second from the first prediction on
                 if holder.CB is not None:

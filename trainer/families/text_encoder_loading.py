@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from trainer.base_models import CONFIGS, detect
 from trainer.base_models.registry import FamilyName
-from trainer.base_models.spec import FamilySpec, TextEncoder
+from trainer.base_models.spec import T5, TextEncoder
 from trainer.families import weights
 
 UNPROJECTED = "text_projection.weight"
@@ -20,13 +20,12 @@ T5_DECODER = ("decoder.", "lm_head.")
 EMBEDDINGS = {"shared.weight", "encoder.embed_tokens.weight"}  # of T5, the same under two names
 
 
-def has_t5(path: Path, spec: FamilySpec) -> bool:
-    """Tell whether a base model has T5: in its folder, in its file, or beside it."""
-    assert spec.t5
+def has_t5(path: Path, t5: T5) -> bool:
+    """Return True if a base model has T5: in its folder, in its file, or beside it."""
     if path.is_dir():
-        return any((path / spec.t5.component).glob("*.safetensors"))
+        return any((path / t5.component).glob("*.safetensors"))
     with safe_open(path, "pt") as tensors:
-        return spec.t5.key in set(tensors.keys()) or detect.find_beside(path, spec.t5.file_name) is not None
+        return t5.key in set(tensors.keys()) or detect.find_beside(path, t5.file_name) is not None
 
 
 def of_2022(path: Path, family: FamilyName, encoder: TextEncoder) -> CLIPTextModel:
@@ -75,7 +74,7 @@ def t5_in_file(path: Path, folder: Path, dtype: torch.dtype) -> nn.Module:
     """Load T5 from a file of its own, without filling its billions of weights with random numbers first."""
     with torch.device("meta"):
         model: nn.Module = T5EncoderModel(T5Config.from_pretrained(folder))
-    names, state = set(model.state_dict()), weights.read(path, dtype)
+    names, state = set(model.state_dict()), weights.read_weights(path, dtype)
     if unused := [key for key in state.keys() - names if not key.startswith(T5_DECODER)]:
         raise ValueError(f"{path.name} has {min(unused)}, which T5's encoder does not have")
     if missing := names - state.keys() - EMBEDDINGS:

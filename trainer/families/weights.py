@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from trainer.devices import Untyped
 from trainer.errors import UserError
 
 WEIGHT = "weight"
@@ -34,7 +34,7 @@ _PARTS = re.compile(r"(model\.diffusion_model|cond_stage_model|conditioner|text_
 class Weights:
     """Tensors of a safetensors file by key, with the interface of `safe_open`; scales are not among the keys."""
 
-    def __init__(self, file: Any, path: Path, dtype: torch.dtype | None) -> None:  # noqa: ANN401 - of safetensors
+    def __init__(self, file: Untyped, path: Path, dtype: torch.dtype | None) -> None:
         self._file, self._path, self._dtype = file, path, dtype
         self._keys: list[str] = []
         self._scales: dict[str, str] = {}  # by the key of the weight
@@ -80,7 +80,7 @@ class Weights:
         tensor: Tensor = self._file.get_tensor(key)
         if key in self._scales:
             scale: Tensor = self._file.get_tensor(self._scales[key])
-            rows = scale.numel() == tensor.shape[0] and scale.shape[0] == tensor.shape[0] if scale.ndim else False
+            rows = bool(scale.ndim) and scale.numel() == scale.shape[0] == tensor.shape[0]
             if tensor.dtype not in SCALABLE or not (scale.numel() == 1 or rows):
                 raise self._refusal(self._scales[key])
             shape = (-1, *[1] * (tensor.ndim - 1))
@@ -107,7 +107,7 @@ def opened(path: Path, dtype: torch.dtype | None = None) -> Iterator[Weights]:
         yield Weights(file, path, dtype)
 
 
-def read(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+def read_weights(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     """Read the weights of a file whose keys begin with one of the prefixes; if none does, all of them.
 
     Raises:

@@ -53,7 +53,7 @@ class Wish:
     numbers: tuple[str, ...] = ()
 
     def fits(self, card: Card) -> bool:
-        """Tell whether a card is one of those asked for."""
+        """Return True if a card is one of those asked for."""
         return card.number in self.numbers if self.numbers else not card.is_small
 
     def choose(self, free: Iterable[Card]) -> tuple[Card, ...]:
@@ -83,11 +83,11 @@ def _variable() -> str:
 
 def _installed() -> tuple[Card, ...]:
     """Return the cards that the driver lists, the largest first; the only one needs no name."""
-    found = sorted(nvidia.installed(), key=lambda card: -card.memory)
-    if len(found) == 1:
-        return (Card(found[0].number),)
+    cards = sorted(nvidia.installed(), key=lambda card: -card.memory)
+    if len(cards) == 1:
+        return (Card(cards[0].number),)
     # By UUID: without CUDA_DEVICE_ORDER, CUDA counts the cards in another order than nvidia-smi.
-    return tuple(Card(card.number, card.uuid, card.memory < SMALL * found[0].memory) for card in found)
+    return tuple(Card(card.number, card.uuid, card.memory < SMALL * cards[0].memory) for card in cards)
 
 
 def _selected(value: str) -> tuple[Card, ...]:
@@ -113,7 +113,7 @@ def free(held: Collection[Card] = (), reserved: Collection[Card] = ()) -> tuple[
 
 
 def has_spare() -> bool:
-    """Tell whether there are several cards, of which one is for whoever needs it now."""
+    """Return True if there are several cards, of which one is for whoever needs it now."""
     return len(known()) > 1 and bool(Wish().choose(free()))
 
 

@@ -46,7 +46,7 @@ def kept_adapters(run: Run) -> list[Path]:
 
 
 def is_intact(folder: Path) -> bool:
-    """Tell whether all files of a checkpoint have the checksums in its manifest."""
+    """Return True if all files of a checkpoint have the checksums in its manifest."""
     return not damaged(folder)
 
 

@@ -114,7 +114,7 @@ class Run:
             storage.write(self.config_file, configs.dump(config))
 
     def take_request(self, command: Command) -> bool:
-        """Tell whether this was requested, and remove the request."""
+        """Return True if this was requested, and remove the request."""
         path = self.folder / "ask" / command
         if not self.is_main or not path.exists():
             return False

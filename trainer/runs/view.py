@@ -79,11 +79,11 @@ class View:
         return silence if silence > limit else 0.0
 
     def is_silent(self, now: float) -> bool:
-        """Tell whether at this Unix time a worker with the device has been silent for suspiciously long."""
+        """Return True if at this Unix time a worker with the device has been silent for suspiciously long."""
         return self.silence(now) > 0
 
     def is_unresponsive(self, now: float) -> bool:
-        """Tell whether at this Unix time the run has ignored a stop request for too long, or is silent."""
+        """Return True if at this Unix time the run has ignored a stop request for too long, or is silent."""
         try:
             requested = (self.run.folder / "ask" / "stop").stat().st_mtime
         except FileNotFoundError:

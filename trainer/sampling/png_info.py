@@ -49,7 +49,7 @@ def _published(request: PictureConfig) -> dict[str, Any]:
 
 
 def matches(path: Path, request: PictureConfig) -> bool:
-    """Tell whether a PNG file is that of a request, as far as it says: not if it was edited, or of which file."""
+    """Return True if a PNG file is that of a request, as far as it says: not if it was edited, or of which file."""
     recorded, settings = read(path), _published(request)
     return all(settings.get(name) == value for name, value in foreign_text.parse_json(recorded or "{}").items())
 

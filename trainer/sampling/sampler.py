@@ -14,6 +14,7 @@ from trainer.adapter_files import reader
 from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import MICRO
 from trainer.config import ModelConfig, PictureConfig
+from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Conditioning, Family, loading, offload, prediction_probe
 
@@ -33,7 +34,7 @@ def generate(
 ) -> Image.Image:
     """Generate one image, the same for the same request on the same device: its noise comes only from the seed."""
 
-    def report(_: Any, step: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - diffusers' callback
+    def report(_: Untyped, step: int, __: Untyped, values: dict[str, Any]) -> dict[str, Any]:
         if progress:
             progress(step + 1, request.steps)
         return values

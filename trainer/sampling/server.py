@@ -7,13 +7,13 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from trainer import config
 from trainer.config import PictureConfig
 from trainer.errors import UserError
+from trainer.foreign_text import Json
 from trainer.i18n import _
 from trainer.sampling import png_info
 from trainer.sampling.sampler import Sampler
@@ -33,7 +33,7 @@ def serve() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries must not print between the answers
     sampler = Sampler()
 
-    def answer(**values: Any) -> None:  # noqa: ANN401 - JSON
+    def answer(**values: Json) -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 

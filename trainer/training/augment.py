@@ -1,4 +1,4 @@
-"""Augmented views of an image: mirrored, cropped, on another background; and their pixels and masks."""
+"""Augmented views of an image: mirrored, cropped, on another background; their pixels and masks; and its captions."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config import TrainConfig
+from trainer.config.data import CaptionsConfig
+from trainer.data.captions import contains_trigger, read_captions, with_trigger
+from trainer.data.dataset import Example
 from trainer.rng import generator
 
 Size = tuple[int, int]  # width, height
@@ -109,3 +112,41 @@ def mask(image: Image.Image | None, image_size: Size, size: Size, view: View, la
     gray = (pixels(cropped, size, flip=view.flip)[:1] + 1) / 2
     height, width = latents.shape[-2:]
     return functional.adaptive_avg_pool2d(gray[None], (height, width))[0].clamp(0, 1)
+
+
+def caption_variants(example: Example, config: TrainConfig) -> tuple[str, ...]:
+    """Return all captions that are sampled for an image, each with its trigger; the first is the one in its file.
+
+    With shuffled or dropped tags, there are `captions.shuffles` of each caption. They follow from seed and caption, so
+    that all can be encoded beforehand.
+    """
+    settings = config.captions
+    captions = read_captions(example.path) if settings.multiple else ()
+    variants = [with_trigger(caption, example.trigger) for caption in captions or (example.caption,)]
+    if settings.shuffle or settings.tag_dropout:
+        variants = [
+            variant
+            for caption in variants
+            for variant in _tag_variants(caption, example.trigger, settings, config.seed)
+        ]
+    return tuple(variants)
+
+
+def _tag_variants(caption: str, trigger: str, settings: CaptionsConfig, seed: int) -> list[str]:
+    """Return a caption and variants of it, whose tags after those to keep are shuffled and dropped."""
+    tags = [tag.strip() for tag in caption.split(",")]
+    kept, others = tags[: settings.keep_tokens], tags[settings.keep_tokens :]
+    variants = [caption]
+    for number in range(1, settings.shuffles):
+        order = list(range(len(others)))
+        if settings.shuffle:
+            order = torch.randperm(len(others), generator=generator(seed, caption, number, "order")).tolist()
+        if settings.tag_dropout:
+            shares = torch.rand(len(others), generator=generator(seed, caption, number, "dropped tags")).tolist()
+            order = [
+                index
+                for index in order
+                if shares[index] >= settings.tag_dropout or (trigger and contains_trigger(others[index], trigger))
+            ]
+        variants.append(", ".join(kept + [others[index] for index in order]))
+    return variants

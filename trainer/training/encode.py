@@ -35,7 +35,7 @@ from trainer.families import (
     on_device,
 )
 from trainer.i18n import _
-from trainer.training import augment, caption_variants, tensor_cache
+from trainer.training import augment, tensor_cache
 from trainer.training.augment import Size, View
 from trainer.training.batches import Batches, Pool, Pools
 from trainer.training.tensor_cache import TensorCache
@@ -169,7 +169,7 @@ class _Encoder:
             for number in readable
         ]
         shapes = [tuple(self.cache.get(first)["mean"].shape) for first, *_unused in files]
-        texts = [caption_variants.texts(examples[number], self.config) for number in readable]
+        texts = [augment.caption_variants(examples[number], self.config) for number in readable]
         triggers = [examples[number].trigger for number in readable]
         batch_size = self.config.training.batch_size
         return Pool(files, shapes, texts, triggers, self.config.seed, batch_size, name, conditioning)

@@ -40,12 +40,12 @@ def note(state: TrainState, config: TrainConfig, measured: events.HeldOut) -> ev
 
 
 def is_lowest(state: TrainState, config: TrainConfig, step: int) -> bool:
-    """Tell whether the loss was lowest at this step, whose checkpoint is then worth keeping."""
+    """Return True if the loss was lowest at this step, whose checkpoint is then worth keeping."""
     return bool(config.held_out.patience) and step in state.held_out and state.lowest_held_out == step
 
 
 def is_over(losses: Mapping[int, float], patience: int) -> bool:
-    """Tell whether a run ends after these losses by step: so many without a new lowest one; 0 = never."""
+    """Return True if a run ends after these losses by step: so many without a new lowest one; 0 = never."""
     lowest = lowest_step(losses)
     return 0 < patience <= sum(step > lowest for step in losses)
 

@@ -16,14 +16,14 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import devices
+from trainer import devices, processes
 from trainer.config import TrainConfig, adjustments
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing, offload
 from trainer.i18n import _
 from trainer.runs import Run, events
-from trainer.training import distributed, malloc
+from trainer.training import distributed
 
 SHARE = 0.9  # of free main memory; the rest is for everything else on the machine
 SAMPLED_EVERY = 0.002  # seconds
@@ -234,7 +234,7 @@ def peak() -> Iterator[list[float]]:
 def release() -> None:
     """Return memory to the system that is held but not used."""
     gc.collect()
-    malloc.trim()
+    processes.trim_malloc()
     devices.trim()
 
 

@@ -117,7 +117,7 @@ def clip(state: TrainState, limit: float, scaler: GradScaler | None) -> float:
 
 
 def exploded(norm: float, step: int, config: TrainConfig, state: TrainState) -> bool:
-    """Tell whether the gradient norm of an early step is far above the median of those before it.
+    """Return True if the gradient norm of an early step is far above the median of those before it.
 
     The early norms are part of the state, so that they are the same in a resumed run. With a scaler a step that is not
     finite is skipped instead, which is how fp16 finds its scale.

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: base model, images, and settings with everything resolved."""
+"""Prepare a run for its first step: base model, images, and settings with everything resolved."""
 
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -9,18 +9,18 @@ from accelerate import Accelerator
 
 from trainer import __version__, devices, families
 from trainer.base_models import MICRO
-from trainer.config import Record, TrainConfig, base_notes, uncaptioned
+from trainer.config import Record, TrainConfig, base_notes
 from trainer.config.adjustments import planned_rank, planned_steps
 from trainer.data import checks, dataset, image_stats, reach
 from trainer.data.captions import without_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, group_by_kind
 from trainer.errors import UserError
-from trainer.families import Family, adapter_start
+from trainer.families import Family, adapter
 from trainer.i18n import _, ngettext
 from trainer.runs import Run, events
 from trainer.sampling.sampler import native_side
-from trainer.training import caption_variants, checkpoint, distributed, gauge, held_out, previews
+from trainer.training import augment, checkpoint, distributed, gauge, held_out, previews
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEASURED = 1000  # images at most that are looked at for damage and the like before a run
@@ -52,7 +52,7 @@ def load(config: TrainConfig, run: Run) -> Materials:
     family = families.read(config.model, accelerator.device, PRECISIONS[precision])
     examples, held = held_out.split(dataset.read_subjects(config.taught), config)
     config = complete(config, run, examples, held, family)
-    captions = [caption_variants.texts(example, config)[0] for example in examples]
+    captions = [augment.caption_variants(example, config)[0] for example in examples]
     warn(run, config, family, captions)
     return Materials(config, accelerator, family, examples, held, captions)
 
@@ -90,7 +90,7 @@ def complete(
         vae_sha256=families.fingerprint(family.encoders()["vae"])
         if config.model.vae or not family.base.has_vae
         else "",
-        start_sha256=adapter_start.checksum(config.adapter),
+        start_sha256=adapter.start_checksum(config.adapter),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=devices.name(family.device),
         devices=config.record.devices,
@@ -100,12 +100,12 @@ def complete(
         return config
     for note in base_notes.find(config, family.base):
         run.report(events.Warned(message=note))
-    captions = [caption_variants.texts(example, config)[0] for example in examples]
+    captions = [augment.caption_variants(example, config)[0] for example in examples]
     beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.find_folder(config.dataset), family))
     bare = [without_trigger(example.caption, example.trigger) for example in examples]
-    gentler = uncaptioned.adjust(config, bare, beyond=beyond)
+    gentler = base_notes.adjust_uncaptioned(config, bare, beyond=beyond)
     if gentler != config:
-        run.report(events.Warned(message=uncaptioned.note()))
+        run.report(events.Warned(message=base_notes.note_uncaptioned()))
     config = gentler
     training = config.training.model_copy(
         update={
@@ -149,7 +149,7 @@ def warn(run: Run, config: TrainConfig, family: Family, captions: list[str]) -> 
             "it: their own captions are left out of output preservation."
         )
         run.report(events.Warned(message=message))
-    if note := adapter_start.note(config.adapter):
+    if note := adapter.start_note(config.adapter):
         run.report(events.Warned(message=note))
     if config.training.resolution < (side := native_side(family)):
         message = _(

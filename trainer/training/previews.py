@@ -59,7 +59,7 @@ class Previews:
 
     def _requests(self, folder: Path, step: int) -> Iterator[tuple[PictureConfig, float]]:
         """Yield the request for the image of each prompt, and the strength of the adapter in it."""
-        for number, line in enumerate(map(prompt_lines.parse, self.settings.prompts)):
+        for number, line in enumerate(map(prompt_lines.parse_prompt_line, self.settings.prompts)):
             usual = {
                 "negative": self.settings.negative_prompt,
                 "seed": self.settings.seed,
@@ -79,7 +79,7 @@ def prepare(family: Family, config: TrainConfig, accelerator: Accelerator) -> Pr
     """Encode the preview prompts of a run, so that the text encoders need not come back to the device for them."""
     encoded = None
     if not config.training.text_encoder:
-        lines = [prompt_lines.parse(line) for line in config.preview.prompts]
+        lines = [prompt_lines.parse_prompt_line(line) for line in config.preview.prompts]
         negatives = {line.settings.get("negative", config.preview.negative_prompt) for line in lines}
         encoded = sampler.encode(family, {*(line.prompt for line in lines), *negatives})
     return Previews(config.preview, config.model.clip_skip, accelerator, encoded)

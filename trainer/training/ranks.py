@@ -22,12 +22,12 @@ from typing import Any
 import psutil
 import torch
 
-from trainer import devices, fault_injection
+from trainer import devices, fault_injection, processes
 from trainer.base_models import detect
 from trainer.config import TrainConfig
+from trainer.devices import Untyped
 from trainer.errors import UserError
 from trainer.runs import Run, events
-from trainer.training import malloc
 
 WATCHED_EVERY = 1.0  # seconds
 NOTICED_WITHIN = 15.0  # seconds, by a main process that computes with the process that is gone
@@ -66,7 +66,7 @@ def wanted(config: TrainConfig) -> int:
 
 
 def can_connect() -> bool:
-    """Tell whether gloo starts here, which connects the processes of a run; some Windows installations lack it."""
+    """Return True if gloo starts here, which connects the processes of a run; some Windows installations lack it."""
     if sys.platform != "linux":  # there it does, and its threads would not live on in a fork
         distributed: Any = torch.distributed
         if not distributed.is_available() or not distributed.is_gloo_available():
@@ -149,11 +149,11 @@ def _start(ranks: list[Any], processes: int, folder: Path, follow: Callable[[Run
             receiver.close()
 
 
-def _run_rank(rank: int, folder: Path, follow: Callable[[Run], object], sender: Any) -> None:  # noqa: ANN401 - untyped
+def _run_rank(rank: int, folder: Path, follow: Callable[[Run], object], sender: Untyped) -> None:
     fault_injection.on_rank_start(rank)
     sender.send_bytes(b"started")
     sender.close()
-    malloc.tune()
+    processes.tune_malloc()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
         follow(Run(folder, is_main=False))

@@ -33,7 +33,7 @@ class TensorCache:
     _on_disk: set[Path] = field(default_factory=set)
 
     def has(self, file: Path, keys: set[str]) -> bool:
-        """Tell whether a value is cached, complete and with these keys; if not, it has to be computed and stored."""
+        """Return True if a value is cached, complete and with these keys; if not, it has to be computed and stored."""
         if file in self._in_memory or file in self._on_disk:
             return True
         tensors = _read_whole(file)

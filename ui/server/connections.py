@@ -83,7 +83,7 @@ class OncePerSecond(logging.Filter):
     _latest = float("-inf")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to log a record."""
+        """Return True for a record to log."""
         now = time.monotonic()
         if now - self._latest < LOGGED_EVERY:
             return False

@@ -29,7 +29,7 @@ class Account:
     hash: bytes
 
     def accepts(self, password: str) -> bool:
-        """Tell whether this is the password, in the same time either way."""
+        """Return True if this is the password, in the same time either way."""
         return secrets.compare_digest(_hash(password, self.salt), self.hash)
 
 
@@ -43,7 +43,7 @@ def with_password(password: str) -> Account:
 
 
 def is_weak(password: str) -> bool:
-    """Tell whether a password would be among the first that someone tries."""
+    """Return True if a password would be among the first that someone tries."""
     plain = password.casefold()
     return len(password) < SHORTEST or len(set(plain)) < 4 or plain.isdigit() or plain.rstrip("0123456789!") in COMMON
 

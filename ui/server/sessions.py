@@ -34,7 +34,7 @@ class Session:
 
     @property
     def expired(self) -> bool:
-        """Tell whether it has ended by itself."""
+        """Return True if it has ended by itself."""
         now = time.time()
         return now - self.seen > IDLE or now - self.started > LIFETIME
 

@@ -1,4 +1,4 @@
-"""How busy the device of a run is, and how full its memory: asked at most every few seconds, for all pages together."""
+"""Load and memory of the device of a run, asked at most every few seconds for all pages together."""
 
 import threading
 import time

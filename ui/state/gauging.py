@@ -32,7 +32,7 @@ _checks: list[_Check] = []  # one at a time
 
 
 def is_due(folder: Path) -> bool:
-    """Tell whether a project uses micro and has images that have not been checked yet."""
+    """Return True if a project uses micro and has images that have not been checked yet."""
     return (page_memory.answer(folder.name, "base") or MICRO) == MICRO and bool(reach.missing(folder))
 
 

@@ -25,7 +25,7 @@ class Download:
 
     @property
     def running(self) -> bool:
-        """Tell whether bytes still arrive."""
+        """Return True if bytes still arrive."""
         return self.process.poll() is None and not self.error
 
 

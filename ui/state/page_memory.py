@@ -47,7 +47,7 @@ def remember_model_folders(folders: list[str]) -> None:
 
 
 def keeps_location() -> bool:
-    """Tell whether the place where photos were taken is kept in images that are added."""
+    """Return True if the place where photos were taken is kept in images that are added."""
     return _read().get("keep_location") is True
 
 

@@ -325,7 +325,7 @@ def poll(project: str, trigger: str, selection: Selection) -> dict[str, Any]:
 
 
 def is_writing(project: str) -> bool:
-    """Tell whether a model is writing captions for a project."""
+    """Return True if a model is writing captions for a project."""
     view = _view(project)
     return view is not None and view.status in runs.ACTIVE
 

@@ -17,7 +17,7 @@ import gradio as gr
 from trainer import config as configs
 from trainer import paths, storage
 from trainer.base_models import MICRO
-from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, proposals, reach, token_count, undo
+from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, reach, token_count, undo
 from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
@@ -102,7 +102,7 @@ def read(name: str | None, trigger: str = "") -> Project:
         base=base,
         resolution=resolution,
         left=len(left),
-        proposed={name: edit.after for name, edit in proposals.read(folder).items()},
+        proposed={name: edit.after for name, edit in caption_edits.read_proposals(folder).items()},
     )
 
 

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.data import buckets, caption_edits, dataset, image_edits, masks, proposals, undo
+from trainer.data import buckets, caption_edits, dataset, image_edits, undo
 from trainer.data.captions import one_line
 from trainer.data.image_edits import Box, Edit
 from trainer.errors import UserError
@@ -109,11 +109,11 @@ def save_mask(argument: dict[str, Any]) -> dict[str, Any]:
     """Save the mask that was drawn for an image, a PNG in base64, or make it from the image's transparency."""
     image = projects.find_image(argument["project"], str(argument["name"]))
     if argument.get("transparency"):
-        mask = masks.from_transparency(image)
+        mask = image_edits.mask_from_transparency(image)
         if not mask:
             raise UserError("This image has no transparent part.", "Paint the mask instead.")
     else:
-        mask = masks.from_drawing(base64.b64decode(str(argument["png"])))
+        mask = image_edits.mask_from_drawing(base64.b64decode(str(argument["png"])))
     undo.edit_masks(image.parent, {image.name: mask}, _("mask {name}", name=image.name))
     return {}
 
@@ -122,11 +122,11 @@ def decide(project: str, action: str, name: str) -> str:
     """Keep or discard the caption that a model proposes for an image, or for all without a name; say what happened."""
     folder, names = projects.folder(project), [name] if name else None
     if action == "discard":
-        proposals.discard(folder, names)
+        caption_edits.discard_proposals(folder, names)
         return _("The proposed captions were discarded.") if names is None else _("The proposed caption was discarded.")
-    number = proposals.keep(folder, names)
+    number = caption_edits.keep_proposals(folder, names)
     text = ngettext("Kept {n} proposed caption.", "Kept {n} proposed captions.", number)
-    if names is None and (left := len(proposals.read(folder))):
+    if names is None and (left := len(caption_edits.read_proposals(folder))):
         text += " " + ngettext(
             "{n} caption was changed since; decide about it below its image.",
             "{n} captions were changed since; decide about them below their images.",

@@ -278,7 +278,7 @@ def fix(project: str, trigger: str, selection: Selection, event: gr.EventData) -
     """Apply the fix for a kind of problem."""
     folder, word = projects.folder(project), one_line(trigger or "")
     with dataset.captions_lock(folder):
-        report = fixes.apply(folder, image_grid.read(project, word).problems, str(event.kind), word)
+        report = fixes.apply_fix(folder, image_grid.read(project, word).problems, str(event.kind), word)
     drawn = image_grid.draw(project, trigger, replace(selection, kind=""), asked=selection)
     return {"report": status(report), **drawn}
 

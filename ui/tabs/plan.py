@@ -10,7 +10,7 @@ import psutil
 
 from trainer import paths, runs, storage
 from trainer.base_models import MICRO, detect, layer_shapes
-from trainer.config import TrainConfig, adjustments, base_notes, uncaptioned
+from trainer.config import TrainConfig, adjustments, base_notes
 from trainer.data import dataset, reach
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS
@@ -138,8 +138,8 @@ def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) ->
     if beyond:
         kind = KINDS["beyond micro"]
         sentences.insert(0, f"<b>{_(kind.title)}</b> {_(kind.effect)}")
-    if uncaptioned.adjust(config, [example.caption for example in examples], beyond=beyond) != config:
-        sentences.append(uncaptioned.note())
+    if base_notes.adjust_uncaptioned(config, [example.caption for example in examples], beyond=beyond) != config:
+        sentences.append(base_notes.note_uncaptioned())
     return [f"<p>{sentence}</p>" for sentence in sentences]
 
 

@@ -193,7 +193,7 @@ def _connect_text(view: TextView, answers: dict[str, Any]) -> None:
 
 
 def is_preset(name: str) -> bool:
-    """Tell whether this is one of the things that can be taught."""
+    """Return True if this is one of the things that can be taught."""
     return name in [key for _, key in PRESETS]
 
 

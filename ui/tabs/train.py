@@ -238,7 +238,7 @@ def exposures(effort: str, preset: str, base: str | None) -> dict[str, int]:
 
 
 def asks_for_trigger(answers: Answers) -> bool:
-    """Tell whether a start is held up once because there is no trigger word."""
+    """Return True if a start is held up once because there is no trigger word."""
     if not answers.project or answers.trigger:
         return False
     return not page_memory.answer(answers.project, "without-trigger")

@@ -153,7 +153,7 @@ def offer(
         adapter = _newest(watch, project, keys)
     config = usual_settings(adapter, form.base)
     preview = config.preview
-    prompt = next((prompt_lines.parse(line).prompt for line in preview.prompts), config.trigger)
+    prompt = next((prompt_lines.parse_prompt_line(line).prompt for line in preview.prompts), config.trigger)
     suitable = (prompt, preview.steps, preview.guidance, config.model.clip_skip)
     before = [getattr(form, name) for name in FILLED]
     after = [_suited(*change) for change in zip(before, defaults, suitable, strict=True)]

@@ -1,29 +1,11 @@
 """Recipes in the formats of other trainers, made for the tests: their names and structure, our values."""
 
 import json
+from pathlib import Path
 from typing import Any
 
-GUI: dict[str, Any] = {
-    "LoRA_type": "Standard", "LyCORIS_preset": "full", "adaptive_noise_scale": 0, "additional_parameters": "",
-    "block_dims": "", "bucket_no_upscale": True, "bucket_reso_steps": 64, "cache_latents": True,
-    "caption_dropout_every_n_epochs": 0, "caption_dropout_rate": 0.05, "caption_extension": ".txt", "clip_skip": "2",
-    "color_aug": False, "conv_alpha": 1, "conv_dim": 1, "enable_bucket": True, "epoch": 10, "factor": -1,
-    "flip_aug": False, "full_fp16": False, "gradient_accumulation_steps": 1.0, "gradient_checkpointing": True,
-    "keep_tokens": "1", "learning_rate": 0.0001, "logging_dir": "D:/logs", "lr_scheduler": "cosine",
-    "lr_scheduler_num_cycles": "", "lr_scheduler_power": "", "lr_warmup": 10, "max_bucket_reso": 2048,
-    "max_data_loader_n_workers": "0", "max_resolution": "512,512", "max_timestep": 1000, "max_token_length": "75",
-    "max_train_epochs": "", "max_train_steps": "", "mem_eff_attn": False, "min_snr_gamma": 5, "min_timestep": 0,
-    "mixed_precision": "bf16", "module_dropout": 0, "multires_noise_discount": 0.3, "multires_noise_iterations": 0,
-    "network_alpha": 16, "network_dim": 32, "network_dropout": 0, "noise_offset": 0.05,
-    "noise_offset_type": "Original", "optimizer": "AdamW8bit", "optimizer_args": "", "output_dir": "D:/out",
-    "output_name": "mira", "pretrained_model_name_or_path": "D:/models/anything-v5.safetensors",
-    "prior_loss_weight": 1.0, "rank_dropout": 0, "reg_data_dir": "", "sample_every_n_epochs": 0,
-    "sample_every_n_steps": 50, "sample_prompts": "a portrait of mira --w 512 --h 768 --d 7 --l 7\n# no prompt\n",
-    "sample_sampler": "euler_a", "save_every_n_epochs": 1, "save_precision": "fp16", "scale_weight_norms": 0,
-    "sdxl": False, "seed": "1234", "shuffle_caption": True, "stop_text_encoder_training": 0,
-    "text_encoder_lr": 5e-05, "train_batch_size": 2, "train_data_dir": "D:/img", "unet_lr": 0.0001, "v2": False,
-    "v_parameterization": False, "wandb_api_key": "sk-private", "xformers": "xformers",
-}  # fmt: skip
+HERE = Path(__file__).parent
+GUI: dict[str, Any] = json.loads((HERE / "gui.json").read_text(encoding="utf-8"))
 SCRIPT: dict[str, Any] = {
     "pretrained_model_name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "train_data_dir": "/data/img",
     "network_module": "networks.lora", "network_dim": 16, "network_alpha": 8, "learning_rate": 1e-4,
@@ -31,17 +13,7 @@ SCRIPT: dict[str, Any] = {
     "resolution": "512", "mixed_precision": "fp16", "seed": 3,
 }  # fmt: skip
 # What the GUI writes of FLUX.1 and of SD 3, whatever the model.
-FLOW_GUI: dict[str, Any] = {
-    "ae": "D:/ae.safetensors", "apply_t5_attn_mask": True, "blocks_to_swap": 18, "clip_l": "D:/clip_l.safetensors",
-    "clip_g": "", "discrete_flow_shift": 3.1582, "flux1_cache_text_encoder_outputs": True, "flux1_checkbox": True,
-    "fp8_base": True, "full_bf16": False, "guidance_scale": 1, "hunyuan_timestep_sampling": "sigma", "img_attn_dim": "",
-    "logit_mean": 0, "logit_std": 1, "mem_eff_save": True, "mode_scale": 1.29, "model_prediction_type": "raw",
-    "model_type": "flux", "sd3_checkbox": False, "sd3_clip_l": "D:/clip_l.safetensors", "sd3_t5xxl": "",
-    "split_mode": True, "split_qkv": False, "t5xxl": "D:/t5xxl_fp16.safetensors", "t5xxl_lr": 1e-5,
-    "t5xxl_max_token_length": 512, "timestep_sampling": "shift", "train_blocks": "single",
-    "train_double_block_indices": "all", "train_single_block_indices": "all", "train_t5xxl": False,
-    "weighting_scheme": "logit_normal", "lumina_checkbox": False, "max_resolution": "1024,1024",
-}  # fmt: skip
+FLOW_GUI: dict[str, Any] = json.loads((HERE / "gui-flow.json").read_text(encoding="utf-8"))
 FLUX: dict[str, Any] = {
     **SCRIPT, "pretrained_model_name_or_path": "/models/flux1-dev.safetensors", "resolution": "1024,1024",
     "network_module": "networks.lora_flux", "clip_l": "/models/clip_l.safetensors",
@@ -55,73 +27,8 @@ SD3: dict[str, Any] = {
     "network_module": "networks.lora_sd3", "clip_g": "/models/clip_g.safetensors", "weighting_scheme": "logit_normal",
     "training_shift": 3.0, "network_train_unet_only": True, "network_args": ["x_mod_dim=0", "context_mod_dim=0"],
 }  # fmt: skip
-ONE_TRAINER: dict[str, Any] = {
-    "training_method": "LORA", "model_type": "STABLE_DIFFUSION_XL_10_BASE",
-    "base_model_name": "stabilityai/stable-diffusion-xl-base-1.0", "learning_rate": 0.0003, "lora_rank": 16,
-    "lora_alpha": 1.0, "batch_size": 4, "epochs": 20, "resolution": "1024", "learning_rate_warmup_steps": 100.0,
-    "learning_rate_scheduler": "COSINE", "learning_rate_min_factor": 0.1, "layer_filter_preset": "attn-mlp",
-    "output_model_destination": "models/lora.safetensors", "train_dtype": "BFLOAT_16", "output_dtype": "FLOAT_16",
-    "unet": {"train": True, "weight_dtype": "FLOAT_16", "learning_rate": None},
-    "text_encoder": {"train": True, "learning_rate": 0.0001, "dropout_probability": 0.1},
-    "optimizer": {"optimizer": "ADAMW", "weight_decay": 0.02, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "fused": True},
-    "ema": "GPU", "ema_decay": 0.99, "ema_update_step_interval": 5, "loss_weight_fn": "MIN_SNR_GAMMA",
-    "loss_weight_strength": 5.0, "offset_noise_weight": 0.05, "masked_training": False, "sample_after": 100,
-    "sample_after_unit": "STEP", "samples": [{"prompt": "a cat", "width": 1024, "height": 768, "seed": 42,
-                                               "cfg_scale": 7.0, "diffusion_steps": 20, "negative_prompt": "blurry"}],
-    "concepts": [{"name": "mira", "path": "C:/img", "balancing": 2.0,
-                  "text": {"enable_tag_shuffling": True, "keep_tags_count": 2},
-                  "image": {"enable_random_flip": True, "enable_random_rotate": True}}],
-    "secrets": {"huggingface_token": "hf_private"},
-}  # fmt: skip
-AI_TOOLKIT = """
-job: extension
-config:
-  name: mira_v1
-  process:
-    - type: sd_trainer
-      training_folder: output
-      device: cuda:0
-      trigger_word: mira
-      network: {type: lora, linear: 32, linear_alpha: 16, conv: 32, conv_alpha: 16}
-      save: {dtype: float16, save_every: 250, max_step_saves_to_keep: 4, push_to_hub: false}
-      datasets:
-        - folder_path: /data/img
-          caption_ext: txt
-          caption_dropout_rate: 0.05
-          shuffle_tokens: true
-          token_dropout_rate: 0.1
-          keep_tokens: 1
-          cache_latents_to_disk: true
-          resolution: [512, 768, 1024]
-      train:
-        batch_size: 1
-        steps: 3000
-        gradient_accumulation: 2
-        train_unet: true
-        train_text_encoder: false
-        gradient_checkpointing: true
-        noise_scheduler: ddpm
-        optimizer: adamw8bit
-        optimizer_params: {weight_decay: 0.0001}
-        lr: 1e-4
-        min_snr_gamma: 5
-        ema_config: {use_ema: true, ema_decay: 0.99}
-        dtype: bf16
-        skip_first_sample: true
-        do_cfg: true
-      model: {name_or_path: "stabilityai/stable-diffusion-xl-base-1.0", arch: sdxl, quantize: false}
-      sample:
-        sampler: ddpm
-        sample_every: 250
-        width: 1024
-        height: 768
-        prompts: ["[trigger] in a park", "a dog --n blurry"]
-        neg: ugly
-        seed: 42
-        guidance_scale: 4
-        sample_steps: 20
-meta: {name: mira, version: "1.0"}
-"""
+ONE_TRAINER: dict[str, Any] = json.loads((HERE / "onetrainer.json").read_text(encoding="utf-8"))
+AI_TOOLKIT = (HERE / "ai-toolkit.yaml").read_text(encoding="utf-8")
 
 
 FLUX_TRAINER: dict[str, Any] = {

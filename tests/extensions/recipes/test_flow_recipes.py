@@ -13,6 +13,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from limner_extensions.recipes import reading
 from limner_extensions.recipes.draft import Recipe
+from limner_extensions.recipes.families import NAMES
 from tests.extensions.recipes.examples import (
     FLOW_GUI,
     FLUX,
@@ -25,7 +26,7 @@ from tests.extensions.recipes.examples import (
     toml,
 )
 from trainer import config
-from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.base_models.registry import FamilyName
 from trainer.families.noise import FlowNoise
 
 CONFIGS = Path(config.__file__).parents[1] / "base_models" / "configs"
@@ -47,7 +48,7 @@ def built(recipe: Recipe) -> config.TrainConfig:
 def levels(settings: config.TrainConfig, family: FamilyName) -> list[float]:
     """Return the noise levels at the shares of a run with these settings, as it draws them."""
     objective, side = settings.objective, settings.training.resolution
-    flow = FAMILIES[family].flow
+    flow = NAMES[family].flow
     assert flow
     shares = torch.tensor(SHARES)
     if objective.timestep_sampling == "logit-normal":
@@ -201,8 +202,7 @@ def test_a_job_of_ai_toolkit_for_flux(tmp_path: Path) -> None:
 
 
 def test_the_shifts_of_families_are_those_of_their_schedulers() -> None:
-    for name, spec in ((name, spec) for name, spec in FAMILIES.items() if spec.flow):
-        assert spec.flow
+    for name, flow in ((name, row.flow) for name, row in NAMES.items() if row.flow):
         scheduler = json.loads((CONFIGS / name / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         for side in (512, 1024):
             expected = scheduler["shift"]
@@ -210,7 +210,7 @@ def test_the_shifts_of_families_are_those_of_their_schedulers() -> None:
                 few, many = scheduler["base_image_seq_len"], scheduler["max_image_seq_len"]
                 low, high = scheduler["base_shift"], scheduler["max_shift"]
                 expected = math.exp(calculate_shift((side / 16) ** 2, few, many, low, high))
-            assert spec.flow.shift(side) == pytest.approx(expected)
+            assert flow.shift(side) == pytest.approx(expected)
 
 
 def test_a_preset_of_the_gui_for_flux(tmp_path: Path) -> None:

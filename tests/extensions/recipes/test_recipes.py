@@ -10,7 +10,16 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from limner_extensions.recipes import convolutions, kohya, reading
+from limner_extensions.recipes import (
+    ai_toolkit,
+    convolutions,
+    kohya,
+    kohya_export,
+    kohya_optimizer,
+    onetrainer,
+    optimization,
+    reading,
+)
 from limner_extensions.recipes.draft import Recipe, flat
 from tests.extensions.recipes.examples import AI_TOOLKIT, FLUX, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
 from trainer import config
@@ -18,7 +27,7 @@ from trainer.base_models import layer_shapes
 from trainer.config.adapter import CONVOLUTIONS, Lora
 from trainer.errors import UserError
 from trainer.foreign_text import MAX_SETTINGS
-from trainer.optim.optimizers import Muon, ProdigyScheduleFree
+from trainer.optim.optimizers import ROWS, SECTIONS
 
 ANY = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
 
@@ -179,7 +188,7 @@ def test_schedule_free_prodigy_is_read_but_for_variants(tmp_path: Path, switch: 
     theirs = {"optimizer": "PRODIGY_PLUS_SCHEDULE_FREE", "beta2": 0.98, switch: True}
     rates = {"learning_rate": 1.0, "text_encoder": {"learning_rate": 1.0}}
     recipe = read(tmp_path, json.dumps(ONE_TRAINER | rates | {"optimizer": theirs}))
-    assert built(recipe).optimizer == ProdigyScheduleFree(beta2=0.98)
+    assert built(recipe).optimizer == SECTIONS["prodigy-schedule-free"](beta2=0.98)
     assert built(recipe).schedule.kind == "constant"
     of_scripts = {"optimizer_type": "prodigyplus.ProdigyPlusScheduleFree", "learning_rate": 1.0}
     for other in (
@@ -188,7 +197,7 @@ def test_schedule_free_prodigy_is_read_but_for_variants(tmp_path: Path, switch: 
     ):
         assert "optimizer.kind" not in flat(other.settings)
         assert any("in this variant" in note for note in other.notes)
-    assert built(read(tmp_path, toml(SCRIPT | of_scripts))).optimizer == ProdigyScheduleFree()
+    assert built(read(tmp_path, toml(SCRIPT | of_scripts))).optimizer == SECTIONS["prodigy-schedule-free"]()
 
 
 MUON = {"optimizer": "MUON_ADV", "beta1": 0.9, "rms_rescaling": True, "nesterov": True, "normuon_variant": False}
@@ -196,7 +205,7 @@ MUON = {"optimizer": "MUON_ADV", "beta1": 0.9, "rms_rescaling": True, "nesterov"
 
 def test_muon_of_onetrainer(tmp_path: Path) -> None:
     settings = built(read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": MUON})))
-    assert settings.optimizer == Muon(learning_rate=3e-4, momentum=0.9, weight_decay=0.0)
+    assert settings.optimizer == SECTIONS["muon"](learning_rate=3e-4, momentum=0.9, weight_decay=0.0)
     everywhere = read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": MUON, "layer_filter_preset": "full"}))
     assert built(everywhere).adapter.targets == "attention+ff"
     assert any("Muon trains matrices only" in note for note in everywhere.notes)
@@ -214,7 +223,9 @@ def test_muon_of_onetrainer_with_other_steps_is_left(tmp_path: Path, changes: di
 def test_muon_of_the_scripts_is_read_if_scaled_as_ours(tmp_path: Path) -> None:
     scaled = {"optimizer_type": "Muon", "optimizer_args": ["adjust_lr_fn='match_rms_adamw'", "momentum=0.9"]}
     settings = built(read(tmp_path, toml(SCRIPT | scaled)))
-    assert settings.optimizer == Muon(learning_rate=1e-4, momentum=0.9, weight_decay=0.1)  # as torch by default
+    assert settings.optimizer == SECTIONS["muon"](
+        learning_rate=1e-4, momentum=0.9, weight_decay=0.1
+    )  # as torch by default
     other = read(tmp_path, toml(SCRIPT | scaled | {"optimizer_args": []}))
     assert "optimizer.kind" not in flat(other.settings)
     assert any("Muon (adjust_lr_fn=original)" in note for note in other.notes)
@@ -363,3 +374,11 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     for missing in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(UserError, match="There is no file"):
             reading.read(missing)
+
+
+def test_recipes_of_others_name_kinds_of_the_table_only() -> None:
+    """So none of them can choose the class of an optimizer."""
+    read = {*kohya_optimizer.KINDS.values(), *onetrainer.OPTIMIZERS.values()}
+    read |= {kind for kind, _ in ai_toolkit.OPTIMIZERS.values()}
+    assert read <= optimization.USUAL.keys() <= ROWS.keys()
+    assert kohya_export.OPTIMIZERS.keys() <= ROWS.keys() == SECTIONS.keys() - {"custom"}

@@ -19,7 +19,7 @@ from trainer import captioning, runs
 from trainer.base_models.hub import RemoteFile
 from trainer.captioning import CaptionConfig, kinds, models, wd14
 from trainer.cli.commands import main
-from trainer.data import dataset, proposals, undo
+from trainer.data import caption_edits, dataset, undo
 from trainer.errors import UserError
 from trainer.runs import Run, cards, events
 from trainer.worker import work
@@ -117,7 +117,7 @@ def test_captions_may_be_proposed(half: Path, tagger: Path) -> None:
     made = run(tagger, result="review")
     assert (runs.look(made).status, captions(half)) == ("finished", before)
     assert set(captioning.read_captions(made).values()) == {"pink hair, glasses"}
-    assert len(proposals.read(half)) == proposals.keep(half) == 12
+    assert len(caption_edits.read_proposals(half)) == caption_edits.keep_proposals(half) == 12
     assert captions(half) == before[:2] + ["pink hair, glasses"] * 12
 
 

@@ -19,7 +19,7 @@ from tests.integration.training.test_train import assert_resumes, cases, finish,
 from tests.single_file import block_names, unet_name, write
 from trainer import config, families, runs
 from trainer.adapter_files import reader, writer
-from trainer.base_models import detect, few_step
+from trainer.base_models import detect, name_hints
 from trainer.config import ModelConfig, PictureConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.data import buckets, dataset
@@ -388,7 +388,7 @@ NAMES |= {"DMD2": "x_dmd2"}
 
 @pytest.mark.parametrize("title", cases(NAMES, pytest.mark.slow, []))
 def test_each_kind_is_sampled_as_its_authors_do(bases: dict[str, Path], tmp_path: Path, title: str) -> None:
-    (kind,) = [kind for kind in few_step.KINDS if kind.title == title]
+    (kind,) = [kind for kind in name_hints.FEW_STEP_KINDS if kind.title == title]
     base = shutil.copytree(bases["sdxl"], tmp_path / NAMES[title])
     pipeline: Any = DiffusionPipeline.from_pretrained(base, local_files_only=True)
     scheduler = getattr(diffusers, kind.scheduler)

@@ -245,7 +245,7 @@ def test_blocks_of_scales_and_integers_are_refused(tmp_path: Path) -> None:
     ):
         save_file(tensors, tmp_path / "x.safetensors")
         with pytest.raises(UserError, match=r"x\.weight_scale"):
-            weights.read(tmp_path / "x.safetensors", torch.float32)
+            weights.read_weights(tmp_path / "x.safetensors", torch.float32)
 
 
 def test_scales_in_a_folder_are_refused(bases: dict[str, Path], tmp_path: Path) -> None:

@@ -19,17 +19,17 @@ from torch import Tensor
 from tests.conftest import CHECKOUT
 from tests.fake_cuda import measure
 from tests.integration.sampling.test_sampler import before_each, run_out
-from tests.integration.training.test_settings import OPTIMIZERS
 from tests.integration.training.test_train import cases, finish, losses, same, settings
-from trainer import families, runs
+from trainer import families, processes, runs
 from trainer.adapter_files import reader
 from trainer.config import ModelConfig, TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import Family, gradient_checkpointing, offload
+from trainer.optim.optimizers import ROWS
 from trainer.runs import Run, events
 from trainer.train import train
-from trainer.training import encode, malloc, memory, optimizer_step
+from trainer.training import encode, memory, optimizer_step
 from trainer.training.memory import GB, MemoryPlan
 from trainer.training.recovery import initial_state
 
@@ -38,7 +38,7 @@ from trainer.training.recovery import initial_state
 def nothing_left_over() -> None:
     """What other tests freed is given back: taken again, it would not be seen as memory that is used."""
     gc.collect()
-    malloc.trim()
+    processes.trim_malloc()
 
 
 MB = 2**20
@@ -211,7 +211,7 @@ def test_an_optimizer_without_memory_in_step_1_begins_again(
     assert same(adapter, finish(usual)), "as if it had begun so"
 
 
-@pytest.mark.parametrize("kind", ["adamw8bit", *OPTIMIZERS.split()])
+@pytest.mark.parametrize("kind", ROWS)
 def test_a_rehearsed_step_takes_what_the_optimizer_will_keep(family: Family, tiny_sd: Path, kind: str) -> None:
     options: dict[str, Any] = {"optimizer__kind": kind, "schedule__kind": "constant"}
     config = settings(tiny_sd, **options)

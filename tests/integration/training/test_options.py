@@ -16,7 +16,7 @@ from tests.integration.training.test_settings import learned
 from tests.integration.training.test_train import OPTIONS, cases, finish, losses, quiet, same, settings
 from trainer import config, families, paths, runs
 from trainer.config import TrainConfig
-from trainer.data import dataset, examples, images
+from trainer.data import dataset, images
 from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
 from trainer.families import Family, cpu_kernels
@@ -396,7 +396,7 @@ def test_the_base_predicts_several_steps_at_once(family: Family, character: Path
 @pytest.mark.parametrize("kind", ["character", "style"])
 def test_a_first_run_generates_none_of_it(home: Path, kind: str) -> None:
     assert not (paths.outputs() / paths.CACHE).exists()
-    folder = examples.find(f"example-{kind}")
+    folder = dataset.find_example(f"example-{kind}")
     settings = config.build({"name": "x", "dataset": str(folder), "trigger": "miraxo", "preset": kind})
     family = families.load(settings.model, torch.device("cpu"), torch.float32)
     reported: list[str] = []

@@ -1,6 +1,7 @@
 """No setting is there for show: each is changed once, and what it stands for changes with it."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -20,7 +21,7 @@ from trainer.data import buckets, dataset
 from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
 from trainer.families import Family
-from trainer.optim.optimizers import PRODIGIES, SCHEDULE_FREE
+from trainer.optim.optimizers import ROWS, Row
 from trainer.training import checkpoint, encode
 
 # What has to be on for a setting to matter.
@@ -75,47 +76,10 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("model.weights", "int8", {}),
 ]
 
-# Settings that are tested where they belong, by the test; there is one task.
-ELSEWHERE = {
-    "": "task",
-    "test_settings_override_those_of_the_preset": "preset",
-    "test_the_command_line_all_the_way": "dataset name",
-    "test_a_folder_is_known_by_its_settings_or_refused": "model.family",
-    "test_the_loss_curve_is_the_stored_one": "model.base",
-    "test_a_base_without_a_vae_trains_and_is_tried_out_with_one": "model.vae",
-    "test_a_base_from_the_hub_is_pinned": "model.revision",
-    "test_each_image_is_taught_with_its_own_trigger": "subjects",
-    "test_it_starts_with_exactly_what_the_file_does": "adapter.start",
-    "test_some_images_are_held_out_whole_and_by_the_seed": "held_out.share",
-    "test_a_run_ends_where_the_held_out_loss_no_longer_falls": "held_out.patience",
-    "test_the_measured_loss_has_no_dropout_and_changes_nothing": "held_out.every",
-    "test_each_optimizer_heeds_its_own_settings": "optimizer.beta3 optimizer.momentum optimizer.alpha",
-    "test_a_run_is_shown_in_tensorboard": "training.tensorboard",
-    "test_steps_from_the_number_of_pictures": "training.exposures",
-    "test_two_processes_make_the_adapter_of_one": "training.devices",
-    "test_a_run_that_waits_for_its_card_lets_others_pass": "training.cards",
-    "test_the_first_rung_that_fits_is_taken": "training.memory",
-    "test_gradients_are_the_same_bits": "training.offload",
-    "test_parts_of_a_batch_teach_what_the_whole_does": "training.micro_batches",
-    "test_the_guard_begins_again_at_half_the_rate": "training.spike_threshold",
-    "test_a_mask_changes_what_is_learned": "objective.masked_loss",
-    "test_a_mask_weighs_and_keeps_the_mean_weight": "objective.unmasked_weight",
-    "test_texts_are_drawn_from_their_place": "captions.multiple",
-    "test_a_long_caption_is_encoded_in_parts": "captions.max_token_length",
-    "test_backgrounds_of_transparent_pictures": "images.background images.backgrounds",
-    "test_half_precision_draws_it_within_its_rounding": "export.precision",
-    "test_the_files_draw_what_the_adapter_drew": "export.peft",
-    "test_what_programs_make_of_a_file_is_reported_with_it": "export.cover",
-    "test_a_stripped_file": "export.strip",
-    "test_previews_are_made_as_the_settings_say": "preview.every preview.at_start",
-    "test_checkpoints_can_be_tried_and_are_pruned": "checkpoint.every checkpoint.keep checkpoint.adapters",
-    "test_a_checkpoint_is_made_after_some_minutes": "checkpoint.minutes",
-}
 PREVIEWED: dict[str, Any] = {"prompts": ["a house"], "negative_prompt": "red", "strength": 0.5}
 PREVIEWED |= {"guidance": 9.0, "steps": 3, "seed": 5}
 
 
-OPTIMIZERS = "adamw adafactor lion prodigy prodigy-schedule-free schedule-free came ademamix muon"
 _LEARNED: dict[str, dict[str, torch.Tensor]] = {}
 
 
@@ -140,29 +104,28 @@ def test_another_value_gives_another_adapter(character: Path, tiny_sd: Path, pat
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("kind", OPTIMIZERS.split())
-def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, kind: str) -> None:
-    needed: dict[str, Any] = {"optimizer__kind": kind, "optimizer__learning_rate": 1.0 if kind in PRODIGIES else 0.01}
-    needed |= {"schedule__kind": "constant"} if kind in SCHEDULE_FREE else {}
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, row: Row) -> None:
+    rate = 1.0 if row.finds_rate else 0.01
+    needed: dict[str, Any] = {"optimizer__kind": row.kind, "optimizer__learning_rate": rate}
+    needed |= {"schedule__kind": "constant"} if row.averages else {}
     usual = learned(tiny_sd, needed)
-    betas = {"beta1": 0.3, "beta2": 0.3}
-    own = {"adafactor": {}, "muon": {"momentum": 0.3}, "came": betas | {"beta3": 0.3}}
-    own["ademamix"] = betas | {"beta3": 0.3, "alpha": 2.0}
-    values = {"learning_rate": 0.03, "weight_decay": 0.6} | own.get(kind, betas)
+    values = dict.fromkeys(row.settings, 0.3) | {"learning_rate": 0.03, "weight_decay": 0.6}
     for name, value in values.items():
         assert not same(learned(tiny_sd, needed | {f"optimizer__{name}": value}), usual), name
 
 
 def test_every_setting_is_tested() -> None:
-    """By the tests here, by the options that all runs are tested with, or by one that is named."""
+    """By the tests here, by the options that all runs are tested with, or by a test elsewhere that sets or reads it."""
     paths = {path for path in schema.setting_paths(TrainConfig) if not path.startswith("record")}
-    leaves = {path for path in paths if not any(other.startswith(f"{path}.") for other in paths)}
+    leaves = {path for path in paths if "." in path and not any(other.startswith(f"{path}.") for other in paths)}
     here = {path for path, _, _ in CHANGES} | {f"preview.{name}" for name in PREVIEWED}
-    options = {key.replace("__", ".") for chosen in OPTIONS.values() for key in chosen}
-    assert leaves - here - options - set(" ".join(ELSEWHERE.values()).split()) == set()
-    written = "".join(path.read_text() for path in Path(__file__).parents[2].rglob("test_*.py"))
-    absent = [name for name in ELSEWHERE if name and f"def {name}(" not in written]
-    assert not absent
+    here |= {key.replace("__", ".") for chosen in OPTIONS.values() for key in chosen}
+    written = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[2].rglob("test_*.py"))
+    named = {section + "." + name for section, name in re.findall(r"\b([a-z_]+?)(?:__|\.)([a-z_]+)\b", written)}
+    named |= {f"{section}.{name}" for section, name in re.findall(r'"([a-z]+)": \{"([a-z_]+)"', written)}
+    here |= {f"optimizer.{name}" for row in ROWS.values() for name in row.settings} | {"training.offload"}
+    assert leaves - here - named == set()
 
 
 @pytest.mark.slow

@@ -8,13 +8,14 @@ from trainer.errors import UserError
 
 
 def test_flags_are_read_and_the_rest_is_the_prompt() -> None:
-    line = prompt_lines.parse("a fox, red -- or not --w 515 --h 768 --d 42 --n blurry, low --l 7 --s 20 --strength 0.8")
+    text = "a fox, red -- or not --w 515 --h 768 --d 42 --n blurry, low --l 7 --s 20 --strength 0.8"
+    line = prompt_lines.parse_prompt_line(text)
     assert line.prompt == "a fox, red -- or not"
     expected = {"width": 512, "height": 768, "seed": 42, "negative": "blurry, low", "guidance": 7.0, "steps": 20}
     assert line.settings == expected
     assert prompt_lines.without_flags("--odd caption --w 3") == "caption  3"
     assert line.strength == 0.8
-    assert prompt_lines.parse("a well-known fox") == prompt_lines.PromptLine("a well-known fox", {})
+    assert prompt_lines.parse_prompt_line("a well-known fox") == prompt_lines.PromptLine("a well-known fox", {})
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_flags_are_read_and_the_rest_is_the_prompt() -> None:
 )
 def test_flags_that_cannot_be_are_refused_in_a_sentence(flags: str, words: str) -> None:
     with pytest.raises(UserError) as error:
-        prompt_lines.parse(f"a fox {flags}")
+        prompt_lines.parse_prompt_line(f"a fox {flags}")
     assert words in str(error.value)
     data = {"name": "x", "dataset": "x", "preview": {"prompts": ["a fox", f"a fox {flags}"]}}
     with pytest.raises(UserError, match=r"preview\.prompts"):

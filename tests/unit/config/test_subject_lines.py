@@ -15,13 +15,13 @@ def build(*lines: str, **changes: Any) -> TrainConfig:  # noqa: ANN401 - any set
 
 
 def test_a_line_is_read_and_written() -> None:
-    subject = subject_lines.parse("my kim --trigger kmx2 --repeats 3")
+    subject = subject_lines.parse_subject_line("my kim --trigger kmx2 --repeats 3")
     assert subject == Subject("my kim", "kmx2", 3)
-    assert subject_lines.parse(subject_lines.write(subject)) == subject
+    assert subject_lines.parse_subject_line(subject_lines.write(subject)) == subject
     assert subject_lines.write(Subject("kim", "kmx2")) == "kim --trigger kmx2"
-    subject = subject_lines.parse("kim --class young girl --trigger kmx2 --regularization /data/my girls")
+    subject = subject_lines.parse_subject_line("kim --class young girl --trigger kmx2 --regularization /data/my girls")
     assert subject == Subject("kim", "kmx2", 1, "young girl", "/data/my girls")
-    assert subject_lines.parse(subject_lines.write(subject)) == subject
+    assert subject_lines.parse_subject_line(subject_lines.write(subject)) == subject
     line = "/home/anna/kim --trigger kmx2 --regularization /home/anna/girls"
     published = config.without_paths(build(line, dataset="/home/anna/rin"))
     assert (published.dataset, published.subjects) == ("rin", ("kim --trigger kmx2 --regularization girls",))
@@ -40,7 +40,7 @@ def test_a_line_is_read_and_written() -> None:
 )
 def test_a_wrong_line_is_refused_in_words(line: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        subject_lines.parse(line)
+        subject_lines.parse_subject_line(line)
     with pytest.raises(UserError, match=words):
         build(line)
 

@@ -1,7 +1,6 @@
 """The parts of a recipe against values worked out by hand."""
 
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,22 +17,9 @@ from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
-from trainer.optim.lion import Lion
-from trainer.optim.optimizers import (
-    Adafactor,
-    AdamW,
-    AdamW8bit,
-    AdEMAMix,
-    Came,
-    Muon,
-    Prodigy,
-    ProdigyScheduleFree,
-    ScheduleFree,
-)
-from trainer.optim.optimizers import Lion as LionConfig
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
-from trainer.training import caption_variants
+from trainer.training import augment
 from trainer.training.batches import Batch
 from trainer.training.loss import Noised, add_noise, draw_timesteps, error, masked, weight
 from trainer.training.tensor_cache import TensorCache
@@ -73,66 +59,6 @@ def test_schedules_by_hand() -> None:
     assert stable.factor(40, 50) == 1.0
     assert stable.factor(41, 50) == pytest.approx(0.9)
     assert stable.shortened(900, 1000) == 1000
-
-
-def test_a_lion_step_by_hand() -> None:
-    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
-    lion = Lion([{"params": [weight]}], lr=0.1, betas=(0.9, 0.99), weight_decay=0.5)
-    weight.grad = torch.tensor([0.3, -0.1, 0.0])
-    lion.step()
-    assert torch.allclose(weight, torch.tensor([0.95 - 0.1, -1.9 + 0.1, 2.85]))
-    assert torch.allclose(lion.state[weight]["average"], torch.tensor([0.003, -0.001, 0.0]))
-    # The average of before outweighs a small gradient of the other sign: 0.9 * 0.003 - 0.1 * 0.02 > 0.
-    before = weight.detach().clone()
-    weight.grad = torch.tensor([-0.02, 0.0, 0.0])
-    lion.step()
-    assert float(weight.detach()[0]) == pytest.approx(float(before[0]) * 0.95 - 0.1)
-
-
-PACKAGES: dict[Any, str] = {
-    AdamW8bit: "bitsandbytes",
-    Prodigy: "prodigyopt",
-    ProdigyScheduleFree: "prodigyplus",
-    ScheduleFree: "schedulefree",
-    Came: "pytorch_optimizer",
-    AdEMAMix: "pytorch_optimizer",
-}
-
-
-@pytest.mark.parametrize(("optimizer", "package"), PACKAGES.items(), ids=PACKAGES.values())
-def test_an_optimizer_whose_package_is_absent(
-    optimizer: Any,  # noqa: ANN401 - the class of an optimizer
-    package: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)  # how Python itself says that there is no such module
-    with pytest.raises(UserError, match="not installed") as caught:
-        optimizer().build([])
-    assert "pip install" in caught.value.remedy
-
-
-@pytest.mark.parametrize("optimizer", [AdamW, Adafactor, LionConfig])
-def test_the_first_step_is_as_large_as_the_rate(optimizer: Any) -> None:  # noqa: ANN401 - a class of settings
-    """Also of weights that begin at 0, as half of those of a LoRA do."""
-    weight = torch.nn.Parameter(torch.zeros(4, 8))
-    made = optimizer(learning_rate=0.01, weight_decay=0.0).build([{"params": [weight], "factor": 1.0}])
-    weight.grad = torch.ones(4, 8)
-    made.step()
-    assert weight.detach() == pytest.approx(torch.full((4, 8), -0.01), rel=1e-3)
-
-
-def test_a_muon_step_is_orthogonal_and_as_large_as_one_of_adamw() -> None:
-    pytest.importorskip("torch", minversion="2.9")
-    weight = torch.nn.Parameter(torch.zeros(4, 64))
-    muon = Muon(learning_rate=0.01).build([{"params": [weight], "factor": 1.0}])
-    noise = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
-    weight.grad = noise * torch.tensor([[1.0], [1.0], [1.0], [0.2]])
-    muon.step()
-    direction = weight.detach() / (0.01 * 0.2 * 64**0.5)
-    assert torch.linalg.svdvals(direction).sub(1).abs().max() < 0.4  # five iterations lead to 0.7 to 1.2
-    assert weight.square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.25)
 
 
 # Signal over noise 999, 1 and 1/99.
@@ -246,7 +172,7 @@ TAGS = "rin, red hair, smiling, outdoors, night"
 
 def variants(caption: str, trigger: str = "rin", seed: int = 0, **captions: Any) -> tuple[str, ...]:  # noqa: ANN401 - any settings
     settings = config.build({"name": "x", "dataset": "x", "seed": seed, "captions": captions})
-    return caption_variants.texts(dataset.Example(Path("a.png"), caption, 64, 64, trigger), settings)
+    return augment.caption_variants(dataset.Example(Path("a.png"), caption, 64, 64, trigger), settings)
 
 
 def test_tags_in_other_orders() -> None:
@@ -281,11 +207,11 @@ def test_a_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("")
     settings = config.build({"name": "x", "dataset": "x", "captions": {"multiple": True}})
     example = dataset.Example(tmp_path / "a.png", "rin, smiling a portrait of rin night", 64, 64, "rin")
-    assert caption_variants.texts(example, settings) == ("rin, smiling", "a portrait of rin", "rin, night")
+    assert augment.caption_variants(example, settings) == ("rin, smiling", "a portrait of rin", "rin, night")
     usual = config.build({"name": "x", "dataset": "x"})
-    assert caption_variants.texts(example, usual) == ("rin, smiling a portrait of rin night",)
+    assert augment.caption_variants(example, usual) == ("rin, smiling a portrait of rin night",)
     empty = dataset.Example(tmp_path / "b.png", "", 64, 64, "rin")
-    assert caption_variants.texts(empty, settings) == ("rin",)
+    assert augment.caption_variants(empty, settings) == ("rin",)
 
 
 def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:

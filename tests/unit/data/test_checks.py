@@ -125,7 +125,7 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, name: str) -> None:
     spoil(six)
     before = {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()}
     problems = checks.examine(six, "rin", resolution=256, stats=image_stats.measure_missing(six)).problems
-    fixes.apply(six, problems, kind, "rin")
+    fixes.apply_fix(six, problems, kind, "rin")
     assert files_by_kind(six) == {}
     assert image_stats.damaged(six) == set()
     assert dataset.restore_last(six) or undo.undo(six)
@@ -156,7 +156,7 @@ def test_problems_of_the_whole_set(folder: Path) -> None:
 def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
     save(six, "2.jpg", drawing(20, background="brown"))
     problems = checks.examine(six, "rin").problems
-    assert fixes.apply(six, problems, "shared caption") == "Renamed 1 image: 2-2.png."
+    assert fixes.apply_fix(six, problems, "shared caption") == "Renamed 1 image: 2-2.png."
     captions = {example.name: example.caption for example in dataset.read(six)}
     assert captions["2.jpg"] == captions["2-2.png"] == "rin, a robot, number 2"
     assert files_by_kind(six) == {}
@@ -167,10 +167,10 @@ def test_a_shared_background_is_named(folder: Path) -> None:
         save(folder, f"{number}.png", drawing(number), f"rin, a robot, number {number}")
     problems = checks.examine(folder, "rin", stats=image_stats.measure_missing(folder)).problems
     assert [problem.message for problem in problems] == ["6 of 6 images have the same white background."]
-    assert fixes.apply(folder, problems, "backdrop") == "Added 'white background' to 6 captions."
+    assert fixes.apply_fix(folder, problems, "backdrop") == "Added 'white background' to 6 captions."
     assert files_by_kind(folder) == {}
     with pytest.raises(UserError):
-        fixes.apply(folder, [], "backdrop")
+        fixes.apply_fix(folder, [], "backdrop")
 
 
 def test_pictures_are_measured_once(six: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.hostile.pictures import png, saved
-from trainer.data import checks, dataset, fixes, image_stats, masks, undo
+from trainer.data import checks, dataset, fixes, image_edits, image_stats, undo
 from trainer.errors import UserError
 
 
@@ -29,9 +29,10 @@ def corners(data: bytes) -> tuple[object, object]:
 def test_a_mask_is_drawn_and_undone(folder: Path) -> None:
     drawn = Image.new("RGBA", (40, 30), "white")
     drawn.paste("black", (0, 0, 10, 10))
-    undo.edit_masks(folder, {"c.png": masks.from_drawing(saved(drawn, "PNG"))}, "draw")
+    undo.edit_masks(folder, {"c.png": image_edits.mask_from_drawing(saved(drawn, "PNG"))}, "draw")
     assert corners((folder / "c.mask.png").read_bytes()) == (0, 255)
-    undo.edit_masks(folder, {"c.png": masks.from_drawing(saved(Image.new("RGB", (40, 30), "white"), "PNG"))}, "clear")
+    white = saved(Image.new("RGB", (40, 30), "white"), "PNG")
+    undo.edit_masks(folder, {"c.png": image_edits.mask_from_drawing(white)}, "clear")
     assert dataset.read_mask(folder / "c.png") == b""
     assert undo.undo(folder) is not None
     assert corners(dataset.read_mask(folder / "c.png")) == (0, 255)
@@ -53,7 +54,7 @@ def test_transparency_becomes_masks_with_one_undo(folder: Path) -> None:
     own = saved(Image.new("L", (40, 30), 7), "PNG")
     (folder / "b.mask.png").write_bytes(own)
     problems = checks.examine(folder, stats=image_stats.measure_missing(folder)).problems
-    assert fixes.apply(folder, problems, "transparent") == "Made 1 mask from transparency."
+    assert fixes.apply_fix(folder, problems, "transparent") == "Made 1 mask from transparency."
     assert corners((folder / "a.mask.png").read_bytes()) == (0, 255)
     assert (folder / "b.mask.png").read_bytes() == own
     assert not (folder / "c.mask.png").exists()
@@ -61,7 +62,7 @@ def test_transparency_becomes_masks_with_one_undo(folder: Path) -> None:
     assert not (folder / "a.mask.png").exists()
 
 
-@pytest.mark.parametrize("data", [b"", b"<svg/>", png(40000, 40000, 8, 0, b""), bytes(masks.MAX_BYTES + 1)])
+@pytest.mark.parametrize("data", [b"", b"<svg/>", png(40000, 40000, 8, 0, b""), bytes(image_edits.MAX_MASK_BYTES + 1)])
 def test_what_is_no_drawing_is_refused(data: bytes) -> None:
     with pytest.raises(UserError):
-        masks.from_drawing(data)
+        image_edits.mask_from_drawing(data)

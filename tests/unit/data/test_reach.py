@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.ui.answers import answers
 from trainer import config, paths, runs
-from trainer.config import TrainConfig, uncaptioned
+from trainer.config import TrainConfig, base_notes
 from trainer.data import checks, reach
 from ui.state import base_model_choices, gauging
 from ui.state.run_watcher import RunWatcher
@@ -80,21 +80,22 @@ def test_no_request_waits_long_for_micro(character: Path, monkeypatch: pytest.Mo
 
 def test_images_without_captions_preserve_generated_ones() -> None:
     usual = settings()
-    changed = uncaptioned.adjust(usual, ["", "rin", "", "rin, smiling"], beyond=True)
+    changed = base_notes.adjust_uncaptioned(usual, ["", "rin", "", "rin, smiling"], beyond=True)
     assert changed.preservation.generated_share == 1
-    assert uncaptioned.adjust(settings(preset="style"), ["", ""], beyond=True).preservation.generated_share == 1
+    style = base_notes.adjust_uncaptioned(settings(preset="style"), ["", ""], beyond=True)
+    assert style.preservation.generated_share == 1
     assert changed.model_copy(update={"preservation": usual.preservation}) == usual
 
 
 def test_captions_bases_and_own_settings_leave_preservation() -> None:
     usual = settings()
-    assert uncaptioned.adjust(usual, ["", ""], beyond=False) is usual
+    assert base_notes.adjust_uncaptioned(usual, ["", ""], beyond=False) is usual
     for captions in (["rin, smiling", "rin, sad", ""], ["rin, smiling", ""], []):
-        assert uncaptioned.adjust(usual, captions, beyond=True) is usual
+        assert base_notes.adjust_uncaptioned(usual, captions, beyond=True) is usual
     own = settings(preservation={"others": 0.25})
-    assert uncaptioned.adjust(own, [""], beyond=True) is own
+    assert base_notes.adjust_uncaptioned(own, [""], beyond=True) is own
     other = settings(model={"base": "owner/name"}, preservation={"share": 0.25, "prompts": ["a person"]})
-    assert uncaptioned.adjust(other, [""], beyond=True) is other
+    assert base_notes.adjust_uncaptioned(other, [""], beyond=True) is other
 
 
 def test_the_plan_says_that_uncaptioned_images_teach_gently(character: Path) -> None:

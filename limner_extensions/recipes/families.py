@@ -1,0 +1,123 @@
+"""Families in recipes of other programs: their names there, and how kohya's scripts train them by flow matching."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.base_models.spec import FamilySpec
+
+
+@dataclass(frozen=True)
+class FlowScript:
+    """Flow matching in a script of kohya's: its names, and where it differs from the others."""
+
+    word: str  # regular expression for its name in network modules, and in the GUI's settings
+    network: str  # module of its LoRA
+    files: tuple[str, ...]  # settings with paths of the model's other parts
+    mark: str  # one of these that tells the family, whatever the network module
+    shift: str  # setting of the factor that shifts noise levels
+    usual_shift: float
+    sampling: str  # `timestep_sampling` that shifts as the base model does; "" if `weighting_scheme` alone draws levels
+    image_loss: bool  # the error is that of the image, not of the direction to the noise
+    as_here: Mapping[str, object]  # what makes it train as Limner does
+    usual: Mapping[str, object]  # what it does of these if nothing is said
+    unused: tuple[str, ...]  # settings of the other scripts that it takes and does not use
+    gui: tuple[str, ...]  # settings that the GUI's files have for all models, and that it hands to this script only
+    skipped: Mapping[str, tuple[str, ...]]  # ranks of layers that are 0 there, by what is adapted here
+    layers_differ: bool  # even so it adapts more layers
+    splits_qkv: bool  # all its versions can adapt q, k and v each on its own
+    blocks: Mapping[str, str] = field(default_factory=dict)  # blocks of ours, by its `train_blocks`
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Flow matching in a family, for recipes: Limner itself takes the shift from the base model."""
+
+    shift: Callable[[int], float]  # of noise levels, by the side of images in pixels, as its published models have it
+    kohya: FlowScript
+
+
+@dataclass(frozen=True)
+class RecipeNames:
+    """Names of a family in recipes: ai-toolkit's `arch` and marks, OneTrainer's `model_type`, sd-scripts' script."""
+
+    names: tuple[str, ...]
+    script: str = "train_network.py"
+    flow: Flow | None = None  # if it is trained by flow matching
+
+
+def _flux_shift(side: int) -> float:
+    """Return the shift of FLUX.1 dev's scheduler for square images, whose tokens are 16 pixels wide."""
+    few, many, low, high = 256, 4096, 0.5, 1.15
+    return math.exp(low + (high - low) / (many - few) * ((side / 16) ** 2 - few))
+
+
+# Read from kohya-ss/sd-scripts at commit 48d368f: sd3_train_network.py, library/sd3_train_utils.py,
+# networks/lora_sd3.py.
+_SD3_MODULATION = ("context_mod_dim", "x_mod_dim")
+_SD3_USUAL = {"t5xxl_max_token_length": 256, "apply_t5_attn_mask": False, "apply_lg_attn_mask": False}
+_SD3 = FlowScript(
+    word="sd3",
+    network="networks.lora_sd3",
+    files=("clip_l", "clip_g", "t5xxl"),
+    mark="clip_g",
+    shift="training_shift",
+    usual_shift=1.0,
+    sampling="",
+    image_loss=True,
+    as_here=_SD3_USUAL,
+    usual=_SD3_USUAL,
+    unused=("noise_offset", "ip_noise_gamma"),
+    gui=("weighting_scheme", "logit_mean", "logit_std", "mode_scale"),
+    skipped={"attention+ff": _SD3_MODULATION, "attention": (*_SD3_MODULATION, "context_mlp_dim", "x_mlp_dim")},
+    layers_differ=False,
+    splits_qkv=True,
+)
+# Read from kohya-ss/sd-scripts at commit 48d368f: flux_train_network.py, library/flux_train_utils.py,
+# networks/lora_flux.py.
+_FLUX_T5 = {"t5xxl_max_token_length": 512, "apply_t5_attn_mask": False}
+_FLUX_AS_HERE = {"model_prediction_type": "raw", "guidance_scale": 1.0, **_FLUX_T5}
+_FLUX_MODULATION = ("img_mod_dim", "txt_mod_dim", "single_mod_dim")
+_FLUX = FlowScript(
+    word=r"flux1?(?!_?\.?\d)",
+    network="networks.lora_flux",
+    files=("clip_l", "t5xxl", "ae"),
+    mark="ae",
+    shift="discrete_flow_shift",
+    usual_shift=3.0,
+    sampling="flux_shift",
+    image_loss=False,
+    as_here=_FLUX_AS_HERE,
+    usual=_FLUX_AS_HERE | {"model_prediction_type": "sigma_scaled", "guidance_scale": 3.5},
+    unused=("noise_offset", "min_timestep", "max_timestep"),
+    gui=(
+        *("timestep_sampling", "discrete_flow_shift", "model_prediction_type", "guidance_scale", "apply_t5_attn_mask"),
+        *("t5xxl_max_token_length", "split_qkv", "split_mode", "train_t5xxl", "t5xxl_lr", "train_double_block_indices"),
+        "train_single_block_indices",
+    ),
+    skipped={"attention+ff": _FLUX_MODULATION, "attention": (*_FLUX_MODULATION, "img_mlp_dim", "txt_mlp_dim")},
+    layers_differ=True,  # a rank for `linear1` and `linear2` of single blocks, where ours adapts the attention
+    splits_qkv=False,  # it stopped at that until July 2026 (kohya-ss/sd-scripts#2396)
+    blocks={"all": "", "single": "single_transformer_blocks"},
+)
+NAMES: dict[FamilyName, RecipeNames] = {
+    "sd15": RecipeNames(("sd1", "STABLE_DIFFUSION_15")),
+    "sd21": RecipeNames(
+        ("sd2", *("STABLE_DIFFUSION_20", "STABLE_DIFFUSION_20_BASE", "STABLE_DIFFUSION_21", "STABLE_DIFFUSION_21_BASE"))
+    ),
+    "sdxl": RecipeNames(("sdxl", "STABLE_DIFFUSION_XL_10_BASE"), "sdxl_train_network.py"),
+    "sd3": RecipeNames(
+        ("sd3", "is_v3", "STABLE_DIFFUSION_3", "STABLE_DIFFUSION_35"),
+        "sd3_train_network.py",
+        Flow(lambda _side: 3.0, _SD3),  # `shift` of its scheduler
+    ),
+    "flux": RecipeNames(("flux", "is_flux", "FLUX_DEV_1"), "flux_train_network.py", Flow(_flux_shift, _FLUX)),
+}
+SPECS = {name: FAMILIES[family] for family, row in NAMES.items() for name in row.names}
+FLOWS = [(FAMILIES[family], row.flow.kohya) for family, row in NAMES.items() if row.flow]
+
+
+def flow_of(spec: FamilySpec | None) -> Flow | None:
+    """Return the flow matching of a family, None if its noise is discrete."""
+    return next((row.flow for family, row in NAMES.items() if spec and family == spec.name), None)

@@ -143,17 +143,17 @@ def _train_run(run: Run) -> None:
         message = _("On this machine processes cannot share the work; this one trains alone. The log says why.")
         run.report(events.Warned(message=message))
         processes = 1
-    with tensorboard.shown(run) if settings.training.tensorboard else nullcontext(run) as shown:
+    with tensorboard.shown(run) if settings.training.tensorboard else nullcontext(run) as watched:
         try:
-            with ranks.followers(shown, processes, follow):
-                train(settings, shown)
+            with ranks.followers(watched, processes, follow):
+                train(settings, watched)
         except ranks.NotJoinedError:
             if settings.training.wanted_devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
                 raise
             traceback.print_exc()
             message = _("No other process could be started to share the work; this one trains alone. The log says why.")
-            shown.report(events.Warned(message=message))
-            train(settings, shown)
+            watched.report(events.Warned(message=message))
+            train(settings, watched)
 
 
 def _caption_run(run: Run) -> None:

@@ -21,10 +21,10 @@ def write_report(
     ] = None,
 ) -> None:
     """Write a report of a run to share: one HTML file with curve, previews, settings, dataset and programs."""
-    found = find(run)
-    file = out or Path(report.file_name(found))
+    trained = find(run)
+    file = out or Path(report.file_name(trained))
     check_out(file)
-    report.write(found, file)
+    report.write(trained, file)
     echo(f"{file} is written. It holds no path of this machine.")
 
 
@@ -40,10 +40,10 @@ def publish(
     ] = False,
 ) -> None:
     """Make a folder to publish: adapter, model card, samples and checksums; upload it only with --push."""
-    found = find(run)
-    folder = to or Path(found.config().name)
+    trained = find(run)
+    folder = to or Path(trained.config().name)
     check_out(folder)
-    publishing.write_folder(found, folder)
+    publishing.write_folder(trained, folder)
     echo(f"{folder} is ready to be published. Add a license to its README.md.")
     if push:
         from limner_extensions.publishing import hub_upload

@@ -149,8 +149,8 @@ def _family(draft: Draft) -> FamilySpec | None:
     """Return the family that a job is for, None for one of the UNets that it does not tell."""
     architecture = draft.get("model.arch", text, "").partition(":")[0].lower()
     marks = [key.removeprefix("model.") for key in draft.values if key.startswith("model.is_")]
-    told = [mark for mark in marks if draft.get(f"model.{mark}", flag, False) and mark not in UNETS]
-    names = [*([architecture] if architecture else []), *told]
+    variants = [mark for mark in marks if draft.get(f"model.{mark}", flag, False) and mark not in UNETS]
+    names = [*([architecture] if architecture else []), *variants]
     if any(name not in SPECS for name in names):
         raise refusal()
     if not any(key.startswith("network.") for key in draft.values):

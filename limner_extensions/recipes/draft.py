@@ -139,8 +139,8 @@ class Draft:
         grouped: dict[Reason, list[str]] = {reason: [] for reason in REASONS}
         for key, reason in self.left.items():
             if key not in self.mapped or reason == "no counterpart":
-                shown = f"{key} = {self.values[key]!r}" if reason == "no counterpart" else key
-                grouped[reason].append(shown[: MAX_SHOWN + len(key)])
+                setting = f"{key} = {self.values[key]!r}" if reason == "no counterpart" else key
+                grouped[reason].append(setting[: MAX_SHOWN + len(key)])
         notes = [
             *self.notes,
             *(_(REASONS[reason], settings=", ".join(names)) for reason, names in grouped.items() if names),

@@ -96,12 +96,12 @@ class _Writer:
     config: TrainConfig
     flow: Flow | None
     values: dict[str, Any] = field(default_factory=dict)
-    said: set[str] = field(default_factory=set)
+    expressed: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     def say(self, key: str, value: object, *paths: str) -> None:
         self.values[key] = value
-        self.said.update(paths)
+        self.expressed.update(paths)
 
 
 def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> Export:
@@ -116,7 +116,7 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
     for path, (key, write) in DIRECT.items():
         if not kohya_flow_export.is_used(flow, key):
             continue
-        writer.said.add(path)
+        writer.expressed.add(path)
         if ours[path] != UNSAID.get(path):
             writer.say(key, write(ours[path]))
     _say_model(writer)
@@ -129,9 +129,11 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
         _say_flow(writer, flow)
     if datasets:
         _say_datasets(writer)
-    unsaid = [f"{path} = {value!r}"[:100] for path, value in ours.items() if not _is_settled(path, value, ours, writer)]
-    if unsaid:
-        writer.notes.append(_("sd-scripts has no counterpart for: {settings}.", settings=", ".join(unsaid)))
+    missing = [
+        f"{path} = {value!r}"[:100] for path, value in ours.items() if not _is_settled(path, value, ours, writer)
+    ]
+    if missing:
+        writer.notes.append(_("sd-scripts has no counterpart for: {settings}.", settings=", ".join(missing)))
     document = tomlkit.document()
     images_option = "dataset_config ..." if datasets else "train_data_dir ..."
     options = ["config_file THIS.toml", images_option, "output_dir ..."]
@@ -143,7 +145,7 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
 
 
 def _is_settled(path: str, value: object, ours: dict[str, Any], writer: _Writer) -> bool:
-    if path in writer.said or (path in UNSAID and value == UNSAID[path]):
+    if path in writer.expressed or (path in UNSAID and value == UNSAID[path]):
         return True
     for first, start in _OF_OTHERS.items():
         if path.startswith(start) and ours[first] == UNSAID[first]:
@@ -161,7 +163,7 @@ def _say_model(writer: _Writer) -> None:
     model = writer.config.model
     if model.base == MICRO:
         writer.notes.append(_("The built-in micro is no model for other programs; name another base model there."))
-        writer.said.add("model.base")
+        writer.expressed.add("model.base")
     else:  # of a path, only the name: the file may be published
         base = model.base if detect.is_hub_name(model.base) else Path(model.base).name
         writer.say("pretrained_model_name_or_path", base, "model.base")
@@ -169,7 +171,7 @@ def _say_model(writer: _Writer) -> None:
         writer.say("v2", True)
     if model.prediction_type == "v_prediction":
         writer.say("v_parameterization", True)
-    writer.said.add("model.prediction_type")
+    writer.expressed.add("model.prediction_type")
     side = writer.config.training.resolution
     writer.say("resolution", f"{side},{side}", "training.resolution")
     writer.say("enable_bucket", True)
@@ -181,7 +183,7 @@ def _say_model(writer: _Writer) -> None:
     precision = writer.config.training.precision
     if precision in PRECISIONS:
         writer.say("mixed_precision", PRECISIONS[precision])
-    writer.said.add("training.precision")
+    writer.expressed.add("training.precision")
     writer.say("save_precision", {"fp32": "float"}.get(writer.config.export.precision, writer.config.export.precision))
     writer.say("save_model_as", "safetensors")
     if any(subject.regularization for subject in writer.config.taught):
@@ -190,7 +192,7 @@ def _say_model(writer: _Writer) -> None:
 
 def _say_datasets(writer: _Writer) -> None:
     config = writer.config
-    writer.said.update(("trigger", "class_word", "subjects", "regularization.dataset", "regularization.share",
+    writer.expressed.update(("trigger", "class_word", "subjects", "regularization.dataset", "regularization.share",
                         "training.further_resolutions"))  # fmt: skip
     writer.notes.append(_("sd-scripts takes class_tokens for images without a caption only: have the trigger word in "
                           "the other captions."))  # fmt: skip
@@ -201,7 +203,7 @@ def _say_datasets(writer: _Writer) -> None:
 
 def _say_length(writer: _Writer, images: int) -> None:
     training = writer.config.training
-    writer.said.add("training.steps")
+    writer.expressed.add("training.steps")
     if training.steps or images:
         writer.say("max_train_steps", planned_steps(training, images, len(writer.config.taught)))
     else:
@@ -225,46 +227,46 @@ def _say_adapter(writer: _Writer, images: int) -> None:
     elif adapter.targets == "conv":
         arguments |= _convolutions(writer, adapter, rank, alpha)
     elif not lycoris and adapter.targets == "attention+ff":
-        writer.said.add("adapter.targets")
+        writer.expressed.add("adapter.targets")
         writer.notes.append(
             _("sd-scripts also adapts the layers around the transformer blocks (proj_in, proj_out), and in the text "
               "encoder the feed-forward layers.")
         )  # fmt: skip
     if adapter.rank_dropout:
         arguments["rank_dropout"] = adapter.rank_dropout
-        writer.said.add("adapter.rank_dropout")
+        writer.expressed.add("adapter.rank_dropout")
     if isinstance(adapter, Lora):
         arguments |= _variants(writer, adapter)
         if adapter.start:
             writer.say("network_weights", Path(adapter.start).name, "adapter.start")
     if isinstance(adapter, LoKr):
         arguments["factor"] = adapter.factor
-        writer.said.add("adapter.factor")
+        writer.expressed.add("adapter.factor")
     if arguments:
         writer.say("network_args", [f"{name}={value}" for name, value in arguments.items()])
 
 
 def _convolutions(writer: _Writer, adapter: Lora | LoHa | LoKr, rank: int, alpha: float) -> dict[str, Any]:
-    writer.said.add("adapter.targets")
+    writer.expressed.add("adapter.targets")
     own = convolutions.find_rank(adapter.ranks) if isinstance(adapter, Lora) and not adapter.rslora else None
     if own:
-        writer.said.add("adapter.ranks")
+        writer.expressed.add("adapter.ranks")
     return {"conv_dim": own or rank, "conv_alpha": alpha}
 
 
 def _layers(writer: _Writer, adapter: Lora | LoHa | LoKr) -> dict[str, Any]:
     presets = {"attention": "attn-only", "attention+ff": "attn-mlp", "conv": "full"}
     if writer.flow:  # whose attention "attn-only" does not find
-        writer.said.update(["adapter.targets"] if adapter.targets == "attention+ff" else [])
+        writer.expressed.update(["adapter.targets"] if adapter.targets == "attention+ff" else [])
         return {"preset": "attn-mlp"}
-    writer.said.add("adapter.targets")
+    writer.expressed.add("adapter.targets")
     return {"preset": presets[adapter.targets]}
 
 
 def _flow_layers(writer: _Writer, script: FlowScript, *, lycoris: bool) -> dict[str, Any]:
     """Return the arguments that keep sd-scripts to our layers of a transformer, as far as it can be kept."""
-    arguments, said = kohya_flow_export.layers(writer.config.adapter, script) if not lycoris else ({}, set())
-    writer.said |= said
+    arguments, paths = kohya_flow_export.layers(writer.config.adapter, script) if not lycoris else ({}, set())
+    writer.expressed |= paths
     if lycoris or script.layers_differ:
         writer.notes.append(layers_note("sd-scripts"))
     if "split_qkv" not in arguments:
@@ -274,7 +276,7 @@ def _flow_layers(writer: _Writer, script: FlowScript, *, lycoris: bool) -> dict[
 
 def _variants(writer: _Writer, adapter: Lora) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
-    writer.said.update(("adapter.dora", "adapter.rslora", "adapter.lora_plus_ratio", "adapter.dropout"))
+    writer.expressed.update(("adapter.dora", "adapter.rslora", "adapter.lora_plus_ratio", "adapter.dropout"))
     if adapter.dora:
         arguments["dora_wd"] = True
         if adapter.rslora:
@@ -303,14 +305,14 @@ def _say_optimizer(writer: _Writer) -> None:
         writer.say("text_encoder_lr", float(f"{rate * training.text_encoder_lr_factor:.6g}"))
     else:
         writer.say("network_train_unet_only", True)
-    writer.said.update(("training.text_encoder", "training.text_encoder_lr_factor"))
+    writer.expressed.update(("training.text_encoder", "training.text_encoder_lr_factor"))
 
 
 def _say_schedule(writer: _Writer) -> None:
     schedule = writer.config.schedule
     values = schedule.model_dump()
     minimum, cycles = values.get("min_lr_ratio", 0.0), values.get("cycles", 1)
-    writer.said.update(("schedule.kind", "schedule.warmup", "schedule.cycles", "schedule.cooldown"))
+    writer.expressed.update(("schedule.kind", "schedule.warmup", "schedule.cycles", "schedule.cooldown"))
     name = {"warmup-stable-decay": "warmup_stable_decay"}.get(schedule.kind, schedule.kind)
     if schedule.kind == "constant" and schedule.warmup:
         name = "constant_with_warmup"
@@ -322,7 +324,7 @@ def _say_schedule(writer: _Writer) -> None:
     if name in ("cosine_with_min_lr", "warmup_stable_decay"):
         writer.say("lr_scheduler_min_lr_ratio", minimum, "schedule.min_lr_ratio")
     elif not minimum:
-        writer.said.add("schedule.min_lr_ratio")
+        writer.expressed.add("schedule.min_lr_ratio")
     if schedule.kind == "warmup-stable-decay":
         writer.say("lr_decay_steps", values["cooldown"])
         writer.notes.append(_("At the end the rate falls along a cosine there, in a straight line here."))
@@ -338,7 +340,7 @@ def _say_flow(writer: _Writer, flow: Flow) -> None:
             writer.say(key, value)
     for key, value in kohya_flow_export.levels(objective, flow, writer.config.training.resolution).items():
         writer.say(key, value)
-    writer.said.update(kohya_flow_export.LEVELS)
+    writer.expressed.update(kohya_flow_export.LEVELS)
     writer.notes += kohya_flow_export.level_notes(objective, flow)
     if writer.config.training.text_encoder:
         writer.notes.append(_("Of the text encoder, Limner adapts the attention only."))
@@ -346,9 +348,11 @@ def _say_flow(writer: _Writer, flow: Flow) -> None:
 
 def _say_objective(writer: _Writer) -> None:
     objective = writer.config.objective
-    writer.said.update(("objective.min_snr_gamma", "objective.loss_type", "objective.huber_c", "objective.p2_gamma"))
+    writer.expressed.update(
+        ("objective.min_snr_gamma", "objective.loss_type", "objective.huber_c", "objective.p2_gamma")
+    )
     if objective.weighting != "p2":
-        writer.said.add("objective.weighting")
+        writer.expressed.add("objective.weighting")
     if objective.weighting == "min-snr":
         writer.say("min_snr_gamma", objective.min_snr_gamma)
     elif objective.weighting == "debiased":

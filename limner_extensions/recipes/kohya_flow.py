@@ -32,9 +32,9 @@ def find(draft: Draft, *, gui: bool) -> FamilySpec | None:
     Raises:
         UserError: it is for a model that Limner does not train.
     """
-    told = [str(draft.values.get(key, "")) for key in ("network_module", "LoRA_type", "base_model_version")]
-    told += [key for key, value in draft.values.items() if key.endswith("_checkbox") and str(value).lower() == "true"]
-    names = " ".join(told).lower()
+    words = [str(draft.values.get(key, "")) for key in ("network_module", "LoRA_type", "base_model_version")]
+    words += [key for key, value in draft.values.items() if key.endswith("_checkbox") and str(value).lower() == "true"]
+    names = " ".join(words).lower()
     spec = next((spec for spec, script in FLOWS if re.search(script.word, names)), None)
     others = []
     if not spec and not gui:  # whose files have all settings of all models

@@ -60,9 +60,9 @@ def layers(adapter: AdapterConfig, script: FlowScript) -> tuple[dict[str, Any], 
     arguments: dict[str, Any] = dict.fromkeys(script.skipped.get(adapter.targets, ()), 0)
     if script.splits_qkv:
         arguments["split_qkv"] = True
-    said = {"adapter.targets"}
+    paths = {"adapter.targets"}
     for name, block in script.blocks.items():
         if block and tuple(adapter.blocks) == (block,):
             arguments["train_blocks"] = name
-            said.add("adapter.blocks")
-    return arguments, said
+            paths.add("adapter.blocks")
+    return arguments, paths

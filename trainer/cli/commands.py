@@ -311,9 +311,9 @@ def check(
     count, forms = 0, [line for describe in extension.panels("check") for line in describe(folder)]
     for part in dataset.parts(folder):
         stats = image_stats.measure_missing(part.folder)
-        found = checks.examine(part.folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
-        problems += [problem for problem in found.problems if not part.caption or problem.kind != "no caption"]
-        count += len(found.examples)
+        examined = checks.examine(part.folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
+        problems += [problem for problem in examined.problems if not part.caption or problem.kind != "no caption"]
+        count += len(examined.examples)
         forms += _forms(part)
     if as_json:
         rows = [

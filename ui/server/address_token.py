@@ -55,13 +55,13 @@ class TokenGate:
             await self._app(scope, receive, send)
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        given = cookie_of(headers, self._cookie) or headers.get("authorization", "").removeprefix("Bearer ")
+        secret = cookie_of(headers, self._cookie) or headers.get("authorization", "").removeprefix("Bearer ")
         query = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
         if scope.get("method") == "GET" and scope["path"] == "/" and self._is(query):
             # Also where the cookie is set already, so that the token leaves the address bar.
             cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Lax; Path=/; Max-Age={YEAR}"
             await answer(scope, send, 303, "", {"location": "/", "set-cookie": cookie})
-        elif self._is(given):
+        elif self._is(secret):
             await self._app(scope, receive, send)
         else:
             await answer(scope, send, 401, REFUSAL)

@@ -99,10 +99,10 @@ def nearest_to_sample_image(image: str, run_id: str) -> Response:
 
 def _nearest(image: Path, run: runs.Run) -> Response:
     folder = or_404(lambda: dataset.find_folder(run.config().dataset))
-    found = or_404(lambda: image_stats.nearest(folder, image.read_bytes()))
-    if found is None:
+    name = or_404(lambda: image_stats.nearest(folder, image.read_bytes()))
+    if name is None:
         raise HTTPException(404)
-    return _thumbnail(folder, folder / found)
+    return _thumbnail(folder, folder / name)
 
 
 @router.get("/media/picture/{image}")

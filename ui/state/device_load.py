@@ -28,8 +28,8 @@ def current(device: str, card: str = "") -> Load | None:
     """Return the load of the device with this name and, of several cards, number; None if nothing here tells it."""
     on_cpu, key = device == "CPU", card or device
     with _lock:
-        asked, load = _latest.get(key, (-VALID, None))
-        if time.monotonic() - asked >= VALID:
+        measured_at, load = _latest.get(key, (-VALID, None))
+        if time.monotonic() - measured_at >= VALID:
             load = _of_cpu() if on_cpu else _of_card(device, card)
             _latest[key] = time.monotonic(), load
     return load

@@ -39,8 +39,8 @@ def _own(file: Path, _changed: int) -> tuple[TrainConfig, dict[str, Any]]:
     images = sum(subject.repeats * len(page_memory.captions(subject.dataset)) for subject in config.taught)
     resolved = comparison.resolved(config, images)
     left_out = {entry.id for entry in ENTRIES if ".".join(entry.path) in resolved}
-    found = settings_form.differences(ENTRIES, config)
-    return config, {field: value for field, value in found.items() if field not in left_out}
+    differences = settings_form.differences(ENTRIES, config)
+    return config, {field: value for field, value in differences.items() if field not in left_out}
 
 
 def store(project: str, fields: Mapping[str, object]) -> None:
@@ -94,6 +94,6 @@ def described(run: Run) -> str:
     except (UserError, OSError):
         return ""
     titles = {entry.id: entry.group if entry.path[-1] == "kind" else entry.title for entry in ENTRIES}
-    said = [f"{titles[field]} {comparison.shown(value)}" for field, value in list(differing.items())[:SAID]]
-    more = len(differing) - len(said)
-    return ", ".join([*said, *([_("{n} more", n=more)] if more else [])])
+    texts = [f"{titles[field]} {comparison.shown(value)}" for field, value in list(differing.items())[:SAID]]
+    more = len(differing) - len(texts)
+    return ", ".join([*texts, *([_("{n} more", n=more)] if more else [])])

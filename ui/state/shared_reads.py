@@ -39,16 +39,16 @@ def shared(key: Hashable, read: Callable[[], Result]) -> Result:
     So a result is never older than the request, and of any number of requests that wait only one reads again. What
     `read` itself shares is as of its own beginning, so that nothing is read twice in it.
     """
-    asked = _AS_OF.get()
-    if asked is None:
-        asked = time.monotonic()
+    as_of = _AS_OF.get()
+    if as_of is None:
+        as_of = time.monotonic()
     with _LOCK:
         slot = _SLOTS.pop(key, None) or _Slot()
         _SLOTS[key] = slot
         for old in list(_SLOTS)[:-KEPT]:
             del _SLOTS[old]
     with slot.lock:
-        if slot.started <= asked:
+        if slot.started <= as_of:
             started = time.monotonic()
             with _as_of(started):
                 result = read()  # if it fails, the next one tries again

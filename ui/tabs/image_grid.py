@@ -91,14 +91,14 @@ def read(name: str | None, trigger: str = "") -> Project:
         preset = "character"
     resolution = _resolution(project.name, preset, base)
     known = image_stats.look(folder)
-    found = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=known.stats)
+    examined = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=known.stats)
     left = known.missing
     if not left and base == MICRO:
         left = reach.missing(folder)
     return replace(
         project,
-        examples=found.examples,
-        problems=tuple(found.problems),
+        examples=examined.examples,
+        problems=tuple(examined.problems),
         base=base,
         resolution=resolution,
         left=len(left),

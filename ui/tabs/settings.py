@@ -154,8 +154,8 @@ def fill_on(
     settings = form.settings
     whole = {"filled": settings.filled, "widgets": Several(settings.widgets)}
     taken, filled = {"answers": form.answers, **(takes or {})}, {**(fills or {}), "answer": settings.answer}
-    asked = listen(event, handler, taken, filled, kind=DIRECT, js=NUMBERED)
-    applied = listen(asked.success, None, {"answer": settings.answer, **whole}, whole, kind=DIRECT, js=APPLIED)
+    asking = listen(event, handler, taken, filled, kind=DIRECT, js=NUMBERED)
+    applied = listen(asking.success, None, {"answer": settings.answer, **whole}, whole, kind=DIRECT, js=APPLIED)
     return listen(applied.then, plan.plan, {"answers": form.answers}, form.planned, kind=DIRECT)
 
 

@@ -24,18 +24,21 @@ SAID = 6  # differences in the list of runs
 QUESTIONS = ("preset", "name", "base", "trigger", "class")  # answers that a page stores
 
 
-def own(run: Run) -> tuple[TrainConfig, dict[str, Any]]:
-    """Return the config of a run, and the settings in it that are not those of its preset and base, by widget id.
+def own(run: Run, preset: str = "") -> tuple[TrainConfig, dict[str, Any]]:
+    """Return the config of a run, and the settings in it that are not those of a preset and its base, by widget id.
+
+    The preset is that of the run unless another one is named.
 
     Raises:
         UserError: the settings cannot be read.
     """
-    return _own(run.config_file, run.config_file.stat().st_mtime_ns)
+    return _own(run.config_file, run.config_file.stat().st_mtime_ns, preset)
 
 
 @lru_cache(maxsize=500)
-def _own(file: Path, _changed: int) -> tuple[TrainConfig, dict[str, Any]]:
+def _own(file: Path, _changed: int, preset: str) -> tuple[TrainConfig, dict[str, Any]]:
     config = configs.load(file)
+    config = config.model_copy(update={"preset": preset or config.preset})
     images = sum(subject.repeats * len(page_memory.captions(subject.dataset)) for subject in config.taught)
     resolved = comparison.resolved(config, images)
     left_out = {entry.id for entry in ENTRIES if ".".join(entry.path) in resolved}

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 import tomlkit
@@ -34,12 +34,7 @@ SEARCH = (
     f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
 )
-# Plain LoRA is for people who compare, so it comes last.
-PRESETS = [(_("Character"), "character"), (_("Style"), "style"), (_("Plain LoRA"), "plain")]
-PRESET_HELP = _(
-    "Plain LoRA is only for comparing with kohya's scripts: what it learns also shows up without the trigger word "
-    "(docs/defaults.md)."
-)
+PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
 AS_DRAWN = settings_form.fill(ENTRIES, "character", MICRO, {})
 _SHOWN = itertools.count()
 # Connects what an extension has drawn; returns the events that may bring another base model.
@@ -192,9 +187,18 @@ def _connect_text(view: TextView, answers: dict[str, Any]) -> None:
 # Handlers -------------------------------------------------------------------------------------------------------
 
 
-def is_preset(name: str) -> bool:
-    """Return True if this is one of the things that can be taught."""
-    return name in [key for _, key in PRESETS]
+def offered(preset: str, base: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a preset that the page offers, and by widget id the changes with which it trains as partial settings say.
+
+    A preset that is not offered becomes settings of a character; an unknown one counts as that.
+    """
+    own = settings_form.own_of(ENTRIES, data)
+    if preset in [key for _title, key in PRESETS]:
+        return preset, own
+    if preset in get_args(configs.Preset):
+        usual = settings_form.standard(preset, base).model_copy(update={"preset": "character"})
+        own = settings_form.differences(ENTRIES, usual) | own
+    return "character", own
 
 
 def remember(answers: Answers) -> None:
@@ -226,10 +230,10 @@ def load_settings(answers: Answers, name: str | None) -> dict[str, Any]:
     if not name:
         raise UserError("No saved settings are chosen.", "Choose some from the list.")
     saved = saved_settings.load(name)
-    preset, base = str(saved.get("preset", "character")), str(saved.get("base", MICRO))
-    if not is_preset(preset):
+    wanted, base = str(saved.get("preset", "character")), str(saved.get("base", MICRO))
+    if wanted not in get_args(configs.Preset):
         raise UserError("The settings {name!r} cannot be used.", "Save them again.", name=name)
-    own = settings_form.own_of(ENTRIES, dict(saved.get("settings", {})))
+    preset, own = offered(wanted, base, dict(saved.get("settings", {})))
     filled = with_settings(replace(answers, preset=preset, base=base), own)
     return {"preset": preset, "base": base, **filled}
 
@@ -240,9 +244,11 @@ def use_run(answers: Answers, event: gr.EventData) -> dict[str, Any]:
     Raises:
         UserError: the run is no longer there, or its settings cannot be read.
     """
-    config, own = run_settings.own(runs.find(str(event.run)))
-    again = replace(answers, preset=config.preset, base=config.model.base)
-    return {"preset": config.preset, "base": config.model.base, **with_settings(again, own)}
+    run = runs.find(str(event.run))
+    preset, _data = offered(run.config().preset, MICRO, {})
+    config, own = run_settings.own(run, preset)
+    again = replace(answers, preset=preset, base=config.model.base)
+    return {"preset": preset, "base": config.model.base, **with_settings(again, own)}
 
 
 def refill(answers: Answers) -> dict[str, Any]:

@@ -117,7 +117,6 @@ def _questions() -> tuple[dict[str, Any], BaseModel, gr.Radio]:
         tab_settings.PRESETS,
         value="character",
         label=_("What are you teaching?"),
-        info=tab_settings.PRESET_HELP,
         elem_id="preset",
         interactive=True,
     )
@@ -200,9 +199,8 @@ def show(project: str, *, opened: bool = False) -> dict[str, Any]:
             page_memory.answer(project, key) for key in ("preset", "name", "trigger", "base")
         )
         data = page_memory.settings(project)
-    if not tab_settings.is_preset(preset):
-        preset = "character"
-    answers = Answers(project, preset, name, trigger, base or MICRO, settings_form.own_of(ENTRIES, data or {}))
+    preset, own = tab_settings.offered(preset, base or MICRO, data or {})
+    answers = Answers(project, preset, name, trigger, base or MICRO, own)
     description = base_model.describe(answers.base, answers.own.get(VAE))
     filled = tab_settings.fill(answers)
     planned = plan(answers)

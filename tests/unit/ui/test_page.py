@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Never, get_args
+from types import SimpleNamespace
+from typing import Any, Never
 
 import gradio as gr
 import gradio.queueing
@@ -17,14 +18,14 @@ from filelock import FileLock
 
 from tests.conftest import STYLE
 from tests.unit.ui.answers import answers, by_id, form_values
-from trainer import config, paths
+from trainer import paths
 from trainer.data import dataset
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.i18n import file_size
 from trainer.runs import Run, events
 from ui import api, head, page
-from ui.state import page_memory, projects, run_settings
+from ui.state import page_memory, projects, run_settings, saved_settings
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -80,15 +81,21 @@ def test_the_page_has_private_handlers_ids_and_few_messages(home: Path) -> None:
     assert [limits["captions", "select"], limits[None, "load"]] == [32] * 2
 
 
-def test_plain_lora_is_offered_last(character: Path) -> None:
+def test_plain_lora_is_no_question_but_opens_as_settings(character: Path) -> None:
+    """A run, saved settings and a project of an earlier version train the same, shown as a character's settings."""
     blocks = in_loop(lambda: page.build(SamplerClient(), RunWatcher())).blocks.values()
     question = next(block for block in blocks if block.elem_id == "preset")
-    assert [key for _label, key in question.choices] == list(get_args(config.Preset))
-    assert (question.value, question.choices[-1]) == ("character", ("Plain LoRA", "plain"))
+    assert [key for _label, key in question.choices] == ["character", "style"]
     run = train.create(answers(preset="plain"))
     assert (run.config().preset, run.config().preservation.share) == ("plain", 0)
     assert run_settings.described(run) == ""
-    assert train.show("rin")["preset"] == "plain"
+    shown = train.show("rin")
+    saved_settings.save("old", {"preset": "plain", "base": "micro", "settings": {}})
+    loaded = settings.load_settings(answers(), "old")
+    used = settings.use_run(answers(), SimpleNamespace(run=run.id))
+    assert [made["preset"] for made in (shown, loaded, used)] == ["character"] * 3
+    for filled in (shown["shown"]["filled"], loaded["answer"], used["answer"]):
+        assert by_id(filled["values"])["form-preservation-share"] == 0
 
 
 def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -> None:

@@ -100,7 +100,7 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 40_300, lines(".py", *PROGRAM)),
+    ("lines of trainer and ui (27,000)", 40_295, lines(".py", *PROGRAM)),
     ("lines of Python but tests and benchmarks (35,500)", 42_780, lines(".py", *ALL)),
     ("lines of tests (22,000)", 26_905, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_600, lines(".js", "ui")),

@@ -86,7 +86,9 @@ def job(task: str) -> Callable[..., None]:
     Raises:
         UserError: no installed extension has it.
     """
-    return _find("jobs", task, _no_job(task))
+    if function := _find("jobs", task):
+        return function
+    raise UserError("No installed extension does {task!r}.", "Install the extension that this run needs.", task=task)
 
 
 def place(address: str) -> Callable[..., int]:
@@ -96,25 +98,14 @@ def place(address: str) -> Callable[..., int]:
         UserError: no installed extension has it.
     """
     scheme, mark, _ = address.partition("://")
-    return _find("places", scheme if mark else "", _no_place(address))
-
-
-def _find(kind: str, key: str, missing: UserError) -> Callable[..., Any]:
-    for extension in installed():
-        names: Mapping[str, str] = getattr(extension, kind)
-        if key in names:
-            function: Callable[..., Any] = load(names[key])
-            return function
-    raise missing
-
-
-def _no_job(task: str) -> UserError:
-    return UserError("No installed extension does {task!r}.", "Install the extension that this run needs.", task=task)
-
-
-def _no_place(address: str) -> UserError:
-    return UserError(
+    if function := _find("places", scheme if mark else ""):
+        return function
+    raise UserError(
         "No installed extension sends runs to {address}.",
         "Check the address, or install the extension for it.",
         address=address,
     )
+
+
+def _find(kind: str, key: str) -> Callable[..., Any] | None:
+    return next((load(getattr(own, kind)[key]) for own in installed() if key in getattr(own, kind)), None)

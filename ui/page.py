@@ -29,7 +29,7 @@ from ui.widgets.templates import STATIC, read
 
 QUEUE_LOOKED_EVERY = 0.05  # seconds; Gradio looks a thousand times a second, which keeps a core 5 % busy
 PROGRESS_SENT_EVERY = 0.2  # seconds; Gradio looks for some a hundred times a second, which keeps a core 1 % busy
-SESSIONS = 300  # pages whose component state is kept, about 0.4 MB each; the oldest are dropped
+SESSIONS = 300  # pages whose component state is kept; the oldest are dropped
 TABS = ("images", "train", "try", "download")
 # What a page is to show stands in its address; what another one had to report was left behind for it.
 ADDRESS = (
@@ -247,7 +247,7 @@ def _show(watch: RunWatcher, project: str, run: str) -> dict[str, Any]:
     def show() -> dict[str, Any]:
         return {
             "images": datasets.show(project),
-            "train": training.show(project, opened=True),
+            "train": training.show(project),
             "view": run_view.draw(watch, run, project),
         }
 

@@ -5,9 +5,5 @@ from trainer.extension import Extension
 EXTENSION = Extension(
     "cluster",
     commands="limner_extensions.cluster.commands:app",
-    places={
-        "ssh": "limner_extensions.cluster.places:work_on_machine",
-        "ray": "limner_extensions.cluster.places:work_on_ray",
-        "": "limner_extensions.cluster.places:work_on_ray",
-    },
+    places=dict.fromkeys(("ssh", "ray", ""), "limner_extensions.cluster.places:work"),
 )

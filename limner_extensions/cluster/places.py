@@ -7,21 +7,12 @@ from trainer.errors import UserError
 from trainer.runs import Run
 
 
-def work_on_machine(run: Run, address: str) -> int:
-    """Have a run trained on the machine at an address such as `ssh://user@host`; return the exit code."""
-    _check_alone()
-    return relay.work(run, ssh_machine.SshMachine(address))
-
-
-def work_on_ray(run: Run, address: str) -> int:
-    """Have a run trained on a node of the Ray cluster at an address; return the exit code."""
-    _check_alone()
-    return relay.work(run, ray_cluster.RayCluster(address))
-
-
-def _check_alone() -> None:
+def work(run: Run, address: str) -> int:
+    """Have a run trained at an address, `ssh://user@host` or that of a Ray cluster; return the exit code."""
     if os.environ.get("LIMNER_SHARED"):
         raise UserError(
             "Runs of a server with several people are not sent to a cluster, which keeps nobody's files apart.",
             "Train on this machine, or use a page of your own.",
         )
+    is_ssh = address.startswith(ssh_machine.SCHEME)
+    return relay.work(run, ssh_machine.SshMachine(address) if is_ssh else ray_cluster.RayCluster(address))

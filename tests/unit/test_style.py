@@ -103,7 +103,7 @@ def per_thousand_words(pattern: str) -> float:
 TOTALS: list[tuple[str, int, Figure]] = [
     ("lines of trainer and ui (27,000)", 33_077, lines(".py", *CORE)),
     ("lines of Python but tests and benchmarks (35,500)", 43_174, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 27_276, lines(".py", "tests")),
+    ("lines of tests (22,000)", 27_284, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_605, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 4, modules),
     ("positional results of more than three values in ui (0)", 3, counted(positional, "ui")),
@@ -111,13 +111,13 @@ TOTALS: list[tuple[str, int, Figure]] = [
     ("`fmt: skip` in tests (0)", 144, matches(r"# fmt: skip", "tests")),
     ("`noqa` in the program (25)", 22, matches(r"# noqa", *ALL)),
     ("docstrings that ask or begin with `Tell whether` (0)", 0, counted(asking, *ALL)),
-    ("conditional expressions (12 per 1,000 lines)", 724, counted(conditional, *PROGRAM)),
-    ("variables whose names say nothing, in the program (0)", 24, counted(vague, *ALL)),
+    ("conditional expressions (12 per 1,000 lines)", 725, counted(conditional, *PROGRAM)),
+    ("variables whose names say nothing, in the program (0)", 4, counted(vague, *ALL)),
     ("variables whose names say nothing, in tests (20)", 5, counted(vague, "tests")),
 ]
 LONGEST: list[tuple[str, int, Figure]] = [
     ("lines of the longest function (80)", 77, longest_function),
-    ("lines of the longest file (450)", 398, lines(".py", *PROGRAM)),
+    ("lines of the longest file (450)", 399, lines(".py", *PROGRAM)),
     ("bytes of the README (8,192)", 5_200, lambda: Counter({"README.md": len(text("README.md").encode())})),
 ]
 RATES: list[tuple[str, float, str]] = [

@@ -19,12 +19,11 @@ from trainer.adapter_files import joined, safetensors_reader
 from trainer.base_models import detect, layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Component, Place
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import Shape
+from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, Shape
 from trainer.errors import UserError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-_DENOISER = "model.diffusion_model."
-_OWN = (_DENOISER, "cond_stage_model.", "conditioner.", "text_encoders.")  # of a model, but for its VAE
+_OWN = (DENOISER_KEYS, "cond_stage_model.", "conditioner.", "text_encoders.")  # of a model, but for its VAE
 _OPENCLIP = {
     "attn.out_proj": "self_attn.out_proj",
     "mlp.c_fc": "mlp.fc1",
@@ -142,7 +141,7 @@ def _read_header(path: Path) -> dict[str, Entry]:
 
 
 def _in_folder(path: Path, headers: dict[Path, dict[str, Entry]]) -> Iterator[tuple[Place, str, Weight]]:
-    for component in (*layer_names.DENOISERS, "text_encoder", "text_encoder_2"):
+    for component in (*DENOISERS, "text_encoder", "text_encoder_2"):
         for file in _weight_files(path / component):
             headers[file] = _read_header(file)
             for key in headers[file]:
@@ -179,13 +178,13 @@ def _in_file(
         for key in headers[path]:
             yield from _transformer(path, key, headers[path][key].shape, family)
     downsamplers = [
-        re.match(rf"{re.escape(_DENOISER)}input_blocks\.(\d+)\.0\.op\.weight", key) for key in headers[path]
+        re.match(rf"{re.escape(DENOISER_KEYS)}input_blocks\.(\d+)\.0\.op\.weight", key) for key in headers[path]
     ]
     per_block = min((int(match[1]) for match in downsamplers if match), default=layer_names.PER_BLOCK)
     for key in headers[path]:
         name, part = _split(key)
-        if FAMILIES[family].unet and key.startswith(_DENOISER):
-            original = name.removeprefix(_DENOISER)
+        if FAMILIES[family].unet and key.startswith(DENOISER_KEYS):
+            original = name.removeprefix(DENOISER_KEYS)
             module = layer_names.read(f"unet.{layer_names.from_original(original, per_block)}")
             if part and module.place:
                 yield module.place, part, Weight(path, key)
@@ -202,7 +201,7 @@ def _in_file(
 
 def _transformer(path: Path, key: str, shape: Shape, family: FamilyName) -> Iterator[tuple[Place, str, Weight]]:
     """Find the layers whose weight or bias a transformer's tensor is: one, or the parts of a joined one."""
-    name, part = _split(key.removeprefix(_DENOISER))
+    name, part = _split(key.removeprefix(DENOISER_KEYS))
     layer = transformer_names.from_original(name) if part else ""
     shares = transformer_names.parts(layer, family)
     if layer and not shares:

@@ -13,7 +13,7 @@ from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Module, Place
 from trainer.base_models.registry import FAMILIES, UNETS, FamilyName
-from trainer.base_models.spec import FamilySpec, Shape
+from trainer.base_models.spec import DENOISERS, FamilySpec, Shape
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Facts:
             kind = self._kind_of_oft(layer, shapes.get("oft_blocks", ()))
         elif kind == "IA3" and len(shapes.get("weight", ())) == 4:
             kind = "convolution IA3"
-        elif kind == "norm" and layer.module.place and layer.module.place.component not in layer_names.DENOISERS:
+        elif kind == "norm" and layer.module.place and layer.module.place.component not in DENOISERS:
             kind = "text norm"
         elif kind == "full" and "diff" not in shapes:
             kind = "bias"
@@ -154,7 +154,7 @@ class Facts:
     def text_name(self, layer: Layer) -> TextName | None:
         """Return how the file names a layer of a text encoder; None if it is not one."""
         module = layer.module
-        if module.place is None or module.place.component in layer_names.DENOISERS:
+        if module.place is None or module.place.component in DENOISERS:
             return None
         if module.naming == "dotted":
             return "dotted" if module.text_model else "dotted flat"

@@ -16,7 +16,7 @@ from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, hub, name_hints, other_models
 from trainer.base_models.name_hints import FewStep
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
-from trainer.base_models.spec import PredictionType, Size
+from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, PredictionType, Size
 from trainer.errors import UserError
 from trainer.foreign_text import MAX_HEADER, MAX_TENSORS
 from trainer.i18n import _
@@ -28,7 +28,6 @@ REMEDY = _(
 # Readable by every user of a shared server: what is shipped with the program, and what was fetched from the hub.
 _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
-_DENOISER = "model.diffusion_model."
 _VAE_KEYS = {"first_stage_model.decoder.conv_in.weight", "vae.decoder.conv_in.weight"}
 
 
@@ -58,7 +57,7 @@ class Base:
 
 def is_small(path: Path) -> bool:
     """Return True if a base model, a folder or a single file, is a miniature, by the size of its denoiser's files."""
-    files = [file for part in hub.DENOISERS for file in (path / part).glob("*.safetensors")] or [path]
+    files = [file for part in DENOISERS for file in (path / part).glob("*.safetensors")] or [path]
     return sum(file.stat().st_size for file in files if file.is_file()) < SMALL
 
 
@@ -259,16 +258,19 @@ def _look_at_file(path: Path) -> Base:
         raise _refusal(path, "it is {kind}", kind=kind)
     if transformer:
         return _look_at_transformer(path, transformer, shapes, names)
-    if not any(key.startswith(_DENOISER) for key in shapes):
+    if not any(key.startswith(DENOISER_KEYS) for key in shapes):
         raise _refusal(path, "it has no denoiser of a known family under the names of the original files")
     if any(key.startswith("edm_") for key in shapes):
         raise _refusal(path, "it was trained as an EDM model, which cannot be trained here")
-    if shapes.get(f"{_DENOISER}input_blocks.0.0.weight", [0, 4])[1] != shapes.get(f"{_DENOISER}out.2.weight", [4])[0]:
+    if (
+        shapes.get(f"{DENOISER_KEYS}input_blocks.0.0.weight", [0, 4])[1]
+        != shapes.get(f"{DENOISER_KEYS}out.2.weight", [4])[0]
+    ):
         raise _refusal(path, "it is made for inpainting or editing")
-    unet = {key: shape for key, shape in shapes.items() if key.startswith(_DENOISER)}
+    unet = {key: shape for key, shape in shapes.items() if key.startswith(DENOISER_KEYS)}
     width = next((shape[-1] for key, shape in unet.items() if key.endswith("attn2.to_k.weight")), None)
     linear = any(len(shape) == 2 for key, shape in unet.items() if key.endswith("1.proj_in.weight"))
-    family = _family(path, f"{_DENOISER}label_emb.0.0.weight" in shapes, linear, width)
+    family = _family(path, f"{DENOISER_KEYS}label_emb.0.0.weight" in shapes, linear, width)
     spec = FAMILIES[family]
     _check_text_encoders(path, family, shapes)
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
@@ -311,14 +313,14 @@ def _without(path: Path, family: str, part: str, file: str) -> UserError:
 
 def _has(shapes: Mapping[str, list[int]], key: str) -> bool:
     """Return True if a file has a tensor of a transformer, which files of a transformer alone name without a prefix."""
-    return key in shapes or f"{_DENOISER}{key}" in shapes
+    return key in shapes or f"{DENOISER_KEYS}{key}" in shapes
 
 
 def _look_at_transformer(path: Path, family: FamilyName, shapes: Mapping[str, list[int]], names: str) -> Base:
     spec, transformer = FAMILIES[family], TRANSFORMERS[family]
     if transformer.need and not _has(shapes, transformer.need.key):
         raise _refusal(path, "it is {kind}", kind=transformer.need.otherwise)
-    entry = shapes.get(f"{_DENOISER}{transformer.entry}", shapes.get(transformer.entry, [0, 0]))
+    entry = shapes.get(f"{DENOISER_KEYS}{transformer.entry}", shapes.get(transformer.entry, [0, 0]))
     if entry[1] != transformer.entry_channels:
         raise _refusal(path, "it is made for inpainting or editing")
     _check_text_encoders(path, family, shapes)
@@ -339,8 +341,8 @@ def _other_kind(shapes: Mapping[str, list[int]], names: str, *, is_base: bool) -
     if name_hints.predicts_image(names):
         return _("a one-step model of Lightning, which predicts the image, not its noise, and cannot be trained here")
     if (
-        len(shapes.get(f"{_DENOISER}label_emb.0.0.weight", ())) == 2
-        and shapes[f"{_DENOISER}label_emb.0.0.weight"][1] == 2560
+        len(shapes.get(f"{DENOISER_KEYS}label_emb.0.0.weight", ())) == 2
+        and shapes[f"{DENOISER_KEYS}label_emb.0.0.weight"][1] == 2560
     ):
         return _("the refiner of Stable Diffusion XL")
     if {"emb_params", "clip_g"} & shapes.keys():
@@ -348,7 +350,7 @@ def _other_kind(shapes: Mapping[str, list[int]], names: str, *, is_base: bool) -
     tables: list[Mapping[str, tuple[str, ...]]] = [other_models.FILES]
     if not is_base:
         tables.append(other_models.PARTS)
-        if not any(key.startswith(_DENOISER) for key in shapes):
+        if not any(key.startswith(DENOISER_KEYS) for key in shapes):
             tables.append(other_models.PARTS_WITHOUT_DENOISER)
     for kind, markers in itertools.chain(*(table.items() for table in tables)):
         if any(marker in key for key in shapes for marker in markers):

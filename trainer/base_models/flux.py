@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import T5, Blocks, FamilySpec, Need, Shape, Transformer, clip_l
+from trainer.base_models.spec import ADD_QKV, QKV, T5, Blocks, FamilySpec, Need, Shape, Transformer, clip_l
 from trainer.i18n import _
 
-_QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}
-_ADDED = {"attn.add_q_proj": 1, "attn.add_k_proj": 1, "attn.add_v_proj": 1}
 _DOUBLE = Blocks(
     original="double_blocks",
     layers={
@@ -22,12 +20,12 @@ _DOUBLE = Blocks(
         "norm1.linear": "img_mod.lin",
         "norm1_context.linear": "txt_mod.lin",
     },
-    joined={"attn.to_qkv": _QKV, "attn.to_added_qkv": _ADDED},
+    joined={"attn.to_qkv": QKV, "attn.to_added_qkv": ADD_QKV},
 )
 _SINGLE = Blocks(
     original="single_blocks",
     layers={"to_qkv_mlp": "linear1", "proj_out": "linear2", "norm.linear": "modulation.lin"},
-    joined={"to_qkv_mlp": {**_QKV, "proj_mlp": 4}},
+    joined={"to_qkv_mlp": {**QKV, "proj_mlp": 4}},
 )
 
 
@@ -37,11 +35,11 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     In double blocks text and image have weights of their own, in single ones the same, beside each other.
     """
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-    double: dict[str, Shape] = dict.fromkeys((*_QKV, *_ADDED, "attn.to_out.0", "attn.to_add_out"), (width, width))
+    double: dict[str, Shape] = dict.fromkeys((*QKV, *ADD_QKV, "attn.to_out.0", "attn.to_add_out"), (width, width))
     for part in ("ff", "ff_context"):
         double |= {f"{part}.net.0.proj": (4 * width, width), f"{part}.net.2": (width, 4 * width)}
     double |= {"norm1.linear": (6 * width, width), "norm1_context.linear": (6 * width, width)}
-    single: dict[str, Shape] = dict.fromkeys(_QKV, (width, width))
+    single: dict[str, Shape] = dict.fromkeys(QKV, (width, width))
     single |= {"proj_mlp": (4 * width, width), "proj_out": (width, 5 * width), "norm.linear": (3 * width, width)}
     return {
         f"{name}.{number}.{path}": shape

@@ -10,17 +10,13 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
+from trainer.base_models.spec import DENOISERS
+
 # A repository in diffusers format (owner/name), or one file of a repository (owner/name/file.safetensors).
 NAME = re.compile(r"(\w[\w.-]{0,95}/\w[\w.-]{0,95})(?:/(\w[\w. ()/-]{0,199}\.safetensors))?", re.ASCII)
 INDEX = "model_index.json"
-DENOISERS = ("unet", "transformer")
-WEIGHTS = (
-    *DENOISERS,
-    "vae",
-    "text_encoder",
-    "text_encoder_2",
-    "text_encoder_3",
-)  # folders of a repository that hold weights
+# Folders of a repository that hold weights.
+WEIGHTS = (*DENOISERS, "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 NEEDED = (*WEIGHTS, "tokenizer", "tokenizer_2", "tokenizer_3", "scheduler")
 _HALF = re.compile(r"[\w-]+\.fp16(-\d+-of-\d+)?\.safetensors|[\w-]+\.safetensors\.index\.fp16\.json")
 _FULL = re.compile(r"[\w-]+\.safetensors(\.index\.json)?")

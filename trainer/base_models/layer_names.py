@@ -12,10 +12,9 @@ from typing import Literal
 
 from trainer.base_models import transformer_names
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import Shape
+from trainer.base_models.spec import DENOISERS, Shape
 
 Component = str  # as in folders in diffusers form: unet, transformer, text_encoder, text_encoder_2
-DENOISERS = ("unet", "transformer")
 Naming = Literal["diffusers", "original", "dotted"]
 _TEXT_ENCODERS = {encoder.prefix: encoder.component for spec in FAMILIES.values() for encoder in spec.text_encoders}
 DENOISER_PREFIXES = ("lora_unet_", "lora_transformer_")

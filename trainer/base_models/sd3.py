@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import T5, Blocks, FamilySpec, Shape, Size, TextEncoder, Transformer, clip_l
+from trainer.base_models.spec import ADD_QKV, QKV, T5, Blocks, FamilySpec, Shape, Size, TextEncoder, Transformer, clip_l
 from trainer.i18n import _
 
-_QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}
-_ADDED = {"attn.add_q_proj": 1, "attn.add_k_proj": 1, "attn.add_v_proj": 1}
 _SECOND = {"attn2.to_q": 1, "attn2.to_k": 1, "attn2.to_v": 1}
 _BLOCKS = Blocks(
     original="joint_blocks",
@@ -25,7 +23,7 @@ _BLOCKS = Blocks(
         "norm1.linear": "x_block.adaLN_modulation.1",
         "norm1_context.linear": "context_block.adaLN_modulation.1",
     },
-    joined={"attn.to_qkv": _QKV, "attn.to_added_qkv": _ADDED, "attn2.to_qkv": _SECOND},
+    joined={"attn.to_qkv": QKV, "attn.to_added_qkv": ADD_QKV, "attn2.to_qkv": _SECOND},
 )
 
 
@@ -38,7 +36,7 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     last, dual = int(config["num_layers"]) - 1, config.get("dual_attention_layers") or ()
     layers: dict[str, Shape] = {}
     for number in range(last + 1):
-        attention = (*_QKV, *_ADDED, "attn.to_out.0") + (() if number == last else ("attn.to_add_out",))
+        attention = (*QKV, *ADD_QKV, "attn.to_out.0") + (() if number == last else ("attn.to_add_out",))
         if number in dual:
             attention += (*_SECOND, "attn2.to_out.0")
         block: dict[str, Shape] = dict.fromkeys(attention, (width, width))

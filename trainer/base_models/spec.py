@@ -7,6 +7,10 @@ from typing import Any, Literal
 
 PredictionType = Literal["epsilon", "v_prediction", "flow"]
 Shape = tuple[int, ...]
+DENOISERS = ("unet", "transformer")  # components, as in folders in diffusers form
+DENOISER_KEYS = "model.diffusion_model."  # how the keys of a denoiser begin in a single file
+QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}  # parts of joined layers, with their shares of the rows
+ADD_QKV = {"attn.add_q_proj": 1, "attn.add_k_proj": 1, "attn.add_v_proj": 1}
 MAX_CLIP_SKIP = 12  # layers of the text encoder of Stable Diffusion 1.x
 
 

@@ -21,7 +21,7 @@ from trainer.errors import UserError
 
 ORIGINALS = ".originals"  # folder in a dataset: for each edited image, a folder named by its SHA-256
 MAX_MASK_BYTES = 8 * 2**20
-SMALLEST = 16  # pixels of a side that a crop leaves
+SMALLEST_CROP = 16  # pixels of a side that a crop leaves
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 _TURNS = {1: Image.Transpose.ROTATE_270, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_90}
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -52,8 +52,8 @@ class Edit:
         left, top, right, bottom = self.box or (0, 0, *size)
         wide, high = (right - left, bottom - top) if self.turns % 2 == 0 else (bottom - top, right - left)
         box = (max(0, box[0]), max(0, box[1]), min(wide, box[2]), min(high, box[3]))
-        if min(box[2] - box[0], box[3] - box[1]) < SMALLEST:
-            raise UserError("The crop is smaller than {size} pixels.", "Choose a larger part.", size=SMALLEST)
+        if min(box[2] - box[0], box[3] - box[1]) < SMALLEST_CROP:
+            raise UserError("The crop is smaller than {size} pixels.", "Choose a larger part.", size=SMALLEST_CROP)
         for _ in range(self.turns):
             box = (box[1], wide - box[2], box[3], wide - box[0])
             wide, high = high, wide

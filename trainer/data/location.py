@@ -15,14 +15,14 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _EXIF = re.compile(rb"Exif\0\0(?=II\*\0|MM\0\*)")
 _XMP = re.compile(rb"<x:xmpmeta.*?</x:xmpmeta>", re.DOTALL)
 _XMP_POSITION = re.compile(rb"(?<=[:\s])GPS\w+\s*=\s*([\"'])(.*?)\1|<(\w+:GPS\w+)[^>]*>(.*?)</\3>", re.DOTALL)
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = re.compile(rb"Raw profile type (exif|APP1|xmp)\0|XML:com\.adobe\.xmp\x00\x01", re.IGNORECASE)
 
 
 def removed(data: bytes) -> bytes:
     """Return an image file without the place where it was taken; the file itself if there is none in it."""
     image = bytearray(data)
-    if data.startswith(_PNG):
+    if data.startswith(PNG_SIGNATURE):
         return _from_png(image)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         for kind, start, end in _webp_chunks(image):

@@ -24,7 +24,7 @@ from trainer import foreign_text
 from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import PredictionType, Size
+from trainer.base_models.spec import DENOISER_KEYS, PredictionType, Size
 from trainer.devices import Untyped
 from trainer.errors import UserError
 from trainer.families import text_encoder_loading, weights
@@ -191,7 +191,7 @@ def _denoiser_in_file(path: Path, size: Size, pipeline_class: Untyped, dtype: to
     """Load the denoiser of one of a family's sizes, which has a config of its own."""
     denoiser_class = get_type_hints(pipeline_class.__init__)["transformer"]
     denoiser: nn.Module = denoiser_class.from_single_file(
-        _source(path, dtype, (weights.DENOISER,)),
+        _source(path, dtype, (DENOISER_KEYS,)),
         config=str(CONFIGS / size.configs),
         subfolder="transformer",
         torch_dtype=dtype,

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from trainer.base_models.spec import DENOISER_KEYS
 from trainer.devices import Untyped
 from trainer.errors import UserError
 
@@ -27,7 +28,6 @@ KNOWN = {
     *(WEIGHT, "bias", "scale", "in_proj_weight", "in_proj_bias", "positional_embedding", "text_projection"),
     *("logit_scale", "position_ids", "pos_embed"),
 }
-DENOISER = "model.diffusion_model."
 _PARTS = re.compile(r"(model\.diffusion_model|cond_stage_model|conditioner|text_encoders|first_stage_model|vae)\.")
 
 
@@ -56,7 +56,7 @@ class Weights:
         Text encoders and VAEs come with what only their training needed.
         """
         is_quantized = self._file.get_slice(key).get_dtype() in QUANTIZED
-        return key.startswith(DENOISER) or bool(is_quantized and _PARTS.match(key))
+        return key.startswith(DENOISER_KEYS) or bool(is_quantized and _PARTS.match(key))
 
     @property
     def are_scaled(self) -> bool:
@@ -126,7 +126,7 @@ def check_all_used(path: Path, denoiser: nn.Module) -> None:
     """
     with opened(path) as tensors:
         keys = tensors.keys()
-        own = [key for key in keys if key.startswith(DENOISER)] or [key for key in keys if not _PARTS.match(key)]
+        own = [key for key in keys if key.startswith(DENOISER_KEYS)] or [key for key in keys if not _PARTS.match(key)]
         sizes = {key: math.prod(tensors.shape(key)) for key in own}
     surplus = sum(sizes.values()) - sum(tensor.numel() for tensor in denoiser.state_dict().values())
     if surplus > 0:

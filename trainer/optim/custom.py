@@ -7,9 +7,11 @@ the working directory, or one beside the config, whatever its name.
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 import site
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)  # nothing private, nor `__main__`
+_PATH = re.compile(r"(?<![\w.])(/|[A-Za-z]:\\)[^'\")]*")
 REMEDY = _("Correct the settings of the optimizer, or choose another one.")
 
 
@@ -33,8 +36,7 @@ def parse(lines: Iterable[str]) -> dict[str, object]:
     """
     arguments: dict[str, object] = {}
     for line in lines:
-        name, _equals, value = line.partition("=")
-        name = name.strip()
+        name, _equals, value = map(str.strip, line.partition("="))
         if name in ("params", "lr"):
             raise ValueError(_("{name} is set by Limner, leave it out", name=name))
         try:
@@ -49,11 +51,21 @@ def parse(lines: Iterable[str]) -> dict[str, object]:
     return arguments
 
 
+@contextmanager
+def _explained(message: str, path: str) -> Iterator[None]:
+    """Explain whatever a foreign class finds wrong, without paths of this machine."""
+    try:
+        yield
+    except Exception as error:
+        reason = _PATH.sub("...", f"{type(error).__name__}: {error}")[:300]
+        raise UserError(message, REMEDY, path=path, reason=reason) from error
+
+
 def construct(path: str, groups: list[dict[str, Any]], arguments: dict[str, object]) -> "Optimizer":
     """Construct the optimizer whose class has this dotted name.
 
     Raises:
-        UserError: it cannot be imported, is not an optimizer, or does not take an argument.
+        UserError: it cannot be imported, is not an optimizer, does not take an argument, or cannot train here.
     """
     optimizer_class = find_class(path)
     parameters = inspect.signature(optimizer_class).parameters
@@ -61,14 +73,29 @@ def construct(path: str, groups: list[dict[str, Any]], arguments: dict[str, obje
         for name in arguments:
             if name not in parameters:
                 raise UserError("{path} does not take the argument {name}.", REMEDY, path=path, name=name)
-    if inspect.signature(optimizer_class.step).parameters["closure"].default is inspect.Parameter.empty:
-        raise UserError("{path} computes the loss several times in a step.", REMEDY, path=path)
-    try:
+    with _explained(_("{path} refuses its arguments ({reason})."), path):
         optimizer: Optimizer = optimizer_class(groups, **arguments)
-    except Exception as error:  # whatever a foreign class finds wrong
-        reason = f"{type(error).__name__}: {error}"[:300]
-        raise UserError("{path} refuses its arguments ({reason}).", REMEDY, path=path, reason=reason) from error
+    with _explained(_("{path} cannot take a step ({reason})."), path):
+        plain = _plain_state(optimizer_class, groups[0], arguments)
+    for name, value in plain.items():
+        with _explained(_("{path} keeps a state that a checkpoint cannot hold ({reason})."), f"{path} ({name})"):
+            json.dumps(value)
     return optimizer
+
+
+def _plain_state(optimizer_class: "type[Any]", group: dict[str, Any], arguments: dict[str, object]) -> dict[str, Any]:
+    """Return what an optimizer keeps of a weight besides tensors, after a step with a copy of one."""
+    import torch
+
+    weight = group["params"][0].detach().clone().requires_grad_()
+    weight.grad = torch.ones_like(weight)
+    with torch.random.fork_rng(devices=[]):
+        optimizer = optimizer_class([{**group, "params": [weight]}], **arguments)
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        optimizer.step()
+    state = optimizer.state.get(weight, {})
+    return {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
 
 
 def find_class(path: str) -> "type[Any]":
@@ -88,11 +115,8 @@ def find_class(path: str) -> "type[Any]":
             package=package,
             path=path,
         )
-    try:
+    with _explained(_("{path} cannot be imported ({reason})."), path):
         optimizer_class = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # whatever a foreign module does
-        reason = f"{type(error).__name__}: {error}"[:300]
-        raise UserError("{path} cannot be imported ({reason}).", REMEDY, path=path, reason=reason) from error
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
         raise UserError("{path} is not a subclass of torch.optim.Optimizer.", REMEDY, path=path)
     return optimizer_class
@@ -100,10 +124,10 @@ def find_class(path: str) -> "type[Any]":
 
 def is_installed(package: str) -> bool:
     """Return True if an import of this package would run the files of an installed distribution, not others."""
-    if package not in packages_distributions():
-        return False
     folders = site.getsitepackages()
     if site.ENABLE_USER_SITE:
         folders.append(site.getusersitepackages())
     installed, imported = PathFinder.find_spec(package, folders), importlib.util.find_spec(package)
-    return bool(installed and imported and installed.origin and installed.origin == imported.origin)
+    if package not in packages_distributions() or not installed or not imported:
+        return False
+    return installed.origin is not None and installed.origin == imported.origin

@@ -197,11 +197,6 @@ class OptimizerConfig(Section):
         """Dotted name of its class."""
         return self.row.path
 
-    @property
-    def label(self) -> str:
-        """Its name in the metadata of adapter files."""
-        return self.kind
-
     def class_arguments(self) -> dict[str, object]:
         """Return the arguments of its class, besides the learning rate."""
         values = self.model_dump(exclude={"kind", "learning_rate"})
@@ -264,11 +259,6 @@ class Custom(OptimizerConfig, title="Other, by its class"):
     @property
     def class_path(self) -> str:
         """Dotted name of its class."""
-        return self.class_name
-
-    @property
-    def label(self) -> str:
-        """Its name in the metadata of adapter files."""
         return self.class_name
 
     def class_arguments(self) -> dict[str, object]:

@@ -12,12 +12,12 @@ from PIL.PngImagePlugin import PngInfo
 from trainer import foreign_text, storage
 from trainer.base_models import MICRO, detect
 from trainer.config import PictureConfig
+from trainer.data.location import PNG_SIGNATURE
 from trainer.runs import archive
 
 KEY = "limner"
 MAX_TEXT = 2**18  # bytes
 MAX_CHUNKS = 1000  # before the pixels
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def write(path: Path, image: Image.Image, request: PictureConfig) -> str:
@@ -60,7 +60,7 @@ def read(path: Path) -> str:
     The file may come from anywhere: only what is before its pixels is looked at, and nothing is decoded.
     """
     with path.open("rb") as file:
-        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
             return ""
         for _chunk in range(MAX_CHUNKS):
             head = file.read(8)

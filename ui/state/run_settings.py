@@ -25,9 +25,7 @@ QUESTIONS = ("preset", "name", "base", "trigger", "class")  # answers that a pag
 
 
 def own(run: Run, preset: str = "") -> tuple[TrainConfig, dict[str, Any]]:
-    """Return the config of a run, and the settings in it that are not those of a preset and its base, by widget id.
-
-    The preset is that of the run unless another one is named.
+    """Return the config of a run and, by widget id, what a preset (by default its own) and its base have otherwise.
 
     Raises:
         UserError: the settings cannot be read.

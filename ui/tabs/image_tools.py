@@ -40,7 +40,7 @@ def describe_crop(argument: dict[str, Any]) -> dict[str, Any]:
     width, height = box[2] - box[0], box[3] - box[1]
     text = _("{width} x {height} pixels", width=width, height=height)
     project = image_grid.read(argument["project"], page_memory.answer(argument["project"], "trigger"))
-    if not project.resolution or min(width, height) < image_edits.SMALLEST:
+    if not project.resolution or min(width, height) < image_edits.SMALLEST_CROP:
         return {"text": text}
     examples = [example for example in project.examples if example.name != image.name]
     sizes = [(example.width, example.height) for example in examples]

@@ -188,10 +188,7 @@ def _connect_text(view: TextView, answers: dict[str, Any]) -> None:
 
 
 def offered(preset: str, base: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return a preset that the page offers, and by widget id the changes with which it trains as partial settings say.
-
-    A preset that is not offered becomes settings of a character; an unknown one counts as that.
-    """
+    """Return a preset that the page offers and, by widget id, the changes with which it trains as settings say."""
     own = settings_form.own_of(ENTRIES, data)
     if preset in [key for _title, key in PRESETS]:
         return preset, own

@@ -187,11 +187,8 @@ def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWat
 # Handlers -------------------------------------------------------------------------------------------------------
 
 
-def show(project: str, *, opened: bool = False) -> dict[str, Any]:
-    """Return values of `Tab.outputs`, in their order: answers and settings as they were left, and the plan.
-
-    With `opened`, the page was just opened, so that its settings are still as they were drawn.
-    """
+def show(project: str) -> dict[str, Any]:
+    """Return values of `Tab.outputs` for a page that opens: answers and settings as they were left, and the plan."""
     preset, name, trigger, base = "character", "", "", ""
     data: dict[str, Any] | None = {}
     if project:
@@ -214,7 +211,7 @@ def show(project: str, *, opened: bool = False) -> dict[str, Any]:
         "folders": base_model.folders_text(),
         **description,
         "saved": gr.Dropdown(saved_settings.names(), value=None),
-        "shown": gr.skip() if opened and filled == tab_settings.AS_DRAWN else tab_settings.to_show(filled),
+        "shown": gr.skip() if filled == tab_settings.AS_DRAWN else tab_settings.to_show(filled),
         **planned,
     }
 

@@ -89,12 +89,12 @@ def test_plain_lora_is_no_question_but_opens_as_settings(character: Path) -> Non
     run = train.create(answers(preset="plain"))
     assert (run.config().preset, run.config().preservation.share) == ("plain", 0)
     assert run_settings.described(run) == ""
-    shown = train.show("rin")
+    opened = train.show("rin")
     saved_settings.save("old", {"preset": "plain", "base": "micro", "settings": {}})
     loaded = settings.load_settings(answers(), "old")
     used = settings.use_run(answers(), SimpleNamespace(run=run.id))
-    assert [made["preset"] for made in (shown, loaded, used)] == ["character"] * 3
-    for filled in (shown["shown"]["filled"], loaded["answer"], used["answer"]):
+    assert [made["preset"] for made in (opened, loaded, used)] == ["character"] * 3
+    for filled in (opened["shown"]["filled"], loaded["answer"], used["answer"]):
         assert by_id(filled["values"])["form-preservation-share"] == 0
 
 

@@ -5,6 +5,7 @@ from typing import get_args
 
 from pydantic import BaseModel
 
+from limner_extensions.recipes import ai_toolkit, kohya, onetrainer
 from trainer.config import TrainConfig
 from trainer.schema import sections
 
@@ -35,3 +36,17 @@ def _row(section: type[BaseModel], prefix: str, name: str) -> str:
     if len(choices) > 1:
         description += f" ({', '.join(choices)})"
     return f"| `{prefix}{name}` | {default} | {description} |"
+
+
+def recipe_table() -> str:
+    """Return a Markdown table: our setting, and what it is called in each program."""
+    programs = [kohya.DIRECT, onetrainer.DIRECT, ai_toolkit.DIRECT]
+    paths = sorted({path for direct in programs for path, _read in direct.values()})
+    rows = ["| Limner | sd-scripts | OneTrainer | ai-toolkit |", "| --- | --- | --- | --- |"]
+    for path in paths:
+        cells = []
+        for direct in programs:
+            keys = [f"`{key}`".replace(".0.", "[0].") for key, (ours, _read) in direct.items() if ours == path]
+            cells.append(", ".join(keys))
+        rows.append(f"| `{path}` | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"

@@ -8,8 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from limner_extensions.recipes import convolutions
-from limner_extensions.recipes.bases import set_base
+from limner_extensions.recipes import sections
 from limner_extensions.recipes.draft import (
     NEUTRAL,
     Draft,
@@ -33,8 +32,7 @@ from limner_extensions.recipes.optimization import (
     set_rates,
     set_schedule,
 )
-from limner_extensions.recipes.prompts import line, set_prompts
-from limner_extensions.recipes.resolutions import Side, set_resolutions
+from limner_extensions.recipes.sections import Side, prompt_line, set_base, set_prompts, set_resolutions
 from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -200,7 +198,7 @@ def _set_adapter(draft: Draft, flow: Flow | None) -> None:
         "adapter.targets", "conv" if conv else "attention+ff", "network.conv", *(["network.conv_alpha"] * bool(conv))
     )
     if conv:
-        convolutions.set_rank(draft, conv, draft.get("network.conv_alpha", number, float(conv)), "network.conv")
+        sections.set_convolution_rank(draft, conv, draft.get("network.conv_alpha", number, float(conv)), "network.conv")
     if flow:
         draft.note(layers_note("ai-toolkit"))
     elif not conv:
@@ -292,7 +290,7 @@ def _set_previews(draft: Draft) -> None:
     lines, keys = [], []
     prompts = draft.values.get("sample.prompts")
     for prompt in prompts if isinstance(prompts, list) else []:
-        lines.append(line(str(prompt), size) if "--" not in str(prompt) else " ".join(str(prompt).split()))
+        lines.append(prompt_line(str(prompt), size) if "--" not in str(prompt) else " ".join(str(prompt).split()))
         keys = ["sample.prompts"]
     for place in range(64):
         prompt = draft.values.get(f"sample.samples.{place}.prompt")
@@ -301,7 +299,7 @@ def _set_previews(draft: Draft) -> None:
         names = {"w": "width", "h": "height", "d": "seed", "s": "sample_steps", "l": "guidance_scale", "n": "neg",
                  "strength": "network_multiplier"}  # fmt: skip
         own = {name: draft.values.get(f"sample.samples.{place}.{theirs}") for name, theirs in names.items()}
-        lines.append(line(prompt, {**size, **{name: value for name, value in own.items() if value is not None}}))
+        lines.append(prompt_line(prompt, {**size, **{name: value for name, value in own.items() if value is not None}}))
         keys += [f"sample.samples.{place}.{name}" for name in ("prompt", *names.values())]
     if trigger:
         lines = [text_.replace("[trigger]", trigger) for text_ in lines]

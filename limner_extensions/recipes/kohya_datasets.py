@@ -11,7 +11,7 @@ from typing import Any
 import tomlkit
 
 from limner_extensions.recipes.draft import Draft, Reason, side
-from limner_extensions.recipes.resolutions import Side
+from limner_extensions.recipes.sections import Side
 from trainer.config import TrainConfig, subject_lines
 from trainer.data import captions, dataset
 from trainer.data.dataset import Part, Subject

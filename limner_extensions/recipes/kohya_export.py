@@ -11,7 +11,7 @@ from typing import Any
 
 import tomlkit
 
-from limner_extensions.recipes import convolutions, kohya_datasets, kohya_flow, kohya_flow_export
+from limner_extensions.recipes import kohya_datasets, kohya_flow, kohya_flow_export, sections
 from limner_extensions.recipes.draft import flat
 from limner_extensions.recipes.families import NAMES, Flow, FlowScript
 from limner_extensions.recipes.flow import layers_note
@@ -248,7 +248,7 @@ def _say_adapter(writer: _Writer, images: int) -> None:
 
 def _convolutions(writer: _Writer, adapter: Lora | LoHa | LoKr, rank: int, alpha: float) -> dict[str, Any]:
     writer.expressed.add("adapter.targets")
-    own = convolutions.find_rank(adapter.ranks) if isinstance(adapter, Lora) and not adapter.rslora else None
+    own = sections.find_convolution_rank(adapter.ranks) if isinstance(adapter, Lora) and not adapter.rslora else None
     if own:
         writer.expressed.add("adapter.ranks")
     return {"conv_dim": own or rank, "conv_alpha": alpha}

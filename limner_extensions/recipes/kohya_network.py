@@ -4,7 +4,7 @@ The meaning was read from kohya-ss/sd-scripts at commit 48d368f (networks/lora.p
 f49d30d (lycoris/kohya.py, lycoris/config.py) and bmaltais/kohya_ss at commit 8a524c7 (kohya_gui/lora_gui.py).
 """
 
-from limner_extensions.recipes import convolutions, kohya_flow
+from limner_extensions.recipes import kohya_flow, sections
 from limner_extensions.recipes.draft import Draft, flag, number, positive, text
 from limner_extensions.recipes.families import Flow
 from trainer.i18n import _
@@ -110,7 +110,7 @@ def _set_layers(draft: Draft, rank: int, alpha: float, *, lycoris: bool, conv: b
         draft.leave("off", dim_key, alpha_key)
         return
     conv_alpha = draft.get(alpha_key, number, alpha if lycoris else 1.0)
-    convolutions.set_rank(draft, conv_rank, conv_alpha, dim_key)
+    sections.set_convolution_rank(draft, conv_rank, conv_alpha, dim_key)
 
 
 def _set_dropout(draft: Draft, kind: str) -> None:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from limner_extensions.recipes.bases import set_base
 from limner_extensions.recipes.draft import (
     NEUTRAL,
     Draft,
@@ -35,8 +34,7 @@ from limner_extensions.recipes.optimization import (
     set_rates,
     set_schedule,
 )
-from limner_extensions.recipes.prompts import line, set_prompts
-from limner_extensions.recipes.resolutions import Side, set_resolutions
+from limner_extensions.recipes.sections import Side, prompt_line, set_base, set_prompts, set_resolutions
 from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -361,6 +359,6 @@ def _set_previews_and_backups(draft: Draft) -> None:
         }
         flags = {name: draft.values.get(f"samples.{place}.{theirs}") for name, theirs in names.items()}
         keys += [f"samples.{place}.{name}" for name in ("prompt", *names.values())]
-        lines.append(line(prompt, flags))
+        lines.append(prompt_line(prompt, flags))
     draft.left = {key: reason for key, reason in draft.left.items() if key not in keys}
     set_prompts(draft, lines, *keys)

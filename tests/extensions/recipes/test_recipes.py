@@ -12,13 +12,13 @@ from safetensors.numpy import save_file
 
 from limner_extensions.recipes import (
     ai_toolkit,
-    convolutions,
     kohya,
     kohya_export,
     kohya_optimizer,
     onetrainer,
     optimization,
     reading,
+    sections,
 )
 from limner_extensions.recipes.draft import Recipe, flat
 from tests.extensions.recipes.examples import AI_TOOLKIT, FLUX, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
@@ -29,12 +29,12 @@ from trainer.errors import UserError
 from trainer.foreign_text import MAX_SETTINGS
 from trainer.optim.optimizers import ROWS, SECTIONS
 
+RANKS = sections.convolution_ranks(4)
 ANY = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
 
 
 def read(tmp_path: Path, text: str, images: int = 0) -> Recipe:
-    path = tmp_path / "recipe.txt"  # the format is recognized by the content, not by the name
-    path.write_text(text, encoding="utf-8")
+    (path := tmp_path / "recipe.txt").write_text(text, encoding="utf-8")  # recognized by its content, not by its name
     return reading.read(path, images)
 
 
@@ -112,8 +112,8 @@ def test_what_other_programs_do_not_do_is_off(tmp_path: Path) -> None:
         ({"network_dim": None, "network_alpha": None}, "adapter.rank", 4),
         ({"network_alpha": 0}, "adapter.alpha", 16.0),
         ({"network_args": ["conv_dim=16", "conv_alpha=8"]}, "adapter.targets", "conv"),
-        ({"network_args": ["conv_dim=4", "conv_alpha=8"]}, "adapter.ranks", convolutions.lines(4)),
-        ({"network_module": "lycoris.kohya", "network_args": ["conv_dim=4"]}, "adapter.ranks", convolutions.lines(4)),
+        ({"network_args": ["conv_dim=4", "conv_alpha=8"]}, "adapter.ranks", RANKS),
+        ({"network_module": "lycoris.kohya", "network_args": ["conv_dim=4"]}, "adapter.ranks", RANKS),
         ({"network_module": "lycoris.kohya", "network_args": ["algo=loha"]}, "adapter.kind", "loha"),
         ({"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}, "adapter.targets", "conv"),
         ({"network_module": "lycoris.kohya", "network_args": ["preset=attn-only"]}, "adapter.targets", "attention"),
@@ -157,7 +157,7 @@ def test_a_rank_of_convolutions_that_means_another_is_named(tmp_path: Path, chan
 
 @pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl", "micro"])
 def test_the_rank_of_convolutions_is_of_three_by_three_alone(model: str) -> None:
-    adapter = Lora(rank=16, targets="conv", ranks=tuple(convolutions.lines(4)))
+    adapter = Lora(rank=16, targets="conv", ranks=tuple(sections.convolution_ranks(4)))
     ranks = {1: set[int](), 3: set[int]()}
     for name, shape in layer_shapes.known(model).items():
         path = name.partition(":")[2]
@@ -237,7 +237,7 @@ def test_a_job_of_ai_toolkit(tmp_path: Path) -> None:
     assert (settings.training.steps, settings.training.gradient_accumulation) == (3000, 2)
     assert (settings.training.resolutions, settings.adapter.targets) == ((1024, 768, 512), "conv")
     smaller = built(read(tmp_path, AI_TOOLKIT.replace("conv: 32", "conv: 8")))
-    assert (settings.adapter.ranks, smaller.adapter.ranks) == ((), tuple(convolutions.lines(8)))
+    assert (settings.adapter.ranks, smaller.adapter.ranks) == ((), tuple(sections.convolution_ranks(8)))
     assert not settings.training.text_encoder
     assert not settings.preview.at_start
     assert settings.preview.prompts == ("mira in a park --w 1024 --h 768", "a dog --n blurry")

@@ -26,8 +26,7 @@ class Extension:
     name: str
     commands: str = ""  # a `typer.Typer`, whose commands join those of `limner`
     routes: str = ""  # a `fastapi.APIRouter` of the page
-    # A function of the page's options that returns an ASGI app to serve in place of the page, or None.
-    server: str = ""
+    server: str = ""  # a function of the page's options that returns an ASGI app to serve in its place, or None
     # Functions that work on a run in a worker, by the `task` in its settings.
     jobs: Mapping[str, str] = field(default_factory=dict)
     # Functions of a run and an address that have it trained elsewhere and return the exit code, by the scheme of the

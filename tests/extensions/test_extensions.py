@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,9 @@ def run_in(copy: Path, home: Path, *command: str | Path) -> subprocess.Completed
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_without_an_extension_the_main_job_works(name: str, character: Path, tmp_path: Path) -> None:
-    settings = tmp_path / "rin.toml"
-    settings.write_text('name = "rin"\ndataset = "rin"\n[preview]\nevery = 0\n', encoding="utf-8")
+    (settings := tmp_path / "rin.toml").write_text(
+        'name = "rin"\ndataset = "rin"\n[preview]\nevery = 0\n', encoding="utf-8"
+    )
     copy = without(name, tmp_path / "without")
     done = run_in(copy, tmp_path, "-c", MAIN_JOB, copy, settings)
     assert done.returncode == 0, done.stderr
@@ -85,8 +87,8 @@ def test_without_an_extension_the_other_tests_pass(name: str, home: Path, tmp_pa
 def test_an_extension_of_somebody_else_is_found(character: Path, tmp_path: Path) -> None:
     """The example of the documentation, as a package that is installed beside Limner."""
     module, project = re.findall(r"```(?:python|toml)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    source, site = tmp_path / "source", tmp_path / "site"
-    source.mkdir()
+    (source := tmp_path / "source").mkdir()
+    site = tmp_path / "site"
     (source / "limner_tally.py").write_text(module, encoding="utf-8")
     (source / "pyproject.toml").write_text(project, encoding="utf-8")
     pip = ("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", site, source)
@@ -118,11 +120,7 @@ def test_every_slot_is_described() -> None:
 
 @pytest.fixture
 def replaced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace the installed extensions by some entry points."""
-
     def replace(**entries: str) -> None:
-        from importlib.metadata import EntryPoint
-
         points = [EntryPoint(name, value, extension.GROUP) for name, value in entries.items()]
         monkeypatch.setattr(extension, "entry_points", lambda group: points)
         extension.installed.cache_clear()

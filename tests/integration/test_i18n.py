@@ -36,6 +36,12 @@ def in_german(code: str, **variables: str) -> Any:  # noqa: ANN401 - JSON
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def test_the_command_line_is_in_english_as_its_help_is() -> None:
+    command = [sys.executable, "-m", "trainer", "check", "nowhere"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | {"LANGUAGE": "de"})
+    assert done.stderr.startswith("There is no dataset"), done.stderr
+
+
 def test_translations_take_the_same_values_and_tags() -> None:
     def named(text: str) -> set[str]:
         return {re.split(r"[.!:]", field)[0] for field in re.findall(r"\{+([\w.]+[^{}]*)\}+", text)}

@@ -15,6 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
+# The help is English, so all that a command prints is. What the page starts speaks the language of the page.
+if not {"page", "work", "sampler", "gauge", "serve-node", "work-on-node"} & set(sys.argv[1:2]):
+    os.environ["LANGUAGE"] = "en"
 # A command must not look anything up on a network without being asked to.
 if sys.argv[1:2] == ["download"] or (sys.argv[1:2] == ["publish"] and any(a.startswith("--push") for a in sys.argv)):
     os.environ["HF_HUB_OFFLINE"] = "0"

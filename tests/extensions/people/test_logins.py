@@ -2,8 +2,6 @@
 
 import html
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,10 +13,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from limner_extensions.people import accounts
-from tests.conftest import CHECKOUT
 from tests.e2e.conftest import Server, make_home
 from tests.e2e.test_server import run, status
 from tests.extensions.people.test_page import add
+from tests.integration.runs.test_processes import limner
 from trainer.errors import UserError
 from ui import launch
 from ui.server import logins
@@ -109,21 +107,14 @@ def test_an_accounts_file_that_was_damaged_lets_nobody_in(home: Path) -> None:
 
 
 def test_the_command_says_the_password_once(home: Path) -> None:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "trainer", *arguments], cwd=CHECKOUT, capture_output=True, text=True
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    code, output, _ = run("add-person", "anna")
-    assert code == 0
-    assert accounts.read()["anna"].accepts(output.removeprefix("Password of anna: ").strip())
-    assert run("remove-person", "anna") == (
-        0,
-        f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n",
-        "",
-    )
-    assert run("remove-person", "anna") == (2, "", "There is no account 'anna' in people.toml. Accounts: -.\n")
+    added = limner("add-person", "anna")
+    assert added.returncode == 0
+    assert accounts.read()["anna"].accepts(added.stdout.removeprefix("Password of anna: ").strip())
+    removed = limner("remove-person", "anna")
+    assert removed.stdout == f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n"
+    again = limner("remove-person", "anna")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == "There is no account 'anna' in people.toml. Accounts: -.\n"
 
 
 def test_accounts_do_not_go_with_a_cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

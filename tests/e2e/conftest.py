@@ -33,6 +33,7 @@ Visit = Callable[..., Page]
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = CHECKOUT / "datasets"
 OWN_HOSTS = {"127.0.0.1", "localhost", "::1", "None"}
+_BROWSER: pytest.StashKey[Any] = pytest.StashKey()
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-default-apps", "--no-pings",
@@ -170,21 +171,25 @@ def serving(home: Path, **environment: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    program = os.environ.get("LIMNER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        program = None
-    if not program:
-        words = "no browser: apt-get install chromium, pip install playwright; or set LIMNER_CHROMIUM to its program"
-        if os.environ.get("CI"):
-            pytest.fail(words)
-        pytest.skip(words)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
-        yield chromium
-        chromium.close()
+def browser(request: pytest.FixtureRequest) -> Browser:
+    """The only browser of this process, also for tests elsewhere that import this fixture."""
+    if _BROWSER not in request.config.stash:
+        program = os.environ.get("LIMNER_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+        try:
+            from playwright.sync_api import sync_playwright
+        except ImportError:
+            program = None
+        if not program:
+            words = (
+                "no browser: apt-get install chromium, pip install playwright; or set LIMNER_CHROMIUM to its program"
+            )
+            if os.environ.get("CI"):
+                pytest.fail(words)
+            pytest.skip(words)
+        playwright = sync_playwright().start()
+        request.config.add_cleanup(playwright.stop)
+        request.config.stash[_BROWSER] = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
+    return request.config.stash[_BROWSER]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ or connected to any host but this machine.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,12 +96,13 @@ class Server:
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.said.read_text()
+        if not (address := re.search(r"running at \S+?:(\d+)", self.said.read_text())):
+            return False
+        self.port = int(address[1])  # another program may have taken the one that was free
         try:
             urllib.request.urlopen(self.url, timeout=5).close()
-        except urllib.error.HTTPError:
-            return True
-        except OSError:
-            return False
+        except OSError as error:
+            return isinstance(error, urllib.error.HTTPError)
         return True
 
     def kill(self) -> None:

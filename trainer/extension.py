@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Literal
 
 from trainer.errors import UserError
 
@@ -59,19 +59,9 @@ def load(name: str) -> Loaded:
     return getattr(importlib.import_module(module), attribute)
 
 
-def commands() -> list[Any]:
-    """Return the `typer.Typer` of each extension that has commands."""
-    return [load(extension.commands) for extension in installed() if extension.commands]
-
-
-def routes() -> list[Any]:
-    """Return the `fastapi.APIRouter` of each extension that has routes."""
-    return [load(extension.routes) for extension in installed() if extension.routes]
-
-
-def servers() -> list[Callable[..., Any]]:
-    """Return the functions that may return an app to serve in place of the page."""
-    return [load(extension.server) for extension in installed() if extension.server]
+def named(kind: Literal["commands", "routes", "server"]) -> list[Any]:
+    """Return the objects that the extensions name in a field; those without one have none."""
+    return [load(name) for own in installed() if (name := getattr(own, kind))]
 
 
 def panels(slot: str) -> list[Callable[..., Any]]:

@@ -253,7 +253,7 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
     token = ""
     if options.socket is not None:
         app = make_page(options, "", "")
-    elif served := next(filter(None, (make(options) for make in extension.servers())), None):
+    elif served := next(filter(None, (make(options) for make in extension.named("server"))), None):
         app = served
     else:
         password = choose_password(options)

@@ -95,7 +95,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
         hub_downloads.end()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    for router in (*extension.routes(), media.router):
+    for router in (*extension.named("routes"), media.router):
         app.include_router(router)
     app.include_router(upload_route.router)  # before Gradio's own
     app.include_router(typed_route.router)

@@ -45,7 +45,7 @@ app = typer.Typer(
 app.add_typer(adapter_files.app)
 app.add_typer(machine.app)
 app.add_typer(run_queue.app, name="queue")
-for commands in extension.commands():
+for commands in extension.named("commands"):
     app.add_typer(commands)
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A name under datasets/, or the path of a folder.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]

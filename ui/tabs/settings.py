@@ -35,6 +35,7 @@ SEARCH = (
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
 )
 PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
+OFFERED = [key for _title, key in PRESETS]
 AS_DRAWN = settings_form.fill(ENTRIES, "character", MICRO, {})
 _SHOWN = itertools.count()
 # Connects what an extension has drawn; returns the events that may bring another base model.
@@ -190,7 +191,7 @@ def _connect_text(view: TextView, answers: dict[str, Any]) -> None:
 def offered(preset: str, base: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return a preset that the page offers and, by widget id, the changes with which it trains as settings say."""
     own = settings_form.own_of(ENTRIES, data)
-    if preset in [key for _title, key in PRESETS]:
+    if preset in OFFERED:
         return preset, own
     if preset in get_args(configs.Preset):
         usual = settings_form.standard(preset, base).model_copy(update={"preset": "character"})
@@ -242,10 +243,11 @@ def use_run(answers: Answers, event: gr.EventData) -> dict[str, Any]:
         UserError: the run is no longer there, or its settings cannot be read.
     """
     run = runs.find(str(event.run))
-    preset, _data = offered(run.config().preset, MICRO, {})
-    config, own = run_settings.own(run, preset)
-    again = replace(answers, preset=preset, base=config.model.base)
-    return {"preset": preset, "base": config.model.base, **with_settings(again, own)}
+    config, own = run_settings.own(run)
+    if config.preset not in OFFERED:
+        config, own = run_settings.own(run, "character")
+    again = replace(answers, preset=config.preset, base=config.model.base)
+    return {"preset": config.preset, "base": config.model.base, **with_settings(again, own)}
 
 
 def refill(answers: Answers) -> dict[str, Any]:

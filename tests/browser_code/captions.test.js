@@ -149,6 +149,29 @@ test("a card that could not be removed comes back with a sentence, and with what
   assert.equal(calls[0].argument.text, "a red cat");
 });
 
+test("images whose removal was not answered are removed by the next page", async (t) => {
+  const { of, removals, window } = open(t), posted = [];
+  window.fetch = async (address, { body }) => posted.push([address, JSON.parse(body).removals]);
+  for (const name of ["a.png", "b.png"]) of(name).querySelector(".remove").click();
+  await settle();
+  fire(window, "pagehide");
+  const [first, second] = ["a.png", "b.png"].map((name) => ({ project: "mira", names: [name] }));
+  assert.deepEqual([removals.length, posted], [1, [["/typed", [first, second]]]]);
+  window.document.body.innerHTML = "";
+  const reloaded = open(t, grid({ "a.png": "", "b.png": "", "c.png": "" }), window);
+  assert.equal(reloaded.names(), "c.png");
+  for (const number of [0, 1]) {
+    await settle();
+    assert.deepEqual(reloaded.removals[number].argument, [first, second][number]);
+    reloaded.removals[number].answer({ ok: true, at: 3 + number, report: "" });
+  }
+  await settle();
+  assert.equal(window.sessionStorage.getItem("limner-unanswered-removals"), "[]");
+  window.document.body.innerHTML = "";
+  const other = open(t, grid({ "a.png": "" }, { project: "other" }), window);
+  assert.deepEqual([other.names(), other.removals], ["a.png", []], "those of another project have the same names");
+});
+
 test("the text of a removed image is not saved", async (t) => {
   const { area, calls, of, removals, status, update } = open(t);
   type(area("a.png"), "a red cat");

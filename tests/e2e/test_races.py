@@ -240,6 +240,7 @@ APART |= set(  # on different tabs
         ("edit a setting", "choose a preset"), ("remove", "type a caption", "type another trigger", "choose an order")
     )
 )
+DRAWN_WHEN_DONE = ("upload", "restore", "add the trigger to all", "rename")  # not at the click
 PAIRS = [pair for pair in product(CHANGES, MEANWHILE) if pair not in APART]
 IN_CI = ("choose another project", "reload")
 
@@ -310,8 +311,9 @@ def hold_one(server: Server, network: SlowNetwork, browser: Browser, case: Case)
     until(lambda: without_bin(state(server.home)), wanted, hold)
     time.sleep(SETTLED)
     until(lambda: without_bin(state(server.home)), wanted, hold)
-    if case.first == "upload" and not page.is_closed():
-        page.reload()  # the images may have been taken in after this page was drawn
+    left_early = case.first in DRAWN_WHEN_DONE and case.meanwhile == "reload"
+    if (case.first == "upload" or left_early) and not page.is_closed():
+        page.reload()  # it may have been done after this page was drawn
     if not page.is_closed():
         page.wait_for_function("name => new URL(location.href).searchParams.get('project') === name", arg=project)
         until(lambda: shown(page), expected[project].captions, hold)

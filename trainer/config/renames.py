@@ -59,10 +59,3 @@ def _current_section(section: str, values: dict[str, Any]) -> dict[str, Any]:
         known = VALUES.get(f"{section}.{name}", {})
         result[name] = known.get(value, value) if isinstance(value, int | str) else value
     return result
-
-
-def current_path(path: str) -> str:
-    """Return the current path of a setting (`training.parts` is now `training.micro_batches`)."""
-    section, dot, name = path.partition(".")
-    section = SECTIONS.get(section, section)
-    return section + dot + NAMES.get(section, {}).get(name, name)

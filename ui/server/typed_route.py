@@ -1,4 +1,4 @@
-"""Route that stores what people enter, field by field: captions, answers and settings of a project.
+"""Route that stores what people enter, field by field: captions, answers, settings and removals of images.
 
 Gradio's requests end with their page. This one goes on, as it is sent with `keepalive`, and names what it is about.
 """
@@ -25,20 +25,23 @@ _LOCK = threading.Lock()
 
 @router.post(TYPED)
 async def receive(request: Request) -> Response:
-    """Store captions and fields, each under its project and its name; says what is wrong with those that it refuses."""
+    """Store each caption, field and removal under its project and name; says what is wrong with refused fields."""
     try:
         sent = foreign_text.parse_json((await request.body()).decode())
-        captions, fields = list(sent.get("captions", [])), list(sent.get("fields", []))
+        captions, fields, removals = (list(sent.get(kind, [])) for kind in ("captions", "fields", "removals"))
     except (foreign_text.ForeignTextError, UnicodeDecodeError, AttributeError, TypeError):
         return PlainTextResponse("", 400)
-    return JSONResponse({"refused": await asyncio.to_thread(_store, captions, fields)})
+    return JSONResponse({"refused": await asyncio.to_thread(_store, captions, fields, removals)})
 
 
-def _store(captions: list[Any], fields: list[Any]) -> list[str]:
+def _store(captions: list[Any], fields: list[Any], removals: list[Any]) -> list[str]:
     for draft in filter(_is_mapping, captions):
         with suppress(UserError):  # it stays in the browser, which says so, as does a conflict
             image = projects.find_image(str(draft.get("project")), str(draft.get("name")))
             projects.save_caption(image, str(draft.get("text", "")), draft.get("base"))
+    for removal in filter(_is_mapping, removals):
+        with suppress(UserError, KeyError, TypeError):  # the next page of the browser's tab asks again
+            projects.remove_images(str(removal["project"]), list(removal["names"]))
     refused = []
     for field in filter(_is_mapping, fields):
         try:

@@ -1,6 +1,7 @@
 """Projects: the dataset folders that the page and the API work on, found and created by name."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import paths, runs, storage
@@ -135,6 +136,20 @@ def find_image(project: str | None, name: str) -> Path:
     if path := dataset.find_image(folder(project), name):
         return path
     raise UserError("This image is no longer in the dataset.", "Reload the page to see the current images.")
+
+
+def remove_images(project: str, names: Sequence[str]) -> list[str]:
+    """Move those of these images that are there to the bin, with their captions; returns their names.
+
+    Raises:
+        UserError: there is no such project.
+    """
+    root = folder(project)
+    there = {path.name for path in dataset.image_files(root)}
+    left = [name for name in names if name in there]
+    if left:
+        dataset.remove(*(root / name for name in left))
+    return left
 
 
 def save_caption(image: Path, text: str, base: object = None) -> str | None:

@@ -22,6 +22,9 @@ let drawn = 0, missed = 0; // when the server read what is shown, and the latest
 /** @type {Map<string, number>} */
 const removed = new Map(); // images that are no longer shown; and the server's time when they were gone
 let removing = Promise.resolve();
+// Removals without an answer: the next page of this tab asks for them again, as a page that is left gets none.
+const REMOVALS = "limner-unanswered-removals";
+const unanswered = /** @type {Set<Removal>} */ (new Set(JSON.parse(sessionStorage.getItem(REMOVALS) ?? "[]")));
 
 const view = /** @type {View<CaptionGrid>} */ (props);
 const box = () => /** @type {HTMLElement | null} */ (element.querySelector(".captions"));
@@ -163,7 +166,7 @@ function draw() {
   element.querySelector(".order").replaceChildren(...value.orders.map((order) => withText("option", order.title, {
     value: order.key, ...(order.selected && { selected: "" }),
   })));
-  const items = value.items.filter(({ name }) => (removed.get(name) ?? 0) <= drawn);
+  const items = value.items.filter(({ name }) => (removed.get(`${value.project}/${name}`) ?? 0) <= drawn);
   fillCards(items);
   element.querySelector(".empty").hidden = items.length > 0;
   element.querySelector(".none-left").hidden = !value.any;
@@ -176,6 +179,7 @@ function draw() {
 
 function show() {
   sessionStorage.setItem(STORE, JSON.stringify([...typed]));
+  sessionStorage.setItem(REMOVALS, JSON.stringify([...unanswered]));
   const status = element.querySelector(".save");
   if (!status) return;
   const names = [...conflicts.keys()].map((key) => typed.get(key)?.name).join(", ");
@@ -258,24 +262,31 @@ async function measure() {
 // Cards disappear at once, one request after the other, and come back if that failed.
 function remove(/** @type {string[]} */ names) {
   const cards = [...element.querySelectorAll(".card")].filter((card) => names.includes(card.dataset.name));
-  for (const name of names) removed.set(name, Infinity);
   const next = cards.at(-1)?.nextElementSibling, hasFocus = cards.some((card) => card.contains(document.activeElement));
   for (const card of cards) card.remove();
   if (hasFocus) next?.querySelector(".remove").focus();
-  const image = { project: project(), names };
+  ask({ project: project(), names });
+}
+
+function ask(/** @type {Removal} */ removal) {
+  const keys = removal.names.map((name) => `${removal.project}/${name}`);
+  for (const key of keys) removed.set(key, Infinity);
+  unanswered.add(removal);
+  show();
   removing = removing.then(async () => {
-    const answer = await server.remove(image).catch(() => null);
-    for (const name of names) {
-      const key = `${image.project}/${name}`;
-      removed.set(name, answer?.ok ? answer.at : 0);
+    const answer = await server.remove(removal).catch(() => null);
+    unanswered.delete(removal);
+    for (const key of keys) {
+      removed.set(key, answer?.ok ? answer.at : 0);
       if (!answer?.ok) continue;
       clearTimeout(timers.get(key));
       for (const known of [timers, typed, conflicts]) known.delete(key);
     }
+    show();
+    if (removal.project !== project()) return;
     if (answer?.ok) trigger("delete", { report: answer.report, bad: false });
     else trigger("delete", { report: answer?.error ?? "[[the server is not responding.]]", bad: true });
     draw();
-    show();
   });
 }
 
@@ -330,7 +341,9 @@ window.limnerSaved = async () => {
 };
 // What is still to be saved when the page is left; the next page of this tab tries again.
 window.addEventListener("pagehide", () => {
-  if (typed.size) fetch("/typed", { method: "POST", keepalive: true, body: JSON.stringify({ captions: [...typed.values()] }) });
+  if (!typed.size && !unanswered.size) return;
+  const body = JSON.stringify({ captions: [...typed.values()], removals: [...unanswered] });
+  fetch("/typed", { method: "POST", keepalive: true, body });
 });
 window.limnerSelection = () => chosen;
 watch("value", () => {
@@ -349,6 +362,7 @@ watch("value", () => {
 element.addEventListener("click", (event) => {
   if (event.target.closest(".no-pictures")) document.querySelector("#upload input[type='file']")?.click();
 });
+for (const removal of [...unanswered]) ask(removal);
 draw();
 show();
 measure();

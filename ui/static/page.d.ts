@@ -34,7 +34,7 @@ declare global {
   interface Server {
     save_caption(draft: Draft): Promise<Answer<({ at: number; caption: string } & Judged) | { conflict: string }>>;
     measure(of: { project: string }): Promise<Answer<{ left: number; looking?: boolean }>>;
-    remove(images: { project: string; names: string[] }): Promise<Answer<{ report: string; at: number }>>;
+    remove(images: Removal): Promise<Answer<{ report: string; at: number }>>;
     edit_image(edit: Image & { action: string; turns?: number; box?: number[] | null }): Promise<Answer>;
     describe_crop(crop: Image & { box: number[] }): Promise<Answer<{ text: string }>>;
     save_mask(mask: Image & { png?: string; transparency?: boolean }): Promise<Answer>;
@@ -43,6 +43,7 @@ declare global {
   // Values of components; that of one which is not filled yet has no fields.
   type Added = { project: string; report: string; bad: boolean }; // what became of files that were added
   type View<T> = { readonly value: T | { [field in keyof T]?: undefined } | null };
+  type Removal = { project: string; names: string[] };
   type Draft = { project: string; name: string; text: string; base?: string };
   type Typed = { project: string; name: string; value: string | boolean; page: string; number: number };
   type Judged = { badges: string[]; tokens: string; long: string };

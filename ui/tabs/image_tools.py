@@ -60,14 +60,11 @@ def remove(project: str, names: Sequence[str]) -> str:
     """Move images with their captions to the bin; return what was done. What is no longer there counts as removed.
 
     Raises:
-        UserError: there is no such project, or none of the images.
+        UserError: there is no such project.
     """
-    folder = projects.folder(project)
-    existing = {path.name for path in dataset.image_files(folder)}
-    left = [name for name in names if name in existing]
+    left = projects.remove_images(project, names)
     if not left:
-        raise UserError("This image is no longer in the dataset.", "Reload the page to see the current images.")
-    dataset.remove(*(folder / name for name in left))
+        return _("These images had already been removed.")
     if len(left) == 1:
         return _("Removed {name}.", name=left[0])
     return ngettext(

@@ -1,4 +1,4 @@
-"""The list of runs that wait for the device, to be put in another order by dragging or by buttons (see queue.js)."""
+"""The list of runs that wait for the device, with buttons that put them in another order (see queue.js)."""
 
 from collections.abc import Sequence
 from html import escape
@@ -29,7 +29,7 @@ def _row(run: Run, place: int, count: int) -> str:
     )
     state = f" <span class='pill waiting'>{escape(_('On hold'))}</span>" if run.on_hold else ""
     return (
-        f"<li draggable='true' data-run='{escape(run.id)}'><span class='grip' aria-hidden='true'>\u2807</span>"
+        f"<li data-run='{escape(run.id)}'>"
         f"<span class='what'>{escape(name)}{state} <span class='quiet'>{escape(_base(run))}</span></span>"
         f"<span class='acts'>{''.join(buttons)}</span></li>"
     )

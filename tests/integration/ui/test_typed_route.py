@@ -35,6 +35,13 @@ def test_fields_and_captions_are_stored_under_their_project(character: Path) -> 
     assert read_caption(character / "02.png") == before, "another page changed it; the browser asks which one to keep"
 
 
+def test_removals_of_a_page_that_was_left_are_done(character: Path) -> None:
+    names = ["01.png", "gone.png", "../rin/02.png", 7]
+    removals = [{"project": "rin", "names": names}, {"project": "../rin", "names": ["02.png"]}, {"project": "rin"}]
+    assert send({"removals": [*removals, None]}) == 200
+    assert [(character / name).exists() for name in ("01.png", "01.txt", "02.png")] == [False, False, True]
+
+
 @pytest.mark.parametrize("data", [b"\xff", b"[[[", b"[" * 9000, [], 7, {"fields": 3}, {"captions": {"a": 1}.__len__()}])
 def test_what_makes_no_sense_is_refused(home: Path, data: object) -> None:
     assert send(data) == 400

@@ -46,7 +46,7 @@ def test_the_queue_is_drawn_when_it_changes(waiting: list[Run]) -> None:
     assert "on hold" in part(watch, "status", NAMES[0])
     assert "number 2 in the queue" in part(watch, "status", NAMES[1])
     waiting[1].report(events.Warned(message="x"))
-    assert part(watch, "queue", NAMES[1]) == later, "what is being dragged stays"
+    assert part(watch, "queue", NAMES[1]) == later, "what is being pressed stays"
     run_actions.arrange(NAMES[0], "release", 0)
     assert "On hold" not in part(watch, "queue")
     waiting[1].report(events.Finished(step=1, export=""))

@@ -22,7 +22,6 @@ import psutil
 import pytest
 
 from tests.conftest import free_port, unmeasured
-from trainer.data import reach
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Dialog, FilePayload, Locator, Page, Request, Response, Route
@@ -129,9 +128,7 @@ class Server:
 
 
 def copy_project(name: str, folder: Path, *left_out: str) -> Path:
-    """Copy an example; it is known to be within micro's reach, so that no server has to load a model to see that."""
     shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns(".*", *left_out))
-    reach.keep(folder, {path.name: 0.01 for path in reach.sample(folder)})
     return folder
 
 

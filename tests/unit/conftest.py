@@ -1,6 +1,5 @@
 """Fixtures of the page's tests."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from tests.unit.ui.answers import answers
 from trainer import runs
 from trainer.runs import events
-from ui.state import gauging
 from ui.tabs import train
 
 
@@ -25,11 +23,3 @@ def finished(character: Path) -> runs.Run:
     ):  # fmt: skip
         run.report(event)
     return run
-
-
-@pytest.fixture(autouse=True)
-def no_gauge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Micro is not asked about pictures: that takes a process which loads it."""
-    monkeypatch.setattr(gauging, "COMMAND", (sys.executable, "-c", ""))
-    monkeypatch.setattr(gauging, "MOMENT", 60.0)
-    monkeypatch.setattr(gauging, "_checks", [])  # none that another test has begun

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 # The help is English, so all that a command prints is. What the page starts speaks the language of the page.
-if not {"page", "work", "sampler", "gauge", "serve-node", "work-on-node"} & set(sys.argv[1:2]):
+if not {"page", "work", "sampler", "serve-node", "work-on-node"} & set(sys.argv[1:2]):
     os.environ["LANGUAGE"] = "en"
 # A command must not look anything up on a network without being asked to.
 if sys.argv[1:2] == ["download"] or (sys.argv[1:2] == ["publish"] and any(a.startswith("--push") for a in sys.argv)):
@@ -363,12 +363,3 @@ def _echo_problems(problems: Sequence[Problem], count: int) -> None:
             echo(line)
         if len(lines) > 10:
             echo(f"  - and {len(lines) - 10} more")
-
-
-@app.command(hidden=True)
-def gauge(name: DatasetName) -> None:
-    """Measure whether micro can generate such images (started by the page)."""
-    from trainer.training import gauge
-
-    for image, figure in gauge.complete(dataset.find_folder(name)).items():
-        echo(f"{image} {figure:.4f}")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from trainer.base_models import MICRO
-from trainer.data import buckets, captions, dataset, image_stats, images, reach, token_count
+from trainer.data import buckets, captions, dataset, image_stats, images, token_count
 from trainer.data.dataset import Example
 from trainer.data.image_stats import ImageStats
 from trainer.data.problems import KINDS, Problem
@@ -72,8 +71,6 @@ def examine(
         *_check_sizes(examples, resolution),
         *_check_stats(examples, stats),
     ]
-    if base == MICRO and reach.is_beyond(reach.known(folder)):
-        problems.append(Problem("beyond micro", "", _(KINDS["beyond micro"].title)))
     if preset == "character" and _lacks_class(examples):
         problems.append(Problem("no class", "", _(KINDS["no class"].title)))
     return Examination(everything, sorted(problems, key=lambda problem: -problem.severity))

@@ -141,12 +141,6 @@ KINDS = {
         effect="It is learned together with what you teach and comes up unasked.",
         remedy="Add images with other backgrounds, or describe it in each caption so that it can be told apart.",
     ),
-    "beyond micro": Kind(
-        title="Micro cannot draw images like these.",
-        effect="Micro is for practice and knows only drawn portraits: at best, the adapter becomes a vague likeness.",
-        remedy="Use a Stable Diffusion model: put its .safetensors file into the folder models, or enter its path or "
-        "its name on the hub, under Base model in the Train tab (see Base models in the README).",
-    ),
     "no caption": Kind(
         title="{n} [image has|images have] no caption.",
         effect="Everything in the image goes into the trigger word, including clothes and background.",

@@ -8,11 +8,9 @@ import torch
 from accelerate import Accelerator
 
 from trainer import __version__, devices, families
-from trainer.base_models import MICRO
 from trainer.config import Record, TrainConfig, base_notes
 from trainer.config.adjustments import planned_rank, planned_steps
-from trainer.data import checks, dataset, image_stats, reach
-from trainer.data.captions import without_trigger
+from trainer.data import checks, dataset, image_stats
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, group_by_kind
 from trainer.errors import UserError
@@ -20,7 +18,7 @@ from trainer.families import Family, adapter
 from trainer.i18n import _, ngettext
 from trainer.runs import Run, events
 from trainer.sampling.sampler import native_side
-from trainer.training import augment, checkpoint, distributed, gauge, held_out, previews
+from trainer.training import augment, checkpoint, distributed, held_out, previews
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEASURED = 1000  # images at most that are looked at for damage and the like before a run
@@ -101,12 +99,6 @@ def complete(
     for note in base_notes.find(config, family.base):
         run.report(events.Warned(message=note))
     captions = [augment.caption_variants(example, config)[0] for example in examples]
-    beyond = config.model.base == MICRO and reach.is_beyond(gauge.complete(dataset.find_folder(config.dataset), family))
-    bare = [without_trigger(example.caption, example.trigger) for example in examples]
-    gentler = base_notes.adjust_uncaptioned(config, bare, beyond=beyond)
-    if gentler != config:
-        run.report(events.Warned(message=base_notes.note_uncaptioned()))
-    config = gentler
     training = config.training.model_copy(
         update={
             "steps": planned_steps(config.training, len(examples), len(config.taught)),

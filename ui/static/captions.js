@@ -242,19 +242,13 @@ function move(/** @type {HTMLTextAreaElement} */ area, /** @type {number} */ by)
   }
 }
 
-// The server measures new images a few at a time, then micro checks some of them; after each, everything is redrawn.
+// The server measures new images a few at a time.
 async function measure() {
   if (measuring || !Number(box()?.dataset.left)) return;
   measuring = true;
   const name = project();
-  let answer = /** @type {Awaited<ReturnType<Server["measure"]>> | null} */ ({ ok: true, left: 1 }), drawn = false;
-  while (answer?.ok && (answer.left > 0 || answer.looking) && name === project()) {
-    answer = await server.measure({ project: name }).catch(() => null);
-    if (answer?.ok && answer.looking && !drawn) {
-      drawn = true;
-      trigger("end");
-    }
-  }
+  let answer = /** @type {Awaited<ReturnType<Server["measure"]>> | null} */ ({ ok: true, left: 1 });
+  while (answer?.ok && answer.left > 0 && name === project()) answer = await server.measure({ project: name }).catch(() => null);
   measuring = false;
   if (answer?.ok) trigger("end"); // "load" would be called by Gradio itself as well
 }

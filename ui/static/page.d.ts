@@ -33,7 +33,7 @@ declare global {
   type Image = { project: string; name?: string };
   interface Server {
     save_caption(draft: Draft): Promise<Answer<({ at: number; caption: string } & Judged) | { conflict: string }>>;
-    measure(of: { project: string }): Promise<Answer<{ left: number; looking?: boolean }>>;
+    measure(of: { project: string }): Promise<Answer<{ left: number }>>;
     remove(images: Removal): Promise<Answer<{ report: string; at: number }>>;
     edit_image(edit: Image & { action: string; turns?: number; box?: number[] | null }): Promise<Answer>;
     describe_crop(crop: Image & { box: number[] }): Promise<Answer<{ text: string }>>;

@@ -17,7 +17,7 @@ import gradio as gr
 from trainer import config as configs
 from trainer import paths, storage
 from trainer.base_models import MICRO
-from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, reach, token_count, undo
+from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, token_count, undo
 from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
@@ -92,16 +92,13 @@ def read(name: str | None, trigger: str = "") -> Project:
     resolution = _resolution(project.name, preset, base)
     known = image_stats.look(folder)
     examined = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=known.stats)
-    left = known.missing
-    if not left and base == MICRO:
-        left = reach.missing(folder)
     return replace(
         project,
         examples=examined.examples,
         problems=tuple(examined.problems),
         base=base,
         resolution=resolution,
-        left=len(left),
+        left=len(known.missing),
         proposed={name: edit.after for name, edit in caption_edits.read_proposals(folder).items()},
     )
 

@@ -13,7 +13,7 @@ from trainer.data import caption_edits, dataset, fixes, image_stats, undo
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
-from ui.state import gauging, page_memory, projects
+from ui.state import page_memory, projects
 from ui.tabs import caption_models, caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
@@ -202,8 +202,7 @@ def measure(argument: dict[str, str]) -> dict[str, Any]:
     """Measure some of the images that are not measured yet; the grid calls this until none is left."""
     folder = projects.folder(str(argument["project"]))
     image_stats.measure_missing(folder, AT_ONCE)
-    left = len(image_stats.missing(folder))
-    return {"left": left, "looking": not left and gauging.look(folder)}
+    return {"left": len(image_stats.missing(folder))}
 
 
 @answered

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any, TypedDict
 
 import gradio as gr
@@ -11,9 +10,8 @@ import psutil
 from trainer import paths, runs, storage
 from trainer.base_models import MICRO, detect, layer_shapes
 from trainer.config import TrainConfig, adjustments, base_notes
-from trainer.data import dataset, reach
+from trainer.data import dataset
 from trainer.data.dataset import Example
-from trainer.data.problems import KINDS
 from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
 from ui.state import base_model_choices, page_memory
@@ -59,7 +57,7 @@ def plan(answers: Answers) -> Plan:
     similar = runs.find_similar(config)
     size, *costs = _summary(config, taught, images, similar)
     summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
-    cautions = "".join(_cautions(config, paths.datasets() / answers.project, examples))
+    cautions = "".join(_cautions(config))
     effort = _efforts(config, answers, images, similar)
     return Plan(summary=summary, cautions=cautions, effort=effort, notes=notes, start=gr.Button(interactive=True))
 
@@ -128,19 +126,12 @@ def _text_encoder(config: TrainConfig) -> str:
     )
 
 
-def _cautions(config: TrainConfig, folder: Path, examples: Sequence[Example]) -> list[str]:
-    """List cautions about the base; for the built-in one what it is for, and whether it can draw these images."""
+def _cautions(config: TrainConfig) -> list[str]:
+    """List cautions about the base; for the built-in one what it is for."""
     if config.model.base != MICRO:
         base = detect.glance(config.model.base, config.model.revision)
         return [f"<p>{escape(note)}</p>" for note in base_notes.find(config, base)] if base else []
-    sentences = [base_model_choices.practice(MICRO)]
-    beyond = reach.is_beyond(reach.known(folder))
-    if beyond:
-        kind = KINDS["beyond micro"]
-        sentences.insert(0, f"<b>{_(kind.title)}</b> {_(kind.effect)}")
-    if base_notes.adjust_uncaptioned(config, [example.caption for example in examples], beyond=beyond) != config:
-        sentences.append(base_notes.note_uncaptioned())
-    return [f"<p>{sentence}</p>" for sentence in sentences]
+    return [f"<p>{base_model_choices.practice(MICRO)}</p>"]
 
 
 def _memory(similar: runs.View) -> str:

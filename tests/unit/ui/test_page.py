@@ -240,7 +240,7 @@ def test_the_grid_shows_captions_and_problems(character: Path) -> None:
     assert first["url"].startswith("/media/dataset/rin/01.png?t=")
     assert not value["paged"]
     assert value["left"] == 14
-    assert images.measure({"project": "rin"}) == {"ok": True, "left": 0, "looking": False}
+    assert images.measure({"project": "rin"}) == {"ok": True, "left": 0}
     assert cards("rin")["left"] == 0
 
 

@@ -16,12 +16,12 @@ from trainer import config, runs
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
-from ui.state import page_memory, run_actions, run_settings, saved_settings, warm_worker
+from ui.state import base_model_choices, page_memory, run_actions, run_settings, saved_settings, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import run_view, settings, train
-from ui.widgets import settings_form
+from ui.tabs import download, run_view, settings, train
+from ui.widgets import run_html, settings_form
 
 
 def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
@@ -334,3 +334,16 @@ def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
         assert not checked["use"].interactive
         with pytest.raises(UserError):
             settings.use_text(left, wrong)
+
+
+def test_train_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:
+    sentence = base_model_choices.practice("micro")
+    assert all(words in sentence for words in ("practice model", "work in diffusers only", "one to download"))
+    assert base_model_choices.practice("owner/name") == ""
+    assert sentence in train.plan(answers())["cautions"]
+    assert sentence in run_html.status(runs.look(finished))
+    assert sentence in download.table(RunWatcher())
+    finished.save_config(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
+    assert "practice model" not in run_html.status(runs.look(finished))
+    finished.config_file.write_text("{")
+    assert "practice model" not in run_html.status(runs.look(finished))

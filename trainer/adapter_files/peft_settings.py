@@ -23,6 +23,39 @@ _MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True)
+class Patterns:
+    """Values of the layers that patterns name, each a path or a regular expression."""
+
+    entries: Any  # as a file has them, by pattern
+
+    def value(self, path: str) -> Json:
+        """Return the value of the first pattern that a layer's path, or an ending of it, matches, as PEFT does."""
+        parts = path.split(".")
+        endings = [".".join(parts[start:]) for start in range(len(parts))]
+        hits = [self._plain[ending] for ending in endings if ending in self._plain]
+        for order, pattern, value in self._expressions:
+            if pattern.match(path):
+                hits.append((order, value))
+                break
+        return min(hits, key=lambda hit: hit[0])[1] if hits else None
+
+    @cached_property
+    def _plain(self) -> dict[str, tuple[int, Any]]:
+        """Patterns that are paths, which most are: their order and value."""
+        return {key: (order, value) for order, (key, value) in enumerate(self._items) if not _is_expression(key)}
+
+    @cached_property
+    def _expressions(self) -> list[tuple[int, re.Pattern[str], Any]]:
+        expressions = [(order, key, value) for order, (key, value) in enumerate(self._items) if _is_expression(key)]
+        return [(order, re.compile(rf"(.*\.)?({key})$"), value) for order, key, value in expressions]
+
+    @property
+    def _items(self) -> list[tuple[str, Any]]:
+        items = self.entries.items() if isinstance(self.entries, dict) else ()
+        return [(re.sub(r"text_model\\?\.", "", key), value) for key, value in items]
+
+
+@dataclass(frozen=True)
 class Scaling:
     """Scaling of the layers of a component by PEFT."""
 
@@ -35,39 +68,25 @@ class Scaling:
 
     def alpha_of(self, path: str, rank: int) -> float:
         """Return a layer's alpha with the scale alpha / rank; its rank, for a scale of 1, if none is known."""
-        alpha = self._pattern_value(path)
+        alpha = self._alphas.value(path)
         if alpha is None:
             alpha = rank if self.alpha is None else self.alpha
         if isinstance(alpha, bool) or not isinstance(alpha, int | float):
             return math.nan
         return alpha * math.sqrt(rank) if self.settings.get("use_rslora") is True else float(alpha)
 
-    def _pattern_value(self, path: str) -> Json:
-        """Return the value of the first pattern that a layer's path, or an ending of it, matches, as PEFT does."""
-        parts = path.split(".")
-        endings = [".".join(parts[start:]) for start in range(len(parts))]
-        hits = [self._plain[ending] for ending in endings if ending in self._plain]
-        for order, pattern, value in self._patterns:
-            if pattern.match(path):
-                hits.append((order, value))
-                break
-        return min(hits, key=lambda hit: hit[0])[1] if hits else None
+    def rank_of(self, path: str) -> int:
+        """Return the rank that a layer was given, also where its tensors have none; 1 if it is not known."""
+        rank = self._ranks.value(path) or self.settings.get("r")
+        return max(1, rank) if isinstance(rank, int) else 1
 
     @cached_property
-    def _plain(self) -> dict[str, tuple[int, Any]]:
-        """Patterns that are paths, which most are: their order and value."""
-        return {key: (order, value) for order, (key, value) in enumerate(self._items) if not _is_expression(key)}
+    def _alphas(self) -> Patterns:
+        return Patterns(self.settings.get("alpha_pattern"))
 
     @cached_property
-    def _patterns(self) -> list[tuple[int, re.Pattern[str], Any]]:
-        expressions = [(order, key, value) for order, (key, value) in enumerate(self._items) if _is_expression(key)]
-        return [(order, re.compile(rf"(.*\.)?({key})$"), value) for order, key, value in expressions]
-
-    @property
-    def _items(self) -> list[tuple[str, Any]]:
-        patterns = self.settings.get("alpha_pattern")
-        items = patterns.items() if isinstance(patterns, dict) else ()
-        return [(re.sub(r"text_model\\?\.", "", key), value) for key, value in items]
+    def _ranks(self) -> Patterns:
+        return Patterns(self.settings.get("rank_pattern"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,16 @@ class PeftSettings:
 
     def alpha(self, place: Place, rank: int) -> float:
         """Return a layer's alpha with the scale alpha / rank."""
-        return self.by_component.get(place.component, self.common).alpha_of(place.path, rank)
+        return self._of(place).alpha_of(place.path, rank)
+
+    def scale(self, place: Place) -> float:
+        """Return the scale of a layer whose tensors have no rank, which PEFT scales as any other; 1 if not known."""
+        scaling = self._of(place)
+        rank = scaling.rank_of(place.path)
+        return scaling.alpha_of(place.path, rank) / rank
+
+    def _of(self, place: Place) -> Scaling:
+        return self.by_component.get(place.component, self.common)
 
 
 NONE = PeftSettings({}, Scaling({}))
@@ -91,7 +119,8 @@ def find(file: SafetensorsFile, folder: Path | None) -> PeftSettings:
     Raises:
         UserError: they are damaged, or have patterns that might take too long to match.
     """
-    if METADATA in file.metadata and any(".lora_A." in key for key in file.entries):  # no other form is scaled by it
+    # diffusers applies them whatever the form, but refuses them beside alphas, which the names of kohya's form have.
+    if METADATA in file.metadata and not all(key.startswith(("lora_", "lycoris_")) for key in file.entries):
         settings = _parse(file.metadata[METADATA], file.name, METADATA)
         components: dict[str, dict[str, Any]] = {}
         for key, value in settings.items():
@@ -127,9 +156,8 @@ def _is_expression(pattern: str) -> bool:
 
 def _check(scaling: Scaling, name: str) -> None:
     """Refuse patterns that are no regular expressions, or may take long: anybody may have written them."""
-    patterns = scaling.settings.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        return
+    settings = [scaling.settings.get(name) for name in ("alpha_pattern", "rank_pattern")]
+    patterns = [pattern for entries in settings if isinstance(entries, dict) for pattern in entries]
     expressions = [pattern for pattern in patterns if _is_expression(pattern)]
     for pattern in expressions:
         # Time grows exponentially only if a group is repeated, and with the length to the power of the repeats.

@@ -194,6 +194,8 @@ def _from_peft(settings: PeftSettings, place: Place, parts: dict[str, Tensor]) -
     endings = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
     rank = next((parts[ending].shape[0] for ending in endings if ending in parts and parts[ending].dim()), 1)
     converted = {"alpha": torch.tensor(settings.alpha(place, rank)), **parts}
+    if parts.keys() == {"lokr_w1", "lokr_w2"}:  # LyCORIS would not scale them
+        converted["lokr_w1"] = parts["lokr_w1"] * settings.scale(place)
     if "dora_scale" in parts and "lora_down.weight" in parts:
         converted["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * (parts["lora_down.weight"].dim() - 1))
     return converted

@@ -4,12 +4,15 @@ So do merged files, baked bases, and adapters made elsewhere.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.integration.families.test_families import load
@@ -94,6 +97,49 @@ def test_the_files_draw_what_the_adapter_drew(character: Path, bases: dict[str, 
     pipeline.load_lora_weights(run.folder / "peft", weight_name=writer.PEFT_NAME)
     peft = draw(pipeline)
     assert torch.equal(peft, live) if file.kinds == {"LoRA"} else far(peft, live) < 1e-4
+
+
+def as_in_2023(key: str) -> str:
+    """The name that diffusers gave in 2023 to a tensor of PEFT's."""
+    key = key.replace("lora_A.", "down.").replace("lora_B.", "up.")
+    if key.startswith("text_encoder"):
+        return re.sub(r"\.(down|up)\.", r".lora_linear_layer.\1.", key)
+    return re.sub(r"\.(down|up)\.(?=weight)", r".lora.\1.", key)
+
+
+def as_of_processors(key: str) -> str:
+    return re.sub(r"\.to_(\w+)(\.0)?\.lora\.", r".processor.to_\1_lora.", as_in_2023(key))
+
+
+@pytest.mark.parametrize("name_of", [as_in_2023, as_of_processors])
+def test_settings_of_peft_scale_older_names_too(character: Path, tiny_sd: Path, name_of: Callable[[str], str]) -> None:
+    """As diffusers' own loader does: the file that it saved has no alpha beside its tensors."""
+    run, live, model = exported(tiny_sd, export__precision="fp32", adapter__targets="attention")
+    saved = run.folder / "peft" / writer.PEFT_NAME
+    file, metadata = saved.with_name("old.safetensors"), safetensors_reader.parse(saved.read_bytes(), "x").metadata
+    save_file({name_of(key): tensor for key, tensor in load_file(saved).items()}, file, metadata)
+    pipeline = fresh(tiny_sd)
+    pipeline.load_lora_weights(file.parent, weight_name=file.name)
+    assert torch.equal(draw(pipeline), live)
+    assert far(patched(model, (reader.read(file), 1.0)), live) < 1e-4
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+def test_peft_scales_lokr_without_a_rank_as_any_other(tiny_sd: Path, tmp_path: Path, decompose: bool) -> None:
+    config = peft.LoKrConfig(
+        r=64, alpha=16, target_modules=["to_q"], rank_pattern={"mid_block.*to_q": 2}, decompose_both=decompose
+    )
+    adapted = peft.get_peft_model(fresh(tiny_sd).unet, config)
+    torch.manual_seed(0)
+    for parameter in (value for value in adapted.parameters() if value.requires_grad):
+        torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(str(tmp_path))
+    modules = reader.read(tmp_path / "adapter_model.safetensors").modules
+    layers = {name: layer for name, layer in adapted.named_modules() if hasattr(layer, "get_delta_weight")}
+    assert len(layers) == len(modules) > 4
+    for name, layer in layers.items():
+        module = modules["lora_unet_" + name.removeprefix("base_model.model.").replace(".", "_")]
+        assert far(module.delta(), layer.get_delta_weight("default").detach()) < 1e-5
 
 
 @pytest.mark.slow

@@ -37,7 +37,6 @@ DECIDED = {
     "adapter": ("rank",),
     "optimizer": ("learning_rate",),
     "training": ("steps", "precision", "micro_batches", "gradient_checkpointing", "offload"),
-    "preservation": ("generated_share",),
     "preview": ("prompts",),
 }
 SUGGESTED = {"optimizer.learning_rate", "training.resolution", "training.further_resolutions"}  # after a failure

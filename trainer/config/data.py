@@ -179,6 +179,14 @@ class PreservationConfig(Section):
         title="Preservation weight",
         description="Weight of such an image in the loss.",
     )
+    noise_from: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Preserve from noise",
+        description="Least share of noise at which your own images are kept as the base model has them. Below it they "
+        "show the subject anyway, and keeping them makes guidance break its details. 0 = at every noise level.",
+    )
     generated_share: float = Field(
         0.25,
         ge=0,

@@ -26,7 +26,8 @@ class Batch:
     `preserved` are prompts with which the adapter should predict what the base predicts, for `preserved_latents`
     [k, c, h, w]: latents that the base generated from them, or the batch's own, whose captions then lack the trigger
     or have the class word instead; their conditioning is the base's, and `base_prediction` [k, c, h, w] what the base
-    predicts for them, if that is known already. The conditioning of the captions is None if they must be
+    predicts for them, if that is known already; `preserved_from` [k] in 0..1 is the least share of the timesteps at
+    which each is preserved, None is 0 for all. The conditioning of the captions is None if they must be
     encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in 0..1 weights the loss, None is
     everywhere 1; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any conditioning: original height and
     width, top and left of the crop, height and width.
@@ -45,6 +46,7 @@ class Batch:
     weight: float = 1.0
     sizes: Tensor | None = None
     preserved_latents: Tensor | None = None
+    preserved_from: Tensor | None = None
     base_prediction: Tensor | None = None
     rows: slice = field(default_factory=lambda: slice(None))
 
@@ -59,7 +61,7 @@ class Batch:
         parts: dict[str, Tensor | None] = {
             name: None if tensor is None else tensor[rows]
             for name, tensor in vars(self).items()
-            if name in ("mean", "std", "mask", "sizes", "preserved_latents")
+            if name in ("mean", "std", "mask", "sizes", "preserved_latents", "preserved_from")
         }
         texts = {name: _rows(getattr(self, name), rows) for name in ("conditioning", "preserved_conditioning")}
         return replace(self, captions=self.captions[rows], preserved=self.preserved[rows], rows=rows, **parts, **texts)  # type: ignore[arg-type]
@@ -230,6 +232,7 @@ class Batches:
             1.0 if own else config.regularization.weight,
             sizes,
             self._preserved_latents(preserved, mean),
+            self._preserved_from(preserved),
         )
 
     def _captions(
@@ -252,6 +255,13 @@ class Batches:
                 generated = self.cache.get(self.preserved[prompt])["latents"]
                 latents[number] = functional.interpolate(generated[None], own.shape[-2:])[0]
         return torch.stack(latents).to(self.device) if latents else None
+
+    def _preserved_from(self, prompts: Sequence[str]) -> Tensor | None:
+        """Return the share of noise [k] from which each is preserved: from the first on if the base generated it."""
+        least = self.config.preservation.noise_from
+        if not prompts or not least:
+            return None
+        return torch.tensor([least * (prompt not in self.preserved) for prompt in prompts], device=self.device)
 
     def largest(self, steps: int) -> tuple[int, int]:
         """Return step and micro-step of the batch, among the last of a run, that takes the most memory."""

@@ -21,33 +21,30 @@ LEAST_SNR, MOST_SNR = 1e-4, 1000.0
 def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainConfig, rng: torch.Generator) -> Tensor:
     """Return the mean weighted error of the prediction for one batch, plus that of output preservation.
 
-    The latter is the squared difference between the predictions with and without the adapter, for latents and prompts
-    whose images should not change.
+    The latter is the error against the prediction without the adapter, for latents and prompts whose images should not
+    change. Both are measured and weighted in the same way, so that no noise level belongs to one of them alone.
     """
     objective, schedule = config.objective, family.noise
     noised = add_noise(family, batch, objective, rng)
     timesteps = noised.timesteps
-    count, preserved = len(noised.latents), len(batch.preserved)
+    count = len(noised.latents)
     inputs, input_timesteps, base = noised.latents, timesteps, batch.base_prediction
     if noised.preserved is not None:
         if base is None:
             base = predict_base(family, adapter, [(batch, noised)])[0]
         inputs = torch.cat([inputs, noised.preserved])
-        input_timesteps = torch.cat([timesteps, timesteps[:preserved]])
+        input_timesteps = torch.cat([timesteps, noised.preserved_timesteps])
     conditioning = conditioned(family, batch, config.captions.chunks)
     prediction = family.predict(inputs, input_timesteps, conditioning).float()
 
-    share = timesteps.float() / (schedule.timesteps - 1)
-    errors = error(prediction[:count], noised.target, share, objective)
+    errors = error(prediction[:count], noised.target, timesteps / (schedule.timesteps - 1), objective)
     if batch.mask is not None:
         errors = masked(errors, batch.mask, objective.unmasked_weight)
-    losses = errors.mean(dim=(1, 2, 3))
-    if objective.weighting != "none":
-        losses = losses * weight(schedule, timesteps, objective)
-    total = losses.sum()
+    total = weighted(errors, schedule, timesteps, objective).sum()
     if base is not None:
-        change = functional.mse_loss(prediction[count:], base, reduction="none").mean(dim=(1, 2, 3))
-        total = total + config.preservation.weight * change.sum()
+        levels = noised.preserved_timesteps
+        change = error(prediction[count:], base, levels / (schedule.timesteps - 1), objective)
+        total = total + config.preservation.weight * weighted(change, schedule, levels, objective).sum()
     return batch.weight * total / batch.whole
 
 
@@ -55,13 +52,14 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
 class Noised:
     """Inputs of a prediction and its target: latents and target [b, c, h, w], timesteps [b].
 
-    `preserved` are the latents to preserve [k, c, h, w], at the first timesteps; None if there are none.
+    `preserved` are the latents to preserve [k, c, h, w], None if there are none, and `preserved_timesteps` [k] theirs.
     """
 
     latents: Tensor
     target: Tensor
     timesteps: Tensor
     preserved: Tensor | None
+    preserved_timesteps: Tensor
 
 
 def add_noise(family: Family, batch: Batch, objective: ObjectiveConfig, rng: torch.Generator) -> Noised:
@@ -83,12 +81,16 @@ def add_noise(family: Family, batch: Batch, objective: ObjectiveConfig, rng: tor
     perturbed = noise
     if objective.input_perturbation:
         perturbed = noise + objective.input_perturbation * draw(*latents.shape)
-    preserved = None
-    if count := len(batch.preserved):
+    count, preserved = len(batch.preserved), None
+    levels = timesteps[:count]
+    if batch.preserved_from is not None:
+        least = batch.preserved_from * (schedule.timesteps - 1)
+        levels = (least + (1 - batch.preserved_from) * levels).to(levels.dtype)
+    if count:
         original = latents[:count] if batch.preserved_latents is None else batch.preserved_latents
-        preserved = schedule.add_noise(original, noise[:count], timesteps[:count])
+        preserved = schedule.add_noise(original, noise[:count], levels)
     target = schedule.target(latents, noise, timesteps)
-    return Noised(schedule.add_noise(latents, perturbed, timesteps), target, timesteps, preserved)
+    return Noised(schedule.add_noise(latents, perturbed, timesteps), target, timesteps, preserved, levels)
 
 
 @torch.no_grad()
@@ -103,7 +105,7 @@ def predict_base(family: Family, adapter: Adapter, batches: Sequence[tuple[Batch
         chosen = [batches[number] for number in numbers]
         counts = [len(batch.preserved) for batch, _noised in chosen]
         latents = torch.cat([noised.preserved for _batch, noised in chosen if noised.preserved is not None])
-        timesteps = torch.cat([noised.timesteps[:count] for (_, noised), count in zip(chosen, counts, strict=True)])
+        timesteps = torch.cat([noised.preserved_timesteps for _batch, noised in chosen])
         conditioning = joined([batch.preserved_conditioning or {} for batch, _noised in chosen])
         with adapter.off():
             prediction = family.predict(latents, timesteps, conditioning).float()
@@ -168,6 +170,14 @@ def error(prediction: Tensor, target: Tensor, share: Tensor, objective: Objectiv
     power = share if objective.loss_type == "scheduled-huber" else torch.ones_like(share)
     c = (objective.huber_c**power).view(-1, 1, 1, 1)
     return 2 * c * (((prediction - target) ** 2 + c**2).sqrt() - c)
+
+
+def weighted(errors: Tensor, schedule: NoiseSchedule, timesteps: Tensor, objective: ObjectiveConfig) -> Tensor:
+    """Return the mean error [b] of each image, from errors [b, c, h, w], with the weight of its noise level."""
+    losses = errors.mean(dim=(1, 2, 3))
+    if objective.weighting == "none":
+        return losses
+    return losses * weight(schedule, timesteps, objective)
 
 
 def masked(errors: Tensor, mask: Tensor, outside: float) -> Tensor:

@@ -26,7 +26,7 @@ from trainer.rng import generator
 from trainer.runs import Run, archive, checkpoints, events
 from trainer.train import train
 from trainer.training import batches, checkpoint, encode, export
-from trainer.training.loss import training_loss
+from trainer.training.loss import error, training_loss, weight
 from trainer.training.preparation import complete
 
 
@@ -362,6 +362,47 @@ def test_preservation_is_the_distance_from_the_base(family: Family, tiny_sd: Pat
     own = family.predict(noisy[:1], timesteps[:1], family.encode_prompts(["other"]))
     assert (own - base).abs().max() > 1e-3
     assert torch.allclose(changed_kept, changed + 3 * (own - base).pow(2).mean() / 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["none", "min-snr"])
+def test_preservation_is_weighted_as_training_is(family: Family, tiny_sd: Path, weighting: str) -> None:
+    """At its own noise levels: with half of the noise at least, whatever those of the images are."""
+    config = settings(tiny_sd, preservation__weight=3.0, objective__weighting=weighting, objective__loss_type="huber")
+    mean, rng = torch.randn((2, 4, 8, 8), generator=generator(1)), generator(0, "x")
+    conditioning = family.encode_prompts(["other"])
+    adapter = families.attach(family, Lora(rank=2), text_encoder=False, seed=0)
+    with torch.no_grad():
+        for layer in adapter.layers.values():
+            layer.trained()["up"].normal_(std=0.1, generator=generator(5))
+    plain = batches.Batch(
+        mean, torch.zeros_like(mean), {k: v.repeat(2, 1, 1) for k, v in conditioning.items()}, ("a", "b"), 2
+    )
+    kept = dataclasses.replace(
+        plain, preserved=("other",), preserved_conditioning=conditioning, preserved_from=torch.tensor([0.5])
+    )
+    less, more = (training_loss(family, adapter, batch, config, generator(0, "x")) for batch in (plain, kept))
+    torch.randn((2, 4, 8, 8), generator=rng)  # for the standard deviation of latents
+    noise, drawn = torch.randn((2, 4, 8, 8), generator=rng)[:1], torch.randint(1000, (2,), generator=rng)[:1]
+    level = (499.5 + 0.5 * drawn).long()
+    noisy = family.noise.add_noise(mean[:1], noise, level)
+    own = family.predict(noisy, level, conditioning)
+    with adapter.off():
+        base = family.predict(noisy, level, conditioning)
+    change = error(own, base, level / 999, config.objective).mean()
+    scale = weight(family.noise, level, config.objective) if weighting == "min-snr" else 1
+    assert torch.allclose(more - less, 3 * scale * change / 2, rtol=1e-3)
+
+
+def test_only_own_images_are_preserved_from_a_noise_level_on(family: Family, character: Path, tiny_sd: Path) -> None:
+    changes = {"preservation__share": 0.5, "preservation__generated_share": 0.5, "preservation__prompts": ["a dog"]}
+    config = settings(tiny_sd, preservation__noise_from=0.6, **changes)
+    built = encode.build(family, dataset.read(character, "rin"), config, quiet)
+    levels = {}
+    for batch in (built.at(step, 0) for step in range(16)):
+        assert batch.preserved_from is not None
+        levels |= dict(zip(batch.preserved, batch.preserved_from.tolist(), strict=True))
+    assert levels.pop("a dog") == 0
+    assert all(level == pytest.approx(0.6) for level in levels.values())
 
 
 def test_which_prompts_are_preserved(family: Family, character: Path, tiny_sd: Path) -> None:

@@ -41,15 +41,16 @@ class Undefined(Exception):
 class Scale:
     """References of a measurement: images of the base model, training images [n, d], and texts.
 
-    `texts` [prompts, d] are features of the prompts themselves, without the trigger, if the model has any.
+    `texts` [prompts, d] are features of the prompts themselves, without the trigger, if the model has any. In features
+    of the base model's own (`own`) likeness has no figures.
     """
 
-    def __init__(self, base: Images, training: Array, texts: Array | None) -> None:
+    def __init__(self, base: Images, training: Array, texts: Array | None, *, own: bool = False) -> None:
         parts = [part.reshape(-1, part.shape[-1]) for part in (base.called, base.plain) if part is not None]
         self._center = np.concatenate(parts).mean(0)
         self.training = _unit(training - self._center)
         self.base = self._centered(base)
-        self._raw, self._texts = base, texts
+        self._raw, self._texts, self._own = base, texts, own
 
     def values(self, images: Images) -> tuple[dict[Measure, Array], dict[Measure, Reason]]:
         """Return the figure [prompts, seeds] of each image in each measure, and why a measure has none."""
@@ -57,7 +58,7 @@ class Scale:
         figures: dict[Measure, Array] = {}
         missing: dict[Measure, Reason] = {}
         measures: dict[Measure, Callable[[], Array]] = {
-            "likeness": lambda: self._toward_training(centered.called, self.base.called),
+            "likeness": lambda: self._likeness(centered.called),
             "adherence": lambda: self._adherence(centered.called, images.called),
             "copying": lambda: self._copying(centered.called),
             "leak": lambda: self._leak(centered),
@@ -78,6 +79,11 @@ class Scale:
         if images.plain is None or self.base.plain is None:
             raise Undefined("no trigger")
         return images.plain, self.base.plain
+
+    def _likeness(self, images: Array) -> Array:
+        if self._own:
+            raise Undefined("own features")
+        return self._toward_training(images, self.base.called)
 
     def _toward_training(self, images: Array, before: Array) -> Array:
         """Return how far images have come from those of the base model, at 0, to the training images, at 1.

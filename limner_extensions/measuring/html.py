@@ -15,7 +15,7 @@ def section(run: Run) -> tuple[str, str]:
 
 
 def render(table: Table) -> str:
-    """Return the table, the base model first, with the best figure of each column in bold, and notes below it."""
+    """Return the table, the base model first, with a figure that is clearly the best in bold, and notes below it."""
     heads = [_("Checkpoint"), *(TITLES[name] for name in table.measures), _("Beside the last checkpoint")]
     head = "".join(f"<th scope='col'>{escape(title)}</th>" for title in heads)
     lines = []

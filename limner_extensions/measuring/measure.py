@@ -66,7 +66,8 @@ def measure(job: Run) -> None:
     measured = compare(job, plan, model)
     texts = model.texts([prompt.plain for prompt in plan.prompts])
     base = measured.pop(BASE)
-    scale = Scale(base, training(job, plan, model), None if texts is None else _array(texts))
+    own = not plan.settings.features
+    scale = Scale(base, training(job, plan, model), None if texts is None else _array(texts), own=own)
     rows, missing = figures.rows(measured, scale, base)
     table = Table(model.name, len(plan.prompts), SEEDS, len(plan.references), tuple(rows), missing)
     save_table(job, table)

@@ -21,8 +21,9 @@ TITLES: dict[Measure, str] = {
     "leak": _("Leak"),
     "drift": _("Drift"),
 }
-Reason = Literal["no trigger", "few images", "alike", "one prompt", "same prompts", "same seeds"]
+Reason = Literal["own features", "no trigger", "few images", "alike", "one prompt", "same prompts", "same seeds"]
 REASONS: dict[Reason, str] = {
+    "own features": _("The base model's own features take blurred images for like ones: name another feature model."),
     "no trigger": _("The run has no trigger word, so that there is nothing to leave out of a prompt."),
     "few images": _("There are fewer than three training images."),
     "alike": _("In these features the training images are as close to those of the base model as to each other."),
@@ -99,12 +100,22 @@ class Table:
         return tuple(name for name in MEASURES if name not in self.missing)
 
     def best(self, measure: Measure) -> Row | None:
-        """Return the checkpoint with the best figure, whether or not it is clearly so; None if there is only one."""
-        rows = [row for row in self.rows if row.step]
-        if len(rows) < 2:
-            return None
-        chosen = max if MEASURES[measure] else min
-        return chosen(rows, key=lambda row: row.figures[measure].value)
+        """Return the checkpoint whose figure is clearly better than that of each other; None if there is none."""
+        first, *others = sorted(
+            (row for row in self.rows if row.step),
+            key=lambda row: row.figures[measure].value,
+            reverse=MEASURES[measure],
+        )
+        return first if others and all(self._differ(first, other, measure) for other in others) else None
+
+    def _differ(self, one: Row, other: Row, measure: Measure) -> bool:
+        """Return True if two rows are told apart: image by image where that was compared, else by their intervals."""
+        if one.strength == other.strength:
+            for row, last in ((one, other), (other, one)):
+                if measure in row.differences and not last.differences:
+                    return row.differences[measure].is_clear
+        first, second = one.figures[measure], other.figures[measure]
+        return first.low > second.high or second.low > first.high
 
 
 def number(value: float) -> str:
@@ -148,6 +159,10 @@ def notes(table: Table) -> list[str]:
     if table.prompts < FEWEST_PROMPTS:
         lines.append(
             _("Too few prompts to compare checkpoints: take {count} images or more.", count=2 * FEWEST_PROMPTS)
+        )
+    if len(table.rows) > 2 and not any(map(table.best, table.measures)):
+        lines.append(
+            _("In no measure is one checkpoint clearly the best: compare their images side by side in Try out.")
         )
     lines += [
         _("{measure} is missing: {reason}", measure=TITLES[name], reason=_(REASONS[reason]))

@@ -96,6 +96,7 @@ def test_what_cannot_be_measured_is_missing_with_its_reason() -> None:
     alike = Scale(BASE, BASE.called[:, 0], None).values(BASE)[1]
     assert alike["likeness"] == alike["leak"] == "alike"
     single = Images(BASE.called[:1], BASE.called[:1])
+    assert Scale(BASE, training(), None, own=True).values(BASE)[1] == {"likeness": "own features"}
     assert Scale(single, training(), None).values(single)[1]["adherence"] == "one prompt"
     deaf = images(0.0, 0.0, prompt=0.0, noise=3)
     assert Scale(deaf, training(), None).values(deaf)[1]["adherence"] == "same prompts"
@@ -152,12 +153,27 @@ def test_intervals_shrink_with_more_images() -> None:
 
 
 def test_the_best_is_a_checkpoint_and_notes_say_how() -> None:
-    figures = {step: {"leak": Figure(leak, leak, leak)} for step, leak in ((0, 0.0), (10, 0.3), (20, 0.2))}
-    listed = tuple(Row(step, 1.0, each) for step, each in figures.items())
-    table = Table("CLIP", 8, 2, 12, listed, {"adherence": "one prompt"})
-    best = table.best("leak")
-    assert best is not None
-    assert best.step == 20, "not the base model"
-    assert "adherence" not in table.measures
+    def table_of(*leaks: tuple[float, float, float, float]) -> Table:
+        """Steps 10, 20 and 30, the last: figure, half of its interval, difference from the last, half of its."""
+        figures = [Figure(leak, leak - half, leak + half) for leak, half, _less, _half in leaks]
+        apart = [{"leak": Figure(less, less - half, less + half)} for _leak, _half, less, half in leaks[:-1]]
+        base = Row(0, 0.0, {"leak": Figure(0, 0, 0)})
+        pairs = zip((10, 20, 30), figures, [*apart, {}][-len(leaks) :], strict=False)
+        listed = [Row(step, 1.0, {"leak": figure}, differences) for step, figure, differences in pairs]
+        missing = dict.fromkeys(("adherence", "likeness", "copying", "drift"), "one prompt")
+        return Table("CLIP", 8, 2, 12, (base, *listed), missing)
+
+    for leaks, expected in (
+        ([(0.5, 0.1, 0.3, 0.1), (0.4, 0.1, 0.2, 0.1), (0.2, 0.1, 0, 0)], 30),  # the last, by both differences
+        ([(0.5, 0.1, 0.3, 0.1), (0.3, 0.1, 0.1, 0.2), (0.2, 0.1, 0, 0)], None),
+        ([(0.1, 0.1, -0.3, 0.1), (0.5, 0.1, 0.1, 0.2), (0.4, 0.1, 0, 0)], 10),  # by one, and by the intervals
+        ([(0.1, 0.2, -0.3, 0.1), (0.2, 0.1, -0.2, 0.1), (0.4, 0.1, 0, 0)], None),
+        ([(0.1, 0.0, 0, 0)], None),
+    ):
+        table = table_of(*leaks)
+        best = table.best("leak")
+        assert (best and best.step) == expected
+        assert ("In no measure" in "".join(notes(table))) == (expected is None and len(leaks) > 1)
+    table = Table("CLIP", 8, 2, 12, table.rows[1:], {"adherence": "one prompt"})
     assert "8 prompts with 2 seeds, compared with 12 training images in the features of CLIP" in notes(table)[0]
     assert notes(table)[1:] == ["Adherence is missing: There is only one prompt."]

@@ -55,7 +55,7 @@ def test_the_table_is_on_the_page_in_reports_and_in_the_api(measurable: Run) -> 
     for words in (*some, "Adherence is missing: There is only one prompt."):
         assert words in html, words
         assert words in section(measurable)[1], words
-    assert "<b>0.25</b>" in html, "less leak is better"
+    assert "<b>0.25</b>" not in html, "its difference from the last may be chance"
     assert endpoints.measured(measurable.id)["table"]["rows"][2]["figures"]["leak"]["value"] == 0.35
     facts = '"features": "x", "prompts": 1, "seeds": 1, "references": 1'
     for broken in ("{}", f'{{{facts}, "rows": [{{"step": 1, "strength": 1, "figures": {{}}}}]}}'):

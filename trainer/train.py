@@ -187,8 +187,9 @@ def largest(
         # On a CPU the difference between two measurements counts, which the optimizer has no part in.
         present = optimizer_step.rehearse(config, adapter) if devices.is_accelerator(family.device) else None
         for number in range(accelerator.process_index, count, accelerator.num_processes)[:2]:
-            rng = generator(config.seed, *place, "noise")
-            optimizer_step.add_gradient(accelerator, family, adapter, batch.part(number, count), config, rng)
+            for part in batch.part(number, count).passes():
+                rng = generator(config.seed, *place, "noise")
+                optimizer_step.add_gradient(accelerator, family, adapter, part, config, rng)
         del present
         for parameter in adapter.parameters():
             parameter.grad = None

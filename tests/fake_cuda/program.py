@@ -2,8 +2,8 @@
 
 The first argument is the size of the card in GB, the second the family of the base model, which is built from its
 config. Then come ways of gradient checkpointing, and of offloading with all blocks computed twice, of each of which the
-gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too. `encoding` and
-`preview` are what they say.
+gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too, and `preserved` has
+a row that is preserved. `encoding` and `preview` are what they say.
 """
 
 # ruff: noqa: I001 - the card must be there before torch is
@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -69,7 +70,7 @@ def main(size: float, base: FamilyName, parts: set[str]) -> dict[str, int]:
     with inserted(int(size * 2**30)) as meter:
         family = build(base)
         text_encoder = TEXT_ENCODERS in parts
-        settings = settings_of(base, text_encoder=text_encoder)
+        settings = settings_of(base, text_encoder=text_encoder, share=float("preserved" in parts))
         side = settings.training.resolution
         with families.on_device(family, *family.encoders().values()), torch.no_grad():
             conditioning = family.encode_prompts(["a person"])
@@ -109,10 +110,12 @@ def train(
     latents, sizes = torch.zeros(1, channels, side, side, device=CARD), torch.zeros(1, 6, device=CARD)
     cached = None if settings.training.text_encoder else {**conditioning, "sizes": sizes}
     batch = Batch(latents, latents.clone(), cached, ("a person",), 1, sizes=sizes)
+    if settings.preservation.share:
+        batch = replace(batch, preserved=("a man",), preserved_conditioning={**conditioning, "sizes": sizes})
     for way in ways:
         gradient_checkpointing.recompute(family, *WAYS[way])
         with measured(way):
-            batches: Any = SimpleNamespace(at=lambda *_: batch)
+            batches: Any = SimpleNamespace(at=lambda *_: batch, base_predictions={})
             model = cast(Any, Accelerator()), family, adapter
             for part, rng in optimizer_step.micro_batches(*model, batches, settings, [(0, 0)]):
                 optimizer_step.add_gradient(*model, part, settings, rng)
@@ -141,17 +144,17 @@ def build(base: FamilyName) -> Family:
             component.to(torch.float32 if name == "vae" else torch.bfloat16).requires_grad_(False).eval()
         components[name] = component
     pipeline = getattr(diffusers, spec.pipeline)(**components)
-    single_file = {"single_file": False} if base in ("sd15", "sd21") else {}
+    single_file = {"single_file": False} if base in ("sd15", "sd21", "sdxl") else {}
     model: Any = _model_class(spec)
     predicts = next(iter(spec.variants))
     return cast(Family, model(pipeline, Base(base, predicts, False, ""), CARD, **single_file))
 
 
-def settings_of(base: FamilyName, *, text_encoder: bool) -> TrainConfig:
+def settings_of(base: FamilyName, *, text_encoder: bool, share: float) -> TrainConfig:
     """Return the settings of a run with one image at a time at the base model's resolution."""
     resolution = next(iter(FAMILIES[base].variants.values()))
     data: dict[str, Any] = {"name": "x", "dataset": "x", "model": {"base": "x", "family": base}}
-    data |= {"adapter": {"rank": 16}, "preservation": {"share": 0}}
+    data |= {"adapter": {"rank": 16}, "preservation": {"share": share}}
     data["training"] = {"resolution": resolution, "text_encoder": text_encoder}
     data["training"] |= dict.fromkeys(("batch_size", "micro_batches", "gradient_accumulation"), 1)
     return config.build(data)

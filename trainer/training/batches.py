@@ -27,10 +27,11 @@ class Batch:
     [k, c, h, w]: latents that the base generated from them, or the batch's own, whose captions then lack the trigger
     or have the class word instead; their conditioning is the base's, and `base_prediction` [k, c, h, w] what the base
     predicts for them, if that is known already; `preserved_from` [k] in 0..1 is the least share of the timesteps at
-    which each is preserved, None is 0 for all. The conditioning of the captions is None if they must be
-    encoded in the step, because the text encoder is trained. `mask` [b, 1, h, w] in 0..1 weights the loss, None is
-    everywhere 1; `weight` is the batch's in the loss. `sizes` [b, 6] is part of any conditioning: original height and
-    width, top and left of the crop, height and width.
+    which each is preserved, None is 0 for all; if not `is_trained`, only those count.
+
+    The conditioning of the captions is None if they must be encoded in the step, because the text encoder is trained.
+    `mask` [b, 1, h, w] in 0..1 weights the loss, None is everywhere 1; `weight` is the batch's in the loss. `sizes`
+    [b, 6] is part of any conditioning: original height and width, top and left of the crop, height and width.
 
     A batch may be a micro-batch of a larger one of `whole` images: those at `rows` there.
     """
@@ -47,6 +48,7 @@ class Batch:
     sizes: Tensor | None = None
     preserved_latents: Tensor | None = None
     preserved_from: Tensor | None = None
+    is_trained: bool = True
     base_prediction: Tensor | None = None
     rows: slice = field(default_factory=lambda: slice(None))
 
@@ -65,6 +67,16 @@ class Batch:
         }
         texts = {name: _rows(getattr(self, name), rows) for name in ("conditioning", "preserved_conditioning")}
         return replace(self, captions=self.captions[rows], preserved=self.preserved[rows], rows=rows, **parts, **texts)  # type: ignore[arg-type]
+
+    def passes(self) -> list["Batch"]:
+        """Return it in the passes that it is computed in: a single image and its preserved row one after the other.
+
+        Together they would take the memory of two images where there was only enough for one.
+        """
+        if len(self.captions) != 1 or not self.preserved:
+            return [self]
+        alone = replace(self, preserved=(), preserved_conditioning=None, preserved_latents=None, base_prediction=None)
+        return [alone, replace(self, is_trained=False)]
 
 
 def _rows(conditioning: Conditioning | None, rows: slice) -> Conditioning | None:

@@ -26,21 +26,24 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     """
     objective, schedule = config.objective, family.noise
     noised = add_noise(family, batch, objective, rng)
-    timesteps = noised.timesteps
-    count = len(noised.latents)
-    inputs, input_timesteps, base = noised.latents, timesteps, batch.base_prediction
+    count, base = len(noised.latents), batch.base_prediction
+    inputs, timesteps = [noised.latents], [noised.timesteps]
+    if not batch.is_trained:
+        count, inputs, timesteps = 0, [], []
     if noised.preserved is not None:
         if base is None:
             base = predict_base(family, adapter, [(batch, noised)])[0]
-        inputs = torch.cat([inputs, noised.preserved])
-        input_timesteps = torch.cat([timesteps, noised.preserved_timesteps])
+        inputs.append(noised.preserved)
+        timesteps.append(noised.preserved_timesteps)
     conditioning = conditioned(family, batch, config.captions.chunks)
-    prediction = family.predict(inputs, input_timesteps, conditioning).float()
+    prediction = family.predict(torch.cat(inputs), torch.cat(timesteps), conditioning).float()
 
-    errors = error(prediction[:count], noised.target, timesteps / (schedule.timesteps - 1), objective)
-    if batch.mask is not None:
-        errors = masked(errors, batch.mask, objective.unmasked_weight)
-    total = weighted(errors, schedule, timesteps, objective).sum()
+    total = torch.zeros((), device=prediction.device)
+    if count:
+        errors = error(prediction[:count], noised.target, noised.timesteps / (schedule.timesteps - 1), objective)
+        if batch.mask is not None:
+            errors = masked(errors, batch.mask, objective.unmasked_weight)
+        total = total + weighted(errors, schedule, noised.timesteps, objective).sum()
     if base is not None:
         levels = noised.preserved_timesteps
         change = error(prediction[count:], base, levels / (schedule.timesteps - 1), objective)
@@ -123,10 +126,11 @@ def conditioned(family: Family, batch: Batch, chunks: int) -> Conditioning:
 
     Without cached text embeddings all prompts are encoded in one pass, each different prompt once.
     """
+    captions = batch.captions * batch.is_trained
     if batch.conditioning:
-        cached = (batch.conditioning, batch.preserved_conditioning)
+        cached = [batch.conditioning] * batch.is_trained + [batch.preserved_conditioning or {}]
         return joined([conditioning for conditioning in cached if conditioning])
-    prompts = (*batch.captions, *batch.preserved)
+    prompts = (*captions, *batch.preserved)
     distinct = tuple(dict.fromkeys(prompts))
     encoded = family.encode_prompts(distinct, chunks)
     if len(distinct) < len(prompts):
@@ -134,7 +138,7 @@ def conditioned(family: Family, batch: Batch, chunks: int) -> Conditioning:
         encoded = {name: values[rows] for name, values in encoded.items()}
     if batch.sizes is None:
         return encoded
-    return {**encoded, "sizes": torch.cat([batch.sizes, batch.sizes[: len(batch.preserved)]])}
+    return {**encoded, "sizes": torch.cat([batch.sizes[: len(captions)], batch.sizes[: len(batch.preserved)]])}
 
 
 def draw_timesteps(

@@ -47,8 +47,9 @@ def micro_batches(
                 with accelerator.autocast():
                     known = base_prediction(family, adapter, batches, config, place, (number, count))
                 batch = replace(batch, base_prediction=known)
-            seed_dropout(config.seed, *place, "dropout", *([number] if number else []))
-            yield batch, generator(config.seed, *place, "noise")
+            for turn, part in enumerate(batch.passes()):
+                seed_dropout(config.seed, *place, "dropout", *([number] if number else []), *(["preserved"] * turn))
+                yield part, generator(config.seed, *place, "noise")
 
 
 def base_prediction(

@@ -351,6 +351,14 @@ def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[s
     assert {way: round(size, 1) for way, size in taken.items()} == documented(title)
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("arguments", [("sdxl", "text-encoders"), ("sd15",)])
+def test_preservation_takes_no_memory_of_its_own(arguments: tuple[str, ...], guards: Path) -> None:
+    without, taken = (measure(guards, *arguments, *more, *WAYS) for more in ((), ("preserved",)))
+    for way, size in without.items():
+        assert taken[way] <= 1.05 * size, way
+
+
 @pytest.mark.slow
 def test_recomputing_saves_memory_on_a_card(guards: Path) -> None:
     """The one that runs at every speed."""

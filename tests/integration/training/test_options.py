@@ -393,6 +393,39 @@ def test_the_base_predicts_several_steps_at_once(family: Family, character: Path
     assert without < 0.99 * alone
 
 
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_a_single_image_and_its_preserved_row_are_computed_apart(
+    family: Family, character: Path, tiny_sd: Path, text_encoder: bool
+) -> None:
+    """With the memory of one image, and the same gradient as together."""
+    options = {"training__batch_size": 1, "training__micro_batches": 1, "training__text_encoder": text_encoder}
+    config = settings(tiny_sd, preservation__share=1.0, **options)
+    adapter = families.attach(family, config.adapter, text_encoder=text_encoder, seed=0)
+    with torch.no_grad():
+        for layer in adapter.layers.values():
+            layer.trained()["up"].normal_(std=0.3)
+    rows: list[int] = []  # in each pass
+    hook = family.denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    batches = built(family, character, config)
+
+    def gradients() -> list[torch.Tensor]:
+        present = [parameter.grad for parameter in adapter.parameters() if parameter.grad is not None]
+        for parameter in adapter.parameters():
+            parameter.grad = None
+        return present
+
+    apart = compute_gradients(Accelerator(cpu=True), family, adapter, batches, config, [(0, 0)]), gradients()
+    assert rows == [1, 1, 1], "what the base predicts, the image, and what is preserved of it"
+    batch = batches.at(0, 0)
+    together = loss.training_loss(family, adapter, batch, config, generator(config.seed, 0, 0, "noise"))
+    together.backward()
+    hook.remove()
+    assert rows[3:] == [1, 2]
+    assert apart[0].item() == pytest.approx(together.item(), rel=1e-5)
+    for ours, expected in zip(apart[1], gradients(), strict=True):
+        assert torch.allclose(ours, expected, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["character", "style"])
 def test_a_first_run_generates_none_of_it(home: Path, kind: str) -> None:
     assert not (paths.outputs() / paths.CACHE).exists()

@@ -224,7 +224,7 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
         return program.name == "sd-scripts" and facts.by_lycoris
     if program.name == "sd-scripts" and facts.by_lycoris and facts.unet_name(layer) == "diffusers":
         return not facts.spec.original_names
-    if program.name == "A1111" and module.name in facts.lost_of_openclip:
+    if module.name in {"A1111": facts.lost_of_openclip, "diffusers": facts.lost_of_diffusers}.get(program.name, ()):
         return False
     return facts.unet_name(layer) in program.unet_names or facts.text_name(layer) in program.text_names
 
@@ -246,13 +246,16 @@ def _unknown_keys(program: Program, facts: Facts) -> list[str]:
 
 
 def _unmatched(program: Program, facts: Facts, keys: list[str]) -> Iterator[str]:
+    what = program.unmatched
+    if facts.peft and program.lenient_with_peft:
+        what = _("left out")
     if keys:
         yield _(
             "{number} of {all} keys match nothing ({first}): {what}",
             number=len(keys),
             all=len(facts.file.entries),
             first=keys[0][:80],
-            what=program.unmatched,
+            what=what,
         )
 
 

@@ -132,7 +132,9 @@ class Facts:
         if module.naming == "diffusers":
             return "lycoris" if module.prefix == "lycoris_" else "diffusers"
         if ".processor." in module.name:
-            return "processor"
+            if any("_lora." in key for key in layer.parts.values()):
+                return "processor"
+            return "mixed processor"
         if module.name.startswith(OWN_PREFIX):
             return "peft"
         attention = ".to_" in module.name
@@ -180,6 +182,17 @@ class Facts:
     def both_namings(self) -> bool:
         """True if layers of a UNet that is named as the original are named in both ways."""
         return self.spec.original_names and {"original", "diffusers"} <= self.unet_names
+
+    @cached_property
+    def lost_of_diffusers(self) -> set[str]:
+        """Names of layers of the UNet under names of 2023, which it translates only if the first key is one of them."""
+        layers = [
+            layer for layer in self.layers if self.unet_name(layer) in ("dotted", "dotted attention", "processor")
+        ]
+        keys = sorted((key, layer.module.name) for layer in layers for key in layer.parts.values())
+        if not keys or ".lora_A." not in keys[0][0]:
+            return set()
+        return {name for key, name in keys if ".lora_A." not in key and ".lora_B." not in key}
 
     @cached_property
     def lost_of_openclip(self) -> set[str]:

@@ -18,10 +18,10 @@ from trainer.i18n import _
 #   diffusers          as diffusers, with underscores: lora_unet_down_blocks_0_...
 #   lycoris            the same with the prefix lycoris_
 #   dotted, bare       with dots, with and without `unet.`; peft: with `base_model.model.`
-#   processor          with dots, attention as diffusers named it in 2023
+#   processor          with dots, attention as diffusers named it in 2023; mixed processor: the same with PEFT's tensors
 UnetName = Literal[
     "original", "foreign original", "diffusers", "lycoris", "dotted", "dotted attention", "bare", "bare attention",
-    "peft", "processor",
+    "peft", "processor", "mixed processor",
 ]  # fmt: skip
 # How it names a layer of a text encoder:
 #   own                with the family's own prefix: lora_te_, and for XL lora_te1_ and lora_te2_
@@ -101,7 +101,7 @@ class Program:
 _RESHAPES = _("it reshapes what does not fit, and then silently does something else")
 _STOPS, _LEFT_OUT = _("it stops with an error"), _("left out")
 _COMFY_UNET: frozenset[UnetName] = frozenset(
-    ("original", "foreign original", "diffusers", "lycoris", "dotted", "bare", "processor")
+    ("original", "foreign original", "diffusers", "lycoris", "dotted", "bare", "processor", "mixed processor")
 )
 _COMFY_TEXT: frozenset[TextName] = frozenset(("own", "te1 for the only", "te for the first", "dotted"))
 _COMFY_KINDS = {
@@ -159,7 +159,7 @@ PROGRAMS = (
     ),
     Program(
         "diffusers", "huggingface/diffusers", "0.42.1",
-        frozenset(("original", "diffusers", "dotted", "dotted attention")),
+        frozenset(("original", "diffusers", "dotted", "dotted attention", "processor")),
         frozenset(("own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat")),
         {"LoRA": RIGHT, "DoRA by input": _LORA_ALONE, "DoRA by output": _LORA_ALONE, "DoRA of PEFT": RIGHT},
         _STOPS, _STOPS, strictness="refuses", missing_alpha="", reads_peft_alpha=True,

@@ -21,7 +21,16 @@ from tests.integration.training.test_adapter_kinds import disturb
 from tests.integration.training.test_train import cases, finish, settings
 from tests.single_file import write as single_file
 from trainer import families, runs
-from trainer.adapter_files import base_weights, low_rank, reader, safetensors_reader, summary, transforms, writer
+from trainer.adapter_files import (
+    base_weights,
+    compatibility,
+    low_rank,
+    reader,
+    safetensors_reader,
+    summary,
+    transforms,
+    writer,
+)
 from trainer.adapter_files.modules import Lora
 from trainer.adapter_files.reader import AdapterFile
 from trainer.errors import UserError
@@ -111,6 +120,17 @@ def as_of_processors(key: str) -> str:
     return re.sub(r"\.to_(\w+)(\.0)?\.lora\.", r".processor.to_\1_lora.", as_in_2023(key))
 
 
+def verdict_of_diffusers(file: Path, model: Family) -> str:
+    parts = {"unet": model.denoiser, "text_encoder": model.pipeline().text_encoder}
+    known = {
+        f"{component}:{name.removeprefix('text_model.').removesuffix('.weight')}": tuple(weight.shape)
+        for component, module in parts.items()
+        for name, weight in module.named_parameters()
+    }
+    verdicts = {verdict.program: verdict.outcome for verdict in compatibility.check(file, known).verdicts}
+    return verdicts["diffusers"]
+
+
 @pytest.mark.parametrize("name_of", [as_in_2023, as_of_processors])
 def test_settings_of_peft_scale_older_names_too(character: Path, tiny_sd: Path, name_of: Callable[[str], str]) -> None:
     """As diffusers' own loader does: the file that it saved has no alpha beside its tensors."""
@@ -122,6 +142,24 @@ def test_settings_of_peft_scale_older_names_too(character: Path, tiny_sd: Path, 
     pipeline.load_lora_weights(file.parent, weight_name=file.name)
     assert torch.equal(draw(pipeline), live)
     assert far(patched(model, (reader.read(file), 1.0)), live) < 1e-4
+    assert verdict_of_diffusers(file, model) == "right"
+
+
+@pytest.mark.parametrize("older", ["attn1", "attn2"])
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")
+def test_of_two_generations_of_names_diffusers_loads_one(character: Path, tiny_sd: Path, older: str) -> None:
+    """It looks at the first key of the UNet, which is one of attn1."""
+    run, _live, model = exported(tiny_sd, export__precision="fp32", adapter__targets="attention")
+    saved = run.folder / "peft" / writer.PEFT_NAME
+    names = {key: as_in_2023(key) if older in key and key.startswith("unet") else key for key in load_file(saved)}
+    file, metadata = saved.with_name("mixed.safetensors"), safetensors_reader.parse(saved.read_bytes(), "x").metadata
+    save_file({names[key]: tensor for key, tensor in load_file(saved).items()}, file, metadata)
+    pipeline = fresh(tiny_sd)
+    pipeline.load_lora_weights(file.parent, weight_name=file.name)
+    is_whole = far(draw(pipeline), patched(model, (reader.read(file), 1.0))) < 1e-4
+    assert (is_whole, verdict_of_diffusers(file, model)) == {"attn1": (True, "right"), "attn2": (False, "differs")}[
+        older
+    ]
 
 
 @pytest.mark.parametrize("decompose", [False, True])

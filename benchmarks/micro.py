@@ -37,13 +37,20 @@ COUNT = 24
 
 
 @torch.no_grad()
-def draw(family: Family, prompts: Sequence[str], *, guidance: float, strength: float | None = None) -> Tensor:
-    """Generate images [n, 3, H, W] in -1..1, in 20 steps, each with a seed of its own."""
+def draw(
+    family: Family,
+    prompts: Sequence[str],
+    *,
+    guidance: float,
+    strength: float | None = None,
+    negative: Sequence[str] = (),
+) -> Tensor:
+    """Generate images [n, 3, H, W] in -1..1, in 20 steps, each with a seed of its own and maybe a negative prompt."""
     drawn: list[np.ndarray[Any, Any]] = []
     for start in range(0, len(prompts), 16):
-        part = list(prompts[start : start + 16])
+        part, without = list(prompts[start : start + 16]), list(negative[start : start + 16]) or None
         output = family.pipeline()(
-            part, num_inference_steps=20, guidance_scale=guidance, output_type="np",
+            part, negative_prompt=without, num_inference_steps=20, guidance_scale=guidance, output_type="np",
             generator=[torch.Generator().manual_seed(1000 + start + index) for index in range(len(part))],
             cross_attention_kwargs=None if strength is None else {"scale": strength},
         )  # fmt: skip

@@ -108,6 +108,7 @@ GUARDED = {
 WITHOUT = {
     "preservation": {"preservation.share": 0.0},
     "preservation of its own pictures": {"preservation.generated_share": 1.0},
+    "a least noise for its own pictures": {"preservation.noise_from": 0.0},
     "the text encoder": {"training.text_encoder": False},
     "captions of the trigger alone": {"captions.trigger_only": 0.0},
     "caption dropout": {"captions.dropout": 0.0},

@@ -172,8 +172,9 @@ def across(bases: Mapping[str, Path], names: Sequence[str]) -> str:
     """
     tables = {base: read(path) for base, path in bases.items()}
     first, *others = tables
-    shared = {key for base in others for key in tables[base]}
-    tables[first] = {key: rows for key, rows in tables[first].items() if key in shared}
+    if others:
+        shared = {key for base in others for key in tables[base]}
+        tables[first] = {key: rows for key, rows in tables[first].items() if key in shared}
     columns = ["recipe", "base model", "subjects x seeds", *names]
     out = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for title, styles in KINDS.items():

@@ -179,7 +179,8 @@ CURVES = {
 
 @pytest.mark.parametrize("kind", cases(KINDS, pytest.mark.slow, ["sd15"]))
 def test_the_loss_curve_is_the_stored_one(character: Path, bases: dict[str, Path], kind: str) -> None:
-    options = {"training__text_encoder": True, "preservation__share": 0.25, "preservation__prompts": [""]}
+    options = {"training__text_encoder": True, "preservation__share": 0.25, "preservation__noise_from": 0.0}
+    options["preservation__prompts"] = [""]
     run = runs.create(settings(bases[kind], **options, **SMALL.get(kind, {})))
     finish(run)
     curve = [loss for _, loss in sorted(losses(run).items())]

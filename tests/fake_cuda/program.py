@@ -144,10 +144,9 @@ def build(base: FamilyName) -> Family:
             component.to(torch.float32 if name == "vae" else torch.bfloat16).requires_grad_(False).eval()
         components[name] = component
     pipeline = getattr(diffusers, spec.pipeline)(**components)
-    single_file = {"single_file": False} if base in ("sd15", "sd21", "sdxl") else {}
     model: Any = _model_class(spec)
     predicts = next(iter(spec.variants))
-    return cast(Family, model(pipeline, Base(base, predicts, False, ""), CARD, **single_file))
+    return cast(Family, model(pipeline, Base(base, predicts, False, ""), CARD, single_file=False))
 
 
 def settings_of(base: FamilyName, *, text_encoder: bool, share: float) -> TrainConfig:

@@ -356,7 +356,7 @@ def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[s
 def test_preservation_takes_no_memory_of_its_own(arguments: tuple[str, ...], guards: Path) -> None:
     without, taken = (measure(guards, *arguments, *more, *WAYS) for more in ((), ("preserved",)))
     for way, size in without.items():
-        assert taken[way] <= 1.05 * size, way
+        assert taken[way] <= max(1.05 * size, size + 0.2), way
 
 
 @pytest.mark.slow

@@ -16,8 +16,6 @@ choice score, and what each gains over the last, with 95 % intervals. The measur
 clearly better than the last one in most measures and clearly worse in none, or the last one.
 """
 
-import argparse
-import csv
 import itertools
 import tempfile
 import time
@@ -175,39 +173,23 @@ def table(figures: Path) -> str:
     return "\n".join(lines)
 
 
-def read(figures: Path) -> dict[tuple[str, str], list[Line]]:
+def read(figures: Path) -> dict[report.Key, report.Rows]:
     """Read the checkpoints of each run, by subject and seed."""
-    runs: dict[tuple[str, str], list[Line]] = {}
-    if figures.exists():
-        with figures.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                runs.setdefault((row["subject"], row["seed"]), []).append(row)
-    return runs
+    return report.read(figures, ("subject", "seed"))
 
 
 def append(figures: Path, rows: Sequence[Line]) -> None:
     """Add rows to a CSV; a measure that has no figures is left empty."""
     names = ["subject", "seed", "step", "cpu", "seen", "followed", "leaks", "score", "held out", "ends"]
     names += [f"measured {name}" for name in MEASURES] + ["better", "worse"]
-    new = not figures.exists()
-    with figures.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    report.append_as_they_are(figures, rows, names)
 
 
 def main() -> None:
     """Run the action that the arguments name."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    actions = parser.add_subparsers(dest="action", required=True)
-    running, printing = actions.add_parser("run"), actions.add_parser("table")
-    running.add_argument("folder", type=Path, help="of the judge")
-    for action in (running, printing):
-        action.add_argument("csv", type=Path)
+    parser, running = report.actions(__doc__)
     everyone = [*CHARACTERS, *MEASURED, *STYLES]
     running.add_argument("--subjects", type=lambda text: text.split(","), default=everyone)
-    running.add_argument("--seeds", type=int, default=2)
     running.add_argument("--images", type=int, default=MeasureConfig().images)
     running.add_argument("--features", default="", help="folder of a feature model")
     options = parser.parse_args()

@@ -73,6 +73,11 @@ class Pen:
         self._draw.arc(box, *ends, "#15151a", self._width(width))
 
 
+def aside(side: int, *points: float) -> list[float]:
+    """Return points whose distance from the middle is given, on its left (-1) or right side (1)."""
+    return [coordinate if number % 2 else 50 + side * coordinate for number, coordinate in enumerate(points)]
+
+
 def robot(pen: Pen, expression: str, shirt: str) -> None:
     """Draw a box of metal with lamps for eyes."""
     pen.shape(COLORS[shirt], 14, 101, 18, 78, 82, 78, 86, 101)
@@ -85,12 +90,10 @@ def robot(pen: Pen, expression: str, shirt: str) -> None:
         pen.shape("#c98a3a", x, 36, x + 8, 36, x + 8, 52, x, 52)
     down = {"surprised": 8, "laughing": 2.5, "sad": 4}.get(expression, 6)
     for side in (-1, 1):
-        pen.shape(
-            "#232a31", 50 + side * 14 - 9, 29, 50 + side * 14 + 9, 29, 50 + side * 14 + 9, 47, 50 + side * 14 - 9, 47
-        )
+        pen.shape("#232a31", *aside(side, 5, 29, 23, 29, 23, 47, 5, 47))
         pen.oval(50 + side * 14, 38, 6, down, "#53e0c8")
         if expression == "angry":
-            pen.shape("#232a31", 50 + side * 4, 36, 50 + side * 24, 26, 50 + side * 24, 22, 50 + side * 4, 30)
+            pen.shape("#232a31", *aside(side, 4, 36, 24, 26, 24, 22, 4, 30))
     tall = {"laughing": 5, "surprised": 5, "smiling": 3}.get(expression, 1)
     bars = {"sad": 3, "angry": 4}.get(expression, 6)
     for bar in range(bars):
@@ -113,17 +116,7 @@ def bear(pen: Pen, expression: str, shirt: str) -> None:
         pen.oval(50 + side * 15 + 1.5, 40.5, 1.5, 1.5, "#ffffff")
         if expression in ("angry", "sad"):
             inner, outer = (36, 31) if expression == "angry" else (31, 36)
-            pen.shape(
-                "#15151a",
-                50 + side * 8,
-                inner,
-                50 + side * 22,
-                outer,
-                50 + side * 22,
-                outer + 2,
-                50 + side * 8,
-                inner + 2,
-            )
+            pen.shape("#15151a", *aside(side, 8, inner, 22, outer, 22, outer + 2, 8, inner + 2))
     mouth(pen, expression, 50, 63)
 
 
@@ -149,25 +142,11 @@ def paper(pen: Pen, expression: str, shirt: str) -> None:
     pen.shape("#17646a", 26, 36, 50, 14, 76, 36, 62, 30, 50, 24)
     tall = {"surprised": 5, "laughing": 1.5}.get(expression, 3)
     for side in (-1, 1):
-        pen.shape(
-            "#ffffff", 50 + side * 6, 46, 50 + side * 12, 46 - tall, 50 + side * 18, 46, 50 + side * 12, 46 + tall
-        )
-        pen.shape(
-            "#3b1f4f", 50 + side * 10, 46, 50 + side * 12, 46 - tall, 50 + side * 14, 46, 50 + side * 12, 46 + tall
-        )
+        pen.shape("#ffffff", *aside(side, 6, 46, 12, 46 - tall, 18, 46, 12, 46 + tall))
+        pen.shape("#3b1f4f", *aside(side, 10, 46, 12, 46 - tall, 14, 46, 12, 46 + tall))
         lift = {"angry": 4, "sad": -4}.get(expression, 0)
-        pen.shape(
-            "#3b1f4f",
-            50 + side * 6,
-            37 + lift,
-            50 + side * 19,
-            37 - lift,
-            50 + side * 19,
-            39 - lift,
-            50 + side * 6,
-            39 + lift,
-        )
-        pen.shape("#d8b13c", 50 + side * 22, 60, 50 + side * 25, 68, 50 + side * 22, 74, 50 + side * 19, 68)
+        pen.shape("#3b1f4f", *aside(side, 6, 37 + lift, 19, 37 - lift, 19, 39 - lift, 6, 39 + lift))
+        pen.shape("#d8b13c", *aside(side, 22, 60, 25, 68, 22, 74, 19, 68))
     bend = {"smiling": 4, "laughing": 6, "sad": -4, "angry": -3}.get(expression, 0.5)
     open_ = {"laughing": 3, "surprised": 3}.get(expression, 1)
     pen.shape("#8e2440", 41, 64, 50, 64 - open_ + bend / 2, 59, 64, 50, 65 + open_ + bend)
@@ -192,8 +171,11 @@ def ghost(pen: Pen, expression: str, shirt: str) -> None:
 
 
 DRAWN: dict[str, Callable[[Pen, str, str], None]] = {
-    "brassik": robot, "ursola": bear, "linneq": paper, "porcel": ghost,
-}  # fmt: skip
+    "brassik": robot,
+    "ursola": bear,
+    "linneq": paper,
+    "porcel": ghost,
+}
 
 
 # Styles ---------------------------------------------------------------------------------------------------------
@@ -209,10 +191,19 @@ def _screen(side: int, angle: float, pitch: float) -> Picture:
 
 def _large(image: Picture) -> Picture:
     size = (image.shape[1] * TIMES, image.shape[0] * TIMES)
-    return (
-        np.asarray(Image.fromarray((image * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC), np.float32)
-        / 255
-    )
+    return _values(_image(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def _blurred(values: Picture, radius: float) -> Picture:
+    return _values(_image(values).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def _image(values: Picture) -> Image.Image:
+    return Image.fromarray((values * 255).astype(np.uint8))
+
+
+def _values(image: Image.Image) -> Picture:
+    return np.asarray(image, np.float32) / 255
 
 
 def _gray(image: Picture) -> Picture:
@@ -242,13 +233,7 @@ def halftone(image: Picture) -> Picture:
 
 def woodcut(image: Picture) -> Picture:
     """Cut lines that swell with the darkness, around solid outlines."""
-    large = (
-        np.asarray(
-            Image.fromarray((_large(image) * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(4)), np.float32
-        )
-        / 255
-    )
-    gray = _gray(large)
+    gray = _gray(_blurred(_large(image), 4))
     y, x = np.mgrid[: len(gray), : len(gray)].astype(np.float32)
     lines = np.sin((y + 10 * np.sin(x / 40)) * 2 * math.pi / (5 * TIMES)) / 2 + 0.5
     edges = np.hypot(*np.gradient(gray)) > 0.025
@@ -258,13 +243,7 @@ def woodcut(image: Picture) -> Picture:
 
 def pencil(image: Picture) -> Picture:
     """Draw soft gray edges and slanted hatching on white paper."""
-    large = _large(image)
-    gray = (
-        np.asarray(
-            Image.fromarray((_gray(large) * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(3)), np.float32
-        )
-        / 255
-    )
+    gray = _blurred(_gray(_large(image)), 3)
     y, x = np.mgrid[: len(gray), : len(gray)].astype(np.float32)
     hatching = (np.sin((x + y) * 2 * math.pi / (4 * TIMES)) / 2 + 0.5) * (1 - gray) * 0.55
     edges = np.clip(np.hypot(*np.gradient(gray)) * 14, 0, 0.75)
@@ -272,8 +251,11 @@ def pencil(image: Picture) -> Picture:
 
 
 PRINTED: dict[str, Callable[[Picture], Picture]] = {
-    "fourinks": four_inks, "halftone": halftone, "woodcut": woodcut, "pencil": pencil,
-}  # fmt: skip
+    "fourinks": four_inks,
+    "halftone": halftone,
+    "woodcut": woodcut,
+    "pencil": pencil,
+}
 NAMES = (*DRAWN, *PRINTED)
 
 

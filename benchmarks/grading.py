@@ -107,7 +107,7 @@ def yardstick(
     rows = [number for number, render in enumerate(renders.attributes) if render[attribute] == subject.name]
     real, drawn = renders.tensor(rows), draw(family, questions.plain * NOISES, guidance=GUIDANCE)
     plain = embedded(judge, drawn)
-    taught = coarse(torch.stack([_tensor(example.path) for example in dataset.read(subject.dataset)]))
+    taught = coarse(torch.stack([tensor(example.path) for example in dataset.read(subject.dataset)]))
     among = (taught @ taught.T).fill_diagonal_(-1).amax(1)
     return Yardstick(
         judge, subjects.watcher(subject, judge, recognizer), questions, others,
@@ -118,7 +118,8 @@ def yardstick(
     )  # fmt: skip
 
 
-def _tensor(path: Path) -> Tensor:
+def tensor(path: Path) -> Tensor:
+    """Return an image file as [3, h, w] in -1..1."""
     with Image.open(path) as picture:
         values = torch.from_numpy(np.array(picture.convert("RGB")))
     return values.permute(2, 0, 1).float() / 127.5 - 1

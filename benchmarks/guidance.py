@@ -16,7 +16,6 @@ breaks into shards or stains has more. Colors are compared with those of real im
 """
 
 import argparse
-import csv
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,11 +42,26 @@ NEGATIVE = "blurry, low quality, bad anatomy, watermark, text"
 SEED = 20  # of the prompts
 SHORT = ("portrait of a person", "a person", "a portrait", "face", "a character", "avatar of a person")
 KEY = ("subject", "recipe", "seed")
+COLUMNS = (
+    *KEY,
+    "seconds",
+    "prompts",
+    "guidance",
+    "strength",
+    "number",
+    "likeness",
+    "leak",
+    "roughness",
+    "colors",
+    "adherence",
+    "dark",
+    "old",
+)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How images are generated, and from which of the prompts."""
+    """Guidance and strength that images are generated with, and the kind of their prompts."""
 
     prompts: str
     guidance: float
@@ -72,7 +85,7 @@ def roughness(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What the images of a subject are compared with."""
+    """References for the images of a subject."""
 
     judge: Judge
     prompts: dict[str, list[str]]
@@ -88,37 +101,36 @@ class Yardstick:
         matches: list[dict[str, bool]] = [{}] * len(named)
         if condition.prompts in ("called", "plain"):
             matches = judges.matches(self.judge, images, self.wanted)
-        result = []
-        for number, seen in enumerate(named):
-            right = matches[number]
-            result.append(
-                {"prompts": condition.prompts, "guidance": condition.guidance, "strength": condition.strength,
-                 "number": number, "likeness": likeness[number], "leak": int(likeness[number] > 0.5),
-                 "roughness": (roughness(images[number : number + 1]) / self.rough).item(),
-                 "colors": (grading.colored(images[number : number + 1]) @ self.colors).item(),
-                 "adherence": sum(right.values()) / len(right) if right else "",
-                 "dark": int(seen["skin"] in ("brown", "dark")), "old": int(seen["hairColor"] in ("gray", "white"))}
-            )  # fmt: skip
-        return result
+        rough, colors = roughness(images) / self.rough, grading.colored(images) @ self.colors
+        same = {"prompts": condition.prompts, "guidance": condition.guidance, "strength": condition.strength}
+        return [
+            {
+                **same,
+                "number": number,
+                "likeness": likeness[number],
+                "leak": int(likeness[number] > 0.5),
+                "roughness": rough[number].item(),
+                "colors": colors[number].item(),
+                "adherence": sum(right.values()) / len(right) if right else "",
+                "dark": int(seen["skin"] in ("brown", "dark")),
+                "old": int(seen["hairColor"] in ("gray", "white")),
+            }
+            for number, (seen, right) in enumerate(zip(named, matches, strict=True))
+        ]
 
 
 def yardstick(folder: Path, subject: Subject, judge: Judge, family: Family, count: int) -> Yardstick:
     """Return the prompts of a subject, and what its real images and those of the base model are like."""
     questions = subjects.questions(folder, subject, count, SEED)
     short = [SHORT[number % len(SHORT)] for number in range(2 * count)]
-    prompts = {"called": questions.called, "plain": questions.plain, "short": short,
-               "people": subjects.people(folder, count, SEED)[0]}  # fmt: skip
+    people = subjects.people(folder, count, SEED)[0]
+    prompts = {"called": questions.called, "plain": questions.plain, "short": short, "people": people}
     files = sorted(subject.dataset.with_suffix(".real").glob("*.png"))
-    real = torch.stack([_tensor(file) for file in files])
+    real = torch.stack([grading.tensor(file) for file in files])
     drawn = draw(family, questions.plain, guidance=grading.GUIDANCE)
     likeness = grading.ruler(grading.embedded(judge, real), grading.embedded(judge, drawn))
     colors = functional.normalize(grading.colored(real).mean(0), dim=0)
     return Yardstick(judge, prompts, likeness, roughness(real).mean().item(), colors, list(questions.wanted))
-
-
-def _tensor(file: Path) -> Tensor:
-    with Image.open(file) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def generate(family: Family, prompts: Sequence[str], condition: Condition, *, adapted: bool) -> Tensor:
@@ -143,7 +155,7 @@ def run(parsed: argparse.Namespace) -> None:
     """Train and grade what is not in the CSV yet."""
     torch.set_num_threads(1)
     judge, family = judges.load(parsed.folder), load_base(MICRO)
-    done = report_rows(parsed.csv)
+    done = report.read(parsed.csv, KEY)
     for seed in range(parsed.seeds):
         for name in parsed.subjects:
             subject, scale = designs.find(parsed.folder, name), None
@@ -154,7 +166,7 @@ def run(parsed: argparse.Namespace) -> None:
                 scale = scale or yardstick(parsed.folder, subject, judge, family, parsed.count)
                 seconds, rows = one(parsed, subject, scale, family, recipe=recipe, seed=seed, label=label)
                 key = dict(zip(KEY, (name, label, str(seed)), strict=True))
-                append(parsed.csv, [{**key, "seconds": round(seconds, 2), **row} for row in rows])
+                report.append(parsed.csv, [{**key, "seconds": round(seconds, 2), **row} for row in rows], COLUMNS)
                 print(f"{name}, {label}, seed {seed}: {seconds:.1f} CPU s", flush=True)
 
 
@@ -183,29 +195,6 @@ def one(
     return adapter.seconds, rows
 
 
-def append(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    """Append the rows of a training."""
-    is_new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if is_new:
-            writer.writeheader()
-        writer.writerows(
-            {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
-            for row in rows
-        )
-
-
-def report_rows(path: Path) -> dict[tuple[str, ...], list[dict[str, str]]]:
-    """Read the rows of a CSV by training."""
-    runs: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                runs.setdefault(tuple(row[name] for name in KEY), []).append(row)
-    return runs
-
-
 FIGURES = (
     ("likeness", "called", (1.0, 3.0, 5.0, 7.5)),
     ("roughness", "called", (3.0, 5.0, 7.5)),
@@ -221,7 +210,7 @@ TITLES = {"dark": "dark skin", "old": "gray hair"}
 
 def table(path: Path, kinds: Sequence[str] = ("characters", "styles")) -> str:
     """Format the figures as Markdown: a column for each recipe, with intervals over subjects, seeds and prompts."""
-    runs = report_rows(path)
+    runs = report.read(path, KEY)
     lines = []
     for kind in kinds:
         names = tuple(designs.DRAWN if kind == "characters" else designs.PRINTED)
@@ -240,8 +229,8 @@ def table(path: Path, kinds: Sequence[str] = ("characters", "styles")) -> str:
     return "\n".join(lines[1:])
 
 
-def _cell(runs: dict[tuple[str, ...], list[dict[str, str]]], column: str, prompts: str, guidance: float) -> str:
-    by_subject: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
+def _cell(runs: dict[report.Key, report.Rows], column: str, prompts: str, guidance: float) -> str:
+    by_subject: dict[str, list[report.Array]] = {}
     for key, rows in runs.items():
         values = [
             float(row[column])
@@ -258,15 +247,9 @@ def _cell(runs: dict[tuple[str, ...], list[dict[str, str]]], column: str, prompt
 
 def main() -> None:
     """Run the action that the arguments name."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    actions = parser.add_subparsers(dest="action", required=True)
-    running, printing = actions.add_parser("run"), actions.add_parser("table")
-    running.add_argument("folder", type=Path, help="of the judge")
-    for action in (running, printing):
-        action.add_argument("csv", type=Path)
+    parser, running = report.actions(__doc__)
     running.add_argument("--only", type=lambda text: text.split(","), default=[OURS, "kohya"])
     running.add_argument("--subjects", type=lambda text: text.split(","), default=list(designs.NAMES))
-    running.add_argument("--seeds", type=int, default=2)
     running.add_argument("--count", type=int, default=12, help="prompts of a subject")
     running.add_argument("--set", dest="assignments", action="append", default=[], metavar="key.path=value")
     running.add_argument("--label", default="", help="added to the names of recipes with changed settings")

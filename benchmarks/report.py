@@ -4,6 +4,7 @@ Intervals come from resampling subjects, the training seeds of each, and the pro
 Differences are taken between runs of the same subject and seed before resampling.
 """
 
+import argparse
 import csv
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,28 +47,45 @@ Rows = list[dict[str, str]]
 Label = tuple[str, str]  # recipe and rate
 
 
-def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append the rows of a run, all at once."""
+def append(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
+    """Append the rows of a run, all at once, with fractions of four digits."""
+    append_as_they_are(path, ({name: _short(value) for name, value in row.items()} for row in rows), columns)
+
+
+def append_as_they_are(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Append rows to a CSV, which begins with its columns; what a row lacks is left empty."""
     new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns)
         if new:
             writer.writeheader()
-        writer.writerows({name: _short(value) for name, value in row.items()} for row in rows)
+        writer.writerows(rows)
 
 
 def _short(value: Any) -> Any:  # noqa: ANN401 - a cell
     return f"{value:.4f}" if isinstance(value, float) else value
 
 
-def read(path: Path) -> dict[Key, Rows]:
-    """Read the rows by run."""
+def read(path: Path, key: Sequence[str] = KEY) -> dict[Key, Rows]:
+    """Read the rows by run, which the columns of the key tell apart."""
     runs: dict[Key, Rows] = {}
     if path.exists():
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                runs.setdefault(tuple(row[name] for name in KEY), []).append(row)
+                runs.setdefault(tuple(row[name] for name in key), []).append(row)
     return runs
+
+
+def actions(doc: str | None) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Return the parser of `run JUDGE_FOLDER FIGURES.csv` and `table FIGURES.csv`, and that of `run`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="action", required=True)
+    running, printing = parts.add_parser("run"), parts.add_parser("table")
+    running.add_argument("folder", type=Path, help="of the judge")
+    for action in (running, printing):
+        action.add_argument("csv", type=Path)
+    running.add_argument("--seeds", type=int, default=2)
+    return parser, running
 
 
 def strip(path: Path, key: Key) -> Path:

@@ -101,12 +101,11 @@ class Table:
 
     def best(self, measure: Measure) -> Row | None:
         """Return the checkpoint whose figure is clearly better than that of each other; None if there is none."""
-        first, *others = sorted(
-            (row for row in self.rows if row.step),
-            key=lambda row: row.figures[measure].value,
-            reverse=MEASURES[measure],
-        )
-        return first if others and all(self._differ(first, other, measure) for other in others) else None
+        rows = [row for row in self.rows if row.step]
+        if len(rows) < 2:
+            return None
+        first, *others = sorted(rows, key=lambda row: row.figures[measure].value, reverse=MEASURES[measure])
+        return first if all(self._differ(first, other, measure) for other in others) else None
 
     def _differ(self, one: Row, other: Row, measure: Measure) -> bool:
         """Return True if two rows are told apart: image by image where that was compared, else by their intervals."""

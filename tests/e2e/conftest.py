@@ -128,8 +128,7 @@ class Server:
 
 
 def copy_project(name: str, folder: Path, *left_out: str) -> Path:
-    shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns(".*", *left_out))
-    return folder
+    return shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns(".*", *left_out))
 
 
 def make_home(folder: Path) -> Path:

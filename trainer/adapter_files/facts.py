@@ -186,9 +186,8 @@ class Facts:
     @cached_property
     def lost_of_diffusers(self) -> set[str]:
         """Names of layers of the UNet under names of 2023, which it translates only if the first key is one of them."""
-        layers = [
-            layer for layer in self.layers if self.unet_name(layer) in ("dotted", "dotted attention", "processor")
-        ]
+        namings = ("dotted", "dotted attention", "processor")
+        layers = [layer for layer in self.layers if self.unet_name(layer) in namings]
         keys = sorted((key, layer.module.name) for layer in layers for key in layer.parts.values())
         if not keys or ".lora_A." not in keys[0][0]:
             return set()

@@ -26,10 +26,8 @@ def training_loss(family: Family, adapter: Adapter, batch: Batch, config: TrainC
     """
     objective, schedule = config.objective, family.noise
     noised = add_noise(family, batch, objective, rng)
-    count, base = len(noised.latents), batch.base_prediction
-    inputs, timesteps = [noised.latents], [noised.timesteps]
-    if not batch.is_trained:
-        count, inputs, timesteps = 0, [], []
+    count, base = len(noised.latents) * batch.is_trained, batch.base_prediction
+    inputs, timesteps = [noised.latents] * batch.is_trained, [noised.timesteps] * batch.is_trained
     if noised.preserved is not None:
         if base is None:
             base = predict_base(family, adapter, [(batch, noised)])[0]

@@ -138,17 +138,21 @@ def find_image(project: str | None, name: str) -> Path:
     raise UserError("This image is no longer in the dataset.", "Reload the page to see the current images.")
 
 
-def remove_images(project: str, names: Sequence[str]) -> list[str]:
-    """Move those of these images that are there to the bin, with their captions; returns their names.
+def remaining(project: str, names: Sequence[str]) -> list[str]:
+    """Return which of these images are still in a project.
 
     Raises:
-        UserError: there is no such project.
+        UserError: the project does not exist.
     """
-    root = folder(project)
-    there = {path.name for path in dataset.image_files(root)}
-    left = [name for name in names if name in there]
+    present = {path.name for path in dataset.image_files(folder(project))}
+    return [name for name in names if name in present]
+
+
+def remove_images(project: str, names: Sequence[str]) -> list[str]:
+    """Move those that are `remaining` to the bin, with their captions; returns their names."""
+    left = remaining(project, names)
     if left:
-        dataset.remove(*(root / name for name in left))
+        dataset.remove(*(folder(project) / name for name in left))
     return left
 
 

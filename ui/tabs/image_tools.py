@@ -60,7 +60,7 @@ def remove(project: str, names: Sequence[str]) -> str:
     """Move images with their captions to the bin; return what was done. What is no longer there counts as removed.
 
     Raises:
-        UserError: there is no such project.
+        UserError: the project does not exist.
     """
     left = projects.remove_images(project, names)
     if not left:
@@ -79,8 +79,7 @@ def change_selected(project: str, names: Sequence[str], action: str, tag: str = 
         UserError: no image is selected, or there is no tag to add or replace.
     """
     folder = projects.folder(project)
-    existing = {path.name for path in dataset.image_files(folder)}
-    names = [name for name in names if name in existing]
+    names = projects.remaining(project, names)
     if not names:
         raise UserError("No image is selected.", "Tick the boxes of some images first.")
     match action:

@@ -110,14 +110,20 @@ def test_the_files_draw_what_the_adapter_drew(character: Path, bases: dict[str, 
 
 def as_in_2023(key: str) -> str:
     """The name that diffusers gave in 2023 to a tensor of PEFT's."""
-    key = key.replace("lora_A.", "down.").replace("lora_B.", "up.")
-    if key.startswith("text_encoder"):
-        return re.sub(r"\.(down|up)\.", r".lora_linear_layer.\1.", key)
-    return re.sub(r"\.(down|up)\.(?=weight)", r".lora.\1.", key)
+    part = "lora_linear_layer" if key.startswith("text_encoder") else "lora"
+    return key.replace(".lora_A.", f".{part}.down.").replace(".lora_B.", f".{part}.up.")
 
 
 def as_of_processors(key: str) -> str:
     return re.sub(r"\.to_(\w+)(\.0)?\.lora\.", r".processor.to_\1_lora.", as_in_2023(key))
+
+
+def renamed(run: Run, name_of: Callable[[str], str]) -> Path:
+    """Save a run's file in PEFT's format under other names, with the same metadata."""
+    saved = run.folder / "peft" / writer.PEFT_NAME
+    file, metadata = saved.with_name("renamed.safetensors"), safetensors_reader.parse(saved.read_bytes(), "x").metadata
+    save_file({name_of(key): tensor for key, tensor in load_file(saved).items()}, file, metadata)
+    return file
 
 
 def verdict_of_diffusers(file: Path, model: Family) -> str:
@@ -127,17 +133,14 @@ def verdict_of_diffusers(file: Path, model: Family) -> str:
         for component, module in parts.items()
         for name, weight in module.named_parameters()
     }
-    verdicts = {verdict.program: verdict.outcome for verdict in compatibility.check(file, known).verdicts}
-    return verdicts["diffusers"]
+    return {verdict.program: verdict.outcome for verdict in compatibility.check(file, known).verdicts}["diffusers"]
 
 
 @pytest.mark.parametrize("name_of", [as_in_2023, as_of_processors])
 def test_settings_of_peft_scale_older_names_too(character: Path, tiny_sd: Path, name_of: Callable[[str], str]) -> None:
     """As diffusers' own loader does: the file that it saved has no alpha beside its tensors."""
     run, live, model = exported(tiny_sd, export__precision="fp32", adapter__targets="attention")
-    saved = run.folder / "peft" / writer.PEFT_NAME
-    file, metadata = saved.with_name("old.safetensors"), safetensors_reader.parse(saved.read_bytes(), "x").metadata
-    save_file({name_of(key): tensor for key, tensor in load_file(saved).items()}, file, metadata)
+    file = renamed(run, name_of)
     pipeline = fresh(tiny_sd)
     pipeline.load_lora_weights(file.parent, weight_name=file.name)
     assert torch.equal(draw(pipeline), live)
@@ -150,10 +153,7 @@ def test_settings_of_peft_scale_older_names_too(character: Path, tiny_sd: Path, 
 def test_of_two_generations_of_names_diffusers_loads_one(character: Path, tiny_sd: Path, older: str) -> None:
     """It looks at the first key of the UNet, which is one of attn1."""
     run, _live, model = exported(tiny_sd, export__precision="fp32", adapter__targets="attention")
-    saved = run.folder / "peft" / writer.PEFT_NAME
-    names = {key: as_in_2023(key) if older in key and key.startswith("unet") else key for key in load_file(saved)}
-    file, metadata = saved.with_name("mixed.safetensors"), safetensors_reader.parse(saved.read_bytes(), "x").metadata
-    save_file({names[key]: tensor for key, tensor in load_file(saved).items()}, file, metadata)
+    file = renamed(run, lambda key: as_in_2023(key) if older in key and key.startswith("unet") else key)
     pipeline = fresh(tiny_sd)
     pipeline.load_lora_weights(file.parent, weight_name=file.name)
     is_whole = far(draw(pipeline), patched(model, (reader.read(file), 1.0))) < 1e-4

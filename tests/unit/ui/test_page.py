@@ -293,6 +293,8 @@ def test_changes_of_captions_and_removed_images_are_undone(character: Path) -> N
     images.restore_removed("rin", "", Selection())
     assert read_caption(character / "02.png")
     assert (character / "02.png").exists()
+    assert images.remove({"project": "rin", "names": ["../../x.png"]})["report"].startswith("These images had already")
+    assert not any(images.remove({"project": other, "names": ["02.png"]})["ok"] for other in ("../rin", "other"))
 
 
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:

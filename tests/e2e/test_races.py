@@ -6,7 +6,6 @@ what is on the disk.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -253,8 +252,11 @@ def network(shared: Server) -> Iterator[SlowNetwork]:
 
 
 def begin(home: Path) -> State:
-    """Two projects in which something was removed before; returns what is on the disk."""
-    shutil.rmtree(home / "datasets")
+    """Two projects in which something was removed before; returns what is on the disk.
+
+    The folder of the case before is moved away in one act: the server may still write a thumbnail into it.
+    """
+    (home / "datasets").rename(home / f"datasets before {time.monotonic_ns()}")
     (home / "outputs" / ".page.json").unlink(missing_ok=True)
     for name in (HERE, OTHER):
         folder = copy_project("example-character", home / "datasets" / name, "0[6-9].*", "1*")

@@ -136,6 +136,8 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     _set_adapter(draft, flow)
     _set_optimizer(draft)
     _set_objective(draft)
+    if spec and spec.guided:
+        draft.set("model.guidance", draft.get("train.cfg_scale", number, 1.0), "train.cfg_scale")
     if spec and flow:
         _set_levels(draft, flow)
         note_family(draft, spec)

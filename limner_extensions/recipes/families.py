@@ -28,6 +28,7 @@ class FlowScript:
     layers_differ: bool  # even so it adapts more layers
     splits_qkv: bool  # all its versions can adapt q, k and v each on its own
     blocks: Mapping[str, str] = field(default_factory=dict)  # blocks of ours, by its `train_blocks`
+    usual_guidance: float = 0.0  # that its model is told if nothing is said; 0 = it is told none
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ _SD3 = FlowScript(
 # Read from kohya-ss/sd-scripts at commit 48d368f: flux_train_network.py, library/flux_train_utils.py,
 # networks/lora_flux.py.
 _FLUX_T5 = {"t5xxl_max_token_length": 512, "apply_t5_attn_mask": False}
-_FLUX_AS_HERE = {"model_prediction_type": "raw", "guidance_scale": 1.0, **_FLUX_T5}
+_FLUX_AS_HERE = {"model_prediction_type": "raw", **_FLUX_T5}
 _FLUX_MODULATION = ("img_mod_dim", "txt_mod_dim", "single_mod_dim")
 _FLUX = FlowScript(
     word=r"flux1?(?!_?\.?\d)",
@@ -89,7 +90,8 @@ _FLUX = FlowScript(
     sampling="flux_shift",
     image_loss=False,
     as_here=_FLUX_AS_HERE,
-    usual=_FLUX_AS_HERE | {"model_prediction_type": "sigma_scaled", "guidance_scale": 3.5},
+    usual=_FLUX_AS_HERE | {"model_prediction_type": "sigma_scaled"},
+    usual_guidance=3.5,
     unused=("noise_offset", "min_timestep", "max_timestep"),
     gui=(
         *("timestep_sampling", "discrete_flow_shift", "model_prediction_type", "guidance_scale", "apply_t5_attn_mask"),

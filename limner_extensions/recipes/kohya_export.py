@@ -60,7 +60,7 @@ UNSAID: dict[str, object] = {
     "adapter.rank_dropout": 0.0, "adapter.lora_plus_ratio": 1.0, "export.peft": False, "trigger": "",
     "model.revision": "", "preview.prompts": [], "adapter.start": "", "subjects": [], "held_out.share": 0.0,
     "held_out.patience": 0,
-    "class_word": "",
+    "class_word": "", "model.guidance": 1.0,
 }  # fmt: skip
 # Sections and settings that say nothing unless the first one is used.
 _OF_OTHERS: dict[str, tuple[str, ...]] = {
@@ -338,6 +338,8 @@ def _say_flow(writer: _Writer, flow: Flow) -> None:
     for key, value in flow.kohya.as_here.items():
         if value != flow.kohya.usual[key]:
             writer.say(key, value)
+    if flow.kohya.usual_guidance:
+        writer.say("guidance_scale", writer.config.model.guidance, "model.guidance")
     for key, value in kohya_flow_export.levels(objective, flow, writer.config.training.resolution).items():
         writer.say(key, value)
     writer.expressed.update(kohya_flow_export.LEVELS)

@@ -73,6 +73,8 @@ def apply(draft: Draft, flow: Flow) -> None:
                        setting=key, theirs=usual, ours=ours))  # fmt: skip
         else:
             draft.leave("no counterpart", key)
+    if script.usual_guidance:
+        draft.set("model.guidance", draft.get("guidance_scale", number, script.usual_guidance), "guidance_scale")
     scheme = draft.get("weighting_scheme", text, "uniform")
     levels, keys = _levels(draft, script, scheme)
     set_levels(draft, flow, levels, *keys)

@@ -85,7 +85,8 @@ DECIDED_HERE = re.compile(
     r"gradient_reduce_precision|compile|prevent_overwrites|backup_before_save|rolling_backup|rescale_noise_scheduler|"
     r"sample_(image|video|audio)_format|samples_to_tensorboard|non_ema_sampling|model_type|training_method|samples\.|"
     r"quantization\.|.*(offload_fraction|activation_offloading|svd_dtype|svd_rank|attention_mask)$|save_|validat|"
-    r"(unet|transformer|text_encoder(_\d)?)\.(include|gradient_checkpointing|model_name|guidance_scale)|optimizer\.(fused|foreach|"
+    r"(unet|transformer|text_encoder(_\d)?)\.(include|gradient_checkpointing|model_name)|"
+    r"unet\.guidance_scale|optimizer\.(fused|foreach|"
     r"stochastic_rounding|optim_bits|min_8bit_size|percentile_clipping|block_wise|is_paged|use_triton)|"
     r"concepts\.\d+\.(enabled|type|include_subdirectories|text\.prompt_source|text\.tag_delimiter)"
 )
@@ -174,8 +175,11 @@ def _leave_unused(draft: Draft, spec: FamilySpec) -> None:
     """Name what the recipe has for a model of flow matching and Limner does not do, and leave out what nobody uses."""
     part = spec.denoiser
     draft.leave("no counterpart", f"{part}.attention_mask", "offset_noise_weight", "text_encoder_layer_skip")
-    if draft.values.get(f"{part}.guidance_scale", 1) != 1:
-        draft.leave("no counterpart", f"{part}.guidance_scale")
+    guidance = f"{part}.guidance_scale"
+    if spec.guided:
+        draft.set("model.guidance", draft.get(guidance, number, 1.0), guidance)
+    else:
+        draft.leave("decided here", guidance)
     draft.leave("decided here", "force_v_prediction", "force_epsilon_prediction", "rescale_noise_scheduler_to_zero_snr")
     if spec.t5 and str(draft.values.get(key := f"{spec.t5.component}.train", True)).lower() != "false":
         draft.leave("no counterpart", key)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.conftest import Browser, Page, Server, copy_project
 from tests.e2e.slow_network import Hold, SlowNetwork, Way
-from tests.e2e.test_images import choose, fill, png
+from tests.e2e.test_images import fill, png
 from trainer import storage
 
 NAMES = ("01.png", "02.png", "03.png", "04.png")
@@ -299,10 +299,10 @@ def hold_one(server: Server, network: SlowNetwork, browser: Browser, case: Case)
     page = context.new_page()
     page.set_default_timeout(15_000)
     page.on("dialog", lambda dialog: dialog.accept())  # whether to leave the page
-    page.goto(f"{network.url}/?project={OTHER}")
-    page.locator(f".captions[data-project='{OTHER}'] .card").first.wait_for()
-    choose(page, HERE)
     project = HERE
+    for seen in (OTHER, HERE) if case.meanwhile == "go back" else (HERE,):
+        page.goto(f"{network.url}/?project={seen}")
+        page.locator(f".captions[data-project='{seen}'] .card").first.wait_for()
     with network.holding(case.number, case.way) as hold:
         for act in (CHANGES[case.first], MEANWHILE[case.meanwhile]):
             act.do(page)

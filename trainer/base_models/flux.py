@@ -82,4 +82,5 @@ SPEC = FamilySpec(
     t5=T5("text_encoder_2", "tokenizer_2", needed=True),
     vae_file="ae",
     variants={"flow": 1024},
+    guided=True,
 )

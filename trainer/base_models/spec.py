@@ -139,6 +139,7 @@ class FamilySpec:
     variants: Mapping[PredictionType, int]  # native resolutions, by what is predicted; the first is of its configs
     ambiguous: bool = False  # its single files do not tell which variant they are
     clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
+    guided: bool = False  # its denoiser is told the guidance, which it is distilled to follow
     vae_channels: int = 4  # of its latents
     vae_shift: float = 0.0  # mean of the VAE's latents
     vae_file: str = ""  # name, without extension, of the file beside a single one that holds its VAE

@@ -21,4 +21,7 @@ def find(config: TrainConfig, base: Base) -> list[str]:
         notes.append(
             _("Clip skip is ignored: it is for Stable Diffusion 1.x, and this model is {family}.", family=family)
         )
+    if config.model.guidance != 1 and not FAMILIES[base.family].guided:
+        family = FAMILIES[base.family].title
+        notes.append(_("The guidance in training is ignored: {family} is told none.", family=family))
     return notes

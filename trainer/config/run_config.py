@@ -63,6 +63,14 @@ class ModelConfig(Section):
         description="Layer of the text encoder, from its end, whose output is used; as in A1111 and sd-scripts. Most "
         "anime models of Stable Diffusion 1.x need 2; other families ignore it.",
     )
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        le=30,
+        title="Guidance in training",
+        description="FLUX.1, distilled to follow a guidance, is told this one; 1 = none, as in other trainers. "
+        "Other families ignore it.",
+    )
     vae: str = Field(
         "",
         max_length=1000,

@@ -76,6 +76,9 @@ class Family(Protocol):
         A family whose text encoders are always read at the same layer ignores it, as other programs do.
         """
 
+    def set_guidance(self, guidance: float) -> None:
+        """Tell the denoiser this guidance in training, if it is distilled to follow one."""
+
     def module_name(self, path: str) -> str:
         """Return the name of a linear or convolution layer of the denoiser in adapter files, without its prefix."""
 
@@ -159,6 +162,9 @@ class DiffusersModel:
 
     def set_clip_skip(self, clip_skip: int) -> None:
         """Ignore it: text encoders are always read at the same layer."""
+
+    def set_guidance(self, guidance: float) -> None:
+        """Ignore it: the denoiser is told none."""
 
     def module_name(self, path: str) -> str:
         """Return the name of a module of the denoiser in adapter files: its path."""
@@ -244,6 +250,7 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     if model.prediction_type != "auto":
         family.set_prediction_type(model.prediction_type)
     family.set_clip_skip(model.clip_skip)
+    family.set_guidance(model.guidance)
     quantize(family.denoiser, model.weights)
     if t5 := family.prompt_encoders().get("t5"):
         quantize(t5, model.weights)

@@ -1,7 +1,8 @@
 """FLUX.1 dev, Black Forest Labs 2024, https://github.com/black-forest-labs/flux: a transformer, CLIP and T5.
 
 Its latents are packed: 2 x 2 of them are one token with a position. It is distilled to follow a guidance that it is
-told; an adapter is trained at a guidance of 1, which is none, as sd-scripts and diffusers' README do.
+told; an adapter is trained at a guidance of 1, which is none, as sd-scripts and diffusers' README do, unless
+`model.guidance` says otherwise.
 """
 
 import math
@@ -17,7 +18,6 @@ from trainer.families.loading import Pipeline
 from trainer.families.noise import FlowNoise
 
 T5_TOKENS = 512
-GUIDANCE = 1.0  # in training
 
 
 class Flux(DiffusersModel):
@@ -28,6 +28,7 @@ class Flux(DiffusersModel):
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:
         super().__init__(pipeline, base, device, single_file=single_file)
         self.noise = FlowNoise(self._shift)
+        self._guidance = 1.0
 
     def _shift(self, shape: Sequence[int]) -> float:
         """Return the shift for latents [b, c, h, w]: e to a power that grows with the number of tokens."""
@@ -44,6 +45,10 @@ class Flux(DiffusersModel):
         """Shape [c, h, w] of the latents of an image at its native resolution."""
         side = int(self._pipeline.default_sample_size)
         return self.spec.vae_channels, side, side
+
+    def set_guidance(self, guidance: float) -> None:
+        """Tell the transformer this guidance in training; sampling has its own."""
+        self._guidance = guidance
 
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
@@ -73,7 +78,7 @@ class Flux(DiffusersModel):
         prediction: Tensor = self.denoiser(
             hidden_states=packed,
             timestep=timesteps / self.noise.timesteps,
-            guidance=torch.full((batch,), GUIDANCE, device=noisy.device),
+            guidance=torch.full((batch,), self._guidance, device=noisy.device),
             encoder_hidden_states=text.to(dtype),
             pooled_projections=conditioning["pooled"].to(dtype),
             txt_ids=torch.zeros(text.shape[1], 3, device=noisy.device, dtype=dtype),

@@ -150,14 +150,11 @@ def test_noise_levels_are_drawn_as_by_ai_toolkit(
     [
         (json.dumps(FLUX_TRAINER | {"offset_noise_weight": 0.1}), "offset_noise_weight = 0.1"),
         (json.dumps(FLUX_TRAINER | {"loss_weight_fn": "SIGMA"}), "loss_weight_fn = 'SIGMA'"),
-        (json.dumps(FLUX_TRAINER | {"transformer": {"guidance_scale": 3.5}}), "transformer.guidance_scale = 3.5"),
         (json.dumps(FLUX_TRAINER | {"transformer": {"attention_mask": True}}), "transformer.attention_mask = True"),
         (json.dumps(FLUX_TRAINER | {"text_encoder_2": {}}), "T5"),
         (json.dumps(FLUX_TRAINER | {"timestep_distribution": "BETA"}), "timestep_distribution = 'BETA'"),
         (FLUX_JOB.replace("timestep_type: sigmoid", "timestep_type: weighted"), "timestep_type = 'weighted'"),
         (FLUX_JOB.replace("low_vram: true", "attn_masking: true"), "attn_masking = True"),
-        (toml({**FLUX, "guidance_scale": 3.5}), "guidance_scale = 3.5"),
-        (toml({key: value for key, value in FLUX.items() if key != "guidance_scale"}), "guidance_scale is 3.5 there"),
         (toml({key: value for key, value in FLUX.items() if key != "model_prediction_type"}), "is sigma_scaled there"),
         (toml({**FLUX, "model_prediction_type": "additive"}), "model_prediction_type = 'additive'"),
         (toml({**FLUX, "network_args": []}), "split_qkv"),
@@ -234,6 +231,19 @@ def test_settings_for_flux_mean_nothing_for_a_unet(tmp_path: Path) -> None:
     assert built(recipe).objective.timestep_sampling == "uniform"
     assert not built(recipe).adapter.blocks
     assert not any("no counterpart" in note for note in recipe.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "guidance"),
+    [
+        (toml(FLUX), 1.0),
+        (toml({key: value for key, value in FLUX.items() if key != "guidance_scale"}), 3.5),  # as sd-scripts has it
+        (json.dumps(FLUX_TRAINER | {"transformer": {"guidance_scale": 3.0}}), 3.0),
+        (re.sub("( *)timestep_type: sigmoid", r"\g<0>\n\1cfg_scale: 2.0", FLUX_JOB), 2.0),
+    ],
+)
+def test_the_guidance_in_training_arrives(tmp_path: Path, text: str, guidance: float) -> None:
+    assert built(read(tmp_path, text)).model.guidance == guidance
 
 
 def test_a_preset_of_the_gui_for_sd3(tmp_path: Path) -> None:

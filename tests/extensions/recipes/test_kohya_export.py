@@ -90,7 +90,7 @@ def test_what_it_says_comes_back_as_it_was(tmp_path: Path, changes: dict[str, An
         {"objective.timestep_sampling": "logit-normal", "adapter.dora": True, "adapter.targets": "attention"},
         {"objective.timestep_sampling": "logit-normal", "objective.logit_mean": -1.15, "objective.logit_std": 0.8},
         {"objective.timestep_sampling": "mode", "objective.mode_scale": 0.7, "adapter.targets": "attention"},
-        {"adapter.blocks": ["single_transformer_blocks"], "training.text_encoder": False},
+        {"adapter.blocks": ["single_transformer_blocks"], "training.text_encoder": False, "model.guidance": 3.5},
         {"adapter.kind": "lokr", "adapter.factor": 4, "objective.loss_type": "huber", "objective.min_timestep": 50},
         {"model.clip_skip": 2, "captions.max_token_length": 225, "training.resolution": 512},
     ],
@@ -103,7 +103,7 @@ def test_flow_matching_comes_back_as_it_was(tmp_path: Path, family: str, changes
     assert f"accelerate launch {family}_train_network.py" in exported.text
     if family == "flux":
         assert "--clip_l ... --t5xxl ... --ae ..." in exported.text
-        assert (values["guidance_scale"], values["model_prediction_type"]) == (1.0, "raw")
+        assert (values["guidance_scale"], values["model_prediction_type"]) == (settings.model.guidance, "raw")
     file = tmp_path / "kohya.toml"
     file.write_text(exported.text, encoding="utf-8")
     if values["network_module"] == "lycoris.kohya":  # the family then follows from the path of one of its parts

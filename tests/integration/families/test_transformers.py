@@ -223,6 +223,16 @@ def attach(base: Path, **options: Any) -> Adapter:  # noqa: ANN401 - any setting
     return families.attach(load(base), settings(base, **options).adapter, text_encoder=False, seed=0)
 
 
+def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None:
+    plain, guided = (load(bases["flux"], guidance=guidance) for guidance in (1.0, 3.5))
+    heard = []
+    guided.denoiser.register_forward_pre_hook(
+        lambda _denoiser, _inputs, named: heard.append(named["guidance"].tolist()), with_kwargs=True
+    )
+    assert not torch.equal(answer(plain), answer(guided))
+    assert heard == [[3.5, 3.5]]
+
+
 @pytest.mark.parametrize("kind", ["sd15", *TRANSFORMERS])
 def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
     """Each way keeps less for the backward pass than the one before, and gives the same gradient."""

@@ -24,7 +24,7 @@ from trainer import config, families, paths, runs, storage
 from trainer.adapter_files import reader, safetensors_reader, summary
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
-from trainer.data import checks, dataset, images, sandbox, uploads
+from trainer.data import checks, dataset, images, uploads
 from trainer.data.captions import MAX_BYTES, REPLACEMENT, caption_file
 from trainer.data.uploads import Report
 from trainer.errors import UserError
@@ -121,16 +121,6 @@ def test_what_is_no_sound_picture_is_refused_in_words(folder: Path, name: str, d
 def all_of_them() -> list[tuple[str, bytes]]:
     good = [(f"{number}-{name}", data) for number, (name, data, _) in enumerate(GOOD.values())]
     return good + [(f"bad{number}-{name}", data) for number, (name, data, _) in enumerate(BAD.values())]
-
-
-def test_all_of_them_at_once_in_a_process_of_its_own(folder: Path, home: Path) -> None:
-    """The way of the page, with its limits: as many are kept as should be."""
-    files, seen = all_of_them(), list[str]()
-    report = sandbox.add(folder, offer(home, *files), seen.append)
-    assert len(report.added) + report.known == len(GOOD)
-    assert len(report.refused) == len(BAD)
-    assert len(seen) == len(files)
-    assert_in_words(report.sentence(), home)
 
 
 def all_zips() -> list[tuple[str, bytes]]:

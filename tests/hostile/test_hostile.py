@@ -264,6 +264,7 @@ def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, w
     assert words in caught.value.message
     assert_in_words(str(caught.value), home)
     html = file_tools.take(str(path))  # as the page shows it
+    assert adapter_choices.kept() == []
     assert "<script" not in html
     assert str(home) not in html
     assert len(html) < 20_000

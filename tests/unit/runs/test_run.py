@@ -95,24 +95,6 @@ def test_a_start_that_no_worker_takes_is_interrupted(home: Path) -> None:
         assert status(run) == "interrupted"
 
 
-def test_states_with_a_worker(home: Path) -> None:
-    run = make()
-    with held(run.lock):
-        assert status(run) == "waiting"
-        started(run)
-        assert status(run) == "running"
-        (run.folder / "ask" / "start").touch()
-        assert status(run) == "waiting"
-        (run.folder / "ask" / "start").unlink()
-        run.report(events.Stopped(step=3))
-        assert status(run) == "waiting"  # resumed: it has not reported Started yet
-        with pytest.raises(UserError, match="already running"):
-            runs.start(run, executor=lambda _: None)
-        with pytest.raises(UserError, match="Stop it first"):
-            archive.delete(run)
-    assert status(run) == "stopped"  # the kernel frees the lock of a killed process at once
-
-
 def named(name: str) -> Run:
     """A run of this folder name that was started; nobody works on it yet."""
     made = make()
@@ -120,23 +102,6 @@ def named(name: str) -> Run:
     run = Run(made.folder.with_name(name))
     (run.folder / "ask" / "start").touch()
     return run
-
-
-def test_the_oldest_waiting_run_goes_first(home: Path) -> None:
-    older, newer = named("0001"), make("b")
-    with held(older.lock):
-        assert queue.position(newer) == 0  # nobody has started it
-        (newer.folder / "ask" / "start").touch()
-        assert queue.position(newer) == 1  # the older one can begin at once
-        runs.request(newer, "stop")
-        with pytest.raises(runs.StopRequestedError):
-            queue.wait_for_cards(newer)
-    (older.folder / "ask" / "start").unlink()
-    assert queue.position(newer) == 0
-    lock = queue.wait_for_cards(newer)
-    assert runs.is_locked(cards.known()[0].lock)
-    assert queue.position(newer) == 0  # it is held by itself
-    lock.release()
 
 
 def test_looking_at_a_lock_from_many_threads_takes_it_for_free(home: Path) -> None:
@@ -238,17 +203,16 @@ def test_whatever_was_logged_a_run_is_in_one_state(log: list[events.Event], lock
             run.report(event)
         if starting:
             (run.folder / "ask" / "start").touch()
+        last = next((event.kind for event in reversed(log) if event.kind in ("started", *ENDS)), "")
         with FileLock(run.lock) if locked else nullcontext():
-            result = status(run)
-            active = locked or starting
-            assert (result in runs.ACTIVE) == active
-            if active:  # it can be stopped, and is not started a second time
+            if locked or starting:  # it can be stopped, and is not started a second time
+                assert status(run) == ("running" if last == "started" and not starting else "waiting")
                 with pytest.raises(UserError, match="already running"):
                     runs.start(run, executor=lambda _: None)
+                with pytest.raises(UserError, match="Stop it first"):
+                    archive.delete(run)
                 return
-        begun = [event.kind for event in log]
-        last = next((kind for kind in reversed(begun) if kind in ("started", *ENDS)), "started")
-        assert result == (last if last in ENDS else "interrupted")
+        assert status(run) == (last if last in ENDS else "interrupted")
         runs.start(run, executor=lambda _: None)  # and from any other state it can be started again
         assert status(run) == "waiting"
 

@@ -57,13 +57,6 @@ def test_what_can_be_downloaded_first_says_how_large_it_is(home: Path) -> None:
     assert (usable, download) == (False, True)
 
 
-@pytest.mark.parametrize("base", ["anna/base", "gone.safetensors"])
-def test_a_start_with_it_is_refused(character: Path, base: str) -> None:
-    form = answers()
-    with pytest.raises(UserError, match=r"is not on this machine|does not exist"):
-        train.create(replace(form, base=base))
-
-
 def listed() -> list[str]:
     return [label for label, _ in base_model_choices.choices()]
 

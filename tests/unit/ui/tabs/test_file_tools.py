@@ -62,6 +62,16 @@ def test_a_dropped_file_is_described_kept_and_offered(dropped: Path) -> None:
             adapter_choices.find(key)
 
 
+def test_a_broken_file_is_described_but_not_kept(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"\x80\x04" + bytes(100))
+    description = file_tools.take(str(path))
+    assert "can contain programs" in description
+    assert str(tmp_path) not in description
+    assert adapter_choices.kept() == []
+    assert file_tools.take(None) == ""
+
+
 def test_commands(kept: list[str]) -> None:
     file, other = kept
     request, out = Request("merge", ["kept:my-fox", "kept:my-fox-2"], "1, -0.5"), Path("out.safetensors")

@@ -232,6 +232,8 @@ def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"project": "empty"}, "no images"),
         ({"name": "a/b"}, "Name: use letters"),
+        ({"base": "gone.safetensors"}, "does not exist"),
+        ({"base": "anna/base"}, "is not on this machine"),
     ]
     for changes, words in (*wrong, ({"form-training-resolution": 512}, "set it to 128")):
         with pytest.raises(UserError, match=words):

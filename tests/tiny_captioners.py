@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
+from tests.tiny import seeded
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "girl", "with", "pink", "hair", "hat"]
 SMALL: dict[str, Any] = {
     "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -177,6 +179,5 @@ def _clip_images(side: int = 32) -> CLIPImageProcessorPil:
 
 
 def _save(model_class: Any, settings: Any, folder: Path) -> None:  # noqa: ANN401 - transformers is untyped
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
+    with seeded(3):
         model_class(settings).save_pretrained(folder)

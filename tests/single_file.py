@@ -1,6 +1,7 @@
 """Write a diffusers folder as one file under the original names, as base models are passed on."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.base_models import CONFIGS, MICRO_FOLDER
+from trainer.base_models import CONFIGS, MICRO_FOLDER, transformer_names
+from trainer.base_models.registry import FamilyName
 
 RESIDUAL = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
@@ -38,38 +40,27 @@ OPENCLIP = {
 }  # fmt: skip
 
 
+# What transformers have beside the layers whose names `transformer_names` knows, and `diffusers` checks as it reads.
 MMDIT = {
     "pos_embed.pos_embed": "pos_embed", "pos_embed.proj.": "x_embedder.proj.", "proj_out.": "final_layer.linear.",
     "time_text_embed.timestep_embedder.linear_1.": "t_embedder.mlp.0.", "norm_out.linear.":
     "final_layer.adaLN_modulation.1.", "time_text_embed.timestep_embedder.linear_2.": "t_embedder.mlp.2.",
     "time_text_embed.text_embedder.linear_1.": "y_embedder.mlp.0.", "time_text_embed.text_embedder.linear_2.":
-    "y_embedder.mlp.2.", "transformer_blocks.": "joint_blocks.", ".attn.to_out.0.": ".x_block.attn.proj.",
-    ".attn.to_add_out.": ".context_block.attn.proj.", ".attn2.to_out.0.": ".x_block.attn2.proj.",
-    ".ff.net.0.proj.": ".x_block.mlp.fc1.", ".ff.net.2.": ".x_block.mlp.fc2.", ".ff_context.net.0.proj.":
-    ".context_block.mlp.fc1.", ".ff_context.net.2.": ".context_block.mlp.fc2.", ".norm1.linear.":
-    ".x_block.adaLN_modulation.1.", ".norm1_context.linear.": ".context_block.adaLN_modulation.1.",
-    ".attn.norm_q.": ".x_block.attn.ln_q.", ".attn.norm_k.": ".x_block.attn.ln_k.",
-    ".attn.norm_added_q.": ".context_block.attn.ln_q.", ".attn.norm_added_k.": ".context_block.attn.ln_k.",
-    ".attn2.norm_q.": ".x_block.attn2.ln_q.", ".attn2.norm_k.": ".x_block.attn2.ln_k.",
+    "y_embedder.mlp.2.", "transformer_blocks.": "joint_blocks.", ".attn2.norm_": ".x_block.attn2.ln_",
+    ".attn.norm_added_": ".context_block.attn.ln_", ".attn.norm_": ".x_block.attn.ln_",
 }  # fmt: skip
 FLUX = {
     "time_text_embed.timestep_embedder.linear_1.": "time_in.in_layer.", "time_text_embed.timestep_embedder.linear_2.":
     "time_in.out_layer.", "time_text_embed.text_embedder.linear_1.": "vector_in.in_layer.",
     "time_text_embed.text_embedder.linear_2.": "vector_in.out_layer.",
     "time_text_embed.guidance_embedder.linear_1.": "guidance_in.in_layer.",
-    "time_text_embed.guidance_embedder.linear_2.": "guidance_in.out_layer.",
+    "time_text_embed.guidance_embedder.linear_2.": "guidance_in.out_layer.", "proj_out.": "final_layer.linear.",
     "context_embedder.": "txt_in.", "x_embedder.": "img_in.", "norm_out.linear.": "final_layer.adaLN_modulation.1.",
-    ".norm1.linear.": ".img_mod.lin.", ".norm1_context.linear.": ".txt_mod.lin.", ".norm.linear.": ".modulation.lin.",
-    ".attn.to_out.0.": ".img_attn.proj.", ".attn.to_add_out.": ".txt_attn.proj.", ".ff.net.0.proj.": ".img_mlp.0.",
-    ".ff.net.2.": ".img_mlp.2.", ".ff_context.net.0.proj.": ".txt_mlp.0.", ".ff_context.net.2.": ".txt_mlp.2.",
+    "single_transformer_blocks.": "single_blocks.", "transformer_blocks.": "double_blocks.",
     ".attn.norm_added_q.weight": ".txt_attn.norm.query_norm.scale",
     ".attn.norm_added_k.weight": ".txt_attn.norm.key_norm.scale",
+    ".attn.norm_q.weight": ".img_attn.norm.query_norm.scale", ".attn.norm_k.weight": ".img_attn.norm.key_norm.scale",
 }  # fmt: skip
-JOINED = {
-    ".attn.to_q.": (".attn.to_k.", ".attn.to_v.", ".x_block.attn.qkv."),
-    ".attn2.to_q.": (".attn2.to_k.", ".attn2.to_v.", ".x_block.attn2.qkv."),
-    ".attn.add_q_proj.": (".attn.add_k_proj.", ".attn.add_v_proj.", ".context_block.attn.qkv."),
-}
 
 
 def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: dict[str, str] | None = None) -> Path:
@@ -104,7 +95,9 @@ def write_apart(folder: Path, path: Path) -> Path:
 
 
 def _write_sd3(folder: Path, path: Path) -> Path:
-    tensors = {f"model.diffusion_model.{key}": value for key, value in _mmdit(folder / "transformer")}
+    tensors = {
+        f"model.diffusion_model.{key}": value for key, value in _transformer(folder / "transformer", "sd3", MMDIT)
+    }
     tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}
     encoders = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"}
     for name, part in encoders.items():
@@ -122,7 +115,9 @@ def _write_sd3(folder: Path, path: Path) -> Path:
 
 def write_flux(folder: Path, path: Path) -> Path:
     """The single file of a FLUX.1 folder, as ComfyUI has it."""
-    tensors = {f"model.diffusion_model.{key}": value for key, value in _flux(folder / "transformer")}
+    tensors = {
+        f"model.diffusion_model.{key}": value for key, value in _transformer(folder / "transformer", "flux", FLUX)
+    }
     tensors |= {f"vae.{key}": value for key, value in _vae(folder / "vae")}
     for key, value in _load(folder / "text_encoder").items():
         tensors[f"text_encoders.clip_l.transformer.text_model.{key.removeprefix('text_model.')}"] = value
@@ -132,50 +127,21 @@ def write_flux(folder: Path, path: Path) -> Path:
     return path
 
 
-def _flux(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for key, value in (tensors := _load(folder)).items():
-        single = key.startswith("single_transformer_blocks.")
-        parts = ("attn.to_q.", "attn.to_k.", "attn.to_v.") + (("proj_mlp.",) if single else ())
-        added = ("attn.add_q_proj.", "attn.add_k_proj.", "attn.add_v_proj.")
-        if any(part in key for part in (*parts[1:], *added[1:])):
-            continue
-        name = key.replace("single_transformer_blocks.", "single_blocks.").replace(
-            "transformer_blocks.", "double_blocks."
-        )
-        if parts[0] in key:
-            whole = torch.cat([tensors[key.replace(parts[0], part)] for part in parts])
-            yield name.replace(parts[0], "linear1." if single else "img_attn.qkv."), whole
-        elif added[0] in key:
-            whole = torch.cat([tensors[key.replace(added[0], part)] for part in added])
-            yield name.replace(added[0], "txt_attn.qkv."), whole
-        elif ".attn.norm_" in key and "added" not in key:
-            part = "query_norm" if "norm_q" in key else "key_norm"
-            owner = "norm" if single else "img_attn.norm"
-            yield f"{name.partition('.attn.')[0]}.{owner}.{part}.scale", value
-        elif key.startswith("norm_out.linear."):
-            yield _renamed(key, FLUX), torch.cat(value.chunk(2)[::-1])
-        elif key.startswith("proj_out."):
-            yield key.replace("proj_out.", "final_layer.linear."), value
-        else:
-            yield _renamed(name, {**FLUX, ".proj_out.": ".linear2."}), value
-
-
-def _mmdit(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _transformer(folder: Path, family: FamilyName, names: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
     tensors = _load(folder)
     last = json.loads((folder / "config.json").read_text())["num_layers"] - 1
-    parts = {second for key in JOINED for second in JOINED[key][:2]}
+    swapped = ("norm_out.linear.", *([f"transformer_blocks.{last}.norm1_context.linear."] if family == "sd3" else []))
     for key, value in tensors.items():
-        if any(part in key for part in parts):
-            continue
-        for first, (second, third, joined) in JOINED.items():
-            if first in key:
-                whole = torch.cat([value, tensors[key.replace(first, second)], tensors[key.replace(first, third)]])
-                yield key.replace(first, joined).replace("transformer_blocks.", "joint_blocks."), whole
-                break
-        else:
-            swapped = key.startswith((f"transformer_blocks.{last}.norm1_context.linear.", "norm_out.linear."))
-            halves = value.chunk(2) if swapped else ()
-            yield _renamed(key, MMDIT), torch.cat([halves[1], halves[0]]) if swapped else value
+        layer, _, end = key.rpartition(".")
+        whole = transformer_names.joined(layer, family)
+        parts = list(transformer_names.parts(whole, family))
+        if layer in parts[:1]:
+            joined = torch.cat([tensors[f"{part}.{end}"] for part in parts])
+            yield f"{transformer_names.original(whole, family)}.{end}", joined
+        elif not whole:
+            original = transformer_names.original(layer, family)
+            halves = value.chunk(2)[::-1] if key.startswith(swapped) else (value,)
+            yield f"{original}.{end}" if original else _renamed(key, names), torch.cat(halves)
 
 
 def write_configs(folder: Path, bases: dict[str, Path]) -> Path:
@@ -195,7 +161,7 @@ def _load(folder: Path) -> dict[str, Tensor]:
 def _renamed(key: str, names: dict[str, str]) -> str:
     for name, original in names.items():
         key = key.replace(name, original)
-    return key
+    return re.sub(r"^(single_blocks\.\d+)\.img_attn", r"\1", key)
 
 
 def block_names(settings: dict[str, list[str] | int]) -> dict[str, str]:

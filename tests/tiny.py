@@ -1,5 +1,7 @@
 """Tiny real models: the real classes with the real module names, made from config in a moment, without any download."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +12,34 @@ import transformers
 from trainer.base_models import CONFIGS, MICRO_FOLDER
 
 
-def make_sd(folder: Path, seed: int = 0) -> Path:
-    """Save a Stable Diffusion 1.x model of about 0.2 million random parameters; epsilon, 64 x 64 pixels."""
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Draw random numbers from a seed, and go on afterwards as if nothing had been drawn."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        tokenizer = _tokenizer()
+        yield
+
+
+def make_sd(folder: Path, seed: int = 0) -> Path:
+    """Save a Stable Diffusion 1.x model of about 0.2 million random parameters; epsilon, 64 x 64 pixels."""
+    tokenizer = _tokenizer()
+    with seeded(seed):
         unet, vae, text_encoder = _unet(), _vae(), transformers.CLIPTextModel(_text(tokenizer))
-    _save_sd(folder, unet, vae, text_encoder, tokenizer, _scheduler())
-    return folder
+    return _save_sd(folder, _scheduler(), unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
 
 
 def make_sd21(folder: Path, objective: str = "epsilon") -> Path:
     """Save a Stable Diffusion 2.x model of about the same size, with linear projections and OpenCLIP's activation."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tokenizer = _tokenizer(pad_token="!")
+    tokenizer, scheduler = _tokenizer(pad_token="!"), _scheduler(prediction_type=objective)
+    with seeded():
         unet, vae = _unet(use_linear_projection=True, cross_attention_dim=40), _vae()
         text_encoder = transformers.CLIPTextModel(_text(tokenizer, hidden_size=40, hidden_act="gelu"))
-    _save_sd(folder, unet, vae, text_encoder, tokenizer, _scheduler(prediction_type=objective))
-    return folder
+    return _save_sd(folder, scheduler, unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
 
 
 def make_sdxl(folder: Path) -> Path:
     """Save a Stable Diffusion XL model of about 0.6 million random parameters, with as many blocks as the real one."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         tokenizers = _tokenizer(), _tokenizer(pad_token="!")
         unet = _unet(
             use_linear_projection=True, block_out_channels=(8, 16, 16), layers_per_block=2,
@@ -61,8 +66,7 @@ def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False, heads: int = 
 
     With a number of `heads` it has two blocks of the width of a real model that has so many, and is saved in bf16.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         tokenizers = _tokenizer(), _tokenizer(pad_token="!")
         layers, head = (2, 64) if heads else (3, 8)
         transformer = diffusers.SD3Transformer2DModel(
@@ -94,8 +98,7 @@ def make_flux(folder: Path, *, wide: bool = False) -> Path:
 
     If `wide`, it has one block of each kind in the real width, half a billion parameters, and is saved in bf16.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         tokenizer = _tokenizer()
         count, heads, axes = (1, 24, (16, 56, 56)) if wide else (2, 2, (4, 6, 6))
         transformer = diffusers.FluxTransformer2DModel(
@@ -179,15 +182,8 @@ def _scheduler(**changes: str) -> diffusers.DDIMScheduler:
     )  # fmt: skip
 
 
-def _save_sd(
-    folder: Path,
-    unet: diffusers.UNet2DConditionModel,
-    vae: diffusers.AutoencoderKL,
-    text_encoder: transformers.CLIPTextModel,
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    scheduler: diffusers.DDIMScheduler,
-) -> None:
+def _save_sd(folder: Path, scheduler: diffusers.DDIMScheduler, **parts: Any) -> Path:  # noqa: ANN401 - its models
     diffusers.StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder

@@ -12,7 +12,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
+from tests.tiny import seeded
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "girl", "with", "pink", "hair", "hat"]
+SMALL: dict[str, Any] = {
+    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+}  # fmt: skip
+VISION: dict[str, Any] = SMALL | {"image_size": 32, "patch_size": 16}
+TEXT: dict[str, Any] = SMALL | {
+    "vocab_size": len(WORDS), "max_position_embeddings": 64, "bos_token_id": 5, "pad_token_id": 0, "eos_token_id": 3,
+}  # fmt: skip
 TAGS = {0: "pink_hair", 1: "red_shirt", 2: "glasses"}
 
 
@@ -21,20 +30,10 @@ def make_blip(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
-    text = transformers.BlipTextConfig(
-        vocab_size=len(WORDS), hidden_size=16, encoder_hidden_size=16, intermediate_size=16, projection_dim=8,
-        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64, bos_token_id=5, pad_token_id=0,
-        eos_token_id=3, sep_token_id=3,
-    )  # fmt: skip
-    vision = transformers.BlipVisionConfig(
-        hidden_size=16, intermediate_size=16, projection_dim=8, num_hidden_layers=1, num_attention_heads=2,
-        image_size=32, patch_size=16,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        settings = transformers.BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
-        model = transformers.BlipForConditionalGeneration(settings)
-    model.save_pretrained(folder)
+    text = transformers.BlipTextConfig(encoder_hidden_size=16, projection_dim=8, sep_token_id=3, **TEXT)
+    vision = transformers.BlipVisionConfig(projection_dim=8, **VISION)
+    settings = transformers.BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+    _save(transformers.BlipForConditionalGeneration, settings, folder)
     transformers.BlipProcessor(
         transformers.BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer
     ).save_pretrained(folder)
@@ -43,11 +42,10 @@ def make_blip(folder: Path) -> Path:
 
 def make_tagger(folder: Path) -> Path:
     """Save a ViT that is sure of `pink_hair` and `glasses` in any picture."""
+    numbers = {tag: number for number, tag in TAGS.items()}
     settings = transformers.ViTConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
-        id2label=TAGS, label2id={tag: number for number, tag in TAGS.items()},
-        problem_type="multi_label_classification",
-    )  # fmt: skip
+        id2label=TAGS, label2id=numbers, problem_type="multi_label_classification", **VISION
+    )
     model = transformers.ViTForImageClassification(settings)
     with torch.no_grad():
         model.classifier.weight.zero_()
@@ -60,14 +58,7 @@ def make_tagger(folder: Path) -> Path:
 def make_git(folder: Path) -> Path:
     """Save a GIT of random weights, which writes some of `WORDS`."""
     folder.mkdir(parents=True)
-    vision = transformers.GitVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
-    )
-    settings = transformers.GitConfig(
-        vision_config=vision.to_dict(), vocab_size=len(WORDS), hidden_size=16, intermediate_size=16,
-        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64, bos_token_id=5, eos_token_id=3,
-        pad_token_id=0,
-    )  # fmt: skip
+    settings = transformers.GitConfig(vision_config=transformers.GitVisionConfig(**VISION).to_dict(), **TEXT)
     _save(transformers.GitForCausalLM, settings, folder)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     transformers.GitProcessor(
@@ -80,13 +71,10 @@ def make_blip2(folder: Path) -> Path:
     """Save a BLIP-2 of random weights with an OPT, which writes some of `WORDS`."""
     folder.mkdir(parents=True)
     tokenizer = _tokenizer()
-    vision = transformers.Blip2VisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
-    )
+    vision = transformers.Blip2VisionConfig(**VISION)
     between = transformers.Blip2QFormerConfig(
-        vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        encoder_hidden_size=16, cross_attention_frequency=1,
-    )  # fmt: skip
+        vocab_size=8, encoder_hidden_size=16, cross_attention_frequency=1, **SMALL
+    )
     text = transformers.OPTConfig(
         vocab_size=len(tokenizer), hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
         word_embed_proj_dim=16, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
@@ -191,6 +179,5 @@ def _clip_images(side: int = 32) -> CLIPImageProcessorPil:
 
 
 def _save(model_class: Any, settings: Any, folder: Path) -> None:  # noqa: ANN401 - transformers is untyped
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
+    with seeded(3):
         model_class(settings).save_pretrained(folder)

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from tests.tiny import seeded
 from trainer.base_models import MICRO_FOLDER
 
 SMALL: dict[str, Any] = {
@@ -46,6 +46,5 @@ def make_dino(folder: Path) -> Path:
 
 
 def _save(model_class: Any, settings: Any, folder: Path, **options: bool) -> None:  # noqa: ANN401 - untyped
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
+    with seeded(2):
         model_class(settings, **options).save_pretrained(folder)

@@ -20,7 +20,6 @@ from trainer.errors import UserError
 from trainer.i18n import JOINERS
 from trainer.runs import events
 from trainer.sampling import png_info
-from ui.state import page_memory
 
 pytestmark = pytest.mark.timeout(300)
 WORDS = [
@@ -182,10 +181,3 @@ def test_events(home: Path, files: int) -> None:
         assert events.read(path)[0][-1].kind == "warned"
 
     fuzz("events", [lines], read, files)
-
-
-@pytest.mark.parametrize("data", [b"[]", b"1", b'"x"', b"{", b'{"answers": 1}', json.dumps({"project": [1]}).encode()])
-def test_what_the_page_remembers_may_be_damaged(home: Path, data: bytes) -> None:
-    (home / "outputs" / ".page.json").write_bytes(data)
-    assert page_memory.project() == ""
-    page_memory.remember("rin", "trigger", "x")

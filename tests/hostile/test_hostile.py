@@ -24,7 +24,7 @@ from trainer import config, families, paths, runs, storage
 from trainer.adapter_files import reader, safetensors_reader, summary
 from trainer.base_models import detect
 from trainer.config import ModelConfig, PictureConfig
-from trainer.data import checks, dataset, images, sandbox, uploads
+from trainer.data import checks, dataset, images, uploads
 from trainer.data.captions import MAX_BYTES, REPLACEMENT, caption_file
 from trainer.data.uploads import Report
 from trainer.errors import UserError
@@ -123,14 +123,14 @@ def all_of_them() -> list[tuple[str, bytes]]:
     return good + [(f"bad{number}-{name}", data) for number, (name, data, _) in enumerate(BAD.values())]
 
 
-def test_all_of_them_at_once_in_a_process_of_its_own(folder: Path, home: Path) -> None:
-    """The way of the page, with its limits: as many are kept as should be."""
-    files, seen = all_of_them(), list[str]()
-    report = sandbox.add(folder, offer(home, *files), seen.append)
-    assert len(report.added) + report.known == len(GOOD)
-    assert len(report.refused) == len(BAD)
-    assert len(seen) == len(files)
-    assert_in_words(report.sentence(), home)
+def read_apart(
+    folder: Path, code: str, files: list[tuple[str, Path]], then: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Take files in by the process of the page, with some of its program changed."""
+    program = f"from trainer.data import images, sandbox\n{code}\nsandbox.main()\n{then}"
+    offered = json.dumps([(name, str(path)) for name, path in files])
+    command = [sys.executable, "-c", program, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, input=offered, timeout=120)
 
 
 def all_zips() -> list[tuple[str, bytes]]:
@@ -143,11 +143,7 @@ def test_the_process_that_takes_them_in_stays_small(
     folder: Path, home: Path, files: Callable[[], list[tuple[str, bytes]]], least: int
 ) -> None:
     """Its own word for it: after a fork, getrusage counts the peak of the tests' process as the child's."""
-    code = "from trainer.data import sandbox; sandbox.main(); print(open('/proc/self/status').read())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True,
-        input=json.dumps([(name, str(path)) for name, path in offer(home, *files())]),
-    )  # fmt: skip
+    done = read_apart(folder, "", offer(home, *files()), "print(open('/proc/self/status').read())")
     peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
     assert peak, done.stderr
     assert int(peak[1]) <= 700 * 1024
@@ -159,23 +155,15 @@ def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monke
     """With too little memory for one of them, that one is refused, and the others are kept."""
     large = pictures.png(7000, 7000, 8, 0, bytes(7001 * 7000))
     good = pictures.saved(pictures.two(), "PNG")
-    code = "from trainer.data import sandbox; sandbox.MEMORY = 40 * 2**20; sandbox.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True,
-        input=f'[["large.png", "{offer(home, ("large.png", large))[0][1]}"]]',
-    )  # fmt: skip
+    done = read_apart(folder, "sandbox.MEMORY = 40 * 2**20", offer(home, ("large.png", large)))
     assert '["large.png", "needs too much memory"]' in done.stdout, done
     assert uploads.add(folder, offer(home, ("large.png", large), ("good.png", good))).refused == []
 
 
 @pytest.mark.slow
 def test_a_reader_that_computes_for_ever_is_ended(folder: Path, home: Path) -> None:
-    code = (
-        "from trainer.data import images, sandbox\nsandbox.SECONDS = 1\n"
-        "def hang(*_):\n    while True: pass\nimages.upright = hang\nsandbox.main()"
-    )
-    good = offer(home, ("good.png", pictures.saved(pictures.two(), "PNG")))[0][1]
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], input=f'[["a", "{good}"]]', text=True, timeout=60)
+    code = "sandbox.SECONDS = 1\ndef hang(*_):\n    while True: pass\nimages.upright = hang"
+    done = read_apart(folder, code, offer(home, ("good.png", pictures.saved(pictures.two(), "PNG"))))
     assert done.returncode < 0  # by the signal
 
 

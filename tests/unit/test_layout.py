@@ -2,10 +2,6 @@
 
 import ast
 import re
-import tomllib
-from collections.abc import Iterator
-from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 
@@ -21,25 +17,6 @@ PROGRAM = sorted(
         *(CHECKOUT / "limner_extensions").rglob("*.py"),
     ]
 )
-
-
-def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
-
-
-def test_files_and_functions_are_small() -> None:
-    for path in PROGRAM:
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
-        for function in functions(path):
-            limit = 100 if function.name == "train" else 60
-            assert (function.end_lineno or 0) - function.lineno < limit, f"{path}: {function.name}"
-
-
-@pytest.mark.parametrize("folder", ["datasets", "outputs"])
-def test_data_folders_hold_no_program(folder: str) -> None:
-    assert not list((CHECKOUT / folder).rglob("*.py"))
 
 
 FORBIDDEN = {
@@ -65,22 +42,6 @@ def test_what_may_stand_nowhere(pattern: str, what: str) -> None:
                 continue
             code = line.partition("#")[0]
             assert not re.search(pattern, code), f"{path.relative_to(CHECKOUT)}:{number} has {what}: {line.strip()}"
-
-
-FLOORS = {"gradio": "6.20", "pillow": "12.3", "torch": "2.6", "safetensors": "0.8", "python-multipart": "0.0.27"}
-
-
-def test_floors_of_what_we_need() -> None:
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    floors = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in project["dependencies"])  # type: ignore[union-attr]
-    for name, floor in FLOORS.items():
-        assert [int(part) for part in floors[name].split(".")] >= [int(part) for part in floor.split(".")]
-
-
-def test_what_is_installed_is_not_below_the_floors() -> None:
-    for name, floor in FLOORS.items():
-        installed = [int(part) for part in re.findall(r"\d+", version(name))]
-        assert installed >= [int(part) for part in floor.split(".")], f"{name} {version(name)}"
 
 
 def test_a_family_is_named_in_its_files_and_the_registry() -> None:
@@ -109,7 +70,9 @@ STARTERS = {"trainer/processes.py", "limner_extensions/people/per_user_proxy.py"
 
 
 def test_programs_are_started_by_lists_of_arguments() -> None:
-    for path in PROGRAM:
+    starting = [path for path in PROGRAM if re.search(r"subprocess|execv", path.read_text(encoding="utf-8"))]
+    assert {CHECKOUT / name for name in STARTERS} <= set(starting)
+    for path in starting:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "subprocess.Popen", "subprocess.run", "subprocess.call", "subprocess.check_output", "os.execv",
@@ -119,23 +82,3 @@ def test_programs_are_started_by_lists_of_arguments() -> None:
                 assert isinstance(node.args[0], ast.List | ast.Attribute | ast.Name | ast.Starred), path
                 assert not ast.unparse(node.func).endswith("_shell"), path
                 assert not [keyword for keyword in node.keywords if keyword.arg == "shell"]
-
-
-def test_the_map_in_architecture_is_that_of_the_code() -> None:
-    text = (
-        (CHECKOUT / "docs" / "development" / "architecture.md")
-        .read_text(encoding="utf-8")
-        .partition("## Where things are")[2]
-        .partition("]]] -->")[2]
-        .split("```")[1]
-    )
-    names, above = set(), ""
-    for indent, name in re.findall(r"^( *)([\w./]+) ", text, re.MULTILINE):
-        names.add(CHECKOUT / above / name if indent else CHECKOUT / name)
-        above = above if indent else name
-    assert len(names) > 12
-    assert [path for path in names if not path.exists()] == []
-    packages = [CHECKOUT / package for package in ("trainer", "ui")]
-    there = {path for package in packages for path in package.glob("*.py") if path.name != "__init__.py"}
-    there |= {path.parent for package in packages for path in package.glob("*/__init__.py")}
-    assert there - names == set()

@@ -28,6 +28,8 @@ GTX_1080 = Card("NVIDIA GeForce GTX 1080", "560.94", (6, 1))
         (GTX_1080, (12, 8), f'has no code for it. Install the one that has: "{sys.executable}" -m pip install '
                             "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"),
         (GTX_1080, (12, 6), ""),
+        (Card("RTX 4090", "580.65.06", (8, 9)), None, "whl/cu130"),
+        (Card("Tesla V100", "580.65", (7, 0)), None, "whl/cu126"),
         (RTX_5090, (12, 6), "whl/cu130"),
     ],
 )  # fmt: skip
@@ -96,13 +98,6 @@ def test_the_load_of_the_cards_is_asked(driver: Path) -> None:
     for script in ("exit 9", "echo '0, [N/A], 1, 2, x'"):
         answering(driver, script)
         assert nvidia.usage() == []
-
-
-def test_the_build_of_torch_follows_from_card_and_driver() -> None:
-    assert nvidia.best_build(Card("RTX 4090", "580.65.06", (8, 9))) == "cu130"
-    assert nvidia.best_build(Card("RTX 4090", "575.57", (8, 9))) == "cu126"
-    assert nvidia.best_build(Card("Tesla V100", "580.65", (7, 0))) == "cu126"
-    assert nvidia.best_build(RTX_5090) == "cu130", "cu126 has no code for it, with whatever driver"
 
 
 def test_devices_are_made_by_the_drivers_program(driver: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -45,20 +45,6 @@ def test_who_may_read_a_file_is_for_the_system_to_say(tmp_path: Path, umask: int
         assert path.stat().st_mode & 0o777 == mode
 
 
-def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.txt"
-    storage.write(path, "old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        storage.write(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_folder_appears_at_once_or_not_at_all(tmp_path: Path) -> None:
     def broken(folder: Path) -> None:
         (folder / "half").touch()

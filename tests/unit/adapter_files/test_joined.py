@@ -26,10 +26,8 @@ def adapter(ranks: dict[str, int], alpha: float, *, trained: bool) -> dict[str, 
 @pytest.mark.parametrize(
     "ranks",
     [
-        {"attn_to_q": 4, "attn_to_k": 4, "attn_to_v": 4, "proj_mlp": 4},
         {"attn_to_q": 4, "attn_to_v": 4},
         {"attn_to_q": 2, "attn_to_k": 8, "attn_to_v": 5, "proj_mlp": 8},
-        {"attn_to_q": 2, "attn_to_k": 8},
         {"proj_mlp": 3},
     ],
 )

@@ -127,14 +127,6 @@ def test_precision(precision: Precision, form: writer.Form) -> None:
     assert len(tensors) == (3 if form == "kohya" else 2)
 
 
-def test_what_is_too_large_for_a_precision() -> None:
-    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    parts = {"lora_down.weight": torch.full((1, 2), 1e5), "lora_up.weight": torch.ones(2, 1)}
-    with pytest.raises(UserError, match=r"not finite in fp16 .*to_q.lora_down"):
-        writer.write({name: Lora(parts, 1.0)}, {}, form="kohya", precision="fp16")
-    assert writer.write({name: Lora(parts, 1.0)}, {}, form="kohya", precision="bf16")
-
-
 def test_an_adapter_that_is_dora_in_part_has_no_form_for_peft() -> None:
     names = [f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{layer}" for layer in "qk"]
     modules = {names[0]: module("LoRA", 2, (3, 4), 1.0, 0), names[1]: module("DoRA", 2, (3, 4), 1.0, 0)}
@@ -188,23 +180,24 @@ def test_tucker_cores_are_multiplied_into_a_factor() -> None:
     assert torch.allclose(file.modules[name].delta(), (first * second).flatten(1), atol=1e-4)
 
 
+PEFT_LAYER = {
+    f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_{part}.weight": torch.ones(shape)
+    for part, shape in {"A": (4, 6), "B": (5, 4)}.items()
+}
+
+
 @pytest.mark.parametrize(
     ("settings", "alpha"),
     [
         ({}, 4.0),
-        ({"unet.lora_alpha": 2}, 2.0),
         ({"unet.lora_alpha": 2, "unet.use_rslora": True}, 4.0),
-        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {"attn1.to_q": 8}}, 8.0),
         ({"unet.lora_alpha": 2, "unet.alpha_pattern": {r"mid_block\..*\.(to_k|to_q)": 8}}, 8.0),
         ({"unet.lora_alpha": 2, "unet.alpha_pattern": {r"(down|up)_blocks\..*": 8}}, 2.0),
-        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {"to_q": 8, ".*attn1.*": 16}}, 8.0),
         ({"unet.lora_alpha": 2, "unet.alpha_pattern": {".*attn1.*": 16, "attn1.to_q": 8}}, 16.0),
     ],
 )
 def test_the_alpha_that_peft_means(settings: dict[str, Any], alpha: float) -> None:
-    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
-    (module,) = read_back(save(tensors, {peft_settings.METADATA: json.dumps(settings)})).modules.values()
+    (module,) = read_back(save(PEFT_LAYER, {peft_settings.METADATA: json.dumps(settings)})).modules.values()
     assert module.alpha == alpha
 
 
@@ -218,10 +211,8 @@ def test_the_alpha_that_peft_means(settings: dict[str, Any], alpha: float) -> No
     ],
 )
 def test_damaged_settings_of_peft(text: str, words: str) -> None:
-    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    tensors = {f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(5, 4)}
     with pytest.raises(UserError, match=words):
-        read_back(save(tensors, {peft_settings.METADATA: text}))
+        read_back(save(PEFT_LAYER, {peft_settings.METADATA: text}))
 
 
 @pytest.mark.parametrize(
@@ -233,16 +224,13 @@ def test_damaged_settings_of_peft(text: str, words: str) -> None:
     ],
 )
 def test_the_settings_beside_a_file_that_peft_wrote(tmp_path: Path, config: dict[str, Any], alpha: float) -> None:
-    layer, parts = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", (torch.ones(4, 6), torch.ones(5, 4))
     for name, beside, expected in (
         ("base_model.model", None, 4.0),
         ("base_model.model", config, alpha),
         ("unet", config, 4.0),  # the settings are not those of a file with other names
     ):
         file = tmp_path / ("x.safetensors" if name == "unet" else "adapter_model.safetensors")
-        file.write_bytes(
-            save({f"{name}.{layer}.lora_{end}.weight": part for end, part in zip("AB", parts, strict=True)})
-        )
+        file.write_bytes(save({key.replace("unet", name): part for key, part in PEFT_LAYER.items()}))
         if beside:
             (tmp_path / "adapter_config.json").write_text(json.dumps(beside))
         (module,) = reader.read(file).modules.values()
@@ -281,19 +269,26 @@ def test_an_energy_share() -> None:
 def test_inspect(tmp_path: Path) -> None:
     place = Place("unet", "down_blocks.1.attentions.0.proj_in")
     modules = {layer_names.kohya(place, "sdxl"): module("LoRA", 2, (4, 6), 1.0, 0)}
-    facts = {**writer.of_family("sdxl", "epsilon"), "ss_training_started_at": "1767225600.0", "ss_optimizer": "adamw",
-            "modelspec.trigger_phrase": "rin", summary.COVER: json.dumps(["/9j/abc"])}  # fmt: skip
-    facts = summary.describe(
-        safetensors_reader.parse(writer.write(modules, facts, form="kohya", precision="fp16"), "x")
-    )
-    assert facts["family"] == "Stable Diffusion XL"
-    assert (facts["kind"], facts["ranks"], facts["alphas"], facts["precision"]) == ("LoRA", [2], [1.0], ["float16"])
-    assert facts["blocks"] == {"down_blocks.1": 2 * 2 * (4 + 6) + 4}
-    assert facts["begun"] == "2026-01-01T00:00:00+00:00"
-    assert facts["recipe"] == {"optimizer": "adamw"}
-    assert (facts["trigger"], facts["cover"], facts["form"]) == ("rin", True, "kohya")
+    made = {"ss_training_started_at": "1767225600.0", "ss_optimizer": "adamw", "modelspec.trigger_phrase": "rin"}
+    made |= {**writer.of_family("sdxl", "epsilon"), summary.COVER: json.dumps(["/9j/abc"])}
+    data = writer.write(modules, made, form="kohya", precision="fp16")
+    facts = summary.describe(safetensors_reader.parse(data, "x"))
+    expected = {
+        "family": "Stable Diffusion XL",
+        "kind": "LoRA",
+        "ranks": [2],
+        "alphas": [1.0],
+        "precision": ["float16"],
+        "blocks": {"down_blocks.1": 2 * 2 * (4 + 6) + 4},
+        "begun": "2026-01-01T00:00:00+00:00",
+        "recipe": {"optimizer": "adamw"},
+        "trigger": "rin",
+        "cover": True,
+        "form": "kohya",
+    }
+    assert {name: facts[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize("text", ["[", "{}", "[1]", '["<script>"]', "[]"])
+@pytest.mark.parametrize("text", ["[", "{}", '["<script>"]', "[]"])
 def test_a_cover_that_is_none(text: str) -> None:
     assert summary.cover({summary.COVER: text}) == ""

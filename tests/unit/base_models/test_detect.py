@@ -116,21 +116,6 @@ def folder(path: Path, kind: str, denoiser: dict[str, Any], scheduler: dict[str,
     return path
 
 
-@pytest.mark.parametrize(
-    ("unet", "scheduler", "words"),
-    [
-        ({"cross_attention_dim": 768}, {"prediction_type": "sample"}, "prediction type is 'sample'"),
-        ({"cross_attention_dim": 768}, {}, "config of its UNet or scheduler"),
-        ({"cross_attention_dim": 1024}, {"beta_start": 1}, "cross-attention is 1024 wide"),
-    ],
-)
-def test_folders_that_cannot_be_used(
-    tmp_path: Path, unet: dict[str, Any], scheduler: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(UserError, match=words):
-        detect.look(folder(tmp_path / "base", "StableDiffusionPipeline", unet, scheduler))
-
-
 def test_the_preset_follows_the_base(tmp_path: Path) -> None:
     def made(base: Path | str, **model: str) -> tuple[int, float]:
         built = config.build({"name": "x", "dataset": "x", "model": {"base": str(base), **model}})

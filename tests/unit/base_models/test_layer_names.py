@@ -66,28 +66,6 @@ def flat(path: str) -> str:
     return path.replace(".", "_")
 
 
-@pytest.mark.parametrize(
-    ("path", "original"),
-    [
-        ("time_embedding.linear_2", "time_embed.2"),
-        ("down_blocks.0.resnets.0.norm1", "input_blocks.1.0.in_layers.0"),
-        ("down_blocks.0.resnets.0.conv1", "input_blocks.1.0.in_layers.2"),
-        ("down_blocks.0.resnets.0.conv2", "input_blocks.1.0.out_layers.3"),
-        ("down_blocks.0.downsamplers.0.conv", "input_blocks.3.0.op"),
-        ("down_blocks.1.resnets.0.conv_shortcut", "input_blocks.4.0.skip_connection"),
-        ("down_blocks.1.attentions.1.proj_in", "input_blocks.5.1.proj_in"),
-        ("mid_block.attentions.0.proj_out", "middle_block.1.proj_out"),
-        ("mid_block.resnets.1.conv2", "middle_block.2.out_layers.3"),
-        ("up_blocks.1.resnets.2.time_emb_proj", "output_blocks.5.0.emb_layers.1"),
-        ("up_blocks.1.upsamplers.0.conv", "output_blocks.5.2.conv"),
-        ("conv_out", "out.2"),
-    ],
-)
-def test_layers_have_the_names_of_the_original_models(path: str, original: str) -> None:
-    """As they are in the single files that CompVis and Stability AI published."""
-    assert layer_names.original(path) == original
-
-
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 def test_every_name_is_read_back(family: FamilyName) -> None:
     for name in layer_shapes.known(family):

@@ -42,29 +42,19 @@ def test_each_form_is_found(tmp_path: Path) -> None:
         assert vae.find(base_path, base, str(path)) == expected
 
 
-OTHERS: dict[str, tuple[dict[str, list[int]], str]] = {
-    "FLUX": (ALONE | {"decoder.conv_in.weight": [512, 16, 3, 3]}, "its latents have 16 channels"),
-    "video": (ALONE | {"decoder.conv_in.weight": [384, 16, 3, 3, 3]}, "does not have the encoder and the decoder"),
-    "text encoder": ({"text_model.encoder.layers.0.mlp.fc1.weight": [1]}, "does not have the encoder and the decoder"),
-    "base without one": (WITHOUT, "does not have the encoder and the decoder"),
-}
-
-
-@pytest.mark.parametrize(("shapes", "words"), OTHERS.values(), ids=OTHERS.keys())
-def test_other_files_are_refused(tmp_path: Path, shapes: dict[str, list[int]], words: str) -> None:
-    base = write(tmp_path / "base.safetensors", SD15)
-    file = write(tmp_path / "other.safetensors", shapes)
-    with pytest.raises(UserError, match=f"'other.safetensors' cannot be used: .*{words}") as caught:
-        vae.find(base, detect.look(base), str(file))
-    assert str(tmp_path) not in str(caught.value)
-
-
-def test_other_folders_are_refused(tmp_path: Path) -> None:
+def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
     base = write(tmp_path / "base.safetensors", SDXL)
     (tmp_path / "empty").mkdir()
     (tmp_path / "vae.pt").write_bytes(b"x")
     (tmp_path / "cut.safetensors").write_bytes(b"x" * 20)
+    lacks = "does not have the encoder and the decoder"
+    video = ALONE | {"decoder.conv_in.weight": [384, 16, 3, 3, 3]}
+    wide = ALONE | {"decoder.conv_in.weight": [512, 16, 3, 3]}
     for path, words in {
+        write(tmp_path / "flux.safetensors", wide): "'flux.safetensors' cannot be used: its latents have 16 channels",
+        write(tmp_path / "video.safetensors", video): lacks,
+        write(tmp_path / "t5.safetensors", {"text_model.encoder.layers.0.mlp.fc1.weight": [1]}): lacks,
+        write(tmp_path / "without.safetensors", WITHOUT): lacks,
         tmp_path / "empty": "no config.json",
         vae_folder(tmp_path / "tiny", _class_name="AutoencoderTiny"): "not an AutoencoderKL",
         vae_folder(tmp_path / "bin", weights=False, scaling_factor=0.13025): "no .safetensors file",
@@ -74,8 +64,9 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         tmp_path / "cut.safetensors": "damaged",
         tmp_path / "gone": "does not exist",
     }.items():
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=words) as caught:
             vae.find(base, detect.look(base), str(path))
+        assert str(tmp_path) not in str(caught.value)
     vae.find(base, detect.look(base), str(vae_folder(tmp_path / "xl", scaling_factor=0.13025)))
 
 

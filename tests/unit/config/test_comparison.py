@@ -3,24 +3,7 @@
 import pytest
 
 from trainer import config
-from trainer.config import adjustments, comparison
-
-
-def test_what_was_changed_is_named_beside_what_the_preset_has() -> None:
-    settings = config.build(
-        {"name": "rin", "dataset": "rin", "adapter": {"kind": "lokr", "factor": 4}, "training": {"steps": 24}}
-    )
-    assert comparison.differences(config.build({"name": "rin", "dataset": "rin", "preset": "style"})) == []
-    differences = {each.path: (each.title, each.value, each.usual) for each in comparison.differences(settings)}
-    assert differences["adapter.kind"] == ("Adapter", "lokr", "lora")
-    assert differences["adapter.factor"] == ("Factor", 4, 8)
-    assert differences["training.steps"] == ("Steps", 24, 0)
-    derived = settings.training.model_copy(update={"steps": 0})
-    steps = adjustments.planned_steps(derived, 12)
-    planned = settings.model_copy(update={"training": settings.training.model_copy(update={"steps": steps})})
-    paths = {each.path for each in comparison.differences(planned, 12)}
-    assert "training.steps" not in paths, "they follow from the exposures"
-    assert "adapter.factor" in paths
+from trainer.config import comparison
 
 
 def test_values_are_said_in_words() -> None:

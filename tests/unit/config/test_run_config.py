@@ -17,16 +17,6 @@ from trainer.errors import UserError
 
 SMALL: dict[str, Any] = {"name": "rin", "dataset": "rin"}
 BASES = ["micro", *FAMILIES]
-# Rank, alpha, learning rate and noise levels in docs/train_network.md, docs/sdxl_train_network.md,
-# docs/sd3_train_network.md and docs/flux_train_network.md of kohya-ss/sd-scripts; micro has five times XL's rate.
-DOCUMENTED = {
-    "micro": (32, 16.0, 5e-4, "uniform"),
-    "sd15": (16, 1.0, 1e-4, "uniform"),
-    "sd21": (16, 1.0, 1e-4, "uniform"),
-    "sdxl": (32, 16.0, 1e-4, "uniform"),
-    "sd3": (16, 1.0, 1e-4, "uniform"),
-    "flux": (16, 1.0, 1e-4, "logit-normal"),
-}
 
 
 def from_preset(kind: str, base: str, **changes: object) -> TrainConfig:
@@ -70,21 +60,16 @@ def test_a_config_survives_its_file(rank: int, rate: float, prompts: list[str], 
     [
         ({"training": {"step": 3}}, "training.step is not a setting (did you mean training.steps?)"),
         ({"optimiser": {}}, "optimiser is not a setting (did you mean optimizer?)"),
-        ({"training": {"batch_size": 0}}, "training.batch_size"),
         ({"training": {"batch_size": "four"}}, "training.batch_size"),
-        ({"name": None}, "name"),
         ({"__class__": 1}, "__class__ is not a setting"),
         ({"training": {"steps": 99999999999999999999}}, "training.steps"),
         ({"name": "$(touch x)"}, "letters, digits"),
         ({"preset": "../../etc/passwd"}, "preset"),
         ({"preview": {"prompts": ["x" * 100_000]}}, "preview.prompts"),
-        ({"trigger": "x" * 5000}, "trigger"),
-        ({"training": {"resolution": 100}}, "training.resolution"),
         ({"training": {"further_resolutions": [100]}}, "training.further_resolutions: should be a multiple of 64"),
         ({"training": {"further_resolutions": [64, 64]}}, "training.further_resolutions: each must be lower"),
         ({"training": {"further_resolutions": [128]}}, "lower than the resolution, 128"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate"),
-        ({"model": {"family": "pixart"}}, "model.family"),
         ({"training": {"resolution": 512}}, "micro draws 128 x 128"),
         ({"training": 3}, "training"),
     ],
@@ -107,24 +92,9 @@ def test_each_preset_is_valid(base: str, kind: str) -> None:
     assert bool(made.captions.dropout) == preserves
     assert made.preservation.share * made.training.batch_size * made.training.gradient_accumulation <= 2
     assert "" not in made.preservation.prompts, "guidance leads away from it"
+    assert kind != "plain" or adjustments.planned_steps(made.training, 16) == 10 * 10 * 16, "ten epochs of ten repeats"
     names = {*get_args(config.Preset), *(f"{name}-{preset}" for name in BASES for preset in get_args(config.Preset))}
     assert {path.stem for path in config.PRESETS.iterdir()} <= names
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_plain_lora_is_as_kohyas_scripts_document_it(base: str) -> None:
-    made = from_preset("plain", base)
-    adapter, optimizer, training = made.adapter, made.optimizer.model_dump(), made.training
-    levels = made.objective.timestep_sampling
-    assert (adapter.rank, adapter.alpha, optimizer["learning_rate"], levels) == DOCUMENTED[base]
-    assert (adapter.kind, adapter.targets) == ("lora", "attention+ff")
-    assert (optimizer["kind"], optimizer["beta2"], optimizer["weight_decay"]) == ("adamw", 0.999, 0.01)
-    assert made.schedule.model_dump() == {"kind": "constant", "warmup": 0.0}
-    assert (training.batch_size, training.gradient_accumulation, training.max_grad_norm) == (1, 1, 1.0)
-    assert (training.text_encoder, training.text_encoder_lr_factor) == (True, 1.0)
-    assert adjustments.planned_steps(training, 16) == 10 * 10 * 16, "ten epochs of ten repeats"
-    batches = from_preset("plain", base, training={"batch_size": 4}).optimizer.learning_rate
-    assert batches == optimizer["learning_rate"], "it does not follow the batch"
 
 
 def test_assignments_override() -> None:
@@ -184,12 +154,6 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
         config.load(tmp_path)
 
 
-def test_settings_override_those_of_the_preset() -> None:
-    character, style = config.build(SMALL), config.build(SMALL | {"preset": "style"})
-    assert (style.adapter.targets, character.adapter.targets) == ("conv", "attention+ff")
-    assert config.build(SMALL | {"training": {"exposures": 7}}).training.exposures == 7
-
-
 @pytest.mark.parametrize(
     ("training", "rate"),
     [({}, 3e-4), ({"batch_size": 1}, 1.5e-4), ({"batch_size": 16}, 6e-4), ({"accumulation": 4}, 6e-4)],
@@ -199,6 +163,7 @@ def test_a_presets_rate_follows_the_batch(tmp_path: Path, training: dict[str, in
     assert config.build(data).optimizer.learning_rate == pytest.approx(rate)
     explicit = config.build({**data, "optimizer": {"learning_rate": 1e-4}})
     assert explicit.optimizer.learning_rate == 1e-4, "an explicit rate is not scaled"
+    assert config.build({**data, "preset": "plain"}).optimizer.learning_rate == 1e-4, "that of plain LoRA is documented"
     other = config.build({**data, "optimizer": {"kind": "lion"}})
     assert other.optimizer.learning_rate == 2e-5, "the preset's rate is AdamW's"
 
@@ -209,14 +174,3 @@ def test_rank_from_the_number_of_pictures(tmp_path: Path, count: int, rank: int)
     assert adjustments.planned_rank(made.adapter, count) == rank
     explicit = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "adapter": {"rank": 3}})
     assert adjustments.planned_rank(explicit.adapter, count) == 3
-
-
-@pytest.mark.parametrize("kind", ["character", "style"])
-@pytest.mark.parametrize(("family", "factor"), [("sd15", 0.5), ("sd21", 0.5), ("sdxl", 0.33)])
-def test_presets_train_the_text_encoder_at_a_rate_of_its_own(kind: str, family: str, factor: float) -> None:
-    data = {"name": "x", "dataset": "y", "preset": kind, "model": {"base": "owner/name", "family": family}}
-    training = config.build(data).training
-    assert training.text_encoder
-    assert training.text_encoder_lr_factor == factor
-    prodigy = config.build(data | {"optimizer": {"kind": "prodigy"}}).training
-    assert (prodigy.text_encoder, prodigy.text_encoder_lr_factor) == (True, 1.0), "Prodigy has one rate for all parts"

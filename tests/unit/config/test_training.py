@@ -241,12 +241,8 @@ def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:
     [
         ({"held_out": {"patience": 3}}, "held_out.patience: no images are held out"),
         ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: a schedule-free optimizer needs the constant"),
-        ({"optimizer": {"kind": "prodigy"}, "training": {"text_encoder_lr_factor": 0.5}}, "text_encoder_lr_factor"),
-        ({"optimizer": {"kind": "prodigy"}, "adapter": {"lora_plus_ratio": 4.0}}, "adapter.lora_plus_ratio"),
         ({"optimizer": {"kind": "muon"}, "adapter": {"dora": True}}, "adapter.dora: Muon trains matrices only"),
         ({"optimizer": {"kind": "muon"}, "adapter": {"targets": "conv"}}, "adapter.targets: Muon trains matrices only"),
-        ({"adapter": {"dora": True}, "preview": {"strength": 0.5}}, "preview.strength"),
-        ({"adapter": {"dora": True, "rank_dropout": 0.5}}, "adapter.rank_dropout"),
         ({"adapter": {"ranks": ["up_blocks"]}}, "'up_blocks' should be like up_blocks.1 = 32"),
         ({"adapter": {"ranks": ["up_blocks = 0"]}}, "with a rank of 1 to 512"),
         ({"objective": {"min_timestep": 500, "max_timestep": 100}}, "min_timestep: is above"),

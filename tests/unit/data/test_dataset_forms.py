@@ -40,20 +40,16 @@ def test_captions_of_each_form_are_read_and_the_text_file_counts(foreign: Path) 
     assert captions.read_caption(foreign / "d.png") == "changed since"
 
 
-@pytest.mark.parametrize("form", ["folder", "zip"])
-def test_captions_of_each_form_are_uploaded(home: Path, foreign: Path, tmp_path: Path, form: str) -> None:
+def test_captions_of_each_form_are_uploaded(home: Path, foreign: Path, tmp_path: Path) -> None:
     paths = sorted(path for path in foreign.iterdir() if path.is_file())
     for number, path in enumerate(path for path in paths if path.suffix == ".png"):
         path.write_bytes(png((number, 0, 0)))  # of images with equal bytes, one would be kept
-    sources = [(f"set/{path.name}", path) for path in paths]
-    if form == "zip":
-        archive = tmp_path / "all.zip"
-        with zipfile.ZipFile(archive, "w") as file:
-            for name, path in sources:
-                file.write(path, name)
-        sources = [("all.zip", archive)]
+    archive = tmp_path / "all.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in paths:
+            file.write(path, f"set/{path.name}")
     folder = dataset.create("rin")
-    report = uploads.add(folder, sources)
+    report = uploads.add(folder, [("all.zip", archive)])
     assert report.refused == []
     texts = {example.name: example.caption for example in dataset.read(folder)}
     assert texts == {"a.png": "of a text", "b.png": "of b caption", "c.png": "of metadata", "d.png": ""}

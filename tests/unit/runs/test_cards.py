@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.runs.test_run import held, make
+from tests.unit.test_nvidia import answering
 from trainer import nvidia, worker
 from trainer.errors import UserError
 from trainer.runs import Run, cards, events
@@ -36,8 +37,7 @@ def driver(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def answer(program: Path, script: str) -> None:
-    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-    program.chmod(0o700)
+    answering(program, script)
     forget()
 
 

@@ -11,10 +11,7 @@ BATCHES = 4000
 # Images by bucket, one letter per subject, and how often each subject's images are in an epoch.
 MIXTURES = [
     ("aaaaa aaa", 4, {"a": 1}),
-    ("aaaaaa bbbbbbbbbb", 4, {"a": 1, "b": 1}),
-    ("aaab abbbb bb", 4, {"a": 1, "b": 1}),
     ("a b", 3, {"a": 2, "b": 5}),
-    ("a", 8, {"a": 1}),
     ("aaaaaaaaaaaaaaaaaaaaaaa aaaaaaa aa aa a", 6, {"a": 1}),
     ("aab abb aaa b", 1, {"a": 1, "b": 4}),
     ("aaaaaaaaaaaab b bb", 5, {"a": 1, "b": 10}),

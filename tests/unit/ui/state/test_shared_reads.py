@@ -38,12 +38,6 @@ def test_requests_that_wait_share_one_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert reads == [1, 2]
 
 
-def test_each_later_request_reads_again() -> None:
-    values = iter(range(10))
-    assert [shared("later", lambda: next(values)) for _ in range(3)] == [0, 1, 2]
-    assert shared("other", lambda: "x") == "x"
-
-
 def test_a_read_that_fails_is_tried_again() -> None:
     with pytest.raises(ZeroDivisionError):
         shared("fails", lambda: 1 / 0)

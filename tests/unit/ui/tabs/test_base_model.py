@@ -5,9 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from tests import single_file
 from tests.unit.base_models.test_detect import SD15, SDXL, UNET, write
@@ -50,19 +48,6 @@ def test_what_the_name_tells_is_said_too(home: Path, tmp_path: Path, character: 
     assert "Clip skip" not in planned
 
 
-def test_what_cannot_be_trained_is_said_at_once(home: Path, tmp_path: Path) -> None:
-    adapter = tmp_path / "fox.safetensors"
-    save_file({"lora_unet_x.lora_up.weight": np.zeros((2, 2), "float32")}, adapter)
-    text, usable, download = described(str(adapter))
-    assert "role='alert'" in text
-    assert "it is an adapter; choose it in Try out" in text
-    assert (usable, download) == (False, False)
-    text, usable, download = described(str(tmp_path / "gone.safetensors"))
-    assert "The base model &#x27;gone.safetensors&#x27; does not exist." in text
-    assert str(tmp_path) not in text
-    assert (usable, download) == (False, False)
-
-
 def test_what_can_be_downloaded_first_says_how_large_it_is(home: Path) -> None:
     text, usable, download = described("stabilityai/stable-diffusion-xl-base-1.0")
     assert "6.9 GB from the Hugging Face Hub, license CreativeML Open RAIL++-M." in text
@@ -70,13 +55,6 @@ def test_what_can_be_downloaded_first_says_how_large_it_is(home: Path) -> None:
     text, usable, download = described("anna/base")
     assert "anna/base is not on this machine." in text
     assert (usable, download) == (False, True)
-
-
-@pytest.mark.parametrize("base", ["anna/base", "gone.safetensors"])
-def test_a_start_with_it_is_refused(character: Path, base: str) -> None:
-    form = answers()
-    with pytest.raises(UserError, match=r"is not on this machine|does not exist"):
-        train.create(replace(form, base=base))
 
 
 def listed() -> list[str]:

@@ -31,6 +31,16 @@ def dropped(home: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def kept(dropped: Path) -> list[str]:
+    """The same file, kept twice: `my-fox` and `my-fox-2`."""
+    data = dropped.read_bytes()
+    for _ in range(2):
+        dropped.write_bytes(data)
+        file_tools.take(str(dropped))
+    return [str(path) for path in adapter_choices.kept()]
+
+
 def test_a_dropped_file_is_described_kept_and_offered(dropped: Path) -> None:
     data = dropped.read_bytes()
     description = file_tools.take(str(dropped))
@@ -62,12 +72,8 @@ def test_a_broken_file_is_described_but_not_kept(home: Path, tmp_path: Path) -> 
     assert file_tools.take(None) == ""
 
 
-def test_commands(dropped: Path) -> None:
-    data = dropped.read_bytes()
-    for _ in range(2):
-        dropped.write_bytes(data)
-        file_tools.take(str(dropped))
-    file, other = (str(path) for path in adapter_choices.kept())
+def test_commands(kept: list[str]) -> None:
+    file, other = kept
     request, out = Request("merge", ["kept:my-fox", "kept:my-fox-2"], "1, -0.5"), Path("out.safetensors")
     end = ["--out", "out.safetensors", "--json"]
     options = ["--to", "kohya", "--precision", "fp16"]
@@ -124,12 +130,8 @@ def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:
         assert client.get("/download/nobody/peft").status_code == 404
 
 
-def test_several_adapters_at_once(dropped: Path) -> None:
-    data = dropped.read_bytes()
-    for _ in range(2):
-        dropped.write_bytes(data)
-        file_tools.take(str(dropped))
-    file, other = (str(path) for path in adapter_choices.kept())
+def test_several_adapters_at_once(kept: list[str]) -> None:
+    file, other = kept
     sampler = FakeSampler()
     more = (("kept:my-fox-2", 0.5), ("", 1.0), ("kept:my-fox", 0))
     form = sample_form("kept:my-fox", view="before", strength=0.8, others=more)

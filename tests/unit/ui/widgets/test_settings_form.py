@@ -49,20 +49,6 @@ def test_an_untouched_form_asks_for_nothing(preset: str, base: str) -> None:
     assert read(preset, base) == {}
 
 
-def test_only_what_differs_is_given_and_it_comes_back() -> None:
-    changes = {"form-training-steps": 30, "form-adapter-rank-lora": 8.0, "form-images-flip": True}
-    data = read(**changes, **{"form-preview-prompts": " a \n\n b"})
-    assert data == {
-        "training": {"steps": 30},
-        "images": {"flip": True},
-        "adapter": {"rank": 8, "kind": "lora"},
-        "preview": {"prompts": ["a", "b"]},
-    }
-    config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
-    standard = settings_form.standard("character", "micro")
-    assert settings_form.read(ENTRIES, settings_form.values(ENTRIES, config), standard) == data
-
-
 def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
     assert read(**{"form-schedule-kind": "constant"}) == {"schedule": {"kind": "constant"}}
     warmup = {"form-schedule-kind": "constant", "form-schedule-warmup-constant": 0.2}

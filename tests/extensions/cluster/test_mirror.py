@@ -12,7 +12,7 @@ import safetensors.numpy
 from limner_extensions.cluster import parcels
 from limner_extensions.cluster.border import Border
 from limner_extensions.cluster.mirror import Mirror
-from limner_extensions.cluster.node import Node, NodeLostError
+from limner_extensions.cluster.node import Node
 from trainer import config, runs, storage
 from trainer.data import dataset
 from trainer.runs import Run, events
@@ -89,19 +89,6 @@ def test_checkpoints_come_as_whole_folders_and_go_as_on_the_node(rig: Rig) -> No
     rig.mirror.update()
     assert [folder.name for folder in here.iterdir()] == ["000007"]
     assert [mark.step for mark in runs.look(rig.run).state.checkpoints] == [5, 7]
-
-
-def test_a_node_writes_nothing_here_but_files_of_the_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("worker.lock", "cluster", "config.toml", "ask/stop", ".hidden", "previews/.hidden")
-    for name in names:
-        (rig.there.folder / name).parent.mkdir(exist_ok=True)
-        storage.write(rig.there.folder / name, "from there")
-    news, files, settings = rig.node.news, dict.fromkeys(names, (1, 1)), config.dump(rig.run.config())
-    monkeypatch.setattr(rig.node, "news", lambda *values: replace(news(*values), files=files, config=settings))
-    before = {path: path.read_bytes() for path in rig.run.folder.rglob("*") if path.is_file()}
-    with pytest.raises(NodeLostError, match="not a file of a run"):
-        rig.mirror.update()
-    assert {path: path.read_bytes() for path in rig.run.folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_large_file_comes_in_pieces(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

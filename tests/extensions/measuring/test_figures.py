@@ -140,18 +140,6 @@ def test_the_same_images_have_no_clear_difference() -> None:
     assert quiet >= 8
 
 
-def test_intervals_shrink_with_more_images() -> None:
-    measured = images(4.0, 0.5, seed=8)
-    once, twice = (table_of(at100=measured)[100].figures for _time in range(2))
-    assert once == twice
-    scale = Scale(BASE, training(), None)
-    few = Images(measured.called[:2], BASE.called[:2])
-    narrow = table_of(at100=measured)[100].figures["likeness"]
-    wide = rows({(100, 1.0): few}, Scale(Images(BASE.called[:2], BASE.called[:2]), training(), None), few)[0][1]
-    assert wide.figures["likeness"].high - wide.figures["likeness"].low > narrow.high - narrow.low
-    assert scale.values(measured)[0]["likeness"].shape == (PROMPTS, SEEDS)
-
-
 def test_the_best_is_a_checkpoint_and_notes_say_how() -> None:
     def table_of(*leaks: tuple[float, float, float, float]) -> Table:
         """Steps 10, 20 and 30, the last: figure, half of its interval, difference from the last, half of its."""

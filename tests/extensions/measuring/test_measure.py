@@ -53,13 +53,19 @@ def measured(
 ) -> Table:
     job = jobs.create(run, options)
     work(Run(job.folder, listen))
-    table = jobs.read_table(run)
-    return table
+    return jobs.read_table(run)
 
 
 @pytest.mark.slow
-def test_each_checkpoint_has_a_line(run: Run) -> None:
-    table = measured(run)
+def test_each_checkpoint_has_a_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", run.id, "--images", "4", "--step", "6", "--step", "2", "--step", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    expected = ["Checkpoint", "Base model", "step 2", "step 4", "step 6"]
+    assert [line.split("  ")[0] for line in lines[:5]] == expected
+    assert "(0.00 to 0.00)" in lines[1]
+    assert lines[5].startswith("Images for each line: 2 prompts with 2 seeds, compared with 14 training images")
+    assert lines[6] == "Too few prompts to compare checkpoints: take 12 images or more."
+    table = jobs.read_table(run)
     assert [(row.step, row.strength) for row in table.rows] == [(0, 0), (2, 1), (4, 1), (6, 1)]
     assert (table.prompts, table.seeds, table.references) == (2, 2, 14)
     base, *checkpoints = table.rows
@@ -69,6 +75,8 @@ def test_each_checkpoint_has_a_line(run: Run) -> None:
     assert runs.look(jobs.folder_of(run)).status == "finished"
     assert [each.id for each in runs.all_runs()] == [run.id], "a job is not among the runs"
     assert len(list((run.folder / "measured" / "images").glob("*.png"))) == 4 * 8
+    assert main(["measure", run.id, "--images", "3"]) == 2
+    assert "images" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -117,19 +125,6 @@ def test_what_cannot_be_measured_is_refused_in_words(run: Run, tiny_sd: Path) ->
     (run.folder / "ask" / "start").touch()
     with pytest.raises(UserError, match="still running"):
         jobs.create(run, MeasureConfig())
-
-
-@pytest.mark.slow
-def test_the_command_prints_the_table(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["measure", run.id, "--images", "4", "--step", "6", "--step", "2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split("  ")[0] == "Checkpoint"
-    assert [line.split("  ")[0] for line in lines[1:4]] == ["Base model", "step 2", "step 6"]
-    assert "(0.00 to 0.00)" in lines[1]
-    assert lines[4].startswith("Images for each line: 2 prompts with 2 seeds, compared with 14 training images")
-    assert lines[5] == "Too few prompts to compare checkpoints: take 12 images or more."
-    assert main(["measure", run.id, "--images", "3"]) == 2
-    assert "images" in capsys.readouterr().err
 
 
 CPU = torch.device("cpu")

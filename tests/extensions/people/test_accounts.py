@@ -44,16 +44,6 @@ def test_each_has_a_home_with_the_examples(home: Path) -> None:
     assert not list((folder / "datasets").iterdir())  # what a user removed does not come back with a new password
 
 
-def test_who_is_removed_keeps_their_folder(home: Path) -> None:
-    accounts.add("anna")
-    (accounts.home("anna") / "datasets" / "mine").mkdir()
-    accounts.remove("anna")
-    assert accounts.read() == {}
-    assert (accounts.home("anna") / "datasets" / "mine").is_dir()
-    with pytest.raises(UserError, match=r"There is no account 'anna' in people.toml"):
-        accounts.remove("anna")
-
-
 @pytest.mark.parametrize("name", ["", "../x", "x" * 65])
 def test_a_name_that_is_none_is_refused(home: Path, name: str) -> None:
     with pytest.raises(UserError, match="not a valid name for a user"):
@@ -78,12 +68,3 @@ def test_what_is_unknown_in_the_accounts_file_is_named(home: Path, text: str, wo
     accounts.file().write_text(text)
     with pytest.raises(UserError, match=words):
         accounts.read()
-
-
-def test_the_accounts_file_is_read_again_when_it_was_changed(home: Path) -> None:
-    accounts.add("anna")
-    before = accounts.read()
-    assert accounts.read() is before
-    text = accounts.file().read_text()
-    accounts.file().write_text(text.replace("[anna]", "[anne]"))
-    assert accounts.read().keys() == {"anne"}

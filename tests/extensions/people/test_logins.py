@@ -106,12 +106,13 @@ def test_an_accounts_file_that_was_damaged_lets_nobody_in(home: Path) -> None:
     assert here.get("/x").text == "anna"
 
 
-def test_the_command_says_the_password_once(home: Path) -> None:
+def test_commands_add_and_remove_a_person_who_keeps_their_files(home: Path) -> None:
     added = limner("add-person", "anna")
     assert added.returncode == 0
     assert accounts.read()["anna"].accepts(added.stdout.removeprefix("Password of anna: ").strip())
     removed = limner("remove-person", "anna")
     assert removed.stdout == f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n"
+    assert (accounts.read(), (home / "people" / "anna" / "datasets").is_dir()) == ({}, True)
     again = limner("remove-person", "anna")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == "There is no account 'anna' in people.toml. Accounts: -.\n"

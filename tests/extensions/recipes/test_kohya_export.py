@@ -8,7 +8,7 @@ import pytest
 import tomlkit
 
 from limner_extensions.recipes import kohya_export, reading
-from limner_extensions.recipes.draft import NEUTRAL, flat, nested
+from limner_extensions.recipes.draft import flat, nested
 from trainer import config
 
 PLAIN: dict[str, Any] = {
@@ -127,13 +127,6 @@ def test_what_it_cannot_say_of_flow_matching_is_named() -> None:
     assert "before they are scaled" in notes("sd3", **{"objective.min_timestep": 50})
     assert "objective.min_timestep = 50" in notes("flux", **{"objective.min_timestep": 50})
     assert "adapter.blocks" in notes("flux", **{"adapter.blocks": ["transformer_blocks.0."]})
-
-
-def test_plain_lora_has_nothing_on_that_other_programs_do_not_do() -> None:
-    plain = config.build({"name": "a", "dataset": "a", "preset": "plain", "model": {"base": "owner/sd15"}})
-    settings, theirs = flat(plain.model_dump(mode="json")), ("training.text_encoder", "objective.timestep_sampling")
-    ours = {path: value for path, value in NEUTRAL.items() if path not in (*theirs, "captions.keep_tokens")}
-    assert {path: settings[path] for path in ours} == ours
 
 
 def test_automatic_values_are_written_out() -> None:

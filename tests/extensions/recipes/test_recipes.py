@@ -21,7 +21,7 @@ from limner_extensions.recipes import (
     sections,
 )
 from limner_extensions.recipes.draft import Recipe, flat
-from tests.extensions.recipes.examples import AI_TOOLKIT, FLUX, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
+from tests.extensions.recipes.examples import AI_TOOLKIT, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
 from trainer import config
 from trainer.base_models import layer_shapes
 from trainer.config.adapter import CONVOLUTIONS, Lora
@@ -92,18 +92,6 @@ def test_a_preset_of_the_gui(tmp_path: Path) -> None:
     assert settings.preview.prompts == ("a portrait of mira --w 512 --h 768 --d 7 --l 7",)
     assert settings.model.base == ANY["model"]["base"]  # type: ignore[index]
     assert any("anything-v5.safetensors" in note and "D:" not in note for note in recipe.notes)
-
-
-def test_what_other_programs_do_not_do_is_off(tmp_path: Path) -> None:
-    recipe = read(tmp_path, RECIPES["script.toml"])
-    assert built(recipe).optimizer.learning_rate == 1e-4, "whatever the batch"
-    micro = config.merge(recipe.settings, {"name": "x", "dataset": "x", "model": {"base": "micro"},
-                                           "training": {"resolution": 128}})  # fmt: skip
-    settings = config.build(micro)
-    assert settings.preservation.share == settings.captions.dropout == 0
-    assert settings.training.text_encoder
-    assert settings.training.text_encoder_lr_factor == 1
-    assert settings.optimizer.model_dump()["beta2"] == 0.999
 
 
 @pytest.mark.parametrize(
@@ -211,9 +199,7 @@ def test_muon_of_onetrainer(tmp_path: Path) -> None:
     assert any("Muon trains matrices only" in note for note in everywhere.notes)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"optimizer": "MUON"}, {"rms_rescaling": False}, {"normuon_variant": True}], ids=str
-)
+@pytest.mark.parametrize("changes", [{"optimizer": "MUON"}, {"rms_rescaling": False}], ids=str)
 def test_muon_of_onetrainer_with_other_steps_is_left(tmp_path: Path, changes: dict[str, Any]) -> None:
     recipe = read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": MUON | changes}))
     assert not {"optimizer.kind", "optimizer.learning_rate"} & flat(recipe.settings).keys()
@@ -277,7 +263,7 @@ def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("metadata", "source", "path", "value"),
+    ("metadata", "source", "expected"),
     [
         (
             {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_network_alpha": "4",
@@ -288,31 +274,30 @@ def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> N
              "ss_lr_scheduler": "cosine", "ss_lr_warmup_steps": "70", "ss_tag_frequency": '{"10_x": {"a": 1}}',
              "ss_network_args": '{"conv_dim": "8", "conv_alpha": "4"}', "ss_min_snr_gamma": "None"},
             "sd-scripts",
-            ("optimizer.beta2", "training.batch_size", "schedule.warmup", "adapter.targets", "captions.shuffle"),
-            (0.95, 3, 0.1, "conv", True),
+            {"optimizer.beta2": 0.95, "training.batch_size": 3, "schedule.warmup": 0.1, "adapter.targets": "conv",
+             "captions.shuffle": True},
         ),
         (
             {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps([
                 {"batch_size_per_device": 5, "resolution": [n, n], "subsets": [{"image_dir": "x", "keep_tokens": 2}]}
                 for n in (512, 768)])},
             "sd-scripts",
-            ("training.batch_size", "training.resolution", "training.further_resolutions", "captions.keep_tokens"),
-            (5, 768, [512], 2),
+            {"training.batch_size": 5, "training.resolution": 768, "training.further_resolutions": [512],
+             "captions.keep_tokens": 2},
         ),
-        ({"limner.config": RECIPES["limner.toml"]}, "Limner", ("adapter.rank",), (4,)),
-        ({"ot_config": json.dumps(ONE_TRAINER)}, "OneTrainer", ("adapter.rank",), (16,)),
+        ({"limner.config": RECIPES["limner.toml"]}, "Limner", {"adapter.rank": 4}),
+        ({"ot_config": json.dumps(ONE_TRAINER)}, "OneTrainer", {"adapter.rank": 16}),
     ],
 )  # fmt: skip
 def test_train_as_an_adapter_was(
-    tmp_path: Path, metadata: dict[str, str], source: str, path: tuple[str, ...], value: tuple[object, ...]
+    tmp_path: Path, metadata: dict[str, str], source: str, expected: dict[str, Any]
 ) -> None:
     import numpy as np
 
     save_file({"lora_unet_x.alpha": np.ones(1, dtype=np.float32)}, tmp_path / "a.safetensors", metadata)
     recipe = reading.read(tmp_path / "a.safetensors")
-    settings = flat(recipe.settings)
     assert recipe.source == source
-    assert tuple(settings[name] for name in path) == value
+    assert flat(recipe.settings).items() >= expected.items()
     built(recipe)
 
 
@@ -327,15 +312,12 @@ def test_train_as_an_adapter_was(
         (json.dumps({"a": "x" * MAX_SETTINGS}), "too large"),
         (json.dumps(GUI | {"more": [{str(n): n} for n in range(6000)]}), "too large"),
         (json.dumps(GUI | {"lumina_checkbox": True}), "not for a model that Limner trains"),
-        (json.dumps(GUI | {"LoRA_type": "Flux1", "model_type": "chroma"}), "not for a model that Limner trains"),
         (toml(SCRIPT | {"network_module": "networks.lora_flux2"}), "not for a model that Limner trains"),
-        (toml(FLUX | {"network_module": "lycoris.kohya", "gemma2": "a.safetensors"}), "not for a model that Limner"),
         (AI_TOOLKIT.replace("arch: sdxl", "arch: flux2"), "not for a model that Limner trains"),
-        (AI_TOOLKIT.replace("arch: sdxl", "is_lumina2: true"), "not for a model that Limner trains"),
         (json.dumps(ONE_TRAINER | {"model_type": "FLUX_FILL_DEV_1"}), "not for a model that"),
         (json.dumps(ONE_TRAINER | {"training_method": "EMBEDDING"}), "does not train an adapter"),
     ],
-    ids=range(15),
+    ids=range(12),
 )
 @pytest.mark.timeout(120)
 def test_hostile_and_other_files_are_refused_in_words(tmp_path: Path, text: str, message: str) -> None:

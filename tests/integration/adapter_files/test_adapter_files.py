@@ -78,12 +78,12 @@ def patched(family: Family, *files: tuple[AdapterFile, float]) -> Tensor:
         return draw(family.pipeline())
 
 
-DRAWN = "lora-sd15 lora-sd21 lora-sdxl locon-sd21 dora-sd15 loha-sd21 lokr-sdxl ranks-sd15"
-RARE = ("dora-sdxl", "rslora-sdxl", "full_lokr-sd21")
+DRAWN = "lora-sdxl locon-sd21 dora-sd15 loha-sd21 lokr-sdxl ranks-sd15"
+RARE = ("rslora-sdxl", "full_lokr-sd21")
 
 
 @pytest.mark.parametrize(
-    "case", [*cases(DRAWN.split(), pytest.mark.slow, ["lora-sd15"]), *cases(RARE, pytest.mark.nightly, [])]
+    "case", [*cases(DRAWN.split(), pytest.mark.slow, ["ranks-sd15"]), *cases(RARE, pytest.mark.nightly, [])]
 )
 def test_the_files_draw_what_the_adapter_drew(character: Path, bases: dict[str, Path], case: str) -> None:
     kind, family = case.split("-")
@@ -180,15 +180,6 @@ def test_peft_scales_lokr_without_a_rank_as_any_other(tiny_sd: Path, tmp_path: P
         assert far(module.delta(), layer.get_delta_weight("default").detach()) < 1e-5
 
 
-@pytest.mark.slow
-def test_half_precision_draws_it_within_its_rounding(character: Path, tiny_sd: Path) -> None:
-    run, live, _ = exported(tiny_sd)
-    for folder, name in ((run.folder, run.export.name), (run.folder / "peft", writer.PEFT_NAME)):
-        pipeline = fresh(tiny_sd)
-        pipeline.load_lora_weights(folder, weight_name=name)
-        assert 0 < far(draw(pipeline), live) < 5e-3
-
-
 def test_what_programs_make_of_a_file_is_reported_with_it(character: Path, tiny_sd: Path) -> None:
     run = runs.create(
         settings(tiny_sd, export__peft=True, export__precision="bf16", preview__every=2, training__steps=2)
@@ -240,15 +231,10 @@ def again(modules: dict[str, Any], family: str, tmp_path: Path) -> AdapterFile:
     return reader.read(path)
 
 
-OTHERS = {"lora": {"adapter__rank": 6}} | {kind: KINDS[kind] for kind in ("locon", "loha", "lokr")}
-
-
-@pytest.mark.parametrize(
-    "case", cases(["lora-sd15", "locon-sdxl", "loha-sd21", "lokr-sd15"], pytest.mark.slow, ["lora-sd15"])
-)
+@pytest.mark.parametrize("case", cases(["ranks-sd15", "lokr-sdxl"], pytest.mark.slow, ["ranks-sd15"]))
 def test_a_merged_file_draws_what_both_draw(character: Path, bases: dict[str, Path], tmp_path: Path, case: str) -> None:
     kind, family = case.split("-")
-    model, first, another = two(bases[family], **OTHERS[kind])
+    model, first, another = two(bases[family], **KINDS[kind])
     made = transforms.merge([("one", first, 0.7), ("two", another, -0.4)])
     assert made.error == 0
     merged = again(made.modules, family, tmp_path)
@@ -265,9 +251,7 @@ def measured(file: AdapterFile, made: dict[str, Any]) -> float:
     return (lost / sum(float(delta.square().sum()) for delta in deltas.values())) ** 0.5
 
 
-@pytest.mark.parametrize(
-    "case", cases(["lora-2-1.0", "locon-1-1.0", "loha-0-0.9", "lora-3-0.5"], pytest.mark.slow, ["lora-2-1.0"])
-)
+@pytest.mark.parametrize("case", ["lora-2-1.0", "locon-0-0.9"])
 def test_the_error_of_a_resized_file_is_the_one_it_says(
     character: Path, tiny_sd: Path, tmp_path: Path, case: str
 ) -> None:
@@ -277,6 +261,7 @@ def test_the_error_of_a_resized_file_is_the_one_it_says(
     file = reader.read(run.export)
     made = transforms.resize(file, rank, energy)
     resized = again(made.modules, "sd15", tmp_path)
+    assert transforms.resize(file, 4).error == 0, "at the rank that it has"
     assert made.error > 1e-3
     assert measured(file, resized.modules) == pytest.approx(made.error, rel=1e-4)
     assert made.worst >= made.error
@@ -287,19 +272,10 @@ def test_the_error_of_a_resized_file_is_the_one_it_says(
             assert kept > energy - 1e-4
 
 
-def test_resizing_to_the_rank_that_it_has_loses_nothing(character: Path, tiny_sd: Path) -> None:
-    run, _, _ = exported(tiny_sd, export__precision="fp32")
-    file = reader.read(run.export)
-    assert transforms.resize(file, 4).error == 0
-    merged = transforms.merge([("a", file, 1.0), ("b", file, 1.0)], rank=4)
-    assert merged.error == 0, "twice the same has the same rank"
-    assert {module.rank for module in merged.modules.values()} == {4}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [KINDS["dora"], KINDS["loha"], KINDS["lokr"]], ids=["dora", "loha", "lokr"])
-def test_every_kind_can_be_baked(character: Path, tiny_sd: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    run, live, _ = exported(tiny_sd, export__precision="fp32", **options)
+@pytest.mark.parametrize("kind", ["dora", "lokr"])
+def test_kinds_other_than_lora_can_be_baked(character: Path, tiny_sd: Path, tmp_path: Path, kind: str) -> None:
+    run, live, _ = exported(tiny_sd, export__precision="fp32", **KINDS[kind])
     transforms.bake(base_weights.open_checkpoint(tiny_sd), [("it", reader.read(run.export), 1.0)], tmp_path / "out")
     assert far(draw(fresh(tmp_path / "out")), live) < 1e-4
 
@@ -333,7 +309,7 @@ def of_other_makers(family: Family) -> AdapterFile:
     return reader.of_tensors(tensors, "x")
 
 
-@pytest.mark.parametrize("case", cases(["sdxl-file", "sd15-folder", "sd21-file"], pytest.mark.slow, ["sd15-folder"]))
+@pytest.mark.parametrize("case", cases(["sdxl-file", "sd15-folder"], pytest.mark.slow, ["sd15-folder"]))
 def test_kinds_of_other_makers_are_drawn_with_and_baked(
     bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, case: str
 ) -> None:
@@ -347,8 +323,7 @@ def test_kinds_of_other_makers_are_drawn_with_and_baked(
     base = bases[family] if form == "folder" else single_file(bases[family], tmp_path / "base.safetensors")
     out = tmp_path / "out" if form == "folder" else tmp_path / "out.safetensors"
     assert transforms.bake(base_weights.open_checkpoint(base), [("it", file, 1.0)], out) == len(file.modules)
-    options = {} if family != "sd21" or form == "folder" else {"prediction_type": "epsilon"}
-    assert far(draw(load(out, **options).pipeline()), live) < 1e-4
+    assert far(draw(load(out).pipeline()), live) < 1e-4
 
 
 @pytest.mark.slow
@@ -410,12 +385,7 @@ def sdnext(weight: Tensor, product: Tensor, scale: float, magnitude: Tensor) -> 
     return scale * (updated * (magnitude / by_input(updated)) - weight)
 
 
-def lycoris(weight: Tensor, product: Tensor, scale: float, magnitude: Tensor) -> Tensor:
-    updated = weight + scale * product
-    return updated * (magnitude / (by_input(updated) + EPSILON)) - weight
-
-
-PROGRAMS = {"ComfyUI, Forge": comfy, "A1111, InvokeAI": a1111, "SD.Next": sdnext, "LyCORIS": lycoris}
+PROGRAMS = {"ComfyUI, Forge": comfy, "A1111, InvokeAI": a1111, "SD.Next": sdnext}
 
 
 def test_each_program_applies_the_trained_effect(character: Path, tiny_sd: Path) -> None:

@@ -63,11 +63,10 @@ def answer(family: Family) -> Tensor:
         return family.predict(*question(family))
 
 
-@pytest.mark.parametrize("kind", cases(["sd15", "flux"], pytest.mark.slow, ["sd15"]))
-def test_linear_adapters_without_dora_consist_of_matrices(bases: dict[str, Path], kind: str) -> None:
+def test_linear_adapters_without_dora_consist_of_matrices(bases: dict[str, Path]) -> None:
     """Muon trains nothing else, and is offered for these only."""
-    for adapter in (Lora(rank=4), Lora(rank=4, rslora=True), LoHa(rank=4), LoKr(rank=4), LoKr(rank=64)):
-        attached = families.attach(load(bases[kind]), adapter, text_encoder=True, seed=0)
+    for adapter in (Lora(rank=4), LoHa(rank=4), LoKr(rank=4), LoKr(rank=64)):
+        attached = families.attach(load(bases["flux"]), adapter, text_encoder=True, seed=0)
         assert {parameter.ndim for parameter in attached.parameters()} == {2}
 
 
@@ -188,18 +187,18 @@ def test_the_loss_curve_is_the_stored_one(character: Path, bases: dict[str, Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux"])
-def test_a_run_of_each_family_resumes(character: Path, bases: dict[str, Path], kind: str) -> None:
-    """SDXL with cached embeddings and preservation, the others with their text encoders in bf16."""
+@pytest.mark.parametrize("kind", ["sdxl", "flux"])
+def test_runs_of_other_families_resume(character: Path, bases: dict[str, Path], kind: str) -> None:
+    """SDXL with cached embeddings and preservation, FLUX with its text encoders in bf16."""
     options = {"training__text_encoder": True, "training__precision": "bf16", **SMALL.get(kind, {})}
     assert_resumes(settings(bases[kind], **({"preservation__share": 0.25} if kind == "sdxl" else options)), 3)
 
 
-PREFIXES = {"sd15": ["lora_te_"], "sd21": ["lora_te_"], "sd21-v": ["lora_te_"], "sdxl": ["lora_te1_", "lora_te2_"]}
+PREFIXES = {"sd21-v": ["lora_te_"], "sdxl": ["lora_te1_", "lora_te2_"]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", UNETS)
+@pytest.mark.parametrize("kind", PREFIXES)
 def test_the_file_does_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """Alpha is half the rank; the live adapter and the painter give one picture."""
     run = runs.create(settings(bases[kind], training__text_encoder=True, training__steps=8))
@@ -232,7 +231,7 @@ def test_the_file_does_what_the_adapter_did(character: Path, bases: dict[str, Pa
     assert len({image.tobytes() for image in adapted}) == 3, "the strength counts"
 
 
-@pytest.mark.parametrize("pair", cases(["sdxl sd15", "sd15 sd21", "flux sd3"], pytest.mark.slow, ["sd15 sd21"]))
+@pytest.mark.parametrize("pair", ["sd15 sd21", "flux sd3"])
 def test_an_adapter_of_another_family_is_refused(
     character: Path, bases: dict[str, Path], tmp_path: Path, pair: str
 ) -> None:
@@ -307,19 +306,17 @@ def alphas(family: Family) -> torch.Tensor:
     return family.noise.alphas_cumprod
 
 
-def teach(family: Family, latents: Tensor, kind: str, sizes: Tensor | None = None) -> None:
-    """Train the whole tiny UNet for a moment."""
+def teach(family: Family, latents: Tensor) -> None:
+    """Train the whole tiny UNet for a moment to predict velocities."""
     family.denoiser.requires_grad_(True)
     optimizer = torch.optim.AdamW(family.denoiser.parameters(), lr=5e-3)
     conditioning = family.encode_prompts([""] * len(latents))
-    if sizes is not None:
-        conditioning = {**conditioning, "sizes": sizes}
     for step in range(60):
         rng = generator(step)
         noise = torch.randn(latents.shape, generator=rng)
         timesteps = torch.randint(1000, (len(latents),), generator=rng)
         alpha = alphas(family)[timesteps].view(-1, 1, 1, 1)
-        target = noise if kind == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         (family.predict(noisy, timesteps, conditioning) - target).pow(2).mean().backward()
         optimizer.step()
@@ -327,16 +324,16 @@ def teach(family: Family, latents: Tensor, kind: str, sizes: Tensor | None = Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_a_base_that_does_not_say_is_asked(
-    character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str
+    character: Path, bases: dict[str, Path], tiny_configs: Path, tmp_path: Path
 ) -> None:
+    kind = "v_prediction"  # which is not what is taken without asking
     file = write(bases["sd21"], tmp_path / "base.safetensors")
     assert detect.look(file).prediction_type is None
     family = load(file)
     examples = dataset.read(character, "rin")
     batch = encode.build(family, examples, settings(file), quiet).at(0, 0)
-    teach(family, batch.mean, kind)
+    teach(family, batch.mean)
     run = runs.create(settings(file))
     made = prediction_type.resolve(run.config(), family, batch, run)
     assert family.noise.prediction_type == made.model.prediction_type == kind
@@ -363,9 +360,9 @@ def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> N
 
 
 def test_a_folder_may_have_files_of_the_fp16_variant(bases: dict[str, Path], tmp_path: Path) -> None:
-    """That of the UNet, those of the text encoders and the VAE, or all of them."""
+    """That of the UNet, or all of them."""
     expected = answer(load(bases["sd15"]))
-    for number, parts in enumerate(("unet", "[tv]*", "*")):
+    for number, parts in enumerate(("unet", "*")):
         folder = shutil.copytree(bases["sd15"], tmp_path / str(number))
         for file in folder.glob(f"{parts}/*.safetensors"):
             file.rename(file.with_suffix(".fp16.safetensors"))
@@ -383,14 +380,11 @@ def test_weights_that_are_not_finite_are_refused(bases: dict[str, Path], tmp_pat
             load(folder)
 
 
-NAMES = {"LCM": "base_lcm", "Turbo": "base-turbo", "Lightning": "base_lightning", "Hyper-SD": "base-Hyper"}
-NAMES |= {"DMD2": "x_dmd2"}
-
-
-@pytest.mark.parametrize("title", cases(NAMES, pytest.mark.slow, []))
-def test_each_kind_is_sampled_as_its_authors_do(bases: dict[str, Path], tmp_path: Path, title: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["LCM", "Lightning"])
+def test_a_distilled_base_is_sampled_as_its_authors_do(bases: dict[str, Path], tmp_path: Path, title: str) -> None:
     (kind,) = [kind for kind in name_hints.FEW_STEP_KINDS if kind.title == title]
-    base = shutil.copytree(bases["sdxl"], tmp_path / NAMES[title])
+    base = shutil.copytree(bases["sdxl"], tmp_path / f"base_{title}")
     pipeline: Any = DiffusionPipeline.from_pretrained(base, local_files_only=True)
     scheduler = getattr(diffusers, kind.scheduler)
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **kind.scheduler_options)
@@ -477,10 +471,10 @@ def test_cached_embeddings_are_kept_apart(character: Path, tiny_sd: Path) -> Non
         assert torch.equal(stored, family.encode_prompts([prompt])["text"][0])
 
 
-@pytest.mark.parametrize("kind", [*cases(["sdxl"], pytest.mark.slow, []), *cases(["sd21"], pytest.mark.nightly, [])])
-def test_other_families_ignore_it_and_say_so(character: Path, bases: dict[str, Path], kind: str) -> None:
-    run = runs.create(settings(bases[kind], model__clip_skip=2, training__steps=2))
-    usual = runs.create(settings(bases[kind], training__steps=2))
+@pytest.mark.slow
+def test_other_families_ignore_it_and_say_so(character: Path, bases: dict[str, Path]) -> None:
+    run = runs.create(settings(bases["sdxl"], model__clip_skip=2, training__steps=2))
+    usual = runs.create(settings(bases["sdxl"], training__steps=2))
     assert same(finish(run), finish(usual))
     assert any("Clip skip is ignored" in warning for warning in runs.look(run).state.warnings)
     assert not any("Clip skip" in warning for warning in runs.look(usual).state.warnings)

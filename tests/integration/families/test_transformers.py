@@ -105,7 +105,7 @@ def test_timesteps_are_shifted_as_the_scheduler_shifts_them(bases: dict[str, Pat
     assert torch.allclose(family.noise.at(shares, 0, 999, (1, 16, 8, 8)), scheduler.timesteps.flip(0), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("side", "tokens"), [(256, 256), (512, 1024), (1024, 4096)])
+@pytest.mark.parametrize(("side", "tokens"), [(512, 1024), (1024, 4096)])
 def test_timesteps_of_flux_are_shifted_for_the_size(bases: dict[str, Path], side: int, tokens: int) -> None:
     """As its pipeline tells its scheduler for an image of this size."""
     family = load(bases["flux"])
@@ -132,7 +132,7 @@ def woken(family: Family, adapter: Adapter) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", TRANSFORMERS)
+@pytest.mark.parametrize("kind", ["sd3-5-medium", "flux"])
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with PEFT's give one image."""
     options = {"training__text_encoder": True, "training__steps": 4, "export__peft": True, **SMALL.get(kind, {})}
@@ -196,8 +196,8 @@ def test_a_joined_layer_without_blocks_of_its_own_is_taken_apart(tmp_path: Path)
     assert torch.allclose(torch.cat(deltas), 0.5 * up @ down, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path], kind: str) -> None:
+def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path]) -> None:
+    kind = "sd3"
     made = settings(bases[kind])
     assert made.objective.timestep_sampling == "logit-normal", "by its preset"
     for changes, words in (
@@ -233,7 +233,7 @@ def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None:
     assert heard == [[3.5, 3.5]]
 
 
-@pytest.mark.parametrize("kind", ["sd15", *TRANSFORMERS])
+@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux"])
 def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
     """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
     family = load(bases[kind])
@@ -314,9 +314,6 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
         text_encoder_loading.t5_in_file(file, folder, torch.float32)
 
 
-BLOCKS = {"sd3": ("lora_unet_joint_blocks_",), "flux": ("lora_unet_double_blocks_", "lora_unet_single_blocks_")}
-
-
 def exported(base: Path, file: Path, seed: int = 0, **options: Any) -> tuple[reader.AdapterFile, Tensor, Family]:  # noqa: ANN401 - any settings
     """The file of an adapter that does something, what is predicted with it, and the model without it."""
     family = load(base)
@@ -337,10 +334,11 @@ def facts_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:  # 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sd3", "flux"])
 def test_the_tools_make_files_that_predict_what_they_should(
-    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """For FLUX, whose names and joined layers are furthest from those of a UNet."""
+    kind = "flux"
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     (file, _, family), (other, _, _) = exported(bases[kind], first), exported(bases[kind], second, seed=1)
     assert main(["inspect", str(first), "--json"]) == 0
@@ -356,7 +354,9 @@ def test_the_tools_make_files_that_predict_what_they_should(
 
     merged, small = tmp_path / "merged.safetensors", tmp_path / "small.safetensors"
     assert facts_of(capsys, "merge", f"{first}:0.7", f"{second}:-0.4", "--out", merged)["error"] == 0
-    assert all(key.startswith((*BLOCKS[kind], "lora_te")) for key in load_file(merged))
+    assert all(
+        key.startswith(("lora_unet_double_blocks_", "lora_unet_single_blocks_", "lora_te")) for key in load_file(merged)
+    )
     with families.patched(family, [(file, 0.7), (other, -0.4)]):
         both = answer(family)
     with families.patched(family, [(reader.read(merged), 1.0)]):

@@ -22,7 +22,7 @@ from trainer.errors import UserError
 from trainer.families import Family, cpu_kernels
 from trainer.families.sd import tokenize
 from trainer.rng import generator
-from trainer.runs import checkpoints, events
+from trainer.runs import events
 from trainer.train import train
 from trainer.training import augment, encode, loss, optimizer_step
 from trainer.training.batches import Batches
@@ -48,10 +48,9 @@ def test_gradient_checkpointing_changes_nothing(character: Path, tiny_sd: Path) 
     options = {"training__text_encoder": True, "adapter__rank_dropout": 0.3, "training__steps": 3}
     plain = runs.create(settings(tiny_sd, **options))
     expected = finish(plain)
-    for way in ("feed-forward", "half", "transformers", "all"):
-        run = runs.create(settings(tiny_sd, training__gradient_checkpointing=way, **options))
-        assert same(finish(run), expected)
-        assert losses(run) == losses(plain)
+    run = runs.create(settings(tiny_sd, training__gradient_checkpointing="all", **options))
+    assert same(finish(run), expected)
+    assert losses(run) == losses(plain)
 
 
 def test_views_of_a_picture(family: Family, character: Path, tiny_sd: Path) -> None:
@@ -231,18 +230,6 @@ def test_the_guard_begins_again_at_half_the_rate(character: Path, tiny_sd: Path)
     assert same(load_file(run.export), finish(runs.create(same_rate))), "it is as if it had begun at that rate"
 
 
-def test_a_loss_that_is_not_finite_is_not_learned(
-    character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LIMNER_TEST", "1")
-    monkeypatch.setenv("LIMNER_FAULT", "nan@3")
-    run = runs.create(settings(tiny_sd, checkpoint__every=1, training__steps=3))
-    with pytest.raises(UserError, match="unstable after step 2"):
-        train(run.config(), run)
-    assert [folder.name for folder in checkpoints.folders(run)] == ["000001", "000002"]
-    assert not run.export.exists()
-
-
 def test_what_the_guard_takes_for_an_explosion(family: Family, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__spike_threshold=10.0, training__steps=100)
     progress = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
@@ -319,9 +306,12 @@ def test_convolutions_over_few_positions_are_products(tiny_sd: Path, size: tuple
     assert changed.weight.is_contiguous() == product  # the other way it stays with its channels last
 
 
-def test_inputs_keep_the_precision_of_the_base(tiny_sd: Path) -> None:
+def test_the_adapter_is_in_full_precision_its_inputs_as_the_base(tiny_sd: Path) -> None:
     family = families.load(settings(tiny_sd).model, torch.device("cpu"), torch.bfloat16)
-    adapter = families.attach(family, settings(tiny_sd).adapter, text_encoder=False, seed=0)
+    adapter = families.attach(family, settings(tiny_sd).adapter, text_encoder=True, seed=0)
+    trained = list(adapter.parameters())
+    assert {(parameter.dtype, parameter.requires_grad) for parameter in trained} == {(torch.float32, True)}
+    assert {id(each) for each in family.denoiser.parameters() if each.requires_grad} <= set(map(id, trained))
     seen: set[torch.dtype] = set()
     for layer in adapter.layers.values():
         layer.module.lora_A["default"].register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))

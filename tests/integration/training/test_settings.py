@@ -89,7 +89,9 @@ def learned(base: Path, options: dict[str, Any]) -> dict[str, torch.Tensor]:
     if key not in _LEARNED:
         AcceleratorState._reset_state(True)
         _LEARNED[key] = finish(
-            runs.create(settings(base, **{"training__steps": 3, "training__micro_batches": 1, **options}))
+            runs.create(
+                settings(base, **{"training__steps": 3, "training__micro_batches": 1, "preview__every": 0} | options)
+            )
         )
     return _LEARNED[key]
 

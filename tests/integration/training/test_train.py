@@ -189,15 +189,6 @@ def test_a_run_with_many_settings_resumes(character: Path, tiny_sd: Path, names:
     assert_resumes(settings(tiny_sd, **{"training__steps": 4} | options), 2)
 
 
-def test_the_adapter_is_learned_in_full_precision(tiny_sd: Path) -> None:
-    family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.bfloat16)
-    adapter = families.attach(family, settings(tiny_sd).adapter, text_encoder=True, seed=0)
-    assert {parameter.dtype for parameter in adapter.parameters()} == {torch.float32}
-    assert all(parameter.requires_grad for parameter in adapter.parameters())
-    trained = {id(parameter) for parameter in adapter.parameters()}
-    assert not [each for each in family.denoiser.parameters() if each.requires_grad and id(each) not in trained]
-
-
 def test_the_file_is_what_the_programs_read(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__text_encoder=True, training__steps=2))
     finish(run)
@@ -336,34 +327,6 @@ def test_loss_against_a_hand_computed_value(family: Family, tiny_sd: Path) -> No
     assert torch.allclose(loss, expected, rtol=1e-5)
 
 
-def test_preservation_is_the_distance_from_the_base(family: Family, tiny_sd: Path) -> None:
-    config = settings(tiny_sd, preservation__share=0.5, preservation__weight=3.0)
-    mean = torch.randn(2, 4, 8, 8, generator=generator(1))
-    rng = generator(0, "x")
-    torch.randn(mean.shape, generator=rng)
-    noise = torch.randn(mean.shape, generator=rng)
-    noisy = family.pipeline().scheduler.add_noise(mean, noise, timesteps := torch.randint(1000, (2,), generator=rng))
-    with torch.no_grad():
-        conditioning = family.encode_prompts(["other"])
-        base = family.predict(noisy[:1], timesteps[:1], conditioning)
-    adapter = families.attach(family, Lora(rank=2), text_encoder=True, seed=0)
-    plain = batches.Batch(mean, torch.zeros_like(mean), None, ("a", "b"), 2)
-    kept = dataclasses.replace(plain, preserved=("other",), preserved_conditioning=conditioning)
-
-    def both() -> list[Tensor]:
-        return [training_loss(family, adapter, batch, config, generator(0, "x")) for batch in (plain, kept)]
-
-    fresh, fresh_kept = both()
-    assert torch.allclose(fresh, fresh_kept, rtol=1e-6), "an adapter that changes nothing has nothing to preserve"
-    with torch.no_grad():
-        for layer in adapter.layers.values():
-            layer.trained()["up"].normal_(std=0.1, generator=generator(5))
-    changed, changed_kept = both()
-    own = family.predict(noisy[:1], timesteps[:1], family.encode_prompts(["other"]))
-    assert (own - base).abs().max() > 1e-3
-    assert torch.allclose(changed_kept, changed + 3 * (own - base).pow(2).mean() / 2, rtol=1e-4)
-
-
 @pytest.mark.parametrize("weighting", ["none", "min-snr"])
 def test_preservation_is_weighted_as_training_is(family: Family, tiny_sd: Path, weighting: str) -> None:
     """At its own noise levels: with half of the noise at least, whatever those of the images are."""
@@ -393,31 +356,21 @@ def test_preservation_is_weighted_as_training_is(family: Family, tiny_sd: Path, 
     assert torch.allclose(more - less, 3 * scale * change / 2, rtol=1e-3)
 
 
-def test_only_own_images_are_preserved_from_a_noise_level_on(family: Family, character: Path, tiny_sd: Path) -> None:
-    changes = {"preservation__share": 0.5, "preservation__generated_share": 0.5, "preservation__prompts": ["a dog"]}
+def test_which_prompts_are_preserved_and_from_which_noise(family: Family, character: Path, tiny_sd: Path) -> None:
+    changes = {"preservation__share": 0.25, "preservation__generated_share": 0.5, "preservation__prompts": ["a dog"]}
     config = settings(tiny_sd, preservation__noise_from=0.6, **changes)
     built = encode.build(family, dataset.read(character, "rin"), config, quiet)
+    in_turn = [built.at(step, 0) for step in range(64)]
+    assert sum(len(batch.preserved) for batch in in_turn) == 64 * config.training.batch_size // 4
     levels = {}
-    for batch in (built.at(step, 0) for step in range(16)):
-        assert batch.preserved_from is not None
-        levels |= dict(zip(batch.preserved, batch.preserved_from.tolist(), strict=True))
-    assert levels.pop("a dog") == 0
-    assert all(level == pytest.approx(0.6) for level in levels.values())
-
-
-def test_which_prompts_are_preserved(family: Family, character: Path, tiny_sd: Path) -> None:
-    examples = dataset.read(character, "rin")
-    changes = {"preservation__share": 0.25, "preservation__generated_share": 0.5, "preservation__prompts": ["a dog"]}
-    config = settings(tiny_sd, **changes)
-    built = encode.build(family, examples, config, quiet)
-    drawn = [built.at(step, 0).preserved for step in range(64)]
-    size = config.training.batch_size
-    assert sum(map(len, drawn)) == 64 * size // 4
-    texts = {text for prompts in drawn for text in prompts}
-    assert "a dog" in texts
-    assert all(not contains_trigger(text, config.trigger) for text in texts)
-    assert len(texts) > 2
-    assert drawn == [built.at(step, 0).preserved for step in range(64)]
+    for batch in in_turn:
+        if batch.preserved:
+            levels |= dict(zip(batch.preserved, batch.preserved_from.tolist(), strict=True))
+    assert levels.pop("a dog") == 0, "what was generated at all levels"
+    assert not any(contains_trigger(text, config.trigger) for text in levels)
+    assert len(levels) > 2
+    assert list(levels.values()) == pytest.approx([0.6] * len(levels))
+    assert [built.at(step, 0).preserved for step in range(64)] == [batch.preserved for batch in in_turn]
 
 
 def test_without_a_trigger_no_trained_image_is_preserved(family: Family, character: Path, tiny_sd: Path) -> None:
@@ -449,19 +402,6 @@ def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path) -> None:
             families.load(ModelConfig(base=str(tmp_path / base)), torch.device("cpu"), torch.float32)
         assert words in refusal.value.message
         assert str(tmp_path) not in str(refusal.value)
-
-
-def test_plain_lora_trains(character: Path, tiny_sd: Path) -> None:
-    small = {"training": {"steps": 3, "resolution": 64}, "preview": {"every": 0, "at_start": False, "steps": 2}}
-    about = {"name": "rin", "dataset": "rin", "trigger": "rin", "preset": "plain", "model": {"base": str(tiny_sd)}}
-    run = runs.create(config.build(about | small))
-    tensors = finish(run)
-    rates = [event.learning_rate for event in events.read(run.log)[0] if isinstance(event, events.Step)]
-    assert rates == pytest.approx([1e-4] * 3), "constant, without a warm-up"
-    assert {name.split("_")[1] for name in tensors} == {"unet", "te"}
-    assert {float(value) for name, value in tensors.items() if name.endswith(".alpha")} == {1.0}
-    assert {tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".lora_down.weight")} == {16}
-    assert all(tensor.any() for name, tensor in tensors.items() if name.endswith(".lora_up.weight"))
 
 
 def test_what_was_left_open_is_written_down_once(family: Family, character: Path, tiny_sd: Path) -> None:
@@ -501,7 +441,7 @@ def first(tiny_sd: Path, tmp_path: Path) -> Path:
 
 
 def started(tiny_sd: Path, config: Lora, *, text_encoder: bool = False) -> dict[str, torch.Tensor]:
-    """The changes of a fresh adapter of these settings, by module."""
+    """Return the changes of a fresh adapter of these settings, by module."""
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     adapter = families.attach(family, config, text_encoder=text_encoder, seed=0)
     return {name: layer.delta() for name, layer in adapter.layers.items()}
@@ -509,30 +449,22 @@ def started(tiny_sd: Path, config: Lora, *, text_encoder: bool = False) -> dict[
 
 @pytest.mark.parametrize(
     "config",
-    [Lora(rank=4, alpha=4.0), Lora(rank=8, alpha=1.0), Lora(rank=8, rslora=True), Lora(rank=6, targets="conv")],
-    ids=["same rank", "higher rank", "rsLoRA", "more layers"],
+    [Lora(rank=4, alpha=4.0), Lora(rank=8, rslora=True), Lora(rank=6, targets="conv"), Lora(rank=2)],
+    ids=["same rank", "rsLoRA", "more layers", "lower rank"],
 )
-def test_it_starts_with_exactly_what_the_file_does(tiny_sd: Path, first: Path, config: Lora) -> None:
+def test_it_starts_with_what_the_file_does_or_the_nearest(tiny_sd: Path, first: Path, config: Lora) -> None:
     changes = started(tiny_sd, config.model_copy(update={"start": str(first)}))
-    modules = reader.read(first).modules
+    file = reader.read(first)
+    modules = file.modules if config.rank >= 4 else transforms.resize(file, config.rank).modules
     for name, change in changes.items():
         expected = modules[name].delta() if name in modules else torch.zeros_like(change)
-        assert torch.allclose(change, expected, rtol=1e-4, atol=1e-6), name
+        assert torch.allclose(change, expected, rtol=1e-3, atol=1e-5), name
     assert modules.keys() <= changes.keys()
 
 
-def test_a_lower_rank_is_the_best_approximation(tiny_sd: Path, first: Path) -> None:
-    changes = started(tiny_sd, Lora(rank=2, start=str(first)))
-    best = transforms.resize(reader.read(first), 2)
-    assert all(
-        torch.allclose(change, best.modules[name].delta(), rtol=1e-3, atol=1e-5) for name, change in changes.items()
-    )
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["lokr", "loha"])
-def test_a_file_of_another_kind_is_started_from(character: Path, tiny_sd: Path, form: str) -> None:
-    run = runs.create(settings(tiny_sd, adapter__kind=form, adapter__rank=2, training__steps=2))
+def test_a_file_of_another_kind_is_started_from(character: Path, tiny_sd: Path) -> None:
+    run = runs.create(settings(tiny_sd, adapter__kind="lokr", adapter__rank=2, training__steps=2))
     finish(run)
     modules = reader.read(run.export).modules
     changes = started(tiny_sd, Lora(rank=32, start=str(run.export)))

@@ -198,14 +198,13 @@ def one(
 FIGURES = (
     ("likeness", "called", (1.0, 3.0, 5.0, 7.5)),
     ("roughness", "called", (3.0, 5.0, 7.5)),
-    ("colors", "called", (3.0, 7.5)),
-    ("adherence", "called", (3.0, 7.5)),
+    ("colors", "called", (7.5,)),
+    ("adherence", "called", (7.5,)),
     ("leak", "plain", (3.0, 7.5)),
     ("leak", "people", (3.0, 7.5)),
     ("dark", "short", (3.0, 7.5)),
-    ("old", "short", (3.0, 7.5)),
 )
-TITLES = {"dark": "dark skin", "old": "gray hair"}
+TITLES = {"dark": "dark skin"}
 
 
 def table(path: Path, kinds: Sequence[str] = ("characters", "styles")) -> str:

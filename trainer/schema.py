@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
 from trainer.i18n import _
 
-BASIC: JsonDict = {"level": "basic"}  # a setting that the form shows without "Advanced"
 # Translations of pydantic's messages, by kind of error; the others are not met by our settings.
 _ERRORS = {
     "greater_than": _("should be greater than {gt}"),

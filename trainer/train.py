@@ -9,7 +9,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import devices, families, fault_injection, storage
+from trainer import devices, families, fault_injection
 from trainer.config import TrainConfig
 from trainer.families import cpu_kernels
 from trainer.i18n import _
@@ -28,6 +28,7 @@ from trainer.training import (
     preparation,
     previews,
     ranks,
+    result_check,
 )
 from trainer.training.batches import Batches
 from trainer.training.checkpoint import TrainState
@@ -110,7 +111,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         exported = held_out.restore_lowest(run, state, config, step)
         with state.exported_weights(adapter):
             checksums = export.write(family, adapter, config, run, materials.captions, exported)
-        checksums[run.config_file.name] = storage.sha256(run.config_file)
+        result_check.report(run, config, materials, step)
         run.report(events.Finished(step=step, export=run.export.name, exported=exported, sha256=checksums))
 
 

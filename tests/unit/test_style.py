@@ -101,9 +101,9 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 32_879, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 42_959, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 26_683, lines(".py", "tests")),
+    ("lines of trainer and ui (27,000)", 32_964, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 43_044, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 26_480, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_583, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 4, modules),
     ("positional results of more than three values in ui (0)", 3, counted(positional, "ui")),

@@ -21,7 +21,7 @@ from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.optim.optimizers import SECTIONS, AnyOptimizer
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
-from trainer.schema import BASIC, Conflict, Section
+from trainer.schema import Conflict, Section
 
 Preset = Literal["character", "style", "plain"]
 
@@ -39,7 +39,6 @@ class ModelConfig(Section):
         min_length=1,
         max_length=1000,
         title="Base model",
-        json_schema_extra=BASIC,
         description="'micro' (built in, portraits, runs anywhere), or a model of one of the families: its folder in "
         "diffusers format, its .safetensors file, or its name on the Hugging Face hub (owner/name).",
     )
@@ -93,7 +92,6 @@ class PreviewConfig(Section):
         (),
         max_length=16,
         title="Preview prompts",
-        json_schema_extra=BASIC,
         description="One per line; none = three captions of the dataset. A line may end with --w and --h (size), "
         "--d (seed), --s (steps), --l (guidance), --n (negative prompt) and --strength.",
     )
@@ -179,34 +177,30 @@ class TrainConfig(Section):
         min_length=1,
         max_length=64,
         title="Name",
-        json_schema_extra=BASIC,
         description="Of the run and of its adapter file.",
     )
     dataset: str = Field(
         min_length=1,
         max_length=1000,
         title="Dataset",
-        json_schema_extra=BASIC,
         description="Name of a folder under datasets/, or the path of a folder.",
     )
     preset: Preset = Field(
         "character",
         title="What are you teaching?",
-        json_schema_extra=BASIC,
         description="Defaults for all other settings; plain is LoRA as kohya's scripts document it, for comparing.",
     )
     trigger: str = Field(
         "",
         max_length=100,
         title="Trigger word",
-        json_schema_extra=BASIC,
         description="Word that calls the subject; it is put in front of each caption that lacks it.",
     )
     class_word: str = Field(
         "",
         max_length=100,
         title="Class word",
-        description="What the subject is, such as girl. Output preservation puts it in place of the trigger word, "
+        description="What the subject is: girl, man, dog. Output preservation puts it in place of the trigger word, "
         "unless the caption has it anyway; regularization images without a caption have it as theirs, and the "
         "subject's own have trigger and class word.",
     )

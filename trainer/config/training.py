@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainer.i18n import _
-from trainer.schema import BASIC, Conflict, Section
+from trainer.schema import Conflict, Section
 
 Resolution = Annotated[int, Field(ge=64, le=2048, multiple_of=64)]
 
@@ -19,7 +19,6 @@ class TrainingConfig(Section):
         ge=0,
         le=1_000_000,
         title="Steps",
-        json_schema_extra=BASIC,
         description="Number of optimizer steps; 0 = from the number of images (see exposures).",
     )
     exposures: int = Field(

@@ -31,7 +31,7 @@ DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same
 TITLED = "() => {{ document.querySelector('#start').inert = {busy}; return {title}; }}"
 STORED = "(value) => { window.limnerFields.store({ FIELD: value }); }"
 HERE, CLUSTER = "here", "cluster"  # where a run is to train
-TEXT_ENCODER = ("training", "text_encoder")  # drawn beside the basic questions
+APART = (("class_word",), ("training", "text_encoder"))  # drawn beside the basic questions
 START_TITLE = _("Start training")
 NO_TRIGGER = _(
     "There is no trigger word. Without one, nothing calls up what you teach: every image of the base model changes. "
@@ -72,10 +72,10 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
         with gr.Row(elem_id="train-columns", elem_classes="columns"):
             with gr.Column(scale=1, min_width=300, elem_classes="side"):
                 questions, model, effort = _questions()
-                text_encoder = settings_widgets.widget(ENTRIES, TEXT_ENCODER, standard)
+                apart = settings_widgets.some(ENTRIES, APART, standard)
                 cautions = gr.HTML(elem_id="cautions", elem_classes="quiet")
             with gr.Column(scale=3, min_width=320, elem_id="train-live", elem_classes="canvas"):
-                settings = tab_settings.build(standard, text_encoder)
+                settings = tab_settings.build(standard, apart)
                 view = RunView(pill)
         with gr.Column(visible=False, elem_id="no-trigger", elem_classes="side") as no_trigger:
             gr.HTML(f"<p role='alert'>{NO_TRIGGER}</p>")

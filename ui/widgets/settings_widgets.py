@@ -13,10 +13,10 @@ from ui.widgets.handlers import DIRECT_CHOICE, listen
 from ui.widgets.settings_form import Entry, titled, value_of, values
 
 
-def widget(listed: Sequence[Entry], path: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
-    """Draw the widget of one setting outside the form; returns it by its id, for `widgets`."""
-    entry = next(entry for entry in listed if entry.path == path)
-    return {entry.id: _widget(entry, value_of(entry, config))}
+def some(listed: Sequence[Entry], paths: Sequence[tuple[str, ...]], config: TrainConfig) -> dict[str, Any]:
+    """Draw the widgets of some settings outside the form; returns them by their ids, for `widgets`."""
+    chosen = [next(entry for entry in listed if entry.path == path) for path in paths]
+    return {entry.id: _widget(entry, value_of(entry, config)) for entry in chosen}
 
 
 def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,6 +157,16 @@ def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -
     assert np.array_equal(start, images[4]), "at the start and at strength 0 it is the base model"
 
 
+def test_previews_of_captions_that_show_none_of_it_are_said(character: Path, tiny_sd: Path) -> None:
+    """A random model draws noise; of prompts that are no captions nobody knows what they should show."""
+    for prompts, count in (([], 1), (["rin on a beach"], 0)):
+        AcceleratorState._reset_state(True)
+        run = runs.create(settings(tiny_sd, preview__every=100, preview__prompts=prompts))
+        finish(run)
+        warnings = runs.look(run).state.warnings
+        assert sum("do not show the shapes" in warning for warning in warnings) == count
+
+
 def pixels(file: Path) -> np.ndarray[Any, Any]:
     with Image.open(file) as image:
         return np.asarray(image)

@@ -200,9 +200,8 @@ class TrainConfig(Section):
         "",
         max_length=100,
         title="Class word",
-        description="What the subject is: girl, man, dog. Output preservation puts it in place of the trigger word, "
-        "unless the caption has it anyway; regularization images without a caption have it as theirs, and the "
-        "subject's own have trigger and class word.",
+        description="What the subject is: girl, man, dog. It stands in the place of the trigger word where the base "
+        "model is to stay as it is, and is the caption of regularization images that have none.",
     )
     subjects: tuple[str, ...] = Field(
         (),

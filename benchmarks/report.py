@@ -7,7 +7,7 @@ Differences are taken between runs of the same subject and seed before resamplin
 import argparse
 import csv
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,28 +183,18 @@ def _final(runs: dict[Key, Rows], lines: dict[str, Label]) -> list[str]:
     return out
 
 
-def across(bases: Mapping[str, Path], names: Sequence[str]) -> str:
-    """Format what each recipe did on several base models as Markdown, a row for each base, from the CSV of each.
-
-    Of the first base only the runs count whose subject, recipe and seed another has: it may have many more.
-    """
-    tables = {base: read(path) for base, path in bases.items()}
-    first, *others = tables
-    if others:
-        shared = {key for base in others for key in tables[base]}
-        tables[first] = {key: rows for key, rows in tables[first].items() if key in shared}
-    columns = ["recipe", "base model", "subjects x seeds", *names]
+def summary(path: Path, names: Sequence[str]) -> str:
+    """Format what each recipe of a CSV did as Markdown."""
+    runs = read(path)
+    columns = ["recipe", "subjects x seeds", *names]
     out = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for title, styles in KINDS.items():
-        parts = {base: _of_kind(runs, styles=styles) for base, runs in tables.items()}
-        if not any(parts.values()):
-            continue
-        out.append(f"| **{title.lower()}**{' |' * len(columns)}")
-        for line, label in table_lines({key: rows for runs in parts.values() for key, rows in runs.items()}).items():
-            for base, runs in parts.items():
-                if of := _finished(runs, label):
-                    cells = [_interval(of, partial(_figure, name)) for name in names]
-                    out.append(f"| {' | '.join([line, base, _counted(of), *cells])} |")
+        if own := _of_kind(runs, styles=styles):
+            out.append(f"| **{title.lower()}**{' |' * len(columns)}")
+            for line, label in table_lines(own).items():
+                finished = _finished(own, label)
+                cells = [_interval(finished, partial(_figure, name)) for name in names]
+                out.append(f"| {' | '.join([line, _counted(finished), *cells])} |")
     return "\n".join(out)
 
 

@@ -55,6 +55,13 @@ def finish(run: Run) -> dict[str, Tensor]:
     return load_file(run.export)
 
 
+def disturb(adapter: families.Adapter) -> None:
+    """Let an adapter do something: a fresh one changes nothing."""
+    with torch.no_grad():
+        for number, parameter in enumerate(adapter.parameters()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator(number, "disturb")))
+
+
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
@@ -213,8 +220,7 @@ def test_the_file_is_what_the_programs_read(character: Path, tiny_sd: Path) -> N
 def test_a_file_that_differs_from_the_adapter_is_noticed(family: Family, character: Path, tiny_sd: Path) -> None:
     config = settings(tiny_sd)
     run, adapter = runs.create(config), families.attach(family, config.adapter, text_encoder=False, seed=0)
-    for layer in adapter.layers.values():
-        torch.nn.init.normal_(layer.trained()["up"])
+    disturb(adapter)
     export.write(family, adapter, config, run, ["x"], 1)
     file = reader.read(run.export)
     name = next(iter(file.modules))
@@ -334,9 +340,7 @@ def test_preservation_is_weighted_as_training_is(family: Family, tiny_sd: Path, 
     mean, rng = torch.randn((2, 4, 8, 8), generator=generator(1)), generator(0, "x")
     conditioning = family.encode_prompts(["other"])
     adapter = families.attach(family, Lora(rank=2), text_encoder=False, seed=0)
-    with torch.no_grad():
-        for layer in adapter.layers.values():
-            layer.trained()["up"].normal_(std=0.1, generator=generator(5))
+    disturb(adapter)
     plain = batches.Batch(
         mean, torch.zeros_like(mean), {k: v.repeat(2, 1, 1) for k, v in conditioning.items()}, ("a", "b"), 2
     )
@@ -433,8 +437,7 @@ def first(tiny_sd: Path, tmp_path: Path) -> Path:
     """An adapter of rank 4 that changes a lot."""
     family = families.load(ModelConfig(base=str(tiny_sd)), torch.device("cpu"), torch.float32)
     adapter = families.attach(family, Lora(rank=4, alpha=2.0), text_encoder=False, seed=3)
-    for layer in adapter.layers.values():
-        layer.up.data.normal_(std=0.3, generator=generator(5))
+    disturb(adapter)
     path = tmp_path / "first.safetensors"
     save_file(adapter.tensors(), path)
     return path

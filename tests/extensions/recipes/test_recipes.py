@@ -107,13 +107,11 @@ def test_a_preset_of_the_gui(tmp_path: Path) -> None:
         ({"network_module": "lycoris.kohya", "network_args": ["preset=attn-only"]}, "adapter.targets", "attention"),
         ({"network_module": "lycoris.kohya", "network_args": ["dora_wd=True"]}, "adapter.dora", True),
         ({"network_module": "lycoris.kohya", "network_args": ["preset=unet-only"]}, "training.text_encoder", False),
-        ({"unet_lr": 3e-4}, "optimizer.learning_rate", 3e-4),
         ({"unet_lr": 2e-4}, "training.text_encoder_lr_factor", 0.5),  # its own rate is then the common one
         ({"text_encoder_lr": 0}, "training.text_encoder", False),
         ({"optimizer_args": ["weight_decay=0.1", "betas=0.8,0.9"]}, "optimizer.beta1", 0.8),
         ({"use_8bit_adam": True, "optimizer_type": ""}, "optimizer.kind", "adamw8bit"),
         ({"lr_scheduler": "cosine", "lr_warmup_steps": 150}, "schedule.warmup", 0.1),
-        ({"lr_scheduler": "cosine", "lr_warmup_steps": 0.2}, "schedule.warmup", 0.2),
         ({"lr_scheduler": "constant", "lr_warmup_steps": 150}, "schedule.warmup", 0.0),
         ({"max_timestep": 900}, "objective.max_timestep", 899),
         ({"resolution": "768,512"}, "training.resolution", 640),

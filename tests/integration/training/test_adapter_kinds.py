@@ -70,10 +70,10 @@ RARE = sorted(KINDS.keys() - {"lora", "dora", "loha", "lokr"})
     "kind", cases(["lora", "dora", "loha", "lokr"], pytest.mark.slow, ["lora"]) + cases(RARE, pytest.mark.nightly, [])
 )
 def test_each_kind_learns_and_is_exported(character: Path, tiny_sd: Path, kind: str) -> None:
-    run = runs.create(settings(tiny_sd, training__steps=30, **KINDS[kind]))
+    run = runs.create(settings(tiny_sd, training__steps=20, **KINDS[kind]))
     finish(run)
     curve = [loss for _, loss in sorted(runs.look(run).state.losses.items())]
-    assert sum(curve[-10:]) < 0.995 * sum(curve[:10])
+    assert sum(curve[-8:]) < 0.995 * sum(curve[:8])
     file = reader.read(run.export)
     warnings = runs.look(run).state.warnings
     assert any("diffusers does not apply" in warning for warning in warnings) != reader.readable_by_diffusers(file)

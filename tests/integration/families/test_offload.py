@@ -95,7 +95,7 @@ def test_gradients_are_the_same_bits(bases: dict[str, Path], case: str) -> None:
 
 
 @pytest.mark.parametrize("base", ["sd15", "flux"])
-def test_predictions_are_the_same_bits_and_each_weight_is_copied_once(bases: dict[str, Path], base: str) -> None:
+def test_predictions_are_the_same_and_weights_are_copied_once(bases: dict[str, Path], base: str) -> None:
     family = load(bases[base])
     expected = answer(family)
     gradient_checkpointing.recompute(family, "off", "all")

@@ -99,10 +99,10 @@ def start(limner: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif("CI" not in os.environ, reason="downloads all packages")
-def test_a_fresh_clone_starts_twice(tmp_path: Path) -> None:
+def test_a_fresh_clone_starts(tmp_path: Path) -> None:
+    """With the real packages; test_start_scripts has what a second start does."""
     limner = tmp_path / "Fresh clöne" / "limner"
     subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(limner)], check=True)
-    start(limner)
     start(limner)
 
 
@@ -127,15 +127,22 @@ def test_other_losses_are_noticed() -> None:
     assert selftest.deviation(reference[:-1], reference) == float("inf")
 
 
+WITHOUT_TORCH = """
+import trainer.config, trainer.data.uploads, trainer.runs, trainer.adapter_files.compatibility
+from trainer.base_models import detect
+from trainer.cli.commands import main
+detect.glance("not/here")
+assert main(["--help"]) == 0
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "avoided"),
     [
-        ("from trainer.cli.commands import main; assert main(['--help']) == 0", ("torch",)),
-        ("from trainer.base_models import detect; detect.glance('not/here')", ("torch",)),
-        ("import trainer.config, trainer.data.uploads, trainer.runs, trainer.adapter_files.compatibility", ("torch",)),
+        (WITHOUT_TORCH, ("torch",)),
         pytest.param("import ui.page", ("torch", "diffusers", "transformers", "peft"), marks=pytest.mark.slow),
     ],
-    ids=["help", "detect", "data", "page"],
+    ids=["commands and data", "page"],
 )
 def test_a_process_imports_no_more_than_it_needs(code: str, avoided: tuple[str, ...]) -> None:
     code += f"\nimport sys; sys.exit(str([name for name in {avoided} if name in sys.modules] or ''))"

@@ -155,8 +155,8 @@ def test_of_a_private_folder_only_images_and_captions_are_sent(victim: Victim, c
 
 @pytest.mark.parametrize(
     "path",
-    ["./config.toml", "cluster", "CLUSTER", "config.toml\n", "worker.log", "ask/stop", "previews/.hidden",
-     "checkpoints/000001/../../cluster", "../other/config.toml", "/etc/passwd", "C:\\x.png",
+    ["./config.toml", "cluster", "CLUSTER", "config.toml\n", "worker.log", "worker.lock", "ask/stop",
+     "previews/.hidden", "checkpoints/000001/../../cluster", "../other/config.toml", "/etc/passwd", "C:\\x.png",
      "checkpoints/000001/evil.py", "nul.safetensors", "", "a" * 5000],
 )  # fmt: skip
 def test_only_files_of_a_run_are_written(victim: Victim, path: str) -> None:

@@ -69,14 +69,6 @@ def test_a_model_writes_what_is_missing(half: Path, tagger: Path) -> None:
 
 
 @pytest.mark.slow
-def test_captions_that_are_there_are_added_to_once(character: Path, tagger: Path) -> None:
-    before = captions(character)
-    made = run(tagger, existing="add")
-    work(made)
-    assert captions(character) == [f"{caption}, pink hair, glasses" for caption in before]
-
-
-@pytest.mark.slow
 def test_captions_that_wait_for_a_training_say_so(half: Path, tagger: Path) -> None:
     """Those of a server need no device, and do not wait."""
     made = captioning.create(CaptionConfig(dataset="rin", model=str(tagger)))
@@ -93,7 +85,7 @@ def test_captions_that_wait_for_a_training_say_so(half: Path, tagger: Path) -> N
     assert "Another run" not in caption_models.draw("rin")["writing"]
 
 
-def test_a_server_that_fails_midway_leaves_what_it_wrote(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_may_fail_midway_and_add_to_other_captions(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_caption_server.serving() as server:
         made = captioning.create(CaptionConfig(dataset="rin", model="some-vlm", server=server.url))
 
@@ -106,9 +98,16 @@ def test_a_server_that_fails_midway_leaves_what_it_wrote(half: Path, monkeypatch
         assert captions(half)[2:8] == ["caption 1", "caption 2", "caption 3", "caption 4", "caption 5", ""]
         server.status = 200
         work(made)
-    assert runs.look(made).status == "finished"
-    assert all(captions(half))
-    assert len(server.asked) == 13, "what was written is not asked for again"
+        assert runs.look(made).status == "finished"
+        assert len(server.asked) == 13, "what was written is not asked for again"
+        written = captions(half)
+        assert all(written)
+        settings = CaptionConfig(dataset="rin", model="some-vlm", server=server.url, existing="add")
+        adding = captioning.create(settings)
+        work(adding)
+        work(adding)
+    added = [f"{caption}, caption {number}" for number, caption in enumerate(written, 14)]
+    assert captions(half) == added, "also to what others wrote, and once"
 
 
 @pytest.mark.slow

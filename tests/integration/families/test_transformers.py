@@ -15,8 +15,7 @@ from torch import Tensor
 
 from tests import single_file
 from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
-from tests.integration.training.test_adapter_kinds import disturb
-from tests.integration.training.test_train import finish, settings
+from tests.integration.training.test_train import disturb, finish, settings
 from trainer import config, families, runs
 from trainer.adapter_files import reader, writer
 from trainer.base_models import transformer_names
@@ -64,8 +63,7 @@ def test_the_loss_of_a_step_is_that_of_diffusers_script(bases: dict[str, Path], 
     family = load(bases[kind])
     made = settings(bases[kind], objective__timestep_sampling="logit-normal")
     adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
-    for layer in adapter.layers.values():
-        torch.nn.init.normal_(layer.trained()["up"], std=0.1, generator=generator(7))
+    disturb(adapter)
     conditioning = {**family.encode_prompts(PROMPTS), "sizes": torch.zeros(2, 6)}
     shape = (2, family.latent_shape[0], 8, 8)
     mean, std = torch.randn(shape, generator=generator(1)), torch.rand(shape, generator=generator(2))
@@ -98,13 +96,6 @@ def test_prompts_are_encoded_as_the_pipeline_does(bases: dict[str, Path], kind: 
         assert own["text"][:, family.pipeline().tokenizer_max_length :].any()
 
 
-def test_timesteps_are_shifted_as_the_scheduler_shifts_them(bases: dict[str, Path]) -> None:
-    family = load(bases["sd3"])
-    scheduler = family.pipeline().scheduler
-    shares = torch.arange(1, 1001) / 1000
-    assert torch.allclose(family.noise.at(shares, 0, 999, (1, 16, 8, 8)), scheduler.timesteps.flip(0), rtol=1e-5)
-
-
 @pytest.mark.parametrize(("side", "tokens"), [(512, 1024), (1024, 4096)])
 def test_timesteps_of_flux_are_shifted_for_the_size(bases: dict[str, Path], side: int, tokens: int) -> None:
     """As its pipeline tells its scheduler for an image of this size."""
@@ -122,13 +113,6 @@ def test_the_distilled_flux_is_refused_with_the_reason(bases: dict[str, Path], t
     file.write_text(file.read_text().replace('"guidance_embeds": true', '"guidance_embeds": false'))
     with pytest.raises(UserError, match=r"FLUX\.1 schnell, which is distilled to generate in few steps"):
         load(folder)
-
-
-def woken(family: Family, adapter: Adapter) -> None:
-    """Give each layer of an adapter some effect."""
-    with torch.no_grad():
-        for name, layer in adapter.layers.items():
-            layer.trained()["up"].normal_(std=0.05, generator=generator(name))
 
 
 @pytest.mark.slow
@@ -238,7 +222,7 @@ def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str
     """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
     family = load(bases[kind])
     adapter = families.attach(family, settings(bases[kind]).adapter, text_encoder=False, seed=0)
-    woken(family, adapter)
+    disturb(adapter)
     conditioning = {key: value.detach() for key, value in family.encode_prompts(PROMPTS).items()}
     noisy = torch.randn(2, family.latent_shape[0], 8, 8, generator=generator(1))
 

@@ -30,10 +30,10 @@ from trainer.sampling import sampler
 SCALE = 0.13025  # of SDXL
 
 
-def make_vae(folder: Path, scale: float = 0.18215) -> Path:
+def make_vae(folder: Path, scale: float = 0.18215, seed: int = 7) -> Path:
     """A VAE with other weights than those of the tiny models."""
     with torch.random.fork_rng():
-        torch.manual_seed(7)
+        torch.manual_seed(seed)
         tiny._vae(scaling_factor=scale).save_pretrained(folder)
     return folder
 
@@ -94,23 +94,11 @@ def test_a_base_without_a_vae_trains_and_is_tried_out_with_one(
     assert np.abs(image - preview).max() <= 1
     with pytest.raises(UserError, match="has no VAE"):
         sampler.Sampler().generate(request.model_copy(update={"vae": ""}))
-
-
-@pytest.mark.slow
-def test_it_is_on_record_and_another_is_not_resumed_with(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
-    vae = make_vae(tmp_path / "vae")
-    run = runs.create(settings(tiny_sd, model__vae=str(vae), training__steps=2))
-    finish(run)
-    assert run.config().model.vae == str(vae.resolve())
-    assert len(run.config().record.vae_sha256) == 64
-    with torch.random.fork_rng():
-        torch.manual_seed(8)
-        tiny._vae().save_pretrained(vae)
+    records = [each.config().record.vae_sha256 for each in (run, other)]
+    assert (run.config().model.vae, [len(digest) for digest in records]) == (str(vae.resolve()), [64, 0])
+    make_vae(vae, seed=8)
     with pytest.raises(UserError, match="The VAE changed since this run started"):
         finish(run)
-    usual = runs.create(settings(tiny_sd, training__steps=2))
-    finish(usual)
-    assert usual.config().record.vae_sha256 == ""
 
 
 def test_the_vae_of_a_flux_file_is_found_beside_it(tmp_path: Path) -> None:
@@ -129,11 +117,6 @@ def test_the_vae_of_a_flux_file_is_found_beside_it(tmp_path: Path) -> None:
 def test_weights_that_are_damaged_are_refused(tiny_sd: Path, tiny_configs: Path, tmp_path: Path) -> None:
     vae = make_vae(tmp_path / "vae")
     weights = vae / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(weights)
-    tensors["decoder.conv_in.weight"][0] = float("nan")
-    save_file(tensors, weights)
-    with pytest.raises(UserError, match=r"The weights of 'vae' are damaged: vae\.decoder\.conv_in"):
-        load(tiny_sd, vae=str(vae))
     file = single_file.write(tiny_sd, tmp_path / "whole.safetensors")
     missing = {key: value for key, value in load_file(file).items() if "encoder.norm_out" not in key}
     save_file(missing, tmp_path / "incomplete.safetensors")

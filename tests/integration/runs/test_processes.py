@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from tests.conftest import CHECKOUT
 from tests.workers import Workers
 from trainer import config, runs
 from trainer.cli.commands import main
-from trainer.runs import Run, cards, events, queue
+from trainer.runs import Run, events, queue
 from trainer.training import checkpoint
 
 
@@ -50,12 +49,6 @@ def limner(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
-def limner_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """A command as a person types it."""
-    command = [sys.executable, "-m", "trainer", *map(str, arguments)]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
-
-
 def status(run: Run) -> str:
     return runs.look(run).status
 
@@ -74,23 +67,18 @@ def processes(run: Run) -> list[int]:
     return sorted(pids)
 
 
-def pid(run: Run) -> int:
-    """The process that holds the run's lock, whatever it is doing; 0 if there is none."""
-    return next(iter(processes(run)), 0)
-
-
 @pytest.mark.slow
-def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> None:
-    run = make(str(tiny_sd), steps=100, batch_size=1)
-    runs.start(run)
+def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    run = make(str(tiny_sd), steps=100, batch_size=1, resolution=64)
+    number = workers.start(run)
     wait_until(lambda: runs.look(run).state.step > 3)
     assert status(run) == "running"
     assert runs.look(run).seconds_left
     runs.request(run, "checkpoint")
     runs.request(run, "preview")
     wait_until(lambda: bool(runs.look(run).state.checkpoints) and bool(runs.look(run).state.previews))
-    os.kill(pid(run), signal.SIGTERM)
-    wait_until(lambda: status(run) == "stopped", 60)
+    os.kill(number, signal.SIGTERM)
+    assert (workers.wait(number), status(run)) == (0, "stopped")
     step = runs.look(run).state.step
     assert checkpoint.folders(run)[-1].name == f"{step:06d}"
     command = [sys.executable, "-m", "trainer", "resume", run.folder]
@@ -108,23 +96,12 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_waiting_run_can_be_stopped(character: Path) -> None:
-    run = make()
-    lock = queue.FileLock(cards.known()[0].lock)
-    with lock:
-        runs.start(run)
-        wait_until(lambda: runs.is_locked(run.lock))
-        runs.request(run, "stop")
-        wait_until(lambda: status(run) == "stopped")
-
-
-@pytest.mark.slow
 def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:
     toml = tmp_path / "c.toml"
     toml.write_text('name = "mira"\ndataset = "rin"\npreset = "character"\ntrigger = "miraxo"\n')
     folder = tmp_path / "run"
     changes = [f"--set={change}" for change in ("training.steps=3", "training.batch_size=1", "preview.every=0")]
-    done = limner_process("train", toml, "--run", folder, *changes)
+    done = limner("train", toml, "--run", folder, *changes)
     assert done.returncode == 0, done.stderr
     assert "Finished after 3 steps: mira.safetensors" in done.stderr
     steps = [event for event in events.read(folder / "events.jsonl")[0] if event.kind == "step"]
@@ -168,11 +145,9 @@ def test_doctor_and_check(character: Path) -> None:
         ("train absent.toml", "There is no file absent.toml."),
         ("resume absent", "is not a run folder"),
         ("inspect README.md", "not a safetensors file"),
-        ("inspect absent.safetensors", "There is no file"),
         ("check ../nowhere", "There is no dataset 'nowhere'"),
         ("sample --prompt x --out /nowhere/x.png", "There is no folder 'nowhere'"),
         ("sample --prompt x --size big --out x.png", "is not a size"),
-        ("sample --prompt x --base absent/base --out x.png", "'absent/base' is not on this machine"),
         ("sample --prompt x --adapter absent.safetensors --out x.png", "does not exist"),
         ("nonsense", "No such command"),
     ],
@@ -183,17 +158,13 @@ def test_wrong_usage_is_one_sentence(home: Path, line: str, words: str) -> None:
 
 
 def test_refused_settings(character: Path, tmp_path: Path) -> None:
-    (character.parent / "empty").mkdir()
     for toml, words in (
         ('name = "a"\ndataset = "rin"\n[training]\nstep = 3', "not a setting (did you mean training.steps?)"),
         ('name = "a"\ndataset = "void"', "There is no dataset 'void'"),
-        ('name = "../a"\ndataset = "rin"', "letters, digits"),
-        ('name = "a"\ndataset = "empty"', "There are no images in the dataset 'empty'"),
     ):
         (tmp_path / "c.toml").write_text(toml)
         done = limner("train", tmp_path / "c.toml", "--run", tmp_path / "run")
         assert (done.returncode, words in done.stderr) == (2, True), done.stderr
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
 TWO_CARDS = "cards@2"

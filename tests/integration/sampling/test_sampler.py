@@ -67,26 +67,25 @@ def picture(base: Path | str, **changes: Any) -> PictureConfig:  # noqa: ANN401 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scarce", [True, False], ids=["foreseen", "found out"])
-def test_what_does_not_fit_is_decoded_in_tiles(
-    micro: Family, pixels: Tensor, monkeypatch: pytest.MonkeyPatch, scarce: bool
-) -> None:
+def test_what_does_not_fit_is_decoded_in_tiles(micro: Family, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it does not fit is foreseen, or found out."""
     latents, sizes = families.encode_images(micro, pixels)[0], list[int]()
 
     def note(tile: Tensor) -> None:
         sizes.append(tile.shape[-1] * LARGE // latents.shape[-1])
-        if sizes[-1] > TILE and not scarce:
+        if sizes[-1] > TILE:
             run_out()
 
     whole = families.decode_to_pixels(micro, latents)
-    if scarce:
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
     with before_each(Decoder, note):
-        tiled = families.decode_to_pixels(micro, latents)
-    assert sizes[-4:] == [512, 256, 512, 256]
-    assert len(sizes) == (4 if scarce else 5)
-    assert tiled.shape == whole.shape
-    assert float((tiled - whole).abs().mean()) < 0.25 * float(whole.std())
+        found_out = families.decode_to_pixels(micro, latents)
+        assert sizes == [LARGE, 512, 256, 512, 256]
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
+        sizes.clear()
+        assert torch.equal(families.decode_to_pixels(micro, latents), found_out)
+        assert sizes == [512, 256, 512, 256]
+    assert found_out.shape == whole.shape
+    assert float((found_out - whole).abs().mean()) < 0.25 * float(whole.std())
     monkeypatch.undo()
     assert torch.equal(families.decode_to_pixels(micro, latents), whole), "with memory it is as ever"
 

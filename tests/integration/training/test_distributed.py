@@ -40,11 +40,20 @@ def alone(character: Path, tiny_sd: Path) -> Run:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_adapter_of_one(alone: Run, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_stop_and_make_the_adapter_of_one(
+    alone: Run, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
     runs.start(run)
     wait_until(lambda: len(processes(run)) == 2, 60)
+    runs.pause(run)  # so that it does not end before it is stopped
+    wait_until(lambda: runs.look(run).state.step > 0, 120)
+    runs.request(run, "stop")
+    wait_until(lambda: ended(run), 60)
+    assert (runs.look(run).status, runs.look(run).state.step < 8) == ("stopped", True)
+    runs.pause(run, go_on=True)
+    runs.start(run)
     wait_until(lambda: ended(run), 120)
     state = runs.look(run).state
     assert runs.look(run).status == "finished", runs.log_tail(run)
@@ -74,16 +83,6 @@ def test_two_processes_resume_after_one_was_killed(alone: Run, tiny_sd: Path) ->
     wait_until(lambda: ended(run), 120)
     assert runs.look(run).status == "finished", runs.log_tail(run)
     assert close(newest(run), newest(alone))
-
-
-@pytest.mark.slow
-def test_two_processes_are_stopped_as_one(character: Path, tiny_sd: Path) -> None:
-    run = runs.create(settings(tiny_sd, training__devices=2, **(OPTIONS | {"training__steps": 4000})))
-    runs.start(run)
-    wait_until(lambda: runs.look(run).state.step > 2, 120)
-    runs.request(run, "stop")
-    wait_until(lambda: ended(run), 60)
-    assert runs.look(run).status == "stopped"
 
 
 DEAD_EARLY = """

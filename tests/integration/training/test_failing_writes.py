@@ -1,7 +1,6 @@
 """The n-th durable write fails, for each n until none is left: what was there is whole, and the work can be done again.
 
-As SQLite tests it. The disk is full when a file is opened, or breaks when it is synced. At night each n has its turn;
-before that, a few that follow from the commit.
+As SQLite tests it. The disk is full when a file is opened, or breaks when it is synced. At night each n has its turn.
 """
 
 import errno
@@ -46,7 +45,8 @@ def short(character: Path, tiny_sd: Path, workers: Workers) -> tuple[Run, int]:
 @pytest.mark.parametrize(
     ("kind", "numbers"),
     [
-        *(pytest.param(kind, (3, 9), marks=pytest.mark.slow, id=kind) for kind in SENTENCES),
+        pytest.param("enospc", (3,), marks=pytest.mark.slow),
+        pytest.param("eio", (9,), marks=pytest.mark.slow),
         pytest.param("enospc", range(1, 40), marks=pytest.mark.nightly, id="all"),
     ],
 )
@@ -79,7 +79,7 @@ def test_whichever_write_of_a_run_fails(
         checksums = runs.look(run).state.sha256
         assert checksums == {name: storage.sha256(run.folder / name) for name in checksums}, number
         archive.delete(run)
-    assert failed >= 2
+    assert failed
     assert number < most - 1
 
 

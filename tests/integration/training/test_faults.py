@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -16,7 +15,6 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from benchmarks import crash
 from tests.conftest import CHECKOUT, small_disk
 from tests.hostile import pictures
 from tests.integration.runs.test_processes import limner, make, status, wait_until
@@ -94,6 +92,7 @@ def undisturbed(workers: Workers) -> Undisturbed:
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run(tiny_sd: Path, workers: Workers, undisturbed: Undisturbed) -> None:
+    """Its checkpoints are whole and resumed from by their steps, whatever their dates, unless of another version."""
     run = plain(tiny_sd)
     assert workers.work(run, "nan@12") == 2
     assert "The training became unstable after step 11" in message(run)
@@ -102,31 +101,19 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tiny_sd: Path, workers: Worker
     for folder in checkpoint.folders(run):
         reader.read(folder / checkpoint.ADAPTER)  # refuses what is not finite
     assert not run.export.exists()
-    manifests = {
-        folder / checkpoint.MANIFEST: json.loads((folder / checkpoint.MANIFEST).read_text())
-        for folder in checkpoint.folders(run)
-    }
-    for path, manifest in manifests.items():
-        sums = {name: value for name, value in manifest["sha256"].items() if name != checkpoint.MANIFEST}
-        rest = {name: value for name, value in manifest.items() if name != "groups"}
-        path.write_text(json.dumps(rest | {"sha256": sums, "program": "9.9"}))
+    manifests = {path: path.read_text() for path in run.folder.glob(f"checkpoints/*/{checkpoint.MANIFEST}")}
+    for path, text in manifests.items():
+        manifest = json.loads(text)
+        del manifest["groups"], manifest["sha256"][checkpoint.MANIFEST]
+        path.write_text(json.dumps(manifest | {"program": "9.9"}))
     assert workers.work(run) == 2
     assert "The checkpoint of step 10 was made by Limner 9.9" in message(run)
-    for path, manifest in manifests.items():
-        path.write_text(json.dumps(manifest))
+    for path, text in manifests.items():
+        path.write_text(text)
         os.utime(path.parent, (2_000_000_000 - int(path.parent.name),) * 2)
     undisturbed.is_what_becomes_of(run)
     started = [event.step for event in events.read(run.log)[0] if isinstance(event, events.Started)]
     assert started == [0, 10], "checkpoints are in the order of steps, not of dates"
-
-
-def test_a_full_disk_keeps_the_last_checkpoint(tiny_sd: Path, workers: Workers, undisturbed: Undisturbed) -> None:
-    assert workers.work(plain(tiny_sd)) == 0  # caches the pictures, which takes many writes
-    run = plain(tiny_sd)
-    assert workers.work(run, "enospc@7") == 1  # after twice the settings and three files of the first checkpoint
-    assert "The disk is full.</b> Free some space, then resume" in message(run)
-    assert whole(run) == [5]
-    undisturbed.is_what_becomes_of(run)
 
 
 def test_a_run_goes_on_after_its_device_failed(tiny_sd: Path, workers: Workers, undisturbed: Undisturbed) -> None:
@@ -198,7 +185,7 @@ def test_previews_that_cannot_be_made_are_a_note_and_no_more(tiny_sd: Path, work
     assert "The previews of step 20 could not be generated" in message(run)
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_power_cut_at_any_moment_of_any_write(tiny_sd: Path, workers: Workers, stride: int) -> None:
     """Killed at the n-th moment of its durable writes: all that has its final name is whole."""
     run = make(str(tiny_sd), steps=4, resolution=64)
@@ -221,7 +208,7 @@ def test_a_power_cut_at_any_moment_of_any_write(tiny_sd: Path, workers: Workers,
             reader.read(cut.export)
         if code == 0:
             break
-        if count % 5 == 0:
+        if count % 3 == 0:
             assert workers.work(cut) == 0
             assert cut.export.read_bytes()[-1000:] == expected
             assert not list(cut.folder.rglob("*.part"))
@@ -304,18 +291,6 @@ def test_images_that_cannot_be_read_are_left_out_and_named(character: Path, tiny
     assert (done.returncode, "There are no images in this dataset." in done.stdout) == (2, True)
     done = limner("train", run.config_file, "--run", run.folder.parent / "typed")
     assert (done.returncode, "There are no images in the dataset" in done.stderr) == (2, True)
-
-
-@pytest.mark.nightly
-def test_kills_at_random_moments(home: Path, workers: Workers) -> None:
-    """As `python -m benchmarks.crash`, which does the same three hundred times."""
-    kills = 40
-    seed = time.time_ns() % 10**6
-    report = crash.crash(workers, kills, steps=20, every=3, rng=random.Random(seed))
-    assert not report.faults, seed
-    assert report.kills == kills
-    assert report.ended > 0
-    assert report.most_repeated <= 3
 
 
 def test_a_dataset_that_is_edited_meanwhile_changes_nothing(

@@ -61,47 +61,39 @@ def newest(run: Run) -> dict[str, Tensor]:
 
 
 def test_the_ladder(tiny_sd: Path) -> None:
-    def rungs(**changes: int | str) -> list[tuple[int, str]]:
+    """Weights that wait cost the most time, and only a card has them elsewhere."""
+
+    def rungs(kind: str = "cpu", **changes: int | str) -> list[tuple[int, str, str]]:
         training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
-        plans = memory.plans(training, max(1, training.devices), torch.device("cpu"))
-        assert {plan.waiting for plan in plans} == {"off"}, "all is in main memory"
-        return [(plan.micro_batches, plan.recomputed) for plan in plans]
-
-    def last(count: int) -> list[tuple[int, str]]:
-        return [(count, way) for way in ("off", "feed-forward", "half", "transformers", "all")]
-
-    assert rungs(batch_size=4) == [(1, "off"), (2, "off"), *last(4)]
-    assert (rungs(batch_size=5, devices=2), rungs(batch_size=1)) == ([(1, "off"), *last(2)], last(1))
-    assert rungs(batch_size=6, gradient_checkpointing="off") == [(1, "off"), (2, "off"), (4, "off"), (6, "off")]
-    assert rungs(batch_size=6, micro_batches=3) == last(3)
-    assert rungs(micro_batches=1, gradient_checkpointing="all") == [(1, "all")]
-    with pytest.raises(UserError, match="too many for a batch of 4"):
-        rungs(batch_size=4, devices=2, micro_batches=3)
-
-
-def test_the_last_rungs_of_a_card(tiny_sd: Path) -> None:
-    """Weights that wait cost the most time, and their blocks are computed twice."""
-
-    def rungs(kind: str = "cuda", **changes: int | str) -> list[tuple[int, str, str]]:
-        training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
-        plans = memory.plans(training, 1, torch.device(kind))
+        plans = memory.plans(training, max(1, training.devices), torch.device(kind))
         assert [plan.order for plan in plans] == sorted((plan.order for plan in plans), reverse=True)
         return [(plan.micro_batches, plan.recomputed, plan.waiting) for plan in plans]
 
-    assert rungs(batch_size=2)[-3:] == [(2, "all", "off"), (2, "all", "half"), (2, "all", "all")]
+    def first(*counts: int) -> list[tuple[int, str, str]]:
+        return [(count, "off", "off") for count in counts]
+
+    def last(count: int) -> list[tuple[int, str, str]]:
+        return [(count, way, "off") for way in ("off", "feed-forward", "half", "transformers", "all")]
+
+    assert rungs(batch_size=4) == [*first(1, 2), *last(4)]
+    assert (rungs(batch_size=5, devices=2), rungs(batch_size=1)) == ([*first(1), *last(2)], last(1))
+    assert rungs(batch_size=6, gradient_checkpointing="off") == first(1, 2, 4, 6)
+    assert rungs(batch_size=6, micro_batches=3) == last(3)
+    assert rungs("cuda", batch_size=2)[-3:] == [(2, "all", "off"), (2, "all", "half"), (2, "all", "all")]
     assert rungs("mps", batch_size=2)[-1] == (2, "all", "off"), "it has no memory of its own"
-    assert rungs(batch_size=2, gradient_checkpointing="half") == [(1, "half", "off"), (2, "half", "off")]
-    assert rungs(batch_size=2, offload="half") == [(1, "all", "half"), (2, "all", "half")]
-    assert rungs(batch_size=1, offload="off")[-1] == (1, "all", "off")
-    assert rungs("cpu", batch_size=1, offload="all", gradient_checkpointing="all") == [(1, "all", "off")]
+    assert rungs("cuda", batch_size=2, offload="half") == [(1, "all", "half"), (2, "all", "half")]
+    assert rungs("cuda", batch_size=1, offload="off")[-1] == (1, "all", "off")
+    assert rungs(batch_size=1, offload="all", gradient_checkpointing="all") == [(1, "all", "off")]
+    with pytest.raises(UserError, match="too many for a batch of 4"):
+        rungs(batch_size=4, devices=2, micro_batches=3)
     with pytest.raises(UserError, match="blocks whose weights wait are computed twice"):
         rungs(offload="all", gradient_checkpointing="half")
 
 
 TAUGHT: dict[str, dict[str, Any]] = {
     "preservation": {"preservation__share": 0.4, "training__gradient_accumulation": 2},
-    "masks": {"objective__masked_loss": True, "objective__weighting": "min-snr", "images__flip": True},
-    "text encoder": {"training__text_encoder": True, "captions__dropout": 0.3, "preservation__share": 0.4},
+    "text encoder, masks": {"objective__masked_loss": True, "objective__weighting": "min-snr", "images__flip": True}
+    | {"training__text_encoder": True, "captions__dropout": 0.3, "preservation__share": 0.4},
 }
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.integration.training.test_settings import learned
-from tests.integration.training.test_train import OPTIONS, cases, finish, losses, quiet, same, settings
+from tests.integration.training.test_train import OPTIONS, cases, disturb, finish, losses, quiet, same, settings
 from trainer import config, families, paths, runs
 from trainer.config import TrainConfig
 from trainer.data import dataset, images
@@ -33,8 +33,10 @@ def built(family: Family, character: Path, config: TrainConfig) -> Batches:
     return encode.build(family, dataset.read(character, "rin"), config, quiet)
 
 
-# Tested by themselves.
+# Tested by themselves, or with several settings, each of which changes it alone.
 SAME = {"plain", "masks", "random backgrounds", "a caption a line, long", "warm-up, stable, cool-down"}
+SAME |= {"preservation of the text encoder", "shuffled tags, text encoder", "LoCon with dropouts", "LoKr of full rank"}
+SAME |= {"DoRA in bf16", "LoHa in bf16", "gradient checkpointing"}
 FAST = ["trigger alone", "schedule-free", "DoRA"]
 
 
@@ -391,9 +393,7 @@ def test_a_single_image_and_its_preserved_row_are_computed_apart(
     options = {"training__batch_size": 1, "training__micro_batches": 1, "training__text_encoder": text_encoder}
     config = settings(tiny_sd, preservation__share=1.0, **options)
     adapter = families.attach(family, config.adapter, text_encoder=text_encoder, seed=0)
-    with torch.no_grad():
-        for layer in adapter.layers.values():
-            layer.trained()["up"].normal_(std=0.3)
+    disturb(adapter)
     rows: list[int] = []  # in each pass
     hook = family.denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     batches = built(family, character, config)

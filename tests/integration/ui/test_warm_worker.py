@@ -16,8 +16,6 @@ from trainer import runs
 from trainer.runs import control
 from ui.state import warm_worker
 
-COMMAND = (sys.executable, "-m", "tests.workspace")
-
 
 @pytest.fixture(autouse=True)
 def _ended() -> Iterator[None]:

@@ -41,22 +41,16 @@ def free_port() -> int:
 
 
 @pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Restore the signal handlers that a command sets in this process, so that pytest can be ended as ever."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _process() -> Iterator[None]:
+    """Restore what a command sets in this process: signal handlers, so that pytest can be ended, and the umask."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    umask = os.umask(0o022)
+    os.umask(umask)
     yield
-    for number, handler in before.items():
+    os.umask(umask)
+    for number, handler in handlers.items():
         signal.signal(number, handler)
     signal.set_wakeup_fd(-1)
-
-
-@pytest.fixture(autouse=True)
-def _umask() -> Iterator[None]:
-    """Restore the umask, which a command sets in this process so that its files are private."""
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -41,22 +41,16 @@ def free_port() -> int:
 
 
 @pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Restore the signal handlers that a command sets in this process, so that pytest can be ended as ever."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _process() -> Iterator[None]:
+    """Restore what a command sets in this process: signal handlers, so that pytest can be ended, and the umask."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    umask = os.umask(0o022)
+    os.umask(umask)
     yield
-    for number, handler in before.items():
+    os.umask(umask)
+    for number, handler in handlers.items():
         signal.signal(number, handler)
     signal.set_wakeup_fd(-1)
-
-
-@pytest.fixture(autouse=True)
-def _umask() -> Iterator[None]:
-    """Restore the umask, which a command sets in this process so that its files are private."""
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -144,7 +138,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
-    if call.when == "teardown":
+    if call.when == "teardown" and _BEGUN in item.stash:  # else a mark skipped it before it began
         report.user_properties.append(("cpu", sum(os.times()[:4]) - item.stash[_BEGUN]))
     return report
 

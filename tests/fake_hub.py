@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
@@ -51,6 +52,10 @@ class _Handler(BaseHTTPRequestHandler):
     hubs: ClassVar[dict[int, FakeHub]] = {}
     protocol_version = "HTTP/1.1"
 
+    @property
+    def hub(self) -> FakeHub:
+        return self.hubs[self.server.server_address[1]]
+
     def log_message(self, *_: object) -> None:
         """Stay silent."""
 
@@ -62,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Take what the hub's client uploads: a new repository, what is to come, and a commit with its files."""
-        hub = self.hubs[self.server.server_address[1]]
+        hub = self.hub
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path).path.strip("/").split("/")
         if parts == ["api", "validate-yaml"]:
@@ -88,15 +93,18 @@ class _Handler(BaseHTTPRequestHandler):
             address = f"{hub.url}/{name}/commit/{COMMIT}"
             self._tell({"commitUrl": address, "commitOid": COMMIT, "pullRequestUrl": None})
 
-    def _tell(self, answer: dict[str, object]) -> None:
-        data = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+    def _reply(self, code: int, headers: dict[str, str], data: bytes = b"") -> None:
+        self.send_response(code)
+        for name, value in ({"Content-Length": str(len(data))} | headers).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
+    def _tell(self, answer: dict[str, object]) -> None:
+        self._reply(200, {}, json.dumps(answer).encode())
+
     def _answer(self, *, body: bool) -> None:
-        hub = self.hubs[self.server.server_address[1]]
+        hub = self.hub
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             name = "/".join(parts[2:4])
@@ -113,39 +121,28 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(name, data is not None, data or b"", path, body=body)
 
     def _refuse(self, code: int, reason: str) -> None:
-        self.send_response(code)
-        self.send_header("X-Error-Code", reason)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self._reply(code, {"X-Error-Code": reason})
 
     def _send(self, name: str, there: bool, data: bytes, path: str = "", *, body: bool) -> None:
-        hub = self.hubs[self.server.server_address[1]]
         if not there:
-            self._refuse(404, "EntryNotFound" if name in hub.repositories else "RepoNotFound")
+            self._refuse(404, "EntryNotFound" if name in self.hub.repositories else "RepoNotFound")
             return
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        self.send_response(206 if start else 200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(data) - start))
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.end_headers()
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self._reply(206 if start else 200, headers | {"Content-Length": str(len(data) - start)})
         if not body:
             return
         if path:
-            hub.sent.append((path, start))
-        if hub.corrupts and len(data) > PIECE:
+            self.hub.sent.append((path, start))
+        if self.hub.corrupts and len(data) > PIECE:
             data = data[:-1] + b"?"
         for begin in range(start, len(data), PIECE):
             self.wfile.write(data[begin : begin + PIECE])
-            time.sleep(hub.seconds_per_piece)
+            time.sleep(self.hub.seconds_per_piece)
 
 
-def folder_files(folder: object) -> dict[str, bytes]:
+def folder_files(folder: Path) -> dict[str, bytes]:
     """Read all files of a model's folder, by their paths inside it."""
-    from pathlib import Path
-
-    root = Path(str(folder))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

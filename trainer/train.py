@@ -9,7 +9,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import devices, families, fault_injection
+from trainer import devices, families, fault_injection, storage
 from trainer.config import TrainConfig
 from trainer.families import cpu_kernels
 from trainer.i18n import _
@@ -61,7 +61,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
     step = checkpoint.resume(run, state, partial(distributed.broadcast, accelerator))
     scaler = optimizer_step.restore_scaler(accelerator.scaler, state)
-    after = AfterStep(run, accelerator, family, adapter, batches, preview, materials.captions)
+    after = AfterStep(run, accelerator, family, adapter, batches, preview, materials)
     run.report(started(step, config, family.device))
     if step == 0:
         after.begin(config, state)
@@ -111,7 +111,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         exported = held_out.restore_lowest(run, state, config, step)
         with state.exported_weights(adapter):
             checksums = export.write(family, adapter, config, run, materials.captions, exported)
-        result_check.report(run, config, materials, step)
+        checksums[run.config_file.name] = storage.sha256(run.config_file)
         run.report(events.Finished(step=step, export=run.export.name, exported=exported, sha256=checksums))
 
 
@@ -125,7 +125,7 @@ class AfterStep:
     adapter: families.Adapter
     batches: Batches
     preview: previews.Previews
-    captions: list[str]
+    materials: preparation.Materials
     saved_at: float = field(default_factory=time.monotonic)
 
     def begin(self, config: TrainConfig, state: TrainState) -> None:
@@ -145,13 +145,15 @@ class AfterStep:
         if due(step, config.preview.every) or (last and config.preview.every) or "preview" in requests:
             with state.exported_weights(self.adapter):
                 self.preview.make(self.family, self.adapter, run, step)
+        if run.is_main and last:
+            result_check.report(run, config, self.materials, step)
         if "cooldown" in requests:
             config = cool_down(config, run, step)
             run.report(started(step, config, self.family.device))
         is_late = time.monotonic() - self.saved_at > 60 * config.checkpoint.minutes
         is_asked_for = bool(requests & {"checkpoint", "stop"}) or held_out.is_lowest(state, config, step)
         if run.is_main and (due(step, config.checkpoint.every) or last or is_late or is_asked_for):
-            metadata = export.metadata(self.family, config, run, self.captions, step)
+            metadata = export.metadata(self.family, config, run, self.materials.captions, step)
             checkpoint.save_checkpoint(run, self.adapter, state, step, config.checkpoint, metadata)
             self.saved_at = time.monotonic()
         return config, "stop" in requests and not last

@@ -91,13 +91,13 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
     clear.putalpha(Image.new("L", clear.size, 0))
     half = Image.new("LA", (80, 60), (0, 0))
     palette = two().quantize(4)
+    clear_red = saved(palette, "PNG", transparency=palette.getpixel((0, 0)))
     deep = np.zeros((60, 80), np.uint16)
     deep[:, :40] = 65535
     rows16 = b"".join(b"\0" + b"\xff\xff\0\0\0\0" * 40 + b"\0\0\0\0\xff\xff" * 40 for _ in range(60))
     rows16a = b"".join(b"\0" + b"\xff\xff\0\0\0\0\xff\xff" * 40 + b"\0\0\0\0\xff\xff\0\0" * 40 for _ in range(60))
     rows4 = b"".join(b"\0" + bytes([255] * 20) + bytes(20) for _ in range(60))
-    frames = [two(), Image.new("RGB", (80, 60), "green")]
-    animated = {"save_all": True, "append_images": frames[1:]}
+    animated = {"save_all": True, "append_images": [Image.new("RGB", (80, 60), "green")]}
     jpg = saved(two(), "JPEG", **jpeg)
     good: dict[str, tuple[str, bytes, Taken]] = {
         "png": ("a.png", saved(two(), "PNG"), upright),
@@ -106,11 +106,7 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
         "png colour of 16 bits": ("a.png", png(80, 60, 16, 2, rows16), upright),
         "png of 16 bits with alpha": ("a.png", png(80, 60, 16, 6, rows16a), Taken(first=RED, last=WHITE)),
         "png with palette": ("a.png", saved(palette, "PNG"), upright),
-        "png with a clear colour in its palette": (
-            "a.png",
-            saved(palette, "PNG", transparency=palette.getpixel((0, 0))),
-            Taken(first=WHITE, last=BLUE),
-        ),
+        "png with a clear colour in its palette": ("a.png", clear_red, Taken(first=WHITE, last=BLUE)),
         "png with alpha": ("a.png", saved(two("RGBA"), "PNG"), upright),
         "png of hidden colours": ("a.png", saved(clear, "PNG"), Taken(first=WHITE, last=WHITE)),
         "png grey with alpha": ("a.png", saved(half, "PNG"), Taken(first=WHITE, last=WHITE)),
@@ -120,11 +116,7 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
         "jpeg grey": ("a.jpg", saved(two("L"), "JPEG", quality=95), plain),
         "jpeg for print": ("a.jpg", saved(two("CMYK"), "JPEG", **jpeg), upright),
         "jpeg with exif that is none": ("a.jpg", saved(two(), "JPEG", exif=b"Exif\0\0junk", **jpeg), upright),
-        "jpeg of two pictures": (
-            "a.jpg",
-            saved(two(), "MPO", append_images=frames[1:], save_all=True, **jpeg),
-            upright,
-        ),
+        "jpeg of two pictures": ("a.jpg", saved(two(), "MPO", **animated, **jpeg), upright),
         "webp lossless": ("a.webp", saved(two(), "WEBP", lossless=True), upright),
         "webp with alpha": ("a.webp", saved(clear, "WEBP", lossless=True), Taken(first=WHITE, last=WHITE)),
         "bmp": ("a.bmp", saved(two(), "BMP"), upright),

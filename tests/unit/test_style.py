@@ -85,12 +85,13 @@ def modules() -> Counter[str]:
     return Counter({package: 1 for package, size in sizes.items() if size > 16})
 
 
-def longest_function() -> Counter[str]:
-    def lengths(name: str) -> Iterator[int]:
-        for node in nodes(name):
-            if isinstance(node, ast.FunctionDef):
-                yield (node.end_lineno or 0) - node.lineno + 1
+def lengths(name: str) -> Iterator[int]:
+    for node in nodes(name):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield (node.end_lineno or 0) - node.lineno + 1
 
+
+def longest_function() -> Counter[str]:
     return Counter({name: max(lengths(name), default=0) for name in files(".py", *PROGRAM)})
 
 
@@ -103,9 +104,10 @@ def per_thousand_words(pattern: str) -> float:
 TOTALS: list[tuple[str, int, Figure]] = [
     ("lines of trainer and ui (27,000)", 32_964, lines(".py", *CORE)),
     ("lines of Python but tests and benchmarks (35,500)", 43_044, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 26_480, lines(".py", "tests")),
+    ("lines of tests (22,000)", 26_228, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_583, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 4, modules),
+    ("functions of more than 60 lines (1)", 1, counted(lambda name: sum(n > 60 for n in lengths(name)), *PROGRAM)),
     ("positional results of more than three values in ui (0)", 3, counted(positional, "ui")),
     ("`fmt: skip` in the program (0)", 72, matches(r"# fmt: skip", *ALL)),
     ("`fmt: skip` in tests (0)", 133, matches(r"# fmt: skip", "tests")),

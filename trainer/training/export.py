@@ -52,7 +52,7 @@ def write(
     The adapter is detached from the base model for that; its tensors stay as they are.
 
     Returns:
-        The SHA-256 of each file and of the settings, by its path in the run folder.
+        The SHA-256 of each file, by its path in the run folder.
 
     Raises:
         UserError: the adapter is not finite; no file is written.
@@ -103,7 +103,6 @@ def write(
         for path in written:
             storage.remove(path)
         raise
-    written[run.config_file] = storage.sha256(run.config_file)
     return {path.relative_to(run.folder).as_posix(): checksum for path, checksum in written.items()}
 
 

@@ -100,13 +100,6 @@ def test_names_of_other_programs(name: str, path: str | None) -> None:
     assert (module.place.path if module.place else None) == path
 
 
-def test_endings_of_other_programs() -> None:
-    assert layer_names.split("unet.a.lora_A.weight") == ("unet.a", "lora_down.weight")
-    assert layer_names.split("unet.a.to_q_lora.up.weight") == ("unet.a.to_q", "lora_up.weight")
-    assert layer_names.split("lora_unet_a.hada_t1") == ("lora_unet_a", "hada_t1")
-    assert layer_names.split("lora_unet_a.bias") == ("lora_unet_a.bias", "")
-
-
 @pytest.mark.parametrize(
     ("shapes", "size"),
     [

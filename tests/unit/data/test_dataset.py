@@ -9,6 +9,7 @@ from PIL import Image
 
 from trainer import paths
 from trainer.data import dataset, images, uploads
+from trainer.data.uploads import Report
 
 
 def png(color: str | tuple[int, ...] = "red", size: tuple[int, int] = (80, 80), mode: str = "RGB") -> bytes:
@@ -17,11 +18,14 @@ def png(color: str | tuple[int, ...] = "red", size: tuple[int, int] = (80, 80), 
     return buffer.getvalue()
 
 
-def source(folder: Path, name: str, data: bytes) -> tuple[str, Path]:
-    """A file as the page passes it on: the name that the user knows, the bytes under another one."""
-    path = folder / f"upload{len(list(folder.iterdir()))}"
-    path.write_bytes(data)
-    return name, path
+def add(folder: Path, *files: tuple[str, bytes]) -> Report:
+    """Add files as the page passes them on: the name that the user knows, the bytes under another one."""
+    incoming = folder.parent.parent / "uploads"
+    incoming.mkdir(exist_ok=True)
+    sources = [(name, incoming / f"upload{number}") for number, (name, _data) in enumerate(files)]
+    for (_name, path), (_, data) in zip(sources, files, strict=True):
+        path.write_bytes(data)
+    return uploads.add(folder, sources)
 
 
 def pixel(path: Path) -> object:
@@ -30,18 +34,11 @@ def pixel(path: Path) -> object:
 
 
 @pytest.fixture
-def incoming(tmp_path: Path) -> Path:
-    folder = tmp_path / "uploads"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def folder(home: Path) -> Path:
     return dataset.create("rin")
 
 
-def test_good_files_are_kept_beside_bad_ones(folder: Path, incoming: Path) -> None:
+def test_good_files_are_kept_beside_bad_ones(folder: Path) -> None:
     files = {
         "a.png": png("red"),
         "a.txt": "rin, rot ä".encode(),
@@ -51,7 +48,7 @@ def test_good_files_are_kept_beside_bad_ones(folder: Path, incoming: Path) -> No
         "phone.heic": b"\0\0\0\x18ftypheic",
         "../../evil.png": png("blue"),
     }
-    report = uploads.add(folder, [source(incoming, name, data) for name, data in files.items()])
+    report = add(folder, *files.items())
     assert sorted(report.added) == ["a.png", "evil.png"]
     assert (report.captions, report.known) == (1, 1)
     assert dict(report.refused) == {"text.png": "not an image", "cut.png": "damaged", "phone.heic": "damaged"}
@@ -62,16 +59,16 @@ def test_good_files_are_kept_beside_bad_ones(folder: Path, incoming: Path) -> No
     assert {path.name for path in folder.parent.iterdir()} == {"rin"}
 
 
-def test_a_zip_keeps_captions_with_their_pictures(folder: Path, incoming: Path, tmp_path: Path) -> None:
-    path = incoming / "x.zip"
-    with zipfile.ZipFile(path, "w") as archive:
+def test_a_zip_keeps_captions_with_their_pictures(folder: Path, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("set/one.png", png("red"))
         archive.writestr("set/one.txt", "first")
         archive.writestr("other/one.png", png("blue"))
         archive.writestr("other/one.txt", "second")
         archive.writestr("../../ONE.png", png("green"))
         archive.writestr("readme.pdf", b"%PDF")
-    report = uploads.add(folder, [("my set.zip", path)])
+    report = add(folder, ("my set.zip", buffer.getvalue()))
     assert report.refused == [("readme.pdf", "not an image")]
     captions = {pixel(example.path): example.caption for example in dataset.read(folder)}
     assert captions == {(255, 0, 0): "first", (0, 0, 255): "second", (0, 128, 0): ""}
@@ -79,25 +76,25 @@ def test_a_zip_keeps_captions_with_their_pictures(folder: Path, incoming: Path, 
     assert all(folder in path.parents for path in tmp_path.rglob("*.png"))
 
 
-def test_captions_of_one_name_are_not_guessed(folder: Path, incoming: Path) -> None:
+def test_captions_of_one_name_are_not_guessed(folder: Path) -> None:
     files = [("a.png", png("red")), ("a.txt", b"one"), ("a.png", png("blue")), ("a.txt", b"two"), (".DS_Store", b"x")]
-    report = uploads.add(folder, [source(incoming, name, data) for name, data in files])
+    report = add(folder, *files)
     assert [example.caption for example in dataset.read(folder)] == ["", ""]
     assert report.refused == [("a.txt", "several different captions have this name; add one folder at a time")]
 
 
-def test_captions_alone_find_their_pictures(folder: Path, incoming: Path) -> None:
-    uploads.add(folder, [source(incoming, "a.png", png())])
-    report = uploads.add(folder, [source(incoming, "a.txt", b"late"), source(incoming, "b.txt", b"lonely")])
+def test_captions_alone_find_their_pictures(folder: Path) -> None:
+    add(folder, ("a.png", png()))
+    report = add(folder, ("a.txt", b"late"), ("b.txt", b"lonely"))
     assert dataset.read(folder)[0].caption == "late"
     assert report.refused == [("b.txt", "no image of this name for the caption")]
 
 
-def test_a_second_upload_leaves_edited_captions_alone(folder: Path, incoming: Path) -> None:
-    files = [source(incoming, "a.png", png()), source(incoming, "a.txt", b"as uploaded")]
-    uploads.add(folder, files)
+def test_a_second_upload_leaves_edited_captions_alone(folder: Path) -> None:
+    files = [("a.png", png()), ("a.txt", b"as uploaded")]
+    add(folder, *files)
     (folder / "a.txt").write_text("edited since")
-    report = uploads.add(folder, files)
+    report = add(folder, *files)
     assert (report.known, dataset.read(folder)[0].caption) == (1, "edited since")
 
 

@@ -43,16 +43,12 @@ def test_folding_in_pieces_is_folding_in_one_go(log: list[Event], cut: int) -> N
     assert first.losses == losses, "the old state is left alone"
 
 
-def test_steps_repeated_after_a_resume_replace_the_old_ones() -> None:
-    state = fold(State(), [started(), step(1, 5.0), step(2, 6.0), step(3, 7.0), started(1), step(2, 8.0)])
-    assert state.losses == {1: 5.0, 2: 8.0}
-    assert state.step == 2
-
-
-def test_what_was_made_at_the_step_of_a_resume_stays() -> None:
+def test_a_resume_takes_back_what_came_after_its_step() -> None:
     previews = [events.Preview(step=number, file=f"previews/{number}.png", prompt="x", seed=1) for number in (1, 2, 3)]
     checkpoints = [events.Checkpoint(step=number, folder=f"checkpoints/{number}") for number in (1, 2, 3)]
-    state = fold(State(), [started(), *previews, *checkpoints, started(2)])
+    before = [started(), *(step(number, 5.0 + number) for number in (1, 2, 3, 4)), *previews, *checkpoints]
+    state = fold(State(), [*before, started(2), step(3, 1.0)])
+    assert (state.step, state.losses) == (3, {1: 6.0, 2: 7.0, 3: 1.0})
     assert [preview.step for preview in state.previews] == [1, 2]
     assert [checkpoint.step for checkpoint in state.checkpoints] == [1, 2]
 

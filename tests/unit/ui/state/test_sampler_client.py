@@ -40,11 +40,6 @@ def request(home: Path, prompt: str) -> PictureConfig:
     return PictureConfig(prompt=prompt, out=str(home / f"{prompt}.png"), steps=2)
 
 
-def test_progress_comes_before_the_picture(sampler: SamplerClient, home: Path) -> None:
-    assert list(sampler.generate(request(home, "a"))) == [(0, 2), (1, 2), (2, 2)]
-    assert (home / "a.png").read_text() == "a"
-
-
 def test_a_refusal_and_a_death_are_told_and_the_next_works(sampler: SamplerClient, home: Path) -> None:
     with pytest.raises(UserError, match=r"Bad\. Change it"):
         list(sampler.generate(request(home, "refuse")))

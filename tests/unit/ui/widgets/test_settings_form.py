@@ -62,7 +62,6 @@ def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
 @pytest.mark.parametrize(
     ("widget", "value", "title"),
     [
-        ("form-adapter-rank-lora", -1, "Rank"),
         ("form-adapter-rank-lora", None, "Rank"),
         ("form-optimizer-learning-rate-adamw", float("nan"), "Learning rate"),
         ("form-training-precision", "int1", "Precision"),

@@ -29,6 +29,14 @@ def datasets() -> Path:
     return home() / "datasets"
 
 
+def make_cache(folder: Path, name: str = "") -> Path:
+    """Return a dataset's cache or a folder in it, made if missing; FileNotFoundError if the dataset itself is gone."""
+    cache = folder / CACHE
+    cache.mkdir(exist_ok=True)
+    (cache / name).mkdir(exist_ok=True)
+    return cache / name
+
+
 def outputs() -> Path:
     """Return the folder of all runs."""
     return home() / "outputs"

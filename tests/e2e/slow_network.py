@@ -30,6 +30,8 @@ class SlowNetwork:
         self.server_port = server_port
         self._hold: Hold | None = None
         self._lock = threading.Lock()
+        self._changes = 0  # requests that change something and have no answer yet
+        self._answered = threading.Condition()
         network = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,7 +41,8 @@ class SlowNetwork:
                 network.pass_on(self)
 
             def do_POST(self) -> None:
-                network.pass_on(self)
+                with network.counted():
+                    network.pass_on(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -53,8 +56,22 @@ class SlowNetwork:
         return f"http://127.0.0.1:{self._proxy.server_port}"
 
     def close(self) -> None:
+        """Take no more requests, and wait until those that change something are answered."""
         self._proxy.shutdown()
         self._proxy.server_close()
+        with self._answered:
+            assert self._answered.wait_for(lambda: not self._changes, timeout=30)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        with self._answered:
+            self._changes += 1
+        try:
+            yield
+        finally:
+            with self._answered:
+                self._changes -= 1
+                self._answered.notify_all()
 
     @contextmanager
     def holding(self, number: int, way: Way) -> Iterator[Hold]:

@@ -7,7 +7,8 @@ what is on the disk.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -244,13 +245,6 @@ PAIRS = [pair for pair in product(CHANGES, MEANWHILE) if pair not in APART]
 IN_CI = ("choose another project", "reload")
 
 
-@pytest.fixture(scope="module")
-def network(shared: Server) -> Iterator[SlowNetwork]:
-    network = SlowNetwork(shared.port)
-    yield network
-    network.close()
-
-
 def begin(home: Path) -> State:
     """Two projects in which something was removed before; returns what is on the disk.
 
@@ -292,8 +286,16 @@ class Case:
     way: Way
 
 
-def hold_one(server: Server, network: SlowNetwork, browser: Browser, case: Case) -> bool:
-    """Do both acts, and compare what is on the disk and on the page; returns whether there was such a request."""
+def hold_one(server: Server, browser: Browser, case: Case) -> bool:
+    """Do both acts, and compare what is on the disk and on the page; returns whether there was such a request.
+
+    Each case has a network of its own, whose requests all arrive before the next case begins.
+    """
+    with closing(SlowNetwork(server.port)) as network:
+        return hold_in(network, server, browser, case)
+
+
+def hold_in(network: SlowNetwork, server: Server, browser: Browser, case: Case) -> bool:
     expected = begin(server.home)
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
@@ -328,7 +330,8 @@ def until(read: Callable[[], object], wanted: object, hold: Hold) -> None:
     """Wait until something is as it should be; says what it is instead, and which request was held back."""
     end = time.monotonic() + 15
     while (actual := read()) != wanted:
-        assert time.monotonic() < end, (actual, wanted, hold)
+        if time.monotonic() > end:
+            pytest.fail(f"{actual}\ninstead of\n{wanted}\nafter {hold.held or 'nothing'} was held back")
         time.sleep(0.1)
 
 
@@ -337,18 +340,14 @@ WAYS: tuple[Way, ...] = ("there", "back")
 
 @pytest.mark.parametrize("first", CHANGES)
 @pytest.mark.parametrize("meanwhile", IN_CI)
-def test_what_was_seen_is_what_is_changed(
-    shared: Server, network: SlowNetwork, browser: Browser, first: str, meanwhile: str
-) -> None:
-    assert hold_one(shared, network, browser, Case(first, meanwhile, 1, "there"))
+def test_what_was_seen_is_what_is_changed(shared: Server, browser: Browser, first: str, meanwhile: str) -> None:
+    assert hold_one(shared, browser, Case(first, meanwhile, 1, "there"))
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("first", "meanwhile"), PAIRS)
-def test_every_request_of_every_pair(
-    shared: Server, network: SlowNetwork, browser: Browser, first: str, meanwhile: str
-) -> None:
+def test_every_request_of_every_pair(shared: Server, browser: Browser, first: str, meanwhile: str) -> None:
     for way in WAYS:
         number = 1
-        while hold_one(shared, network, browser, Case(first, meanwhile, number, way)):  # until there are no more
+        while hold_one(shared, browser, Case(first, meanwhile, number, way)):  # until there are no more
             number += 1

@@ -290,8 +290,7 @@ def upload_lock(folder: Path) -> BaseFileLock:
 
 
 def _lock(folder: Path, name: str) -> BaseFileLock:
-    (folder / paths.CACHE).mkdir(exist_ok=True)
-    return FileLock(folder / paths.CACHE / f"{name}.lock", is_singleton=True)
+    return FileLock(paths.make_cache(folder) / f"{name}.lock", is_singleton=True)
 
 
 def write_caption(image: Path, caption: str) -> None:

@@ -301,7 +301,6 @@ def _load(path: Path, _changed: int) -> Entries:
 
 
 def _keep(folder: Path, entries: Entries) -> None:
-    path = _file(folder)
-    path.parent.mkdir(exist_ok=True)
+    path = paths.make_cache(folder) / FILE
     values = {name: (file_stamp, stats and asdict(stats)) for name, (file_stamp, stats) in entries.items()}
     storage.write(path, json.dumps({"version": _VERSION, "pictures": values}))

@@ -254,7 +254,7 @@ def thumbnail(folder: Path, path: Path) -> bytes:
     image, _ = downscale(path.read_bytes(), THUMBNAIL)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=80, method=THUMBNAIL_EFFORT)
-    with suppress(OSError):  # the disk is full, for example
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # the disk is full, or the folder has been deleted meanwhile
+        paths.make_cache(folder, target.parent.name)
         storage.write_unsynced(target, [buffer.getvalue()])  # made again if it is lost
     return buffer.getvalue()

@@ -36,8 +36,7 @@ def record(folder: Path, title: str, **changes: Mapping[str, object]) -> None:
 
     `changes` are `captions`, `images` and `masks`: for each name what was there before, and after.
     """
-    undo_folder = folder / paths.CACHE / "undo"
-    undo_folder.mkdir(parents=True, exist_ok=True)
+    undo_folder = paths.make_cache(folder, "undo")
     with dataset.captions_lock(folder):
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
         storage.write(undo_folder / f"{stamp}.json", json.dumps({"what": title, **changes}))

@@ -20,33 +20,28 @@ from trainer.training.preparation import Materials
 SIDE, CELL, DIRECTIONS = 128, 8, 8  # pixels of an image, pixels of a cell, directions of edges
 FEWEST, MOST = 4, 64  # images to compare with
 LEAST = 0.78  # of the likeness that the images have among themselves; docs/defaults.md has the figures
+NOT_SHOWN = _(
+    "The last previews do not show the shapes that the images show. The base model may not be able to draw them: "
+    "choose one that draws such images without an adapter. Or train for more steps, and say in the captions what each "
+    "image shows."
+)
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def report(run: Run, config: TrainConfig, materials: Materials, step: int) -> None:
     """Warn if the previews of a step do not show what the images of a run show."""
-    lines = map(prompt_lines.parse_prompt_line, config.preview.prompts)
-    described = [number for number, line in enumerate(lines) if line.prompt in materials.captions and not line.strength]
+    lines = enumerate(map(prompt_lines.parse_prompt_line, config.preview.prompts))
+    described = [number for number, line in lines if line.prompt in materials.captions and not line.strength]
     previews = [run.folder / "previews" / f"{step:06d}_{number}.png" for number in described]
     previews = [path for path in previews if path.is_file()]
     trained = list(dict.fromkeys(example.path for example in materials.examples))
     if previews and len(trained) >= FEWEST and likeness(previews, trained) < LEAST:
-        run.report(
-            events.Warned(
-                message=_(
-                    "The last previews do not show the shapes that the images show. The base model may not be able to "
-                    "draw them: choose one that draws such images without an adapter. Or train for more steps, and say "
-                    "in the captions what each image shows."
-                )
-            )
-        )
+        run.report(events.Warned(message=NOT_SHOWN))
 
 
 def likeness(pictures: Sequence[Path], examples: Sequence[Path]) -> float:
-    """Return how much pictures are like the nearest of the examples in shape; 1 is as much as these among themselves.
-
-    Of many examples, some that lie evenly among them stand for all.
-    """
+    """Return how much pictures are like the nearest examples in shape; 1 is as much as these among themselves."""
+    # Of many examples, some that lie evenly among them stand for all.
     chosen = [examples[int(place)] for place in np.linspace(0, len(examples) - 1, min(MOST, len(examples)))]
     squares = [_square(path) for path in chosen]
     known = np.stack([_edges(square) for square in (*squares, *map(np.fliplr, squares))])

@@ -1,7 +1,10 @@
 """Data sets: reading, captions in any encoding, buckets, what is wrong, taking in and removing pictures."""
 
 import io
+import os
+import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,6 +108,24 @@ def test_the_digest_is_of_content_alone(folder: Path) -> None:
     assert dataset.digest(dataset.read(folder)) == digest
     dataset.write_caption(folder / "b.png", "x")
     assert dataset.digest(dataset.read(folder)) != digest
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes among the files of this system")
+def test_a_late_thumbnail_does_not_bring_a_deleted_project_back(tmp_path: Path) -> None:
+    project = tmp_path / "deleted"
+    project.mkdir()
+    os.mkfifo(project / "slow.png")  # read until its writer ends
+
+    def write() -> None:
+        with (project / "slow.png").open("wb") as pipe:
+            shutil.rmtree(project)
+            Image.new("RGB", (64, 64), "teal").save(pipe, "PNG")
+
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(write)
+        assert images.thumbnail(project, project / "slow.png")
+    written.result()
+    assert not project.exists()
 
 
 def test_a_thumbnail_is_made_once_and_shown_if_it_cannot_be_kept(folder: Path) -> None:

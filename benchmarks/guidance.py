@@ -199,19 +199,19 @@ FIGURES = (
     ("likeness", "called", (1.0, 3.0, 5.0, 7.5)),
     ("roughness", "called", (3.0, 5.0, 7.5)),
     ("colors", "called", (7.5,)),
-    ("adherence", "called", (7.5,)),
     ("leak", "plain", (3.0, 7.5)),
     ("leak", "people", (3.0, 7.5)),
+    ("leak", "short", (3.0, 7.5)),
     ("dark", "short", (3.0, 7.5)),
 )
 TITLES = {"dark": "dark skin"}
 
 
-def table(path: Path, kinds: Sequence[str] = ("characters", "styles")) -> str:
+def table(path: Path, left_out: Sequence[str] = ()) -> str:
     """Format the figures as Markdown: a column for each recipe, with intervals over subjects, seeds and prompts."""
-    runs = report.read(path, KEY)
+    runs = {key: rows for key, rows in report.read(path, KEY).items() if key[1] not in left_out}
     lines = []
-    for kind in kinds:
+    for kind in ("characters", "styles"):
         names = tuple(designs.DRAWN if kind == "characters" else designs.PRINTED)
         own = {key: rows for key, rows in runs.items() if key[0] in names}
         labels = list(dict.fromkeys(key[1] for key in own))

@@ -5,6 +5,7 @@ Shape is where edges are, how strong they are, and which way they run: histogram
 are compared; other prompts may well show something else.
 """
 
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from trainer.config import TrainConfig, prompt_lines
 from trainer.data import images
+from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.training.preparation import Materials
@@ -31,12 +33,15 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 def report(run: Run, config: TrainConfig, materials: Materials, step: int) -> None:
     """Warn if the previews of a step do not show what the images of a run show."""
     lines = enumerate(map(prompt_lines.parse_prompt_line, config.preview.prompts))
-    described = [number for number, line in lines if line.prompt in materials.captions and not line.strength]
+    described = [number for number, line in lines if line.prompt in materials.captions and line.strength is None]
     previews = [run.folder / "previews" / f"{step:06d}_{number}.png" for number in described]
     previews = [path for path in previews if path.is_file()]
     trained = list(dict.fromkeys(example.path for example in materials.examples))
-    if previews and len(trained) >= FEWEST and likeness(previews, trained) < LEAST:
-        run.report(events.Warned(message=NOT_SHOWN))
+    try:
+        if previews and len(trained) >= FEWEST and likeness(previews, trained) < LEAST:
+            run.report(events.Warned(message=NOT_SHOWN))
+    except (UserError, OSError):  # an image was removed meanwhile; the adapter is worth more than its check
+        traceback.print_exc()
 
 
 def likeness(pictures: Sequence[Path], examples: Sequence[Path]) -> float:
@@ -49,7 +54,10 @@ def likeness(pictures: Sequence[Path], examples: Sequence[Path]) -> float:
     for number in range(len(chosen)):
         among[number, [number, number + len(chosen)]] = 0  # with itself
     own = _similarities(np.stack([_edges(_square(path)) for path in pictures]), known)
-    return float(own.max(1).mean() / among.max(1).mean())
+    usual = among.max(1).mean()
+    if not usual:
+        return 1.0  # images of a single color have no shapes
+    return float(own.max(1).mean() / usual)
 
 
 def _similarities(first: Array, second: Array) -> Array:

@@ -22,6 +22,7 @@ from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.optim.optimizers import ROWS, Row
+from trainer.runs import Run, events
 from trainer.training import checkpoint, encode
 
 # What has to be on for a setting to matter.
@@ -162,6 +163,18 @@ def test_previews_of_captions_that_show_none_of_it_are_said(character: Path, tin
         finish(run)
         warnings = runs.look(run).state.warnings
         assert sum("do not show the shapes" in warning for warning in warnings) == count
+
+
+def test_images_that_are_removed_meanwhile_cost_no_adapter(character: Path, tiny_sd: Path) -> None:
+    def remove(event: events.Event) -> None:
+        if isinstance(event, events.Step):
+            for image in character.glob("*.png"):
+                image.unlink()
+
+    made = runs.create(settings(tiny_sd, preview__every=100, preview__prompts=[]))
+    finish(Run(made.folder, remove))
+    assert runs.look(made).state.end == "finished"
+    assert made.export.is_file()
 
 
 def pixels(file: Path) -> np.ndarray[Any, Any]:

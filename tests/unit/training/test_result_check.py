@@ -41,3 +41,10 @@ def test_another_figure_and_a_blur_of_it_are_not(robots: list[Path], tmp_path: P
     face = drawn(tmp_path / "face.png", 0, "face")
     for picture in (blurred, block, face):
         assert result_check.likeness([picture], robots) < result_check.LEAST
+
+
+def test_images_without_any_shape_are_not_judged(tmp_path: Path) -> None:
+    blank = [tmp_path / f"{number}.png" for number in range(4)]
+    for path in blank:
+        Image.new("RGB", (64, 64), "teal").save(path)
+    assert result_check.likeness(blank[:1], blank) == 1

@@ -31,10 +31,9 @@ def datasets() -> Path:
 
 def make_cache(folder: Path, name: str = "") -> Path:
     """Return a dataset's cache or a folder in it, made if missing; FileNotFoundError if the dataset itself is gone."""
-    cache = folder / CACHE
-    cache.mkdir(exist_ok=True)
-    (cache / name).mkdir(exist_ok=True)
-    return cache / name
+    (folder / CACHE).mkdir(exist_ok=True)
+    (folder / CACHE / name).mkdir(exist_ok=True)
+    return folder / CACHE / name
 
 
 def outputs() -> Path:

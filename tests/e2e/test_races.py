@@ -246,10 +246,8 @@ IN_CI = ("choose another project", "reload")
 
 
 def begin(home: Path) -> State:
-    """Two projects in which something was removed before; returns what is on the disk.
-
-    The folder of the case before is moved away in one act: the server may still write a thumbnail into it.
-    """
+    """Two projects in which something was removed before; returns what is on the disk."""
+    # Moved away in one act: the server may still write a thumbnail of the case before.
     (home / "datasets").rename(home / f"datasets before {time.monotonic_ns()}")
     (home / "outputs" / ".page.json").unlink(missing_ok=True)
     for name in (HERE, OTHER):

@@ -8,7 +8,7 @@ from trainer.i18n import _
 
 def find(config: TrainConfig, base: Base) -> list[str]:
     """List the notes on a run's base model, each a sentence or two."""
-    notes = []
+    notes, family = list[str](), FAMILIES[base.family]
     if base.few_step:
         note = _(
             "This model is distilled to generate in few steps ({kind}), and training on it costs some of that ability. "
@@ -16,12 +16,11 @@ def find(config: TrainConfig, base: Base) -> list[str]:
             kind=base.few_step.title,
         )
         notes.append(note)
-    if config.model.clip_skip > 1 and not FAMILIES[base.family].clip_skip:
-        family = FAMILIES[base.family].title
-        notes.append(
-            _("Clip skip is ignored: it is for Stable Diffusion 1.x, and this model is {family}.", family=family)
+    if config.model.clip_skip > 1 and not family.clip_skip:
+        words = _(
+            "Clip skip is ignored: it is for Stable Diffusion 1.x, and this model is {family}.", family=family.title
         )
-    if config.model.guidance != 1 and not FAMILIES[base.family].guided:
-        family = FAMILIES[base.family].title
-        notes.append(_("The guidance in training is ignored: {family} is told none.", family=family))
+        notes.append(words)
+    if config.model.guidance != 1 and not family.guided:
+        notes.append(_("The guidance in training is ignored: {family} is told none.", family=family.title))
     return notes

@@ -28,7 +28,7 @@ class Previews:
 
     def make(self, family: Family, adapter: Adapter, run: Run, step: int) -> None:
         """Generate images of the preview prompts with the adapter as it is now, each process some, and report them."""
-        images = list(self._requests(run.folder / "previews", step))
+        images = list(self._requests(run, step))
 
         def report(request: PictureConfig, sha256: str) -> None:
             name = f"previews/{Path(request.out).name}"
@@ -57,7 +57,7 @@ class Previews:
             else:
                 run.report(events.Warned(message=failure))
 
-    def _requests(self, folder: Path, step: int) -> Iterator[tuple[PictureConfig, float]]:
+    def _requests(self, run: Run, step: int) -> Iterator[tuple[PictureConfig, float]]:
         """Yield the request for the image of each prompt, and the strength of the adapter in it."""
         for number, line in enumerate(map(prompt_lines.parse_prompt_line, self.settings.prompts)):
             usual = {
@@ -69,10 +69,15 @@ class Previews:
             request = PictureConfig(
                 prompt=line.prompt,
                 clip_skip=self.clip_skip,
-                out=str(folder / f"{step:06d}_{number}.png"),
+                out=str(file_of(run, step, number)),
                 **usual | line.settings,
             )
             yield request, self.settings.strength if line.strength is None else line.strength
+
+
+def file_of(run: Run, step: int, number: int) -> Path:
+    """Return the file of the preview of a prompt, by its number, at a step."""
+    return run.folder / "previews" / f"{step:06d}_{number}.png"
 
 
 def prepare(family: Family, config: TrainConfig, accelerator: Accelerator) -> Previews:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from trainer.config import TrainConfig, prompt_lines
 from trainer.data import images
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run, events
+from trainer.training import previews
 from trainer.training.preparation import Materials
 
 SIDE, CELL, DIRECTIONS = 128, 8, 8  # pixels of an image, pixels of a cell, directions of edges
@@ -34,11 +35,10 @@ def report(run: Run, config: TrainConfig, materials: Materials, step: int) -> No
     """Warn if the previews of a step do not show what the images of a run show."""
     lines = enumerate(map(prompt_lines.parse_prompt_line, config.preview.prompts))
     described = [number for number, line in lines if line.prompt in materials.captions and line.strength is None]
-    previews = [run.folder / "previews" / f"{step:06d}_{number}.png" for number in described]
-    previews = [path for path in previews if path.is_file()]
+    pictures = [path for number in described if (path := previews.file_of(run, step, number)).is_file()]
     trained = list(dict.fromkeys(example.path for example in materials.examples))
     try:
-        if previews and len(trained) >= FEWEST and likeness(previews, trained) < LEAST:
+        if pictures and len(trained) >= FEWEST and likeness(pictures, trained) < LEAST:
             run.report(events.Warned(message=NOT_SHOWN))
     except (UserError, OSError):  # an image was removed meanwhile; the adapter is worth more than its check
         traceback.print_exc()
@@ -68,10 +68,7 @@ def _similarities(first: Array, second: Array) -> Array:
 
 def _square(path: Path) -> Array:
     """Return the brightness, 0 to 1, of the middle square of an image."""
-    picture = images.decode(path.read_bytes())
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.BOX)
+    square = ImageOps.fit(images.decode(path.read_bytes()), (SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(square.convert("L"), dtype=np.float64) / 255
 
 

@@ -45,9 +45,9 @@ class TensorCache:
         return True
 
     def put(self, file: Path, tensors: dict[str, Tensor]) -> None:
-        """Store a value; for a read-only dataset, in memory only."""
+        """Store a value; for a dataset that is read-only or has been deleted, in memory only."""
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(exist_ok=True)
             checksum = safetensors_reader.body_sha256(save(tensors))
             storage.write(file, save(tensors, {safetensors_reader.CHECKSUM: checksum}))
         except OSError:

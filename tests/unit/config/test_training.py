@@ -234,6 +234,8 @@ def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:
     cache, place = TensorCache(room=0), tmp_path / "file" / "x.safetensors"
     cache.put(place, {"x": torch.ones(2)})
     assert torch.equal(cache.get(place)["x"], torch.ones(2))
+    cache.put(tmp_path / "deleted" / ".cache" / "x.safetensors", value)
+    assert not (tmp_path / "deleted").exists(), "a late value does not bring a deleted project back"
 
 
 @pytest.mark.parametrize(

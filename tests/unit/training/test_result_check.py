@@ -1,4 +1,4 @@
-"""Whether previews show what the images show: blurs, blocks and other subjects do not, other colors do."""
+"""Previews are like the images in other colors, and unlike them as blurs, blocks and other subjects."""
 
 from pathlib import Path
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 
 from limner_extensions.cluster.node import Node, NodeLostError
 from trainer.errors import UserError
+from trainer.runs import StopRequestedError
 
 LOOK = 0.5  # seconds to look whether there is room
 FAREWELL = 10.0  # seconds that a node may take to tidy up
@@ -21,12 +22,13 @@ class RayCluster:
 
     Raises:
         UserError: Ray is not installed, or the cluster cannot be reached.
+        StopRequestedError: the process was told to end meanwhile.
     """
 
     def __init__(self, address: str) -> None:
         where, _, query = address.partition("?")
-        self._resources = _amounts(query)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._resources = _amounts(query)
         try:
             self._ray: Any = importlib.import_module("ray")
         except ImportError:
@@ -41,17 +43,18 @@ class RayCluster:
                 address=where,
                 error=str(error).partition("\n")[0].rstrip("."),
             ) from error
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray has set its own
+        except SystemExit:  # Ray's own answer to SIGTERM
+            raise StopRequestedError from None
+        finally:
+            signal.signal(signal.SIGTERM, on_terminate)
 
-    def _connect(self, where: str) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                self._ray.init(where, log_to_driver=False, logging_level="ERROR")
-            except ConnectionAbortedError:  # by the server; an address where nothing answers is another error
-                if attempt == ATTEMPTS:
-                    raise
-            else:
-                return
+    def _connect(self, where: str, attempt: int = 1) -> None:
+        try:
+            self._ray.init(where, log_to_driver=False, logging_level="ERROR")
+        except ConnectionAbortedError:  # by the server; an address where nothing answers is another error
+            if attempt == ATTEMPTS:
+                raise
+            self._connect(where, attempt + 1)
 
     def place(self, devices: int, wait: Callable[[], None]) -> Node:
         """Return a node with room for a run on this many devices, calling `wait` again and again until there is one.
@@ -61,12 +64,10 @@ class RayCluster:
         Raises:
             NodeLostError: the node was lost as it was about to begin.
         """
-        wanted = {"CPU": 1.0}
-        if self._ray.cluster_resources().get("GPU"):
-            wanted["GPU"] = devices
-        wanted |= self._resources
-        options = {"num_cpus": wanted.pop("CPU"), "num_gpus": wanted.pop("GPU", 0), "resources": wanted}
-        node = _RayNode(self._ray, self._ray.remote(Node).options(**options).remote())
+        has_gpus = bool(self._ray.cluster_resources().get("GPU"))
+        wanted = {"CPU": 1, "GPU": devices * has_gpus, **self._resources}
+        actor = self._ray.remote(Node).options(num_cpus=wanted.pop("CPU"), num_gpus=wanted.pop("GPU"), resources=wanted)
+        node = _RayNode(self._ray, actor.remote())
         try:
             node.wait(wait)
         except BaseException:
@@ -85,10 +86,9 @@ class _RayNode:
         return partial(self._call, method)
 
     def _call(self, method: str, *arguments: object, timeout: float | None = None, **named: object) -> Any:  # noqa: ANN401
-        answer = getattr(self._actor, method).remote(*arguments, **named)
         errors = self._ray.exceptions
         try:
-            return self._ray.get(answer, timeout=timeout)
+            return self._ray.get(getattr(self._actor, method).remote(*arguments, **named), timeout=timeout)
         except (UserError, errors.GetTimeoutError):
             raise
         except errors.RayError as error:  # whatever else is wrong is wrong with the node, such as its memory

@@ -34,6 +34,7 @@ def test_a_run_of_a_killed_node_ends_elsewhere_the_same(
         lost, other = (first, second) if cluster.of(first.id) == "two" else (second, first)
         wait_until(lambda: runs.look(lost).state.step == 4)
         assert runs.look(lost).state.checkpoints[-1].step == 3
+        wait_until(lambda: runs.look(third).state.pid > 0)  # its process has begun: on a busy machine after the others
         psutil.Process(runs.look(third).state.pid).terminate()  # as a machine that shuts down does
         wait_until(lambda: status(third) == "stopped")
         workers = [

@@ -1,5 +1,6 @@
 """A connection to a cluster of Ray that is busy, by a stand-in for Ray."""
 
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -9,11 +10,12 @@ from limner_extensions.cluster import ray_cluster
 from limner_extensions.cluster.node import NodeLostError
 from limner_extensions.cluster.ray_cluster import RayCluster, _RayNode
 from trainer.errors import UserError
+from trainer.runs import StopRequestedError
 
 BUSY = "Initialization failure from server:\nTraceback (most recent call last):"
 
 
-def connect(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> list[str]:
+def connect(monkeypatch: pytest.MonkeyPatch, errors: list[BaseException]) -> list[str]:
     """Connect to a cluster that answers with these errors first, and return the addresses that were asked for."""
     addresses: list[str] = []
 
@@ -32,7 +34,7 @@ def test_a_busy_cluster_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cluster_that_stays_busy_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors: list[Exception] = [ConnectionAbortedError(BUSY) for _ in range(ray_cluster.ATTEMPTS)]
+    errors: list[BaseException] = [ConnectionAbortedError(BUSY) for _ in range(ray_cluster.ATTEMPTS)]
     with pytest.raises(UserError, match="cannot be reached: Initialization failure from server:"):
         connect(monkeypatch, errors)
     assert not errors
@@ -40,6 +42,12 @@ def test_a_cluster_that_stays_busy_is_an_error_in_words(monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="cannot be reached: ray client connection timeout"):
         connect(monkeypatch, errors)
     assert len(errors) == 1, "where nothing answers, it is not asked again"
+
+
+def test_a_run_that_is_told_to_end_while_ray_connects_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile Ray answers SIGTERM, and ends the process."""
+    with pytest.raises(StopRequestedError):
+        connect(monkeypatch, [SystemExit(signal.SIGTERM)])
 
 
 @pytest.mark.parametrize("name", ["OutOfMemoryError", "WorkerCrashedError"])

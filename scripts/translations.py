@@ -81,7 +81,7 @@ def _all_messages() -> Iterator[tuple[Id, str]]:
         title: Id = kind.titles if "{n}" in kind.title else kind.title
         for message in (name, title, kind.effect, kind.remedy, kind.button):
             if message:
-                yield message, "trainer/data/problems.py"
+                yield message, "trainer/data/problems.toml"
     yield from ((name, "trainer/data/image_stats.py") for name in image_stats.COLORS)
     yield from ((name, "trainer/adapter_files/summary.py") for name in summary.TRAINING_SETTINGS)
 

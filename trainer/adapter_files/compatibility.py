@@ -14,11 +14,11 @@ from trainer import foreign_text
 from trainer.adapter_files import peft_settings, safetensors_reader, summary
 from trainer.adapter_files.facts import Facts
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
-from trainer.adapter_files.programs import METADATA, PROGRAMS, SUPPORT, Program, Reading, Support
+from trainer.adapter_files.programs import PROGRAMS, SUPPORT, Program, Reading, Support
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
-from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
+from trainer.base_models.registry import DEFAULT, FAMILIES
 from trainer.base_models.spec import Shape
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
@@ -189,7 +189,8 @@ def _judge(program: Program, facts: Facts) -> Verdict:
     applied, left_out = list[Layer](), list[Layer]()
     for layer in facts.layers:
         (applied if _applies(program, facts, layer) else left_out).append(layer)
-    unmatched = [key for layer in left_out for key in layer.parts.values()] + _unknown_keys(program, facts)
+    unknown = [layer for layer in left_out if not (support and facts.is_dropped(layer, support))]
+    unmatched = [key for layer in unknown for key in layer.parts.values()] + _unknown_keys(program, facts)
     if not program.biases:
         unmatched += [
             layer.parts["diff_b"] for layer in applied if "diff_b" in layer.parts and layer.algorithm != "full"
@@ -216,8 +217,7 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
     if support and support.kinds is not None and facts.kind_of(layer) not in support.kinds:
         return False
     if support and (name := facts.transformer_name(layer)):
-        lost = name in support.alone and facts.adapts_text
-        return name in support.reads and not lost and module.place.path.endswith(support.layers or ("",))
+        return support.applies(name, module.place) and not (name in support.alone and facts.beside_blocks)
     if program.name == "sd-scripts" and not facts.by_lycoris and module.place.block == "outside":
         return False  # its own network is attached to blocks alone
     if module.place.path == layer_names.TEXT_PROJECTION and not program.text_projection:
@@ -307,7 +307,7 @@ def _metadata_faults(program: Program, facts: Facts) -> Iterator[str]:
                 table = None
             if not isinstance(table, dict):
                 yield _("{key} in the metadata is not a JSON object, which breaks its file list", key=key)
-    listed = _listed_by_a1111(facts.file.metadata)
+    listed = facts.listed_by_a1111
     if program.name == "A1111" and facts.spec.unet and listed and listed != facts.family:
         yield _(
             "its metadata list it under {listed}, so that it is hidden for {family}",
@@ -316,26 +316,15 @@ def _metadata_faults(program: Program, facts: Facts) -> Iterator[str]:
         )
 
 
-def _listed_by_a1111(metadata: Mapping[str, str]) -> FamilyName | None:
-    """Return the family that A1111 lists a file under; None if it lists it under all."""
-    if not metadata:
-        return None
-    version, v2 = metadata.get("ss_base_model_version", ""), metadata.get("ss_v2") == "True"
-    listed = next(name for name, names in METADATA.items() if names.v2 == v2)
-    for name, spec in FAMILIES.items():
-        if spec.original_names and version.startswith(METADATA[name].prefixes):
-            listed = name
-    return listed
-
-
 def _refusals(program: Program, facts: Facts, unmatched: list[str]) -> Iterator[str]:
     """List why a program does not load a file at all."""
-    lenient, support = facts.peft and program.lenient_with_peft, _support(program, facts)
+    strict, support = program.strictness == "refuses", _support(program, facts)
+    strict &= not (facts.peft and program.lenient_with_peft)
     if support:
+        strict = support.refuses_unmatched
         names = dict.fromkeys(name for layer in facts.layers if (name := facts.transformer_name(layer)))
         yield from dict.fromkeys(support.stops[name] for name in names if name in support.stops)
-        lenient = not support.refuses_unmatched
-    if program.strictness == "refuses" and not lenient and len(unmatched) > program.limit:
+    if strict and len(unmatched) > program.limit:
         yield from _unmatched(program, facts, unmatched)
         if program.limit:
             yield _("more than {number} such keys, so that it refuses the whole file", number=program.limit)

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from trainer.adapter_files import summary
 from trainer.adapter_files.peft_settings import OWN_PREFIX, PeftSettings
-from trainer.adapter_files.programs import LayerNaming, TextName, UnetName
+from trainer.adapter_files.programs import METADATA, LayerNaming, Support, TextName, UnetName
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
@@ -169,9 +169,29 @@ class Facts:
         return "te1 for the only" if only else "te for the first" if first else "other prefix"
 
     @cached_property
-    def adapts_text(self) -> bool:
-        """True if layers of text encoders are in the file."""
-        return any(self.text_name(layer) for layer in self.layers)
+    def beside_blocks(self) -> bool:
+        """True if the file has layers of text encoders, or of the denoiser outside its blocks."""
+        return any(
+            self.text_name(layer) or (layer.module.place and layer.module.place.block == "outside")
+            for layer in self.layers
+        )
+
+    def is_dropped(self, layer: Layer, support: Support) -> bool:
+        """Return True if a program knows the name of a transformer's layer and leaves it out."""
+        return layer.module.place is not None and support.drops(self.transformer_name(layer), layer.module.place)
+
+    @cached_property
+    def listed_by_a1111(self) -> FamilyName | None:
+        """Family that A1111 lists the file under; None if it lists it under all."""
+        metadata = self.file.metadata
+        if not metadata:
+            return None
+        version, v2 = metadata.get("ss_base_model_version", ""), metadata.get("ss_v2") == "True"
+        listed = next(name for name, names in METADATA.items() if names.v2 == v2)
+        for name, spec in FAMILIES.items():
+            if spec.original_names and version.startswith(METADATA[name].prefixes):
+                listed = name
+        return listed
 
     @cached_property
     def unet_names(self) -> set[UnetName]:

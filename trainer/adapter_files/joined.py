@@ -59,7 +59,7 @@ def _swapped(path: str, module: Module) -> Module:
 
 def is_swapped(path: str, rows: int, columns: int) -> bool:
     """Return True if the halves of a layer's weight are in the other order in the original code."""
-    names = tuple(transformer.swapped for transformer in TRANSFORMERS.values() if transformer.swapped)
+    names = tuple(name for transformer in TRANSFORMERS.values() for name in transformer.swapped)
     return rows == 2 * columns and path.endswith(names)
 
 

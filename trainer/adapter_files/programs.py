@@ -6,8 +6,9 @@ do by `benchmarks.verdicts`, which runs their own loading code.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.i18n import _
@@ -183,10 +184,22 @@ class Support:
     reads: frozenset[LayerNaming]
     kinds: frozenset[str] | None = None  # of layers that it reads; None: those that it reads elsewhere
     layers: tuple[str, ...] = ()  # endings of the paths of layers that it reads, if not all
-    alone: frozenset[LayerNaming] = frozenset()  # that it reads only where no text encoder's layers are beside them
+    alone: frozenset[LayerNaming] = frozenset()  # that it reads only if all layers are of the transformer's blocks
     differs: Mapping[LayerNaming, str] = field(default_factory=dict)  # what it does otherwise than meant
     stops: Mapping[LayerNaming, str] = field(default_factory=dict)  # why it refuses a file
     refuses_unmatched: bool = False
+    outside: frozenset[LayerNaming] = frozenset(get_args(LayerNaming))  # in which it also reads layers outside blocks
+    lost: Mapping[LayerNaming, tuple[str, ...]] = field(default_factory=dict)  # of these, what it drops without a word
+
+    def applies(self, name: LayerNaming, place: Place) -> bool:
+        """Return True if a program applies a layer with such a name."""
+        if place.block == "outside" and (self.drops(name, place) or name not in self.outside):
+            return False
+        return name in self.reads and place.path.endswith(self.layers or ("",))
+
+    def drops(self, name: LayerNaming | None, place: Place) -> bool:
+        """Return True if a program knows the name of a layer and leaves it out."""
+        return name is not None and place.block == "outside" and place.path.startswith(self.lost.get(name, ()))
 
 
 # By the family of the transformer. Read at the same commits: InvokeAI has no adapters for SD 3, A1111 has no FLUX.
@@ -203,6 +216,7 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
         "diffusers": Support(frozenset(("dotted",)), kinds=frozenset(("LoRA", "DoRA of PEFT"))),
         "SD.Next": Support(
             frozenset(("joined", "onetrainer", "dotted")),
+            outside=frozenset(("onetrainer", "dotted")),
             alone=frozenset(("joined",)),
             differs={
                 "joined": _("it applies the attention of the image to the text, and that of the text to the image")
@@ -212,12 +226,23 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
     "flux": {
         "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted"))),
         "Forge": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted")), refuses_unmatched=True),
-        "InvokeAI": Support(frozenset(("joined", "onetrainer", "dotted"))),
-        "sd-scripts": Support(frozenset(("joined",)), kinds=frozenset(("LoRA",))),
-        "diffusers": Support(
-            frozenset(("joined", "dotted")), kinds=frozenset(("LoRA", "DoRA of PEFT")), refuses_unmatched=True
+        "InvokeAI": Support(
+            frozenset(("joined", "onetrainer", "dotted")), outside=frozenset(("dotted",)), refuses_unmatched=True
         ),
-        "SD.Next": Support(frozenset(("joined", "onetrainer", "dotted")), alone=frozenset(("joined",))),
+        "sd-scripts": Support(
+            frozenset(("joined",)), kinds=frozenset(("LoRA",)), lost={"joined": ("norm_out", "proj_out")}
+        ),
+        "diffusers": Support(
+            frozenset(("joined", "dotted")),
+            kinds=frozenset(("LoRA", "DoRA of PEFT")),
+            lost={"joined": ("",)},
+            refuses_unmatched=True,
+        ),
+        "SD.Next": Support(
+            frozenset(("joined", "onetrainer", "dotted")),
+            outside=frozenset(("onetrainer", "dotted")),
+            alone=frozenset(("joined",)),
+        ),
     },
 }
 

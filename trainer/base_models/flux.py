@@ -27,10 +27,26 @@ _SINGLE = Blocks(
     layers={"to_qkv_mlp": "linear1", "proj_out": "linear2", "norm.linear": "modulation.lin"},
     joined={"to_qkv_mlp": {**QKV, "proj_mlp": 4}},
 )
+_TIME_WIDTH = 256  # of the sines that the time and the guidance are told by
+_OUTSIDE = {
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+    **{
+        f"time_text_embed.{name}.linear_{number}": f"{original}.{layer}"
+        for name, original in (
+            ("timestep_embedder", "time_in"),
+            ("text_embedder", "vector_in"),
+            ("guidance_embedder", "guidance_in"),
+        )
+        for number, layer in ((1, "in_layer"), (2, "out_layer"))
+    },
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Return the linear layers of the transformer's blocks and the shapes of their weights.
+    """Return the linear layers of the transformer and the shapes of their weights.
 
     In double blocks text and image have weights of their own, in single ones the same, beside each other.
     """
@@ -41,7 +57,18 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     double |= {"norm1.linear": (6 * width, width), "norm1_context.linear": (6 * width, width)}
     single: dict[str, Shape] = dict.fromkeys(QKV, (width, width))
     single |= {"proj_mlp": (4 * width, width), "proj_out": (width, 5 * width), "norm.linear": (3 * width, width)}
-    return {
+    channels = int(config["in_channels"])
+    outside: dict[str, Shape] = {
+        **dict.fromkeys(_OUTSIDE, (width, width)),
+        "x_embedder": (width, channels),
+        "context_embedder": (width, int(config["joint_attention_dim"])),
+        "time_text_embed.timestep_embedder.linear_1": (width, _TIME_WIDTH),
+        "time_text_embed.text_embedder.linear_1": (width, int(config["pooled_projection_dim"])),
+        "time_text_embed.guidance_embedder.linear_1": (width, _TIME_WIDTH),
+        "norm_out.linear": (2 * width, width),
+        "proj_out": (channels, width),
+    }
+    return outside | {
         f"{name}.{number}.{path}": shape
         for name, count, layers in (
             ("transformer_blocks", "num_layers", double),
@@ -60,12 +87,13 @@ SPEC = FamilySpec(
     pipeline_options={},
     transformer=Transformer(
         blocks={"transformer_blocks": _DOUBLE, "single_transformer_blocks": _SINGLE},
-        outside={},
+        outside=_OUTSIDE,
         key="double_blocks.0.img_attn.qkv.weight",
         entry="img_in.weight",
         entry_channels=64,
         widths=(3072,),
         shapes=shapes,
+        swapped=("norm_out.linear",),
         need=Need(
             key="guidance_in.in_layer.weight",
             setting="guidance_embeds",

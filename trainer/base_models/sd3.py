@@ -25,16 +25,36 @@ _BLOCKS = Blocks(
     },
     joined={"attn.to_qkv": QKV, "attn.to_added_qkv": ADD_QKV, "attn2.to_qkv": _SECOND},
 )
+_OUTSIDE = {
+    "pos_embed.proj": "x_embedder.proj",
+    "context_embedder": "context_embedder",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+_TIME_WIDTH = 256  # of the sines that the time is told by
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Return the linear layers of the transformer's blocks and the shapes of their weights (section 4, figure 2).
+    """Return the linear layers of the transformer and the shapes of their weights (section 4, figure 2).
 
     In the last block the text only informs the image: it goes no further.
     """
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
     last, dual = int(config["num_layers"]) - 1, config.get("dual_attention_layers") or ()
-    layers: dict[str, Shape] = {}
+    patch, channels = int(config["patch_size"]), int(config["in_channels"])
+    layers: dict[str, Shape] = {
+        **dict.fromkeys(_OUTSIDE, (width, width)),
+        "pos_embed.proj": (width, channels, patch, patch),
+        "context_embedder": (width, int(config["joint_attention_dim"])),
+        "time_text_embed.timestep_embedder.linear_1": (width, _TIME_WIDTH),
+        "time_text_embed.text_embedder.linear_1": (width, int(config["pooled_projection_dim"])),
+        "norm_out.linear": (2 * width, width),
+        "proj_out": (patch * patch * int(config["out_channels"]), width),
+    }
     for number in range(last + 1):
         attention = (*QKV, *ADD_QKV, "attn.to_out.0") + (() if number == last else ("attn.to_add_out",))
         if number in dual:
@@ -56,13 +76,13 @@ SPEC = FamilySpec(
     pipeline_options={},
     transformer=Transformer(
         blocks={"transformer_blocks": _BLOCKS},
-        outside={},
+        outside=_OUTSIDE,
         key="joint_blocks.0.context_block.attn.qkv.weight",
         entry="x_embedder.proj.weight",
         entry_channels=16,
         widths=(1536, 2432),
         shapes=shapes,
-        swapped="norm1_context.linear",
+        swapped=("norm1_context.linear", "norm_out.linear"),
     ),
     vae_scale=1.5305,
     vae_shift=0.0609,

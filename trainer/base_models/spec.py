@@ -106,7 +106,7 @@ class Transformer:
     entry_channels: int  # its inputs; more are for inpainting or editing
     widths: tuple[int, ...]  # of its published models
     shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config
-    swapped: str = ""  # a layer whose weight has its two halves in the other order originally, where it is so small
+    swapped: tuple[str, ...] = ()  # layers whose weights have their two halves in the other order originally
     need: Need | None = None
 
     @cached_property

@@ -17,8 +17,9 @@ from tests import single_file
 from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
 from tests.integration.training.test_train import disturb, finish, settings
 from trainer import config, families, runs
-from trainer.adapter_files import reader, writer
-from trainer.base_models import transformer_names
+from trainer.adapter_files import compatibility, reader, writer
+from trainer.base_models import layer_shapes, transformer_names
+from trainer.base_models.registry import FamilyName
 from trainer.cli.commands import main
 from trainer.config import PictureConfig
 from trainer.errors import UserError
@@ -151,20 +152,86 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     assert np.array_equal(np.asarray(image), live)
 
 
-def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it(bases: dict[str, Path], tmp_path: Path) -> None:
-    """The text's last modulation: sd-scripts trains it too, in the order of the original code."""
-    name = "lora_unet_joint_blocks_2_context_block_adaLN_modulation_1"
+LAST = "final_layer_adaLN_modulation_1"
+
+
+@pytest.mark.parametrize(
+    ("family", "layer"), [("sd3", "joint_blocks_2_context_block_adaLN_modulation_1"), ("sd3", LAST), ("flux", LAST)]
+)
+def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it(
+    tmp_path: Path, family: FamilyName, layer: str
+) -> None:
+    """The last modulations: sd-scripts trains them too, in the order of the original code."""
+    name = f"lora_unet_{layer}"
     up, down = torch.randn(32, 2), torch.randn(2, 16)
     tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
     file = tmp_path / "x.safetensors"
-    save_file(tensors, file, metadata=writer.of_family("sd3", "flow"))
+    save_file(tensors, file, metadata=writer.of_family(family, "flow"))
     read = reader.read(file)
     (module,) = read.modules.values()
     assert torch.allclose(module.delta(), torch.cat([(up @ down)[16:], (up @ down)[:16]]))
     (tmp_path / "y.safetensors").write_bytes(
-        writer.write(read.modules, read.metadata, form="kohya", precision="fp32", family="sd3")
+        writer.write(read.modules, read.metadata, form="kohya", precision="fp32", family=family)
     )
     assert torch.equal(load_file(tmp_path / "y.safetensors")[f"{name}.lora_up.weight"], up)
+
+
+OUTSIDE = {
+    ("flux", "dotted"): {"ComfyUI", "Forge", "InvokeAI", "diffusers", "SD.Next"},
+    ("flux", "onetrainer"): {"ComfyUI", "Forge", "SD.Next"},
+    ("flux", "joined"): {"ComfyUI", "Forge"},
+    ("sd3", "dotted"): {"ComfyUI", "diffusers", "SD.Next"},
+    ("sd3", "joined"): {"ComfyUI", "Forge", "sd-scripts"},
+}
+
+
+@pytest.mark.parametrize(("family", "naming"), OUTSIDE)
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")
+def test_layers_outside_the_blocks_are_layers(
+    bases: dict[str, Path], tmp_path: Path, family: FamilyName, naming: str
+) -> None:
+    """OneTrainer trains them unless told otherwise, ai-toolkit and sd-scripts on request."""
+    known = layer_shapes.of_folder(bases[family], family)
+    shapes = {name.partition(":")[2]: shape for name, shape in known.items() if name.startswith("transformer:")}
+    tensors, deltas = dict[str, Tensor](), dict[str, Tensor]()
+    for path in (path for path in shapes if "blocks" not in path or path.endswith("s.0.attn.to_out.0")):
+        original = transformer_names.original(path, family).replace(".", "_")
+        down, up = torch.randn(2, *shapes[path][1:]), torch.randn(shapes[path][0], 2, *(1 for _ in shapes[path][2:]))
+        if naming == "dotted":
+            tensors |= {f"transformer.{path}.lora_A.weight": down, f"transformer.{path}.lora_B.weight": up}
+        else:
+            name = f"lora_unet_{original}" if naming == "joined" else f"lora_transformer_{path.replace('.', '_')}"
+            tensors |= {
+                f"{name}.lora_down.weight": down,
+                f"{name}.lora_up.weight": up,
+                f"{name}.alpha": torch.tensor(2),
+            }
+        swapped = naming == "joined" and path == "norm_out.linear"
+        delta = up.flatten(1) @ down.flatten(1)
+        deltas[path] = delta.roll(len(delta) // 2, 0) if swapped else delta
+    file = tmp_path / "x.safetensors"
+    save_file(tensors, file)
+    modules = reader.read(file).modules
+    assert len(modules) == len(deltas)
+    for path, delta in deltas.items():
+        assert torch.allclose(modules["lora_transformer_" + path.replace(".", "_")].delta(), delta, atol=1e-5)
+    with families.patched(load(bases[family]), [(reader.read(file), 1.0)]):
+        pass  # each fits a layer of the model
+    verdicts = {verdict.program: verdict for verdict in compatibility.check(file, known).verdicts}
+    assert {program for program, verdict in verdicts.items() if verdict.loads} == OUTSIDE[family, naming]
+    if (family, naming) == ("flux", "joined"):
+        assert verdicts["sd-scripts"].words == "loads, but differs: 2 of 11 layers are without effect"
+
+    fresh: Any = DiffusionPipeline.from_pretrained(bases[family], local_files_only=True)
+    fresh.load_lora_weights(str(tmp_path), weight_name=file.name)
+    for path, delta in deltas.items():
+        layer = fresh.transformer.get_submodule(path)
+        adapted = hasattr(layer, "get_delta_weight")
+        # Of OneTrainer's names it reads those of attention, so that its verdict on whole files is another.
+        assert adapted == (
+            verdicts["diffusers"].loads or naming == "onetrainer" or ("flux" in family and "blocks" in path)
+        )
+        assert not adapted or torch.allclose(layer.get_delta_weight("default_0").flatten(1), delta, atol=1e-5)
 
 
 def test_a_joined_layer_without_blocks_of_its_own_is_taken_apart(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ def place_of(name: str) -> Place:
 
 @pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium", "flux"])
 def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
-    """Those of its blocks; joined layers have the rows of their parts."""
+    """Joined layers have the rows of their parts."""
     family = families.load(ModelConfig(base=str(bases[kind])), torch.device("cpu"), torch.float32)
     name = family.base.family
     live = {name: tuple(module.weight.shape) for name, _, _, module in families.named(family)
-            if getattr(module, "weight", None) is not None and "transformer_blocks" in name}  # fmt: skip
+            if getattr(module, "weight", None) is not None and name.startswith("lora_transformer_")}  # fmt: skip
     shapes = {place_of(key): shape for key, shape in layer_shapes.of_folder(bases[kind], name).items()
               if key.startswith("transformer:")}  # fmt: skip
     joined = {place: transformer_names.parts(place.path, name) for place in shapes}

@@ -129,7 +129,9 @@ class AfterStep:
     saved_at: float = field(default_factory=time.monotonic)
 
     def begin(self, config: TrainConfig, state: TrainState) -> None:
-        """Measure and preview the base model, before the first step."""
+        """Measure and preview the base model, before the first step; say what was lost of an adapter to start from."""
+        if note := families.start_note(self.adapter):
+            self.run.report(events.Warned(message=note))
         self.measure(config, state, 0)
         if config.preview.at_start and config.preview.every:
             self.preview.make(self.family, self.adapter, self.run, 0)

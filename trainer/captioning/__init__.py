@@ -16,20 +16,3 @@ from trainer.captioning.run import (
     read_captions,
     save,
 )
-
-__all__ = [
-    "PROMPT",
-    "SUGGESTED",
-    "CaptionConfig",
-    "Category",
-    "Existing",
-    "FlorenceTask",
-    "apply",
-    "create",
-    "finish",
-    "images_to_caption",
-    "load",
-    "newest",
-    "read_captions",
-    "save",
-]

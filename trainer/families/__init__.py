@@ -1,6 +1,6 @@
 """Families of base models (load, encode, predict), and the adapter that is attached to one. Torch begins here."""
 
-from trainer.families.adapter import Adapter, adapted, attach, named, patched
+from trainer.families.adapter import Adapter, adapted, attach, named, patched, start_note
 from trainer.families.adapter_layers import ADAPTER, Layer, base_weight
 from trainer.families.family import (
     Conditioning,
@@ -16,26 +16,3 @@ from trainer.families.family import (
     precision,
     read,
 )
-
-__all__ = [
-    "ADAPTER",
-    "Adapter",
-    "Conditioning",
-    "Family",
-    "Layer",
-    "adapted",
-    "attach",
-    "base_weight",
-    "decode_latents",
-    "decode_to_pixels",
-    "encode_images",
-    "encoding_precision",
-    "fingerprint",
-    "load",
-    "named",
-    "on_device",
-    "patched",
-    "place",
-    "precision",
-    "read",
-]

@@ -1,8 +1,9 @@
 """The adapter of a base model: attach it to the trained layers, start it from a file, or patch files into weights."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, check_size
 from trainer.families.family import Family
 from trainer.i18n import _
 
+NOTED = 0.005  # share of the effect of the adapter to start from that a run may lose without a note
 _NAMED = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, BaseTunerLayer)
 
 
@@ -33,6 +35,7 @@ class Adapter:
     layers: dict[str, Layer]
     hosts: tuple[nn.Module, ...]
     settings: AdapterConfig
+    start_error: float = 0.0  # share of the effect of the adapter to start from that its rank does not hold
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield all trained tensors, in a fixed order."""
@@ -58,15 +61,18 @@ class Adapter:
             for ending, tensor in self.layers[name].tensors().items()
         }
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int) -> float:
         """Initialize all layers, so that they change nothing yet, or what the adapter to start from changes.
+
+        Returns:
+            Share of that one's effect that the ranks do not hold, in the Frobenius norm.
 
         Raises:
             UserError: training cannot start from that one.
         """
         for name, layer in self.layers.items():
             layer.reset(seed, name)
-        _start(self.layers, self.settings)
+        return _start(self.layers, self.settings)
 
     def train(self, mode: bool) -> None:
         """Turn the dropout of the adapter's layers on or off."""
@@ -104,6 +110,8 @@ class Adapter:
 def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed: int) -> Adapter:
     """Attach an adapter to a base model; it changes nothing yet (Hu et al. 2021, section 4.1), or starts from another.
 
+    Layers that the other one changes are adapted, too, so that it is kept whole.
+
     Raises:
         UserError: the blocks in the settings match nothing, so that nothing would train; or it cannot start from the
             other adapter.
@@ -123,6 +131,7 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
             examples="up_blocks, mid_block, down_blocks.1" if family.spec.unet else "transformer_blocks.0.",
             layers=", ".join(settings.blocks or target_layers(settings.targets, family.denoiser_targets)),
         )
+    _add_started(targets, family, settings)
     for host, paths in targets.items():
         peft.inject_adapter_in_model(settings.build(paths), host, adapter_name=ADAPTER)
     adapter = Adapter(adapted(family), tuple(targets), settings)
@@ -140,9 +149,35 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
         layer.module.cast_input_dtype_enabled = in_full
         if isinstance(layer, LoraPair) and settings.rank_dropout:
             drop_ranks(layer, settings.rank_dropout)
-    adapter.reset(seed)
     adapter.train(True)
-    return adapter
+    return replace(adapter, start_error=adapter.reset(seed))
+
+
+def _add_started(targets: Mapping[nn.Module, list[str]], family: Family, settings: AdapterConfig) -> None:
+    """Add the layers that the adapter to start from changes to the paths by their component.
+
+    Raises:
+        UserError: the base model has no such layer, or it is in a text encoder, which is not trained.
+    """
+    file, modules = _start_modules(settings)
+    missing = {name for name in modules if not name.startswith(family.idle)}
+    places = {module: (host, place) for host in targets for place, module in host.named_modules()}
+    for name, _owner, _attribute, module in named(family):
+        if name in missing and module in places and isinstance(module, nn.Linear | nn.Conv2d):
+            host, place = places[module]
+            targets[host].extend({place} - {*targets[host]})
+            missing.remove(name)
+    if missing:
+        remedy = _("Choose the base model that it was trained on.")
+        if len(targets) == 1 and all(name.startswith(tuple(family.text_encoders)) for name in missing):
+            remedy = _("Turn on Text encoder.")
+        raise UserError(
+            "The adapter {file} also changes {count} layers that this run does not train, such as {layer}.",
+            remedy,
+            file=file,
+            count=len(missing),
+            layer=min(missing),
+        )
 
 
 def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:
@@ -225,46 +260,49 @@ def _changes(
         yield bias, for_bias
 
 
-def _start(layers: Mapping[str, Layer], settings: AdapterConfig) -> None:
+def _start(layers: Mapping[str, Layer], settings: AdapterConfig) -> float:
     """Give freshly initialized layers the change of the adapter that the settings start from, if they name one.
 
     A change of a lower rank is taken exactly, and the other ranks stay as they are initialized; of one of a higher rank
     the best approximation is taken (Eckart & Young 1936). Layers that the file does not change stay as they are.
 
+    Returns:
+        Share of the change that is lost, in the Frobenius norm.
+
     Raises:
-        UserError: the file is not there or no adapter, is for another base model, changes layers that are not trained,
-            or is of a kind that is no low-rank change.
+        UserError: the file is not there or no adapter, is for another base model, or is no low-rank change.
     """
-    path = _start_file(settings)
-    if path is None:
-        return
-    modules = reader.read(path).modules
-    if left_out := sorted(modules.keys() - layers.keys()):
-        raise UserError(
-            "The adapter {file} also changes {count} layers that this run does not train, such as {layer}.",
-            "Train the same layers (Layers, Blocks, Text encoder), or start from another adapter; it may also be for "
-            "another base model.",
-            file=path.name,
-            count=len(left_out),
-            layer=left_out[0],
-        )
-    for name, module in modules.items():
+    whole = lost = 0.0
+    _file, modules = _start_modules(settings)
+    for name in modules.keys() & layers.keys():
         layer = layers[name]
         assert isinstance(layer, LoraPair)  # the settings of other kinds have no start
-        _take(layer, module, name)
+        energy, missed = _take(layer, modules[name], name)
+        whole, lost = whole + energy, lost + missed
+    return math.sqrt(lost / (whole or 1.0))
 
 
-def _take(layer: LoraPair, module: Module, name: str) -> None:
+def _take(layer: LoraPair, module: Module, name: str) -> tuple[float, float]:
+    """Give a layer a change; return its squared norm, and that of what is lost."""
     weight = layer.module.get_base_layer().weight
     check_size(name, module, (len(weight), weight[0].numel()))
-    rank = layer.down.shape[0]
     pair = low_rank.factors(module, tuple(weight.shape[1:]))
-    if pair.rank > rank:
-        pair = low_rank.cut(pair, rank).pair
-    factors = pair.module(layer.scale * pair.rank, torch.float32)
+    cut = low_rank.Cut(pair, float((pair.up.T @ pair.up * (pair.down @ pair.down.T)).sum()), 0.0)
+    if pair.rank > layer.down.shape[0]:
+        cut = low_rank.cut(pair, layer.down.shape[0])
+    rank = cut.pair.rank
+    factors = cut.pair.module(layer.scale * rank, torch.float32)
     with torch.no_grad():
-        layer.down[: pair.rank] = factors.down.reshape(pair.rank, *layer.down.shape[1:]).to(layer.down)
-        layer.up[:, : pair.rank] = factors.up.reshape(len(layer.up), pair.rank, *layer.up.shape[2:]).to(layer.up)
+        layer.down[:rank] = factors.down.reshape(rank, *layer.down.shape[1:]).to(layer.down)
+        layer.up[:, :rank] = factors.up.reshape(len(layer.up), rank, *layer.up.shape[2:]).to(layer.up)
+    return cut.whole, cut.lost
+
+
+def _start_modules(settings: AdapterConfig) -> tuple[str, Mapping[str, Module]]:
+    """Return name and modules of the adapter that the settings start from; none if they name none."""
+    if path := _start_file(settings):
+        return path.name, reader.read(path).modules
+    return "", {}
 
 
 def _start_file(settings: AdapterConfig) -> Path | None:
@@ -286,15 +324,15 @@ def start_checksum(settings: AdapterConfig) -> str:
     return storage.sha256(path) if path else ""
 
 
-def start_note(settings: AdapterConfig) -> str:
-    """Return a sentence about a start of a higher rank than the adapter's; "" if its change is taken exactly."""
-    path, rank = _start_file(settings), settings.rank
-    highest = max(module.rank for module in reader.read(path).modules.values()) if path else 0
-    if path is None or highest <= rank:
+def start_note(adapter: Adapter) -> str:
+    """Return a sentence about what the adapter's ranks do not hold of the one that it starts from; "" if they do."""
+    path = _start_file(adapter.settings)
+    if path is None or adapter.start_error < NOTED:
         return ""
     return _(
-        "The adapter {file} has rank {highest}, this run {rank}: it starts from the best approximation.",
+        "The run starts from the best approximation of the adapter {file} that rank {rank} can hold. It differs by "
+        "{error:.0%} of the effect.",
         file=path.name,
-        highest=highest,
-        rank=rank,
+        error=adapter.start_error,
+        rank=adapter.settings.rank,
     )

@@ -15,27 +15,3 @@ from trainer.runs.run import (
     short_address,
 )
 from trainer.runs.view import ENDS, START_GRACE, STATUS_LABELS, View, find_similar, is_locked, look
-
-__all__ = [
-    "ACTIVE",
-    "COMMANDS",
-    "ENDS",
-    "PAUSE_POLL",
-    "START_GRACE",
-    "STATUS_LABELS",
-    "Command",
-    "Run",
-    "StopRequestedError",
-    "View",
-    "all_runs",
-    "create",
-    "find",
-    "find_similar",
-    "is_locked",
-    "log_tail",
-    "look",
-    "pause",
-    "request",
-    "short_address",
-    "start",
-]

@@ -141,8 +141,6 @@ def warn(run: Run, config: TrainConfig, family: Family, captions: list[str]) -> 
             "it: their own captions are left out of output preservation."
         )
         run.report(events.Warned(message=message))
-    if note := adapter.start_note(config.adapter):
-        run.report(events.Warned(message=note))
     if config.training.resolution < (side := native_side(family)):
         message = _(
             "The base model generates {side} x {side} pixels; this run trains at {resolution}.",

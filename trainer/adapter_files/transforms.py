@@ -114,7 +114,7 @@ def errors(wholes: Mapping[str, Pair], modules: Mapping[str, Module]) -> tuple[f
         whole, lost = whole + norm**2, lost + difference**2
         if norm:
             worst = max(worst, difference / norm)
-    error = (lost / whole) ** 0.5 if whole else 0.0
+    error = (lost / (whole or 1.0)) ** 0.5
     return (error, worst) if error > _LOST else (0.0, 0.0)
 
 

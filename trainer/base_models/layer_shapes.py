@@ -33,24 +33,23 @@ def known(model: str) -> dict[str, Shape]:
 
 def of_folder(folder: Path, family: FamilyName = DEFAULT) -> dict[str, Shape]:
     """Return the weight shapes of a model in diffusers form, in the same way."""
-    shapes = {f"{component}:{path}": shape for component, path, shape in _denoiser(folder, family)}
+    spec = FAMILIES[family]
+    layers = (spec.transformer.shapes if spec.transformer else unet)(_config(folder / spec.denoiser))
+    shapes = {f"{spec.denoiser}:{path}": shape for path, shape in layers.items()}
     for component in _text_encoders(folder):
         layers = text_encoder(_config(folder / component))
         shapes |= {f"{component}:{path}": shape for path, shape in layers.items()}
-    return shapes
+    return with_joined(shapes, family)
 
 
-def _denoiser(folder: Path, family: FamilyName) -> Iterator[tuple[str, str, Shape]]:
-    """Yield component, path and weight shape of a denoiser's layers; of a transformer, also those that are joined."""
-    transformer = FAMILIES[family].transformer
-    if not transformer:
-        yield from (("unet", path, shape) for path, shape in unet(_config(folder / "unet")).items())
-        return
-    shapes = transformer.shapes(_config(folder / "transformer"))
-    yield from (("transformer", path, shape) for path, shape in shapes.items())
-    for whole in {transformer_names.joined(path, family) for path in shapes} - {""}:
-        rows = [shapes[part] for part in transformer_names.parts(whole, family)]
-        yield "transformer", whole, (sum(shape[0] for shape in rows), *rows[0][1:])
+def with_joined(shapes: Mapping[str, Shape], family: FamilyName) -> dict[str, Shape]:
+    """Add the layers that a transformer's original code joins to weight shapes by `component:path`."""
+    denoiser = {name.partition(":")[2]: shape for name, shape in shapes.items() if name.startswith("transformer:")}
+    joined: dict[str, Shape] = {}
+    for whole in {transformer_names.joined(path, family) for path in denoiser} - {""}:
+        rows = [denoiser[part] for part in transformer_names.parts(whole, family)]
+        joined[f"transformer:{whole}"] = (sum(shape[0] for shape in rows), *rows[0][1:])
+    return {**shapes, **joined}
 
 
 def text_encoder_size(model: str) -> int:

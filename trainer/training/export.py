@@ -21,7 +21,7 @@ from trainer import __version__, paths, storage
 from trainer.adapter_files import compatibility, reader, summary, writer
 from trainer.adapter_files.reader import AdapterFile
 from trainer.adapter_files.writer import Precision
-from trainer.base_models import layer_names
+from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.spec import Shape
 from trainer.config import TrainConfig, dump, without_paths
 from trainer.errors import UserError
@@ -125,7 +125,7 @@ def verified(report: compatibility.Report, path: Path, run: Run, note: str) -> e
 
 
 def shapes(family: Family) -> dict[str, Shape]:
-    """Return the weight shapes of the live base model by `component:path`."""
+    """Return the weight shapes of the live base model by `component:path`, also of what its original code joins."""
     by_place: dict[str, Shape] = {}
     for name, _prefix, _path, module in named(family):
         base: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
@@ -134,7 +134,7 @@ def shapes(family: Family) -> dict[str, Shape]:
             if isinstance(base, nn.Linear):  # its weight is packed if it is quantized
                 shape = base.out_features, base.in_features
             by_place[f"{place.component}:{place.path}"] = shape
-    return by_place
+    return layer_shapes.with_joined(by_place, family.base.family)
 
 
 def compare(file: AdapterFile, adapter: Adapter, tolerance: float = TOLERANCE["fp16"]) -> float:

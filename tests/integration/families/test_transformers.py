@@ -129,6 +129,7 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     assert file.family == family_of(kind)
     assert {(module.rank, module.alpha) for module in file.modules.values()} == {(4, 2.0)}, "joined, and apart again"
     assert all(key.startswith(("transformer.", "text_encoder.", "text_encoder_2.")) for key in load_file(peft))
+    assert runs.look(run).state.verified[0].verdicts[0][1], "ComfyUI loads it, for a base of no published size"
     for name, module in reader.read(peft).modules.items():
         assert torch.allclose(module.delta(), file.modules[name].delta(), atol=1e-7)
 
@@ -212,7 +213,6 @@ def test_layers_outside_the_blocks_are_layers(
     file = tmp_path / "x.safetensors"
     save_file(tensors, file)
     modules = reader.read(file).modules
-    assert len(modules) == len(deltas)
     for path, delta in deltas.items():
         assert torch.allclose(modules["lora_transformer_" + path.replace(".", "_")].delta(), delta, atol=1e-5)
     with families.patched(load(bases[family]), [(reader.read(file), 1.0)]):

@@ -149,6 +149,20 @@ test("a card that could not be removed comes back with a sentence, and with what
   assert.equal(calls[0].argument.text, "a red cat");
 });
 
+test("a removal is asked for again while the server is away", async (t) => {
+  const { names, of, removals, sent } = open(t);
+  of("a.png").querySelector(".remove").click();
+  for (const number of [0, 1, 2, 3]) {
+    await settle();
+    assert.deepEqual([names(), sent, removals[number].argument.names], ["b.png", [], ["a.png"]]);
+    removals[number].fail();
+    await settle();
+    t.mock.timers.tick(500 * (number + 1));
+  }
+  await settle();
+  assert.deepEqual([names(), removals.length, sent[0][1].bad], ["a.png b.png", 4, true]);
+});
+
 test("images whose removal was not answered are removed by the next page", async (t) => {
   const { of, removals, window } = open(t), posted = [];
   window.fetch = async (address, { body }) => posted.push([address, JSON.parse(body).removals]);
@@ -157,6 +171,8 @@ test("images whose removal was not answered are removed by the next page", async
   fire(window, "pagehide");
   const [first, second] = ["a.png", "b.png"].map((name) => ({ project: "mira", names: [name] }));
   assert.deepEqual([removals.length, posted], [1, [["/typed", [first, second]]]]);
+  removals[0].fail(); // as the browser ends it
+  await settle();
   window.document.body.innerHTML = "";
   const reloaded = open(t, grid({ "a.png": "", "b.png": "", "c.png": "" }), window);
   assert.equal(reloaded.names(), "c.png");

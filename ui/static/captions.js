@@ -34,18 +34,17 @@ const keyOf = (/** @type {HTMLElement} */ area) => project() + "/" + area.datase
 
 function fillCard(/** @type {HTMLElement} */ card, /** @type {Card} */ item) {
   card.dataset.name = item.name;
-  const image = card.querySelector("img"), cut = card.querySelector(".cut"), area = card.querySelector("textarea");
+  const find = /** @type {Find} */ (card.querySelector.bind(card));
+  const image = find("img"), cut = find(".cut"), area = find("textarea"), mask = find(".mask"), remove = find(".remove");
   card.querySelector(".shape").style.setProperty("--ratio", item.ratio);
   if (image.getAttribute("src") !== item.url) image.src = item.url;
   image.alt = item.name;
   image.className = item.look;
   fillLink(card.querySelector(".shape"), item);
-  const mask = card.querySelector(".mask");
   mask.hidden = !item.mask;
   if (item.mask && mask.getAttribute("src") !== item.mask) mask.src = item.mask;
   cut.hidden = !item.cut;
   cut.style.inset = item.cut;
-  const remove = card.querySelector(".remove");
   remove.dataset.name = item.name;
   remove.setAttribute("aria-label", "[[Remove {name}]]".replace("{name}", () => item.name));
   card.querySelector(".pick").setAttribute("aria-label", "[[Select {name}]]".replace("{name}", () => item.name));
@@ -153,8 +152,7 @@ function choose(/** @type {Partial<typeof chosen>} */ change) {
 function draw() {
   const { value } = view, all = box();
   if (!all || !value?.items || !isWanted(value)) return;
-  chosen = value.selection;
-  drawn = value.at;
+  [chosen, drawn] = [value.selection, value.at];
   document.documentElement.dataset.loaded = "yes"; // see style.css
   if (value.project !== project()) element.querySelector(".cards").replaceChildren();
   for (const name of /** @type {const} */ (["project", "page", "last", "left"])) all.dataset[name] = String(value[name]);
@@ -268,7 +266,11 @@ function ask(/** @type {Removal} */ removal) {
   unanswered.add(removal);
   show();
   removing = removing.then(async () => {
-    const answer = await server.remove(removal).catch(() => null);
+    let answer = null; // none comes to a page that is being left, and none from a server that is starting again
+    for (let tries = 0; !answer && tries < 4; tries += 1) {
+      if (tries) await new Promise((resume) => setTimeout(resume, 500 * tries));
+      answer = await server.remove(removal).catch(() => null);
+    }
     unanswered.delete(removal);
     for (const key of keys) {
       removed.set(key, answer?.ok ? answer.at : 0);
@@ -278,8 +280,8 @@ function ask(/** @type {Removal} */ removal) {
     }
     show();
     if (removal.project !== project()) return;
-    if (answer?.ok) trigger("delete", { report: answer.report, bad: false });
-    else trigger("delete", { report: answer?.error ?? "[[the server is not responding.]]", bad: true });
+    const report = answer?.ok ? answer.report : answer?.error ?? "[[the server is not responding.]]";
+    trigger("delete", { report, bad: !answer?.ok });
     draw();
   });
 }

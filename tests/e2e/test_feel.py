@@ -113,18 +113,18 @@ def test_comparisons_stream_and_are_given_up(shared: Server, visit: Visit) -> No
     teach(page)
     tab(page, "Try out")
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
-    page.get_by_label("Table", exact=True).check()
+    page.get_by_label("Grid", exact=True).check()
     wait(lambda: page.locator(".pictures.table img").count() >= 2, seconds=90)
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Canceled").wait_for(timeout=30_000)
     assert page.locator(".pictures.table img").count() < 15
     page.locator("#try-advanced").get_by_text("Advanced").click()
     page.locator("#try-steps input").fill("6")
-    page.get_by_label("With a slider").check()
+    page.get_by_label("Slider", exact=True).check()
     page.locator(".uncover img").first.wait_for(timeout=90_000)
     page.locator(".uncover input").fill("80")
     assert page.locator(".uncover").get_attribute("style") == "--cut: 80%;"
-    page.get_by_label("Table", exact=True).check()
+    page.get_by_label("Grid", exact=True).check()
     page.locator(".pictures.done.table").wait_for(timeout=120_000)
     assert page.locator(".pictures.table img").count() == 15  # two checkpoints, and the end
     with page.expect_download() as table:
@@ -133,7 +133,7 @@ def test_comparisons_stream_and_are_given_up(shared: Server, visit: Visit) -> No
         assert sheet.width > 5 * 512
         assert sheet.height > 3 * 512
     # A picture gives its settings back.
-    page.get_by_label("One image").check()
+    page.get_by_label("Single", exact=True).check()
     page.locator("#seed input").fill("5")
     page.get_by_role("button", name="Generate image").click()
     page.get_by_text("Seed 5, 6 steps").wait_for(timeout=60_000)

@@ -153,7 +153,7 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     page.keyboard.press("Home")
     zero = picture(page, server, "0")
     assert len({full, moved, zero}) == 3
-    page.get_by_label("Before and after").check()
+    page.get_by_label("Side by side", exact=True).check()
     assert picture(page, server, "0") == zero
     # Downloading
     tab(page, "Download")

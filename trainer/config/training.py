@@ -19,14 +19,15 @@ class TrainingConfig(Section):
         ge=0,
         le=1_000_000,
         title="Steps",
-        description="Number of optimizer steps; 0 = from the number of images (see exposures).",
+        description="Number of optimizer steps; 0 = from the number of images (see Exposures).",
     )
     exposures: int = Field(
         240,
         ge=1,
         le=100_000,
         title="Exposures",
-        description="If steps is 0: images seen in total, as a factor on the square root of their number.",
+        description="Training length when Steps is 0. Higher trains longer, and so do more images: by the square root "
+        "of their number.",
     )
     batch_size: int = Field(
         4,

@@ -2,7 +2,6 @@
 // enlarges a range, a double click shows all again. How it is shown is kept in the browser.
 const STORE = "limner-chart";
 const shown = { smoothing: 0.9, log: false, rate: false, ...JSON.parse(localStorage.getItem(STORE) ?? "{}") };
-const NS = "http://www.w3.org/2000/svg";
 const LEFT = 56, TOP = 10, BOTTOM = 24, HEIGHT = 240;
 let range = /** @type {number[] | null} */ (null); // [first, last] step that is enlarged
 let dragged = /** @type {number | null} */ (null); // the step where dragging began
@@ -15,7 +14,7 @@ const right = () => (shown.rate ? 56 : 12);
 const runsOf = () => (view.value?.runs ?? []).filter((run) => run.points.length > 1);
 
 function make(/** @type {keyof SVGElementTagNameMap} */ name, /** @type {Attributes} */ attributes, text = "") {
-  const made = document.createElementNS(NS, name);
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.textContent = text;
   return made;
@@ -102,7 +101,6 @@ function rates(/** @type {SVGSVGElement} */ svg, /** @type {Curve} */ run) {
 function draw() {
   const svg = part("svg"), runs = runsOf();
   if (!svg) return;
-  part(".empty").hidden = runs.length > 0;
   part(".loss-tools").hidden = svg.toggleAttribute("hidden", runs.length === 0);
   part(".whole").hidden = !range;
   part(".smoothing").value = String(shown.smoothing);

@@ -9,12 +9,12 @@ from ui.state import adapter_choices
 from ui.state.run_watcher import RunWatcher
 
 VIEWS = [
-    (_("One image"), "one"),
-    (_("Before and after"), "before"),
-    (_("With a slider"), "slide"),
+    (_("Single"), "one"),
+    (_("Side by side"), "before"),
+    (_("Slider"), "slide"),
     (_("Strengths"), "strengths"),
     (_("Checkpoints"), "checkpoints"),
-    (_("Table"), "grid"),
+    (_("Grid"), "grid"),
 ]
 ROWS = [(_("Checkpoints"), "checkpoints"), (_("Seeds"), "seeds"), (_("Prompts"), "prompts")]
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)

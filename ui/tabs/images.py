@@ -121,10 +121,8 @@ def build(project: gr.Textbox) -> Tab:
 
 
 def _location() -> gr.Checkbox:
-    words = _("Otherwise it is removed from photos as they are added. No adapter contains it, but backups would.")
-    box = gr.Checkbox(
-        label=_("Keep the place where photos were taken"), info=words, elem_id="keep-location", interactive=True
-    )
+    label = _("Keep GPS data in photos (removed by default)")
+    box = gr.Checkbox(label=label, elem_id="keep-location", interactive=True)
     listen(box.input, page_memory.remember_location, {"keep": box}, kind=CHOICE)
     return box
 

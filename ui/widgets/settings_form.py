@@ -66,7 +66,8 @@ def entries(
             nested += entries(sections[0], here, title)
         elif sections:
             kinds = tuple(map(_kind, sections))
-            nested.append(Entry((*here, "kind"), "choice", _("Kind"), "", title, kinds))
+            label = {"adapter": _("Adapter type")}.get(name, title)
+            nested.append(Entry((*here, "kind"), "choice", label, "", title, kinds))
             for option_section, kind in zip(sections, kinds, strict=True):
                 nested += entries(option_section, here, title, kind)
         else:

@@ -200,8 +200,7 @@ class TrainConfig(Section):
         "",
         max_length=100,
         title="Class word",
-        description="What the subject is: girl, man, dog. It stands in the place of the trigger word where the base "
-        "model is to stay as it is, and is the caption of regularization images that have none.",
+        description="What the subject is: girl, man, dog. Preservation and regularization use it for the trigger.",
     )
     subjects: tuple[str, ...] = Field(
         (),

@@ -110,8 +110,7 @@ class TrainingConfig(Section):
     text_encoder: bool = Field(
         False,
         title="Train the text encoder",
-        description="Also adapt the attention of the text encoder, so that it learns the trigger word too; needs more "
-        "memory and time.",
+        description="So that it learns the trigger word, too. Takes more memory and time.",
     )
     text_encoder_lr_factor: float = Field(
         0.5,

@@ -97,8 +97,8 @@ def practice(base: str) -> str:
     if base != MICRO:
         return ""
     return _(
-        "Micro is a practice model for portraits of its own kind, and its adapters work in diffusers only. For real "
-        "use, choose Stable Diffusion under Base model in the Train tab: a file that you have, or one to download."
+        "Micro only knows drawn portraits, so expect a weak likeness, and a file for Limner and diffusers only. Choose "
+        "a Stable Diffusion model for real results."
     )
 
 

@@ -106,10 +106,11 @@ def _subjects(examples: Sequence[Example], exposures: float) -> str:
 
 
 def _disk() -> str:
+    """Say that the disk is nearly full; "" if it is not."""
     free = storage.free_space(paths.outputs())
-    if free < LITTLE_SPACE:
-        return _("Only {room:.0f} GB of disk space is free.", room=free / 2**30)
-    return _("{room:.0f} GB of disk space is free.", room=free / 2**30)
+    if free >= LITTLE_SPACE:
+        return ""
+    return _("Only {room:.0f} GB of disk space is free.", room=free / 2**30)
 
 
 def _text_encoder(config: TrainConfig) -> str:

@@ -30,6 +30,7 @@ _FAULTS = (
     "cudnn_status_execution_failed",
     "cudnn_status_internal_error",
     "nccl error",
+    "handles_.at(i) internal assert",  # after memory ran out, torch cannot allocate any more (pytorch 188008)
 )
 _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # variables with its settings; any torch reads the first
 

@@ -1,19 +1,20 @@
 """UserError, whose message is shown to the user; and what errors of the system mean: memory, disk, files in use."""
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trainer.i18n import _
 
 Change = dict[str, float | str | list[int]]  # suggested settings, by their path
-OUT_OF_MEMORY = (
-    "out of memory",
-    "out_of_device_memory",  # Intel's runtime
-    "out_of_host_memory",
-    "status_alloc_failed",  # cuBLAS and cuDNN
-    "defaultcpuallocator",
-    "not enough memory",
+OUT_OF_MEMORY = re.compile(
+    "out.of.(device.|host.)?memory|out_of_resources"  # anybody's; that of Intel and AMD
+    "|status_?alloc_?failed|_allocation_failed|status_not_initialized|unable to find an engine"  # cuBLAS, cuDNN, MIOpen
+    "|(nvml_success == r|expandable_segment_) internal assert"  # torch, in its place (pytorch 112377, 119452)
+    "|invalid buffer size"  # Metal
+    "|defaultcpuallocator|not enough memory|cannot allocate memory|bad_alloc|error 1455",  # the last is of Windows
+    re.IGNORECASE,
 )
 
 
@@ -65,5 +66,4 @@ def is_out_of_memory(error: Exception) -> bool:
     """Return True if an error means out of memory. Allocators and libraries have no common class for it."""
     if type(error).__name__ in ("MemoryError", "OutOfMemoryError"):
         return True
-    text = str(error).lower()
-    return any(phrase in text for phrase in OUT_OF_MEMORY)
+    return OUT_OF_MEMORY.search(str(error)) is not None

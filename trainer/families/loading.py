@@ -26,8 +26,9 @@ from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import DENOISER_KEYS, PredictionType, Size
 from trainer.devices import Untyped
-from trainer.errors import UserError
+from trainer.errors import UserError, is_out_of_memory
 from trainer.families import text_encoder_loading, weights
+from trainer.i18n import _
 
 Pipeline = Any  # of diffusers, which is untyped
 VAE = ("first_stage_model.", "vae.")  # prefixes of its weights in single files
@@ -79,12 +80,7 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
             config = pipeline.scheduler.config
             pipeline.scheduler = scheduler_class.from_config(config, **base.few_step.scheduler_options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            "The base model {name!r} cannot be loaded: {reason}",
-            "Check that it is complete and in safetensors format.",
-            name=path.name,
-            reason=_reason(error, path),
-        ) from error
+        raise _refusal("The base model {name!r} cannot be loaded: {reason}", error, path) from error
     return pipeline
 
 
@@ -102,18 +98,20 @@ def _load_vae(path: Path, family: FamilyName) -> AutoencoderKL:
             path, torch_dtype=torch.float32, variant=variant, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            "The VAE {name!r} cannot be loaded: {reason}",
-            "Check that it is complete and in safetensors format.",
+        raise _refusal("The VAE {name!r} cannot be loaded: {reason}", error, path) from error
+
+
+def _refusal(message: str, error: Exception, path: Path) -> UserError:
+    """Explain that a model cannot be loaded, by the first line that a library says, without the path or advice."""
+    if is_out_of_memory(error):
+        return UserError(
+            "There is not enough memory to load {name!r}.",
+            "Close other programs, enlarge the paging file of Windows, or choose a smaller base model.",
             name=path.name,
-            reason=_reason(error, path),
-        ) from error
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """Return what a library says about a file that it cannot load: its first line, without the path or advice."""
+        )
     line = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
-    return line.partition(". If you want to")[0][:200]
+    remedy = _("Check that it is complete and in safetensors format.")
+    return UserError(message, remedy, name=path.name, reason=line.partition(". If you want to")[0][:200])
 
 
 def _vae_in_file(path: Path, family: FamilyName) -> AutoencoderKL:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -114,7 +115,9 @@ def test_the_vae_of_a_flux_file_is_found_beside_it(tmp_path: Path) -> None:
         find(path, base, "")
 
 
-def test_weights_that_are_damaged_are_refused(tiny_sd: Path, tiny_configs: Path, tmp_path: Path) -> None:
+def test_weights_that_are_damaged_are_refused(
+    tiny_sd: Path, tiny_configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vae = make_vae(tmp_path / "vae")
     weights = vae / "diffusion_pytorch_model.safetensors"
     file = single_file.write(tiny_sd, tmp_path / "whole.safetensors")
@@ -126,6 +129,9 @@ def test_weights_that_are_damaged_are_refused(tiny_sd: Path, tiny_configs: Path,
     with pytest.raises(UserError, match="The VAE 'vae' cannot be loaded") as caught:
         load(tiny_sd, vae=str(vae))
     assert str(tmp_path) not in str(caught.value)
+    monkeypatch.setattr(AutoencoderKL, "from_pretrained", Mock(side_effect=OSError("too small. (os error 1455)")))
+    with pytest.raises(UserError, match="There is not enough memory to load 'vae'"):
+        load(tiny_sd, vae=str(vae))
 
 
 Scale = Callable[[str, Tensor], Tensor]

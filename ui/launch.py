@@ -20,6 +20,7 @@ from trainer import __version__, extension, paths, processes, storage
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.runs import control
 from ui.server import passwords
 from ui.state import page_folders
 
@@ -44,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.socket is None:
             warn_if_disk_is_full()
         with open_socket(options) as listener:
-            make_server(options, listener).run(sockets=[listener])
+            server = make_server(options, listener)
+            if not options.no_resume:
+                for run in control.resume_cut():
+                    print(_("{run} was cut off and goes on.", run=run.id))
+            server.run(sockets=[listener])
         lock.release()
     except UserError as error:
         print(f"{error.message} {error.remedy}", file=sys.stderr)
@@ -87,6 +92,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="offer to train on another machine (ssh://HOST) or on a cluster of Ray (HOST:6379)",
     )
     parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # file descriptor, from the per-user proxy
+    parser.add_argument("--no-resume", action="store_true", help="leave runs that were cut until you resume them")
     parser.add_argument("--version", action="version", version=f"Limner {__version__}")
     options = parser.parse_args(arguments)
     if options.listen and options.host == "127.0.0.1":

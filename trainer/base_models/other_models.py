@@ -4,35 +4,13 @@ The marks of architectures are those by which diffusers 0.42 (`loaders/single_fi
 (`comfy/model_detection.py`) know them.
 """
 
+from pathlib import Path
+
+from trainer import foreign_text
 from trainer.i18n import _
 
 DISTILLED = _("a latent consistency model that is told the guidance, which cannot be trained here")
-# Architectures: how the names of their pipelines begin, and parts of their tensors' names. The first that fits counts.
-_ARCHITECTURES = {
-    "FLUX.2": ("Flux2", ("single_stream_modulation.", "double_stream_modulation_img.")),
-    "FLUX.3": ("Flux3", ("early_stream_modulations.", "ref_time_in.")),
-    "Chroma": ("Chroma", ("distilled_guidance_layer.",)),
-    "HunyuanVideo": ("HunyuanVideo", ("individual_token_refiner.",)),
-    "Qwen-Image": (
-        "QwenImage",
-        ("txt_in.text_norm.", "diffusion_model.txt_norm.weight", "transformer_blocks.0.img_mod.1."),
-    ),
-    "Z-Image": ("ZImage", ("layers.0.adaLN_modulation.0.", "cap_pad_token")),
-    "Lumina 2": ("Lumina", ("cap_embedder.0.", "cap_embedder.1.")),
-    "HiDream": ("HiDream", ("double_stream_blocks.", "caption_projection.0.linear.")),
-    "Wan": ("Wan", ("head.modulation", "vace_blocks.")),
-    "Mochi": ("Mochi", ("attn.qkv_x.", "t5_yproj.")),
-    "LTX": ("LTX", ("patchify_proj.",)),
-    "Sana": ("Sana", ("blocks.0.cross_attn.q_linear.", "transformer_blocks.0.ff.conv_inverted.")),
-    "PixArt": ("PixArt", ("blocks.0.cross_attn.kv_linear.", "t_block.1.", "adaln_single.emb.")),
-    "Hunyuan-DiT": ("HunyuanDiT", ("mlp_t5.0.",)),
-    "AuraFlow": ("AuraFlow", ("double_layers.0.attn.w", "cond_seq_linear.")),
-    "Cosmos": ("Cosmos", ("net.x_embedder.proj.1.", "blocks.block0.blocks.0.block.attn.")),
-    "OmniGen": ("OmniGen", ("time_caption_embed.",)),
-    "Kandinsky": ("Kandinsky", ("visual_transformer_blocks.",)),
-    "Kolors": ("Kolors", ("encoder_hid_proj.",)),
-    "Stable Cascade": ("StableCascade", ("effnet", "clip_txt_mapper.")),
-}
+_ARCHITECTURES = foreign_text.read_toml(Path(__file__).with_suffix(".toml"))
 
 
 def _of_architecture(name: str) -> str:
@@ -47,7 +25,7 @@ FILES = {
         ".hada_w1_a",
         ".lokr_w1",
     ),
-    **{_of_architecture(name): markers for name, (_start, markers) in _ARCHITECTURES.items()},
+    **{_of_architecture(name): tuple(known["marks"]) for name, known in _ARCHITECTURES.items()},
     DISTILLED: ("time_embed.cond_proj.", "time_embedding.cond_proj."),
     _("a motion module for AnimateDiff"): ("motion_modules.",),
     _("a ControlNet"): ("control_model.", "input_hint_block.", "controlnet_cond_embedding."),
@@ -70,7 +48,7 @@ PARTS_WITHOUT_DENOISER = {
 # Kinds by how the names of their pipelines begin; the first that fits.
 PIPELINES = {
     "LatentConsistency": DISTILLED,
-    **{start: _of_architecture(name) for name, (start, _markers) in _ARCHITECTURES.items()},
+    **{str(known["pipeline"]): _of_architecture(name) for name, known in _ARCHITECTURES.items()},
     "Flux": _("a FLUX model that cannot be trained here"),
     "StableDiffusion3": _("a Stable Diffusion 3 model that cannot be trained here"),
 }

@@ -7,17 +7,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import psutil
 
 from trainer import processes, storage
 from trainer.errors import UserError
-from trainer.runs.run import ACTIVE, PAUSE, PROCESS, Command, Run
+from trainer.runs.run import ACTIVE, PAUSE, PROCESS, Command, Run, all_runs
 from trainer.runs.view import is_locked, look, starter
 
 Executor = Callable[[Run], None]
+RESUMED = "resumed"  # a file in the requests of a run: the step from which it went on by itself
 
 
 def spawn(run: Run) -> None:
@@ -53,6 +54,19 @@ def start(run: Run, executor: Executor = spawn) -> None:
         storage.remove(old)
     (requests / "start").touch()
     executor(run)
+
+
+def resume_cut(executor: Executor = spawn) -> Iterator[Run]:
+    """Resume runs that ended without a report, as in a power cut; not twice from one step, and none that was killed."""
+    for run in all_runs():
+        note, mark = run.folder / "ask" / PROCESS, run.folder / "ask" / RESUMED
+        if not note.is_file() or look(run).status != "interrupted":
+            continue
+        step = str(look(run).state.step)
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != step:
+            start(run, executor)
+            storage.write(mark, step)
+            yield run
 
 
 def request(run: Run, command: Command) -> None:
@@ -93,7 +107,8 @@ def kill(run: Run) -> None:
         for process in (worker, *worker.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-    storage.remove(run.folder / "ask" / "stop")
+    for note in ("stop", PROCESS):
+        storage.remove(run.folder / "ask" / note)
 
 
 def stop_on_interrupt(run: Run) -> None:

@@ -19,7 +19,7 @@ from tests.conftest import CHECKOUT
 from tests.workers import Workers
 from trainer import config, runs
 from trainer.cli.commands import main
-from trainer.runs import Run, events, queue
+from trainer.runs import Run, control, events, queue
 from trainer.training import checkpoint
 
 
@@ -165,6 +165,38 @@ def test_refused_settings(character: Path, tmp_path: Path) -> None:
         (tmp_path / "c.toml").write_text(toml)
         done = limner("train", tmp_path / "c.toml", "--run", tmp_path / "run")
         assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.slow
+def test_runs_that_were_cut_go_on_with_the_page(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    """Once from a step, and not if they were ended on purpose."""
+    numbers: list[int] = []
+
+    def begin(run: Run, fault: str = "") -> None:
+        numbers.append(workers.start(run, fault))
+        control.note_process(run, numbers[-1])
+
+    for end in (lambda run: os.kill(numbers[-1], signal.SIGKILL), control.kill):
+        run = make(str(tiny_sd), steps=12, resolution=64)
+        runs.start(run, lambda run: begin(run, "hang@7"))
+        wait_until(lambda run=run: runs.look(run).state.step == 6)
+        end(run)
+        workers.wait()
+        assert status(run) == "interrupted"
+    cut, ended = sorted(runs.all_runs(), key=lambda run: run.id)
+    assert list(control.resume_cut(begin)) == [cut]
+    assert list(control.resume_cut(begin)) == []
+    assert (workers.wait(), status(cut), status(ended)) == (0, "finished", "interrupted")
+    assert sorted(runs.look(cut).state.losses) == list(range(1, 13))
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_the_machine_goes_on_once(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    run = make(str(tiny_sd), steps=12, resolution=64)
+    control.note_process(run, os.getpid())
+    assert list(control.resume_cut(lambda run: control.note_process(run, os.getpid()))) == [run]
+    (run.folder / "ask" / "start").unlink()
+    assert not list(control.resume_cut())
 
 
 TWO_CARDS = "cards@2"

@@ -6,6 +6,7 @@ one (see docs/development/extensions.md).
 
 import importlib
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -87,7 +88,8 @@ def place(address: str) -> Callable[..., int]:
         UserError: no installed extension has it.
     """
     scheme, mark, _ = address.partition("://")
-    if function := _find("places", scheme if mark else ""):
+    function = _find("places", scheme if mark else "")
+    if function and (mark or re.fullmatch(r"[\w.-]+:\d+(\?.*)?", address)):
         return function
     raise UserError(
         "No installed extension sends runs to {address}.",

@@ -12,8 +12,10 @@ from huggingface_hub import try_to_load_from_cache
 
 from trainer.base_models.spec import DENOISERS
 
-# A repository in diffusers format (owner/name), or one file of a repository (owner/name/file.safetensors).
-NAME = re.compile(r"(\w[\w.-]{0,95}/\w[\w.-]{0,95})(?:/(\w[\w. ()/-]{0,199}\.safetensors))?", re.ASCII)
+# A repository in diffusers format (owner/name), which is not called like a file, or one file of it (owner/name/file).
+NAME = re.compile(
+    r"(\w[\w.-]{0,95}/\w[\w.-]{0,95})(?<!\.safetensors)(?:/(\w[\w. ()/-]{0,199}\.safetensors))?", re.ASCII
+)
 INDEX = "model_index.json"
 # Folders of a repository that hold weights.
 WEIGHTS = (*DENOISERS, "vae", "text_encoder", "text_encoder_2", "text_encoder_3")

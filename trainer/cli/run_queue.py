@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from trainer import config, paths, runs
+from trainer import config, extension, paths, runs
+from trainer.base_models import detect
 from trainer.cli.console import echo, echo_table
 from trainer.config import TrainConfig
 from trainer.data import dataset
@@ -75,7 +76,7 @@ def add(
     if count > MAX_ADDED:
         raise UserError("These are {count} runs.", "Add at most {most} at once.", count=count, most=MAX_ADDED)
     added = [
-        (read_settings(file, [*(assignments or []), *chosen]), chosen)
+        (read_settings(file, [*(assignments or []), *chosen], on), chosen)
         for file in settings_files
         for chosen in itertools.product(*varied)
     ]
@@ -85,11 +86,11 @@ def add(
         echo("  ".join((run.id, *chosen)))
 
 
-def read_settings(file: Path, assignments: Sequence[str]) -> TrainConfig:
-    """Return the settings of a run from a config file with assignments, whose datasets are there.
+def read_settings(file: Path, assignments: Sequence[str], on: str = "") -> TrainConfig:
+    """Return the settings of a run from a config file with assignments, whose datasets and base model are there.
 
     Raises:
-        UserError: the settings are invalid, or a dataset is missing.
+        UserError: the settings are invalid, a dataset or the base model is missing, or no place to run is `on`.
     """
     settings = config.build(config.override(config.load_partial(file), list(assignments)))
     dataset.install_examples()
@@ -97,6 +98,10 @@ def read_settings(file: Path, assignments: Sequence[str]) -> TrainConfig:
         dataset.find_folder(subject.dataset)
         if subject.regularization:
             dataset.find_folder(subject.regularization)
+    if on:
+        extension.place(on)
+    else:
+        detect.look(detect.locate(settings.model.base, settings.model.revision)[0])
     return settings
 
 

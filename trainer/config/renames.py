@@ -1,36 +1,12 @@
 """Names that settings had in version 0.1: run folders, files and requests that use them are read as before."""
 
+from pathlib import Path
 from typing import Any
 
+from trainer import foreign_text
+
 SECTIONS = {"pictures": "images", "prior": "regularization"}
-NAMES = {  # by section, which has its current name
-    "model": {"objective": "prediction_type"},
-    "record": {"objective": "prediction_type"},
-    "adapter": {"up_factor": "lora_plus_ratio"},
-    "schedule": {"floor": "min_lr_ratio"},
-    "training": {
-        "accumulation": "gradient_accumulation",
-        "small_share": "low_resolution_share",
-        "parts": "micro_batches",
-        "clip": "max_grad_norm",
-        "text_encoder_factor": "text_encoder_lr_factor",
-        "ema": "ema_decay",
-        "guard": "spike_threshold",
-    },
-    "objective": {
-        "measure": "loss_type",
-        "huber": "huber_c",
-        "timesteps": "timestep_sampling",
-        "first_timestep": "min_timestep",
-        "last_timestep": "max_timestep",
-        "masked": "masked_loss",
-        "outside": "unmasked_weight",
-    },
-    "captions": {"alternatives": "multiple", "keep": "keep_tokens", "orders": "shuffles", "chunks": "max_token_length"},
-    "images": {"smallest_crop": "min_crop"},
-    "preservation": {"others": "generated_share"},
-    "preview": {"negative": "negative_prompt"},
-}
+NAMES = foreign_text.read_toml(Path(__file__).with_suffix(".toml"))
 VALUES: dict[str, dict[object, object]] = {
     "captions.max_token_length": {1: 75, 2: 150, 3: 225},  # was a number of chunks
     "objective.loss_type": {"squared": "l2"},

@@ -64,11 +64,14 @@ def test_a_run_is_queued_for_each_file_and_each_combination(
     assert ({each.seed for each in made}, made[0].name) == ({7}, "one-learning_rate-1e-4-kind-constant")
     assert done.stdout.splitlines()[0] == f"{started[0].id}  optimizer.learning_rate=1e-4  schedule.kind=constant"
     started.clear()
-    for missing in ('dataset = "absent"\n', 'dataset = "rin"\n[regularization]\ndataset = "absent"\n'):
+    own = 'dataset = "rin"\n'
+    base = f'{own}[model]\nbase = "models/absent.safetensors"\n'
+    for missing in ('dataset = "absent"\n', f'{own}[regularization]\ndataset = "absent"\n', base):
         (tmp_path / "two.toml").write_text(f'name = "two"\n{missing}')
         done = limner("queue", "add", str(tmp_path / "one.toml"), str(tmp_path / "two.toml"))
         assert (done.returncode, started) == (2, []), "nothing is queued unless all can be"
         assert "absent" in done.stderr
+    assert limner("queue", "add", str(tmp_path / "one.toml"), "--on", "nonsense").returncode == 2
     done = limner("queue", "add", str(tmp_path / "one.toml"), "--grid", f"seed={','.join(map(str, range(201)))}")
     assert (done.returncode, started) == (2, [])
     assert "Add at most 200 at once" in done.stderr

@@ -233,7 +233,7 @@ def _set_optimizer(draft: Draft) -> None:
     if ROWS[kind].finds_rate and text_rate:
         text_rate = rate
     set_rates(draft, rate, text_rate, (rate_key,), (text_key, "train.train_text_encoder"))
-    draft.leave("off", *({"train.lr"} - draft.mapped.keys()))
+    draft.leave("replaced", *({"train.lr"} - draft.mapped.keys()))
     _set_schedule(draft)
 
 

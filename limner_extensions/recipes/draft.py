@@ -14,15 +14,15 @@ from trainer.errors import UserError
 from trainer.i18n import _
 
 T = TypeVar("T")
-Reason = Literal["no counterpart", "of that machine", "decided here", "off"]
+Reason = Literal["no counterpart", "of that machine", "decided here", "replaced", "off"]
 REASONS: dict[Reason, str] = {
     "no counterpart": _("Limner has no counterpart for: {settings}."),
     "of that machine": _("Names, paths and accounts of that machine or run, not part of a recipe: {settings}."),
     "decided here": _("Without effect on what is learned, or decided by Limner itself: {settings}."),
+    "replaced": _("Without effect in the recipe, where other settings take their place: {settings}."),
     "off": _("Off or as usual in the recipe, and not offered by Limner: {settings}."),
 }
-MAX_DEPTH, MAX_VALUES = 12, 5000
-MAX_SHOWN = 60
+MAX_DEPTH, MAX_VALUES, MAX_SHOWN = 12, 5000, 60
 SECRET = re.compile(r"api_?key|password|secret|credential|(?<!keep_)(hf|face|access)_token", re.IGNORECASE)
 EMPTY = (None, "", "None", "none")
 # Any base model whose resolution is free: a recipe is checked without knowing its base model.

@@ -103,7 +103,7 @@ def _set_rates(draft: Draft, kind: str, *, gui: bool) -> None:
         text_rate = rate
     text_keys = ["network_train_unet_only", "learning_rate" if encoder is None and text_rate else "text_encoder_lr"]
     set_rates(draft, rate, text_rate, ("learning_rate" if unet is None else "unet_lr",), tuple(text_keys))
-    draft.leave("off", *({"learning_rate", "unet_lr", "text_encoder_lr"} - draft.mapped.keys()))
+    draft.leave("replaced", *({"learning_rate", "unet_lr", "text_encoder_lr"} - draft.mapped.keys()))
     rates = draft.values.get("text_encoder_lr")
     if isinstance(rates, list) and len({str(item) for item in rates}) > 1:
         draft.note(_("Both text encoders have one learning rate here, that of the first."))

@@ -60,10 +60,7 @@ def describe(base: str, vae_path: str = "") -> Description:
         separate = vae.find(path, detected, vae_path)
     except UserError as error:
         return Description(f"{error.message} {error.remedy}", is_usable=False)
-    side = config.micro_resolution()
-    text = _("Practice model, built in: portraits of its own kind, {side} pixels wide.", side=side)
-    if base != MICRO:
-        text = _facts(detected, _size(path))
+    text = practice(base) or _facts(detected, _size(path))
     return Description(f"{text} · VAE: {separate.name}" if separate else text)
 
 

@@ -51,7 +51,7 @@ def build() -> BaseModel:
     field = gr.Dropdown(
         [],
         label=_("Base model"),
-        info=_("From the folder models, or type a folder, a .safetensors file or a name on the Hugging Face Hub."),
+        info=_("Or type a folder, a .safetensors file or a name on the Hugging Face Hub."),
         elem_id="base",
         interactive=True,
         allow_custom_value=True,

@@ -14,7 +14,7 @@ from trainer.data import dataset
 from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
-from ui.state import base_model_choices, page_memory
+from ui.state import page_memory
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import base_model
 from ui.widgets import settings_form
@@ -128,11 +128,9 @@ def _text_encoder(config: TrainConfig) -> str:
 
 
 def _cautions(config: TrainConfig) -> list[str]:
-    """List cautions about the base; for the built-in one what it is for."""
-    if config.model.base != MICRO:
-        base = detect.glance(config.model.base, config.model.revision)
-        return [f"<p>{escape(note)}</p>" for note in base_notes.find(config, base)] if base else []
-    return [f"<p>{base_model_choices.practice(MICRO)}</p>"]
+    """List cautions about the base; what the built-in one is for is said below its name."""
+    base = detect.glance(config.model.base, config.model.revision)
+    return [f"<p>{escape(note)}</p>" for note in base_notes.find(config, base)] if base else []
 
 
 def _memory(similar: runs.View) -> str:

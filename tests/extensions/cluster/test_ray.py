@@ -15,9 +15,12 @@ pytestmark = [pytest.mark.slow, *needs_ray]
 
 
 def submit(file: Path, address: str) -> Run:
+    """Queue a run that holds after its first step, so that it keeps its node until it may go on."""
     added = limner("queue", "add", file, "--on", address)
     assert added.returncode == 0, added.stderr
-    return runs.find(added.stdout.strip())
+    run = runs.find(added.stdout.strip())
+    runs.pause(run)
+    return run
 
 
 def test_a_run_of_a_killed_node_ends_elsewhere_the_same(
@@ -32,11 +35,13 @@ def test_a_run_of_a_killed_node_ends_elsewhere_the_same(
         wait_until(lambda: {cluster.of(first.id), cluster.of(second.id)} == {"one", "two"})
         third = submit(file, cluster.address)
         lost, other = (first, second) if cluster.of(first.id) == "two" else (second, first)
+        runs.pause(lost, go_on=True)
         wait_until(lambda: runs.look(lost).state.step == 4)
         assert runs.look(lost).state.checkpoints[-1].step == 3
         wait_until(lambda: runs.look(third).state.pid > 0)  # its process has begun: on a busy machine after the others
         psutil.Process(runs.look(third).state.pid).terminate()  # as a machine that shuts down does
         wait_until(lambda: status(third) == "stopped")
+        runs.pause(other, go_on=True)
         workers = [
             process
             for process in psutil.process_iter(["cmdline"])

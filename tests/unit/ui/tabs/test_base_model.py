@@ -25,7 +25,7 @@ def described(base: str) -> tuple[str, bool, bool]:
 
 
 def test_what_can_be_trained_is_named(home: Path, tiny_sd: Path, bases: dict[str, Path]) -> None:
-    micro = "<p class='quiet'>Practice model, built in: portraits of its own kind, 128 pixels wide.</p>"
+    micro = f"<p class='quiet'>{base_model_choices.practice('micro')}</p>"
     assert described("micro") == (micro, True, False)
     sdxl = "<p class='quiet'>Stable Diffusion XL · predicts noise · 1.6 MB</p>"
     assert described(str(bases["sdxl"])) == (sdxl, True, False)

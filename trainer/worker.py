@@ -30,7 +30,7 @@ def work(run: Run, *, may_retry: bool = True) -> int:
     # Other processes write into `ask`.
     own = [folder for folder in run.folder.iterdir() if folder.is_dir() and folder.name != "ask"]
     storage.remove_leftovers(run.folder, *own)
-    signal.signal(signal.SIGTERM, lambda *_: runs.request(run, "stop"))
+    signal.signal(signal.SIGTERM, lambda *_: control.terminate(run))
     if run.listener:
         control.stop_on_interrupt(run)
     settings, again = None, False

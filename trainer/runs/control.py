@@ -18,7 +18,8 @@ from trainer.runs.run import ACTIVE, PAUSE, PROCESS, Command, Run, all_runs
 from trainer.runs.view import is_locked, look, starter
 
 Executor = Callable[[Run], None]
-RESUMED = "resumed"  # a file in the requests of a run: the step from which it went on by itself
+# Files in the requests of a run: the step from which it went on by itself; and that the system told it to end.
+RESUMED, TERMINATED = "resumed", "terminated"
 
 
 def spawn(run: Run) -> None:
@@ -57,10 +58,10 @@ def start(run: Run, executor: Executor = spawn) -> None:
 
 
 def resume_cut(executor: Executor = spawn) -> Iterator[Run]:
-    """Resume runs that ended without a report, as in a power cut; not twice from one step, and none that was killed."""
+    """Resume runs that a power cut or a shutdown ended; not twice from one step, and none that a user ended."""
     for run in all_runs():
-        note, mark = run.folder / "ask" / PROCESS, run.folder / "ask" / RESUMED
-        if not note.is_file() or look(run).status != "interrupted":
+        notes, mark = {"interrupted": PROCESS, "stopped": TERMINATED}, run.folder / "ask" / RESUMED
+        if not any((run.folder / "ask" / note).is_file() and look(run).status == end for end, note in notes.items()):
             continue
         step = str(look(run).state.step)
         if not mark.is_file() or mark.read_text(encoding="utf-8") != step:
@@ -83,6 +84,12 @@ def pause(run: Run, *, go_on: bool = False) -> None:
     else:
         path.parent.mkdir(exist_ok=True)
         path.touch()
+
+
+def terminate(run: Run) -> None:
+    """Ask a run to stop because the system shuts down; see `resume_cut`."""
+    request(run, "stop")
+    (run.folder / "ask" / TERMINATED).touch()
 
 
 def stop(run: Run) -> None:

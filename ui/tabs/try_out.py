@@ -110,20 +110,7 @@ def enumerate_named(values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     return ((str(number), value) for number, value in enumerate(values))
 
 
-RESTORED = (
-    "adapter",
-    "prompt",
-    "strength",
-    "seed",
-    "new_seed",
-    "steps",
-    "guidance",
-    "clip_skip",
-    "size",
-    "negative",
-    "base",
-    "vae",
-)
+RESTORED = (*FILLED, "adapter", "strength", "seed", "new_seed", "size", "negative", "base", "vae")
 
 
 # Choices --------------------------------------------------------------------------------------------------------

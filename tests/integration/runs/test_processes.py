@@ -191,6 +191,21 @@ def test_runs_that_were_cut_go_on_with_the_page(character: Path, tiny_sd: Path, 
 
 
 @pytest.mark.slow
+def test_a_run_that_the_system_ended_goes_on_with_the_page(character: Path, tiny_sd: Path, workers: Workers) -> None:
+    """As at a shutdown, which tells all programs to end; a run that its user stopped stays."""
+    run = make(str(tiny_sd), steps=100_000, resolution=64)
+    runs.start(run, workers.start)
+    wait_until(lambda: runs.look(run).state.step > 3)
+    os.kill(workers.newest, signal.SIGTERM)
+    assert (workers.wait(), status(run)) == (0, "stopped")
+    assert list(control.resume_cut(workers.start)) == [run]
+    wait_until(lambda: status(run) == "running")
+    runs.request(run, "stop")
+    assert (workers.wait(), status(run)) == (0, "stopped")
+    assert not list(control.resume_cut(workers.start))
+
+
+@pytest.mark.slow
 def test_a_run_that_ends_the_machine_goes_on_once(character: Path, tiny_sd: Path, workers: Workers) -> None:
     run = make(str(tiny_sd), steps=12, resolution=64)
     control.note_process(run, os.getpid())

@@ -15,10 +15,14 @@ pytestmark = [pytest.mark.slow, *needs_ray]
 
 
 def submit(file: Path, address: str) -> Run:
-    """Queue a run that holds after its first step, so that it keeps its node until it may go on."""
     added = limner("queue", "add", file, "--on", address)
     assert added.returncode == 0, added.stderr
-    run = runs.find(added.stdout.strip())
+    return runs.find(added.stdout.strip())
+
+
+def held(file: Path, address: str) -> Run:
+    """Queue a run that holds after its first step, so that it keeps its node until it may go on."""
+    run = submit(file, address)
     runs.pause(run)
     return run
 
@@ -31,7 +35,7 @@ def test_a_run_of_a_killed_node_ends_elsewhere_the_same(
     file = tmp_path / "rin.toml"
     storage.write(file, config.dump(settings(str(tiny_sd), steps=7)))
     with two_nodes(tmp_path / "nodes", fault="hang@5") as cluster:
-        first, second = submit(file, cluster.address), submit(file, cluster.client_address)
+        first, second = held(file, cluster.address), held(file, cluster.client_address)
         wait_until(lambda: {cluster.of(first.id), cluster.of(second.id)} == {"one", "two"})
         third = submit(file, cluster.address)
         lost, other = (first, second) if cluster.of(first.id) == "two" else (second, first)

@@ -88,8 +88,7 @@ def place(address: str) -> Callable[..., int]:
         UserError: no installed extension has it.
     """
     scheme, mark, _ = address.partition("://")
-    function = _find("places", scheme if mark else "")
-    if function and (mark or re.fullmatch(r"[\w.-]+:\d+(\?.*)?", address)):
+    if (function := _find("places", scheme if mark else "")) and (mark or re.fullmatch(r"\S+:\d+(\?\S*)?", address)):
         return function
     raise UserError(
         "No installed extension sends runs to {address}.",

@@ -189,7 +189,11 @@ def _judge(program: Program, facts: Facts) -> Verdict:
     applied, left_out = list[Layer](), list[Layer]()
     for layer in facts.layers:
         (applied if _applies(program, facts, layer) else left_out).append(layer)
-    unknown = [layer for layer in left_out if not (support and facts.is_dropped(layer, support))]
+    unknown = [
+        layer
+        for layer in left_out
+        if not (support and support.drops(facts.transformer_name(layer), layer.module.place))
+    ]
     unmatched = [key for layer in unknown for key in layer.parts.values()] + _unknown_keys(program, facts)
     if not program.biases:
         unmatched += [

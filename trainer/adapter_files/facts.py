@@ -7,7 +7,7 @@ from functools import cached_property
 
 from trainer.adapter_files import summary
 from trainer.adapter_files.peft_settings import OWN_PREFIX, PeftSettings
-from trainer.adapter_files.programs import METADATA, LayerNaming, Support, TextName, UnetName
+from trainer.adapter_files.programs import METADATA, LayerNaming, TextName, UnetName
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names
@@ -175,10 +175,6 @@ class Facts:
             self.text_name(layer) or (layer.module.place and layer.module.place.block == "outside")
             for layer in self.layers
         )
-
-    def is_dropped(self, layer: Layer, support: Support) -> bool:
-        """Return True if a program knows the name of a transformer's layer and leaves it out."""
-        return layer.module.place is not None and support.drops(self.transformer_name(layer), layer.module.place)
 
     @cached_property
     def listed_by_a1111(self) -> FamilyName | None:

@@ -197,9 +197,9 @@ class Support:
             return False
         return name in self.reads and place.path.endswith(self.layers or ("",))
 
-    def drops(self, name: LayerNaming | None, place: Place) -> bool:
-        """Return True if a program knows the name of a layer and leaves it out."""
-        return name is not None and place.block == "outside" and place.path.startswith(self.lost.get(name, ()))
+    def drops(self, name: LayerNaming | None, place: Place | None) -> bool:
+        """Return True if a program knows the name of a transformer's layer and leaves it out."""
+        return bool(name and place and place.block == "outside" and place.path.startswith(self.lost.get(name, ())))
 
 
 # By the family of the transformer. Read at the same commits: InvokeAI has no adapters for SD 3, A1111 has no FLUX.

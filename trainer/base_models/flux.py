@@ -31,15 +31,12 @@ _TIME_WIDTH = 256  # of the sines that the time and the guidance are told by
 _OUTSIDE = {
     "x_embedder": "img_in",
     "context_embedder": "txt_in",
-    **{
-        f"time_text_embed.{name}.linear_{number}": f"{original}.{layer}"
-        for name, original in (
-            ("timestep_embedder", "time_in"),
-            ("text_embedder", "vector_in"),
-            ("guidance_embedder", "guidance_in"),
-        )
-        for number, layer in ((1, "in_layer"), (2, "out_layer"))
-    },
+    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
     "norm_out.linear": "final_layer.adaLN_modulation.1",
     "proj_out": "final_layer.linear",
 }

@@ -153,7 +153,7 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
     return replace(adapter, start_error=adapter.reset(seed))
 
 
-def _add_started(targets: Mapping[nn.Module, list[str]], family: Family, settings: AdapterConfig) -> None:
+def _add_started(targets: dict[nn.Module, list[str]], family: Family, settings: AdapterConfig) -> None:
     """Add the layers that the adapter to start from changes to the paths by their component.
 
     Raises:
@@ -161,12 +161,14 @@ def _add_started(targets: Mapping[nn.Module, list[str]], family: Family, setting
     """
     file, modules = _start_modules(settings)
     missing = {name for name in modules if not name.startswith(family.idle)}
+    if not missing:
+        return
     places = {module: (host, place) for host in targets for place, module in host.named_modules()}
     for name, _owner, _attribute, module in named(family):
         if name in missing and module in places and isinstance(module, nn.Linear | nn.Conv2d):
-            host, place = places[module]
-            targets[host].extend({place} - {*targets[host]})
             missing.remove(name)
+            host, place = places[module]
+            targets[host] += [place] * (place not in targets[host])
     if missing:
         remedy = _("Choose the base model that it was trained on.")
         if len(targets) == 1 and all(name.startswith(tuple(family.text_encoders)) for name in missing):
@@ -270,11 +272,11 @@ def _start(layers: Mapping[str, Layer], settings: AdapterConfig) -> float:
         Share of the change that is lost, in the Frobenius norm.
 
     Raises:
-        UserError: the file is not there or no adapter, is for another base model, or is no low-rank change.
+        UserError: the file is not there, not an adapter, for another base model, or not a low-rank change.
     """
     whole = lost = 0.0
     _file, modules = _start_modules(settings)
-    for name in modules.keys() & layers.keys():
+    for name in sorted(modules.keys() & layers.keys()):
         layer = layers[name]
         assert isinstance(layer, LoraPair)  # the settings of other kinds have no start
         energy, missed = _take(layer, modules[name], name)

@@ -60,14 +60,16 @@ def start(run: Run, executor: Executor = spawn) -> None:
 def resume_cut(executor: Executor = spawn) -> Iterator[Run]:
     """Resume runs that a power cut or a shutdown ended; not twice from one step, and none that a user ended."""
     for run in all_runs():
-        notes, mark = {"interrupted": PROCESS, "stopped": TERMINATED}, run.folder / "ask" / RESUMED
-        if not any((run.folder / "ask" / note).is_file() and look(run).status == end for end, note in notes.items()):
+        ask, notes = run.folder / "ask", {"interrupted": PROCESS, "stopped": TERMINATED}
+        noted = {end for end, note in notes.items() if (ask / note).is_file()}
+        if not noted or (view := look(run)).status not in noted:  # the logs of most runs are not read for this
             continue
-        step = str(look(run).state.step)
+        mark, step = ask / RESUMED, str(view.state.step)
         if not mark.is_file() or mark.read_text(encoding="utf-8") != step:
-            start(run, executor)
-            storage.write(mark, step)
-            yield run
+            with suppress(UserError, OSError):  # such as a full disk, of which the page speaks
+                start(run, executor)
+                storage.write(mark, step)
+                yield run
 
 
 def request(run: Run, command: Command) -> None:

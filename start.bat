@@ -1,7 +1,9 @@
 @echo off
-rem Start Limner's page on Windows; arguments go to app.py. The first start installs everything into .venv here.
+rem Start Limner's page on Windows, with options of app.py, or run a command: start.bat train mira.toml
+rem The first start installs everything into .venv here.
 rem LIMNER_TORCH_INDEX names a package index to take torch from instead of the one that suits this machine.
 setlocal
+set "from=%CD%"
 cd /d "%~dp0" || goto failed
 
 rem scripts\install.py runs on any Python; one that Limner runs on too need not be fetched.
@@ -16,8 +18,17 @@ if not defined python py -c "" >nul 2>&1 && set "python=py"
 if not defined python goto no_python
 
 %python% -X utf8 scripts\install.py || goto failed
+set "first=%~1"
+if defined first if not "%first:~0,1%"=="-" goto command
 .venv\Scripts\python.exe -X utf8 app.py %* || goto failed
 exit /b 0
+
+:command
+set "limner=%CD%\.venv\Scripts\limner.exe"
+set "PYTHONUTF8=1"
+cd /d "%from%"
+"%limner%" %*
+exit /b %ERRORLEVEL%
 
 :no_python
 echo Limner needs Python 3.11 to 3.14: https://www.python.org/downloads/

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Start Limner's page on Linux or macOS; arguments go to app.py. The first start installs everything into .venv here.
+# Start Limner's page on Linux or macOS, with options of app.py, or run a command: ./start.sh train mira.toml
+# The first start installs everything into .venv here.
 # LIMNER_TORCH_INDEX names a package index to take torch from instead of the one that suits this machine.
 set -euo pipefail
 unset CDPATH
+from=$PWD
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 fits() { # a Python, as the words of a command, that has a module
@@ -26,4 +28,9 @@ find_python() {
 
 python=$(find_python)
 $python scripts/install.py
-exec .venv/bin/python app.py "$@"
+case "${1--}" in
+  -*) exec .venv/bin/python app.py "$@" ;;
+esac
+limner=$PWD/.venv/bin/limner
+cd -- "$from"  # which the command's paths start from
+exec "$limner" "$@"

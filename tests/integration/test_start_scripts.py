@@ -32,10 +32,13 @@ requires = []
 build-backend = "backend"
 backend-path = ["."]
 """
-BACKEND = """import pathlib
+BACKEND = r"""import pathlib
 from package_index import wheel
 def build_editable(folder, settings=None, metadata=None):
-    pathlib.Path(folder, "limner-1-py3-none-any.whl").write_bytes(wheel("limner", "1", {}))
+    command = b"import os, sys\ndef main() -> None:\n    print('command', *sys.argv[1:], os.getcwd())\n"
+    scripts = b"[console_scripts]\nlimner = command_of_limner:main\n"
+    files = {"command_of_limner.py": command, "limner-1.dist-info/entry_points.txt": scripts}
+    pathlib.Path(folder, "limner-1-py3-none-any.whl").write_bytes(wheel("limner", "1", files))
     return "limner-1-py3-none-any.whl"
 """
 APP = """import sys, helper, torch.version
@@ -127,6 +130,8 @@ def test_starts_install_and_notice_a_card_and_an_update(machine: Machine) -> Non
     assert machine.downloads() == [f"torch-{TORCH}+cpu-py3-none-any.whl", "helper-1.5-py3-none-any.whl"]
     second = machine.start()
     assert (second.stdout, machine.index.asked) == (f"page {TORCH}+cpu\n", [])
+    command = machine.start("train", "mira.toml", "--run", "a b")
+    assert command.stdout == "command train mira.toml --run a b /\n", "from the folder where the user is"
 
     machine.provide("nvidia-smi", card("560.35", "8.6"))
     later = machine.start()

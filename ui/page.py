@@ -172,7 +172,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         try_out.offer_on(try_tab.select, warm_and_offer, trying)
         # When all images have been measured, the plan changes.
         listen(images.grid.end, _plan, answers, about_images, kind=DIRECT_CHOICE)
-        listen(download_tab.select, partial(download.show, watch), files_tab.takes, files_tab.shown, kind=VIEW)
+        listen(download_tab.select, partial(download.listed, watch), files_tab.takes, files_tab.shown, kind=VIEW)
         questions = {"preset": train.whole.preset, "base": train.whole.base}
         filling = settings.fill_on(files_tab.listing.apply, settings.use_run, train.whole, fills=questions)
         offering = try_out.offer_on(train.view.panel.end, warm_and_offer, trying, run=train.view.picker)

@@ -30,7 +30,7 @@ from trainer.data.uploads import Report
 from trainer.errors import UserError
 from trainer.families import loading
 from ui.state import adapter_choices, projects, run_actions
-from ui.tabs import file_tools, image_grid
+from ui.tabs import download, image_grid
 
 GOOD, BAD = pictures.good(), pictures.bad()
 ZIPS, ADAPTERS = containers.zips(), containers.adapters()
@@ -261,7 +261,7 @@ def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, w
         reader.read(path)
     assert words in caught.value.message
     assert_in_words(str(caught.value), home)
-    html = file_tools.take(str(path))  # as the page shows it
+    html = download.take(str(path))  # as the page shows it
     assert "<script" not in html
     assert str(home) not in html
     assert len(html) < 20_000

@@ -1,10 +1,10 @@
-"""Download tab: the runs with their files and the programs that load them, other files, and tools for files."""
+"""Download tab: the runs with their files and the programs that load them, and other files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -14,9 +14,8 @@ from trainer import extension, runs
 from trainer.errors import UserError
 from trainer.i18n import _, duration
 from trainer.runs import View, archive, checkpoints
-from ui.state import adapter_choices, run_actions, run_settings
+from ui.state import adapter_choices, pending_uploads, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label
-from ui.tabs import file_tools
 from ui.widgets import run_html
 from ui.widgets.handlers import CHOICE, Several, listen
 from ui.widgets.templates import read
@@ -33,7 +32,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Tab:
-    """The components that `show` takes and fills, and the list of runs, whose `apply` asks to train like one."""
+    """The components that `listed` takes and fills, and the list of runs, whose `apply` asks to train like one."""
 
     takes: Mapping[str, Any]
     shown: Mapping[str, Any]
@@ -63,7 +62,14 @@ def build(project: gr.Textbox, watch: RunWatcher) -> Tab:
     listing = gr.HTML(elem_id="runs", js_on_load=read("runs.js"))
     fields = {"query": search, "project": project, "is_everywhere": everywhere}
     filtered = {"chosen": Several(fields, lambda values: Filter(**values))}
-    tools = file_tools.build(watch, listing, filtered, listed)
+    with gr.Accordion(_("Inspect an adapter file"), open=False, elem_id="look"):
+        dropped = gr.File(
+            label=_("Any .safetensors file. A copy stays here, so that you can try it out."),
+            file_types=[".safetensors"],
+            elem_id="look-file",
+            interactive=True,
+        )
+        description = gr.HTML(elem_id="look-result")
     gr.HTML(read("use.html"))
     listed_in = {"listing": listing, "undo": undo}
 
@@ -82,21 +88,33 @@ def build(project: gr.Textbox, watch: RunWatcher) -> Tab:
         archive.restore_last()
         return listed(watch, chosen)
 
+    def look(path: str | None, chosen: Filter) -> dict[str, Any]:
+        return {"path": None, "description": take(path), **listed(watch, chosen)}
+
+    looking = {"path": dropped, "description": description, **listed_in}
+    listen(dropped.upload, look, {"path": dropped, **filtered}, looking, show_progress="minimal")
     listen(listing.delete, remove, filtered, listed_in)
     listen(listing.select, rename, filtered, listed_in)
     listen(undo.click, restore, filtered, listed_in)
     listen([search.change, everywhere.input], partial(listed, watch), filtered, listed_in, kind=CHOICE)
-    return Tab(filtered, {**listed_in, "adapters": tools.adapters}, listing)
+    return Tab(filtered, listed_in, listing)
 
 
-def show(watch: RunWatcher, chosen: Filter) -> dict[str, Any]:
-    """Return values of `Tab.shown`: the files of a project or of all as they are on disk."""
-    files = gr.update(choices=adapter_choices.choices(watch)[:-1])
-    return {**listed(watch, chosen), "adapters": files}
+def take(path: str | None) -> str:
+    """Keep a dropped file if it is valid; returns a description of it."""
+    if not path:
+        return ""
+    try:
+        description = adapter_choices.describe(Path(path))
+        if "role='alert'" not in description:
+            adapter_choices.keep(Path(path))
+    finally:
+        pending_uploads.discard([Path(path)])
+    return description
 
 
 def listed(watch: RunWatcher, chosen: Filter) -> dict[str, Any]:
-    """Return the list of runs, and the button that brings back a deleted one."""
+    """Return values of `Tab.shown`: the files as they are on disk, and the button that brings back a deleted run."""
     drawn = table(watch, chosen.query, "" if chosen.is_everywhere else chosen.project or "")
     return {"listing": drawn, "undo": gr.Button(visible=bool(archive.deleted()))}
 

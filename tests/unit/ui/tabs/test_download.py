@@ -1,4 +1,4 @@
-"""The lower part of the Download tab without a browser: dropped files, and the commands of the tools."""
+"""The Download tab without a browser: dropped files, verdicts, and several adapters at once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,7 @@ from trainer.runs import events
 from ui.server import media
 from ui.state import adapter_choices
 from ui.state.run_watcher import RunWatcher
-from ui.tabs import download, file_tools, try_out
-from ui.tabs.file_tools import Request
+from ui.tabs import download, try_out
 from ui.tabs.sample_form import DEFAULTS
 
 
@@ -37,13 +36,13 @@ def kept(dropped: Path) -> list[str]:
     data = dropped.read_bytes()
     for _ in range(2):
         dropped.write_bytes(data)
-        file_tools.take(str(dropped))
+        download.take(str(dropped))
     return [str(path) for path in adapter_choices.kept()]
 
 
 def test_a_dropped_file_is_described_kept_and_offered(dropped: Path) -> None:
     data = dropped.read_bytes()
-    description = file_tools.take(str(dropped))
+    description = download.take(str(dropped))
     assert "Stable Diffusion 1.x" in description
     assert "Checked: loads in ComfyUI, A1111, Forge, InvokeAI, sd-scripts, diffusers, SD.Next" in description
     assert "<b>fox" not in description
@@ -52,7 +51,7 @@ def test_a_dropped_file_is_described_kept_and_offered(dropped: Path) -> None:
     assert adapter_choices.find("kept:my-fox").read_bytes() == data
     assert adapter_choices.run_of("kept:my-fox") is None
     dropped.write_bytes(data)
-    file_tools.take(str(dropped))
+    download.take(str(dropped))
     assert [path.stem for path in adapter_choices.kept()] == ["my-fox", "my-fox-2"]
     assert "/download/kept/my-fox.safetensors" in download.table(RunWatcher())
     adapter_choices.discard("my-fox")
@@ -65,48 +64,11 @@ def test_a_dropped_file_is_described_kept_and_offered(dropped: Path) -> None:
 def test_a_broken_file_is_described_but_not_kept(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"\x80\x04" + bytes(100))
-    description = file_tools.take(str(path))
+    description = download.take(str(path))
     assert "can contain programs" in description
     assert str(tmp_path) not in description
     assert adapter_choices.kept() == []
-    assert file_tools.take(None) == ""
-
-
-def test_commands(kept: list[str]) -> None:
-    file, other = kept
-    request, out = Request("merge", ["kept:my-fox", "kept:my-fox-2"], "1, -0.5"), Path("out.safetensors")
-    end = ["--out", "out.safetensors", "--json"]
-    options = ["--to", "kohya", "--precision", "fp16"]
-    assert file_tools.arguments(request, out) == ["merge", f"{file}:1.0", f"{other}:-0.5", *options, *end]
-    single = replace(request, adapters=["kept:my-fox"], strengths="")
-    bake = file_tools.arguments(replace(single, tool="bake", base="micro"), out)
-    assert bake == ["bake", "micro", "--adapter", f"{file}:1.0", *end]
-    resize = file_tools.arguments(replace(single, tool="resize", rank=4.0, energy=0.9), out)
-    assert resize == ["resize", file, "--rank", "4", "--energy", "0.9", *options, *end]
-    convert = file_tools.arguments(replace(single, tool="convert", format="peft", precision="fp32", strip=True), out)
-    assert convert == ["convert", file, "--to", "peft", "--precision", "fp32", "--strip", *end]
-    extract = file_tools.arguments(replace(single, tool="extract", tuned="a", base="b", rank=8.0), out)
-    assert extract == ["extract", "a", "b", "--rank", "8", *options, *end]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"adapters": []}, "No adapter is chosen"),
-        ({"strengths": "1, 2"}, "one strength per adapter, 1"),
-        ({"strengths": "nan"}, "one strength per adapter, 1"),
-        ({"rank": 1.5}, "whole number"),
-        ({"tool": "resize", "energy": 0}, "energy share"),
-        ({"tool": "resize"}, "nothing to reduce"),
-        ({"tool": "extract", "tuned": "", "base": "b", "rank": 4}, "tuned model is missing"),
-        ({"tool": "bake", "base": "--out"}, "base model is missing"),
-    ],
-)
-def test_a_request_that_makes_no_sense(dropped: Path, change: dict[str, object], words: str) -> None:
-    file_tools.take(str(dropped))
-    request = Request("merge", ["kept:my-fox"])
-    with pytest.raises(UserError, match=words):
-        file_tools.arguments(replace(request, **change), Path("out.safetensors"))  # type: ignore[arg-type] # any value
+    assert download.take(None) == ""
 
 
 def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:

@@ -1,4 +1,4 @@
-"""Presets of large models beside the recipes that other programs document, for docs/defaults.md."""
+"""Presets of large models beside the recipes that other programs document, for benchmarks/defaults.md."""
 
 from dataclasses import dataclass
 

@@ -24,10 +24,12 @@ class UserError(Exception):
     The page shows both sentences; the command line prints them and ends with exit code 2. They are translated here;
     with `values` they are templates, as in `i18n._`. Neither sentence contains a traceback, a secret, or a path outside
     the user's own data. `change` are suggested settings, by their path: the page offers to train again with them.
+    `template` is the message in English, without values, by which the documentation is found.
     """
 
     def __init__(self, message: str, remedy: str, change: Change | None = None, /, **values: object) -> None:
         self.message, self.remedy = _(message, **values), _(remedy, **values)
+        self.template = message
         super().__init__(f"{self.message} {self.remedy}".strip())
         self.change = dict(change or {})
 

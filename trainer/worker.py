@@ -53,7 +53,11 @@ def work(run: Run, *, may_retry: bool = True) -> int:
         with suppress(OSError):  # the disk may be full: without this event the run counts as interrupted
             run.report(
                 events.Failed(
-                    message=explained.message, remedy=explained.remedy, change=explained.change, traceback=log
+                    message=explained.message,
+                    remedy=explained.remedy,
+                    template=explained.template,
+                    change=explained.change,
+                    traceback=log,
                 )
             )
         return 2 if isinstance(error, UserError) else 1

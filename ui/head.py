@@ -8,7 +8,7 @@ import gradio as gr
 
 from trainer import nvidia
 from trainer.i18n import _
-from ui.state import projects
+from ui.state import documentation, projects
 from ui.widgets.handlers import DIRECT, START, listen
 from ui.widgets.templates import read
 
@@ -44,7 +44,7 @@ class Head:
 
 
 def build(log_out: str) -> Head:
-    """Draw the head; `log_out` are links for users who logged in."""
+    """Draw the head; `log_out` are further links, for users who logged in."""
     with gr.Row(elem_id="head", equal_height=False):
         gr.HTML("<img src='/favicon.ico' alt=''><h1>Limner</h1>", elem_id="title", js_on_load=read("viewer.js"))
         gr.HTML(js_on_load=read("fields.js"))
@@ -55,8 +55,8 @@ def build(log_out: str) -> Head:
             )
             manage = gr.Button(_("Manage"), elem_id="manage-project", size="sm", min_width=60, scale=0)
             new = gr.Button(_("New project"), elem_id="new-project", size="sm", min_width=60, scale=0)
-        if log_out:
-            gr.HTML(log_out, elem_id="account")
+        help_pages = f"<a href='{documentation.ADDRESS}{documentation.START}' target='_blank'>{_('Help')}</a>"
+        gr.HTML(f"<nav>{help_pages}{log_out}</nav>", elem_id="account")
     if advice := nvidia.advice():
         gr.HTML(f"<p class='alarm' role='alert'>{escape(advice)}</p>")
     with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom side") as new_row:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import inspect
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from trainer.data import dataset
 from trainer.i18n import LANGUAGE, _
 from ui import api, head
 from ui.server import media, typed_route, upload_route
+from ui.server.api_calls import ApiCalls
 from ui.state import hub_downloads, page_memory, pending_uploads, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
@@ -36,7 +38,7 @@ ADDRESS = (
     "() => [{...Object.fromEntries(new URL(location.href).searchParams), "
     "report: sessionStorage.getItem('limner-report') ?? ''}]"
 )
-LOG_OUT = f"<nav><a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a></nav>"
+LOG_OUT = f" · <a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a>"
 PRIMARY = {
     "background_fill": "*primary_600",
     "background_fill_hover": "*primary_700",
@@ -121,6 +123,8 @@ def make_app(*, log_out: bool = False) -> FastAPI:
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )
     blocks.state_holder.__class__ = _Sessions
+    public = [block for block in blocks.fns.values() if block.api_visibility == "public" and block.fn]
+    app.add_middleware(ApiCalls, endpoints={str(each.api_name): inspect.signature(each.fn) for each in public})
     return app
 
 

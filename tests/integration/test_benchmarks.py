@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,12 +93,15 @@ def test_the_cells_train_try_out_and_leave_a_file(tmp_path: Path, monkeypatch: p
         assert done.returncode == 0, (line, done.stderr)
 
     names["shell"] = shell
+    previews: list[object] = []
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=previews.append))
     for cell in cells():
         code = as_python(cell).replace('BASE = "stabilityai/stable-diffusion-xl-base-1.0"', 'BASE = "micro"')
         code = code.replace("[model]\n", "training.steps = 4\n[model]\n")
         exec(compile(code, str(NOTEBOOK), "exec"), names)  # noqa: S102 - the notebook is ours
     assert os.environ["PATH"].split(os.pathsep)[0] == str(tmp_path / "limner" / ".venv" / "bin"), "where `!limner` is"
     assert (tmp_path / "run" / "mira.safetensors").is_file()
+    assert previews
     assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
 
 

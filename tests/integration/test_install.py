@@ -70,10 +70,16 @@ def test_an_installed_package_serves_the_page(environment: dict[str, str], tmp_p
             address = server.stdout.readline().split()[-1]
             with urllib.request.urlopen(address) as answer:
                 page = answer.read().decode()
+            with urllib.request.urlopen(f"{address}/help/docs/troubleshooting.md") as answer:
+                help_page = answer.read().decode()
+            with urllib.request.urlopen(f"{address}/help/docs/pictures/train.png") as answer:
+                picture = answer.read()
         finally:
             server.terminate()
         assert server.wait(20) == 0
     assert "Limner" in page
+    assert 'id="cuda-out-of-memory"' in help_page, "the documentation comes with the package"
+    assert picture.startswith(b"\x89PNG")
     assert (tmp_path / "limner" / "datasets" / "example-character" / "01.png").is_file()
 
 

@@ -137,13 +137,14 @@ class Stopped(_Event):
 class Failed(_Event):
     """The run ended with an error; `traceback` is for the log and for bug reports only.
 
-    `change` are suggested settings, by their path, with which it would do better.
+    `change` are suggested settings, by their path, with which it would do better. `template` is that of `UserError`.
     """
 
     kind: Literal["failed"] = "failed"
     message: str
     remedy: str
     traceback: str
+    template: str = ""
     change: Change = Field(default_factory=dict)
 
 
@@ -188,6 +189,7 @@ class State:
     message: str = ""
     remedy: str = ""
     traceback: str = ""
+    template: str = ""
     change: Change = field(default_factory=dict)
     updated: datetime | None = None
 
@@ -318,9 +320,8 @@ def _after_start(state: State, event: Started) -> State:
 def _after_end(state: State, event: Finished | Stopped | Failed) -> State:
     state = replace(state, end=event.kind, phase=None)
     if isinstance(event, Failed):
-        return replace(
-            state, message=event.message, remedy=event.remedy, traceback=event.traceback, change=event.change
-        )
+        ending = event.model_dump(include={"message", "remedy", "traceback", "template", "change"})
+        return replace(state, **ending)
     if isinstance(event, Finished):
         exported = event.step if event.exported is None else event.exported
         state = replace(state, export=event.export, exported=exported, sha256=event.sha256)

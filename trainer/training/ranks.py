@@ -173,7 +173,7 @@ def _watch(run: Run, processes: list[Any], done: threading.Event) -> None:
         matters = required or torch.distributed.is_initialized()
         if was_aborted and matters and not done.wait(NOTICED_WITHIN):
             error = gone()
-            run.report(events.Failed(message=error.message, remedy=error.remedy, traceback=""))
+            run.report(events.Failed(message=error.message, remedy=error.remedy, template=error.template, traceback=""))
             os._exit(1)
         if not alive:
             return

@@ -22,7 +22,7 @@ from trainer.training.preparation import Materials
 
 SIDE, CELL, DIRECTIONS = 128, 8, 8  # pixels of an image, pixels of a cell, directions of edges
 FEWEST, MOST = 4, 64  # images to compare with
-LEAST = 0.78  # of the likeness that the images have among themselves; docs/defaults.md has the figures
+LEAST = 0.78  # of the likeness that the images have among themselves; benchmarks/defaults.md has the figures
 NOT_SHOWN = _(
     "The last previews do not show the shapes that the images show. The base model may not be able to draw them: "
     "choose one that draws such images without an adapter. Or train for more steps, and say in the captions what each "

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.background import BackgroundTask
 
 from trainer import paths, runs
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
-from ui.state import audit, page_folders, projects
+from ui.state import audit, documentation, page_folders, projects
+from ui.widgets.templates import read
 
 router = APIRouter()
 Result = TypeVar("Result")
@@ -27,6 +28,24 @@ SAMPLE_IMAGE = re.compile(r"[0-9a-f]{32}\.png")
 ADAPTER = re.compile(r"[\w-]{1,64}\.safetensors")
 PRIVATE = {"Cache-Control": "private, max-age=3600"}
 FRESH = {"Cache-Control": "private, no-store"}
+
+
+@router.get("/help")
+def start_of_help() -> RedirectResponse:
+    """Lead to the first page of the documentation."""
+    return RedirectResponse(documentation.ADDRESS + documentation.START)
+
+
+@router.get("/help/{name:path}")
+def help_page(name: str) -> Response:
+    """Serve a file of the documentation, a page of it as HTML."""
+    path = documentation.find(name)
+    if path is None or path.suffix not in documentation.MEDIA_TYPES:
+        raise HTTPException(404)
+    if path.suffix != ".md":
+        return FileResponse(path, media_type=documentation.MEDIA_TYPES[path.suffix], headers=PRIVATE)
+    body = documentation.render(path)
+    return HTMLResponse(read("help.html").replace("TITLE", path.stem).replace("BODY", body), headers=PRIVATE)
 
 
 @router.get("/media/dataset/{name}/{image}")

@@ -17,6 +17,7 @@ import gradio as gr
 
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
+from ui.state import documentation
 
 LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
@@ -127,8 +128,7 @@ def _results(fills: Mapping[str, Any], returned: Mapping[str, Any] | None) -> di
 
 def sentence(error: Exception) -> str:
     """Return the sentence for an error; an unexpected one is logged under an id that the sentence names."""
-    explained = error if isinstance(error, UserError) else explain_disk(error)
-    if explained:
+    if explained := _explain(error):
         return f"{explained.message} {explained.remedy}".strip()
     number = secrets.token_hex(3)
     LOG.error("Unexpected error %s", number, exc_info=error)
@@ -136,8 +136,23 @@ def sentence(error: Exception) -> str:
 
 
 def toast(error: Exception) -> gr.Error:
-    """Return the error as a message in the corner of the page."""
-    return gr.Error(html.escape(sentence(error), quote=False), print_exception=False, duration=12)
+    """Return the error as a message in the corner of the page, with a link to the help for it."""
+    text = html.escape(sentence(error), quote=False)
+    return gr.Error(f"{text} {help_link(error)}".strip(), print_exception=False, duration=12)
+
+
+def help_link(error: Exception) -> str:
+    """Return a link to what the documentation says about an error, or "" if it says nothing."""
+    template = "Something went wrong (id {number})"
+    if explained := _explain(error):
+        template = explained.template
+    return documentation.link(template, _("What helps"))
+
+
+def _explain(error: Exception) -> UserError | None:
+    if isinstance(error, UserError):
+        return error
+    return explain_disk(error)
 
 
 def handled(handler: Handler) -> Handler:

@@ -9,7 +9,7 @@ from trainer.base_models import MICRO
 from trainer.errors import UserError
 from trainer.i18n import _, duration, file_size, ngettext
 from trainer.runs import View, cards, events, queue
-from ui.state import base_model_choices, device_load
+from ui.state import base_model_choices, device_load, documentation
 
 
 def time_left(view: View) -> str:
@@ -78,7 +78,12 @@ def phase(current: events.Phase) -> str:
 
 def failure(state: events.State) -> str:
     """Render why a job failed, and what to do."""
-    return f"<div class='alarm' role='alert'><b>{escape(state.message)}</b> {escape(state.remedy)}</div>"
+    return _alarm(f"<b>{escape(state.message)}</b> {escape(state.remedy)}", state.template or state.message)
+
+
+def _alarm(text: str, message: str) -> str:
+    """Render a warning, with a link to the help for it; `message` is what it says in English."""
+    return f"<div class='alarm' role='alert'>{text} {documentation.link(message, _('What helps'))}</div>"
 
 
 def work(view: View, label: str) -> str:
@@ -164,7 +169,7 @@ def _load(view: View) -> device_load.Load | None:
 
 def _next(view: View) -> str:
     if waiting := _waiting(view, time.time()):
-        return f"<div class='alarm' role='alert'>{waiting}</div>"
+        return waiting
     match view.status:
         case "finished":
             return _done(view)
@@ -173,7 +178,7 @@ def _next(view: View) -> str:
         case "interrupted":
             step = max((checkpoint.step for checkpoint in view.state.checkpoints), default=0)
             text = _("<b>Training was interrupted.</b> <b>Resume</b> continues from step {step}.", step=step)
-            return f"<div class='alarm' role='alert'>{text}</div>"
+            return _alarm(text, "Training was interrupted.")
         case "failed":
             return failure(view.state)
         case _:
@@ -216,20 +221,23 @@ def _waiting(view: View, now: float) -> str:
     """Render the warning about a worker that is silent or does not respond; "" if there is none."""
     if silence := view.silence(now):
         if view.seconds_per_step is not None:
-            return _(
+            text = _(
                 "<b>The run is not responding.</b> Wait, or click <b>End now</b> and then <b>Resume</b>: it continues "
                 "from its last checkpoint."
             )
-        return _(
+            return _alarm(text, "The run is not responding.")
+        text = _(
             "<b>No response for {time}.</b> Reading a large base model from a slow disk may take that long. Wait, or "
             "click <b>End now</b> and then <b>Resume</b>: it continues from its last checkpoint, if it has one.",
             time=duration(silence),
         )
+        return _alarm(text, "No response for {time}.")
     if view.is_unresponsive(now):
-        return _(
+        text = _(
             "<b>The run has not stopped yet.</b> It stops when it has finished its current work. Wait, or click "
             "<b>End now</b>; that loses the steps since the last checkpoint."
         )
+        return _alarm(text, "The run has not stopped yet.")
     return ""
 
 
@@ -296,7 +304,9 @@ def warnings(state: events.State) -> str:
     """Render the worker's warnings, folded if there are many."""
     if not state.warnings:
         return ""
-    lines = "".join(f"<li>{escape(warning)}</li>" for warning in state.warnings)
+    help_text = _("What helps")
+    notes = (f"{escape(warning)} {documentation.link(warning, help_text)}".strip() for warning in state.warnings)
+    lines = "".join(f"<li>{note}</li>" for note in notes)
     number = len(state.warnings)
     expanded = " open" if number < 4 else ""
     summary = _("Notes ({number})", number=number)

@@ -1,7 +1,9 @@
 """The routes that serve files: what is theirs with a fixed type, anything else not at all."""
 
 import io
+import re
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from fastapi import FastAPI
@@ -33,6 +35,26 @@ def run(character: Path) -> runs.Run:
     (checkpoint / "adapter.safetensors").write_bytes(b"step ten")
     (checkpoint / "optimizer.safetensors").write_bytes(b"private")
     return made
+
+
+def test_every_link_of_the_documentation_answers(web: TestClient) -> None:
+    """From its first page on; what is not part of it is not served."""
+    first = web.get("/help").url.path
+    waiting, answered = [first], set[str]()
+    while waiting:
+        address = waiting.pop()
+        answer = web.get(address)
+        assert answer.status_code == 200, address
+        answered.add(address)
+        if answer.headers["content-type"].startswith("text/html"):
+            assert "cog.out" not in answer.text, address
+            links = [urljoin(address, link) for link in re.findall(r"(?:href|src)=\"([^\"#]+)", answer.text)]
+            inside = {link for link in links if link.startswith("/help/")}
+            waiting += inside - answered - set(waiting)
+    assert len(answered) > 30
+    assert 'id="cuda-out-of-memory"' in web.get("/help/docs/troubleshooting.md").text
+    for elsewhere in ("app.py", "docs/../app.py", "%2e%2e/%2e%2e/etc/passwd", "outputs/README.md", "docs"):
+        assert web.get(f"/help/{elsewhere}").status_code == 404, elsewhere
 
 
 def test_a_thumbnail_is_a_small_webp_of_our_own(web: TestClient, character: Path) -> None:

@@ -1,0 +1,85 @@
+"""Documentation, as the page serves it: files by name, Markdown as HTML, and the place that explains a message."""
+
+import html
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from trainer import paths
+
+# A wheel holds a copy of what stands beside the packages in a clone.
+ROOT = paths.CODE if (paths.CODE / "docs").is_dir() else Path(__file__).parent.parent / "documentation"
+ADDRESS = "/help/"
+START = "docs/README.md"
+PICTURES = "trainer/base_models/micro/pictures/*.png"  # which pages of the documentation show
+MESSAGES = "docs/troubleshooting.md"  # its quotes are messages, explained below the heading above them
+MEDIA_TYPES = {
+    "": "text/plain",
+    ".md": "text/html",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".ipynb": "application/x-ipynb+json",
+}
+GENERATED = re.compile(r"<!--.*?-->\n?", re.DOTALL)  # code of generated tables
+
+
+def find(name: str) -> Path | None:
+    """Return a file of the documentation by its path from the top, such as `docs/captions.md`; None if it has none."""
+    files = [*ROOT.glob("*.md"), ROOT / "NOTICE", *(ROOT / "docs").rglob("*.*")]
+    named = {path.relative_to(ROOT).as_posix(): path for path in files}
+    named |= {path.relative_to(paths.CODE).as_posix(): path for path in paths.CODE.glob(PICTURES)}
+    return named.get(name)
+
+
+def render(path: Path) -> str:
+    """Return a page as HTML. Headings have the anchors that they have on GitHub; links to code are plain text."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(GENERATED.sub("", path.read_text(encoding="utf-8")))
+    for before, token in pairwise(tokens):
+        if before.type == "heading_open":
+            before.attrSet("id", anchor(token.content))
+        for part in token.children or []:
+            if part.type == "link_open" and not _leads_somewhere(path, str(part.attrs["href"])):
+                del part.attrs["href"]
+    return str(markdown.renderer.render(tokens, markdown.options, {}))
+
+
+def _leads_somewhere(page: Path, target: str) -> bool:
+    file = target.partition("#")[0]
+    if not file or "://" in file:
+        return True
+    path = (page.parent / file).resolve()
+    return path.is_relative_to(ROOT) and find(path.relative_to(ROOT).as_posix()) is not None
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+
+
+def link(message: str, text: str) -> str:
+    """Return a link to what explains a message of Limner in English, or "" if nothing does; `text` is what it says."""
+    for pattern, place in _explained():
+        if pattern.search(message):
+            address = f"{ADDRESS}{MESSAGES}#{place}"
+            return f"<a href='{address}' target='_blank' rel='noopener'>{html.escape(text)}</a>"
+    return ""
+
+
+def messages() -> Iterator[tuple[list[str], str]]:
+    """Yield each message that is explained, in the parts between what differs, and its anchor."""
+    place = ""
+    for line in (ROOT / MESSAGES).read_text(encoding="utf-8").splitlines():
+        if line.startswith("### "):
+            place = anchor(line[4:])
+        elif line.startswith("> "):
+            yield [part for part in line[2:].split("…") if part.strip()], place
+
+
+@cache
+def _explained() -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(".*".join(re.escape(part) for part in parts)), place) for parts, place in messages()]

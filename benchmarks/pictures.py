@@ -137,7 +137,7 @@ def open_page(browser: Browser, address: str) -> Page:
     page = browser.new_page(viewport={"width": 1200, "height": 760}, device_scale_factor=1)
     page.set_default_timeout(60_000)
     page.goto(address)
-    page.get_by_role("tab", name="Train", exact=True).wait_for()
+    page.locator("#captions .card").first.wait_for()  # until then the page may go to another tab
     return page
 
 

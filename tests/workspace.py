@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.conftest import CHECKOUT
 from trainer import paths, storage
 
 
@@ -38,11 +37,6 @@ async def upload(request: Request) -> Response:
     return JSONResponse([total, digest.hexdigest()])
 
 
-async def refuse(request: Request) -> Response:
-    """Answers without reading the body."""
-    return Response("no", 413, headers={"Connection": "close"})
-
-
 async def events(request: Request) -> Response:
     """Never ends by itself; tells on disk that it was ended."""
 
@@ -55,21 +49,6 @@ async def events(request: Request) -> Response:
             storage.write(paths.home() / "gone", "")
 
     return StreamingResponse(lines(), media_type="text/event-stream")
-
-
-async def large(request: Request) -> Response:
-    """40 MB, as fast as they are taken; tells on disk how much went out."""
-
-    async def pieces() -> AsyncIterator[bytes]:
-        for number in range(40):
-            yield bytes([number]) * 2**20
-            storage.write(paths.home() / "went", str(number + 1))
-
-    return StreamingResponse(pieces())
-
-
-async def picture(request: Request) -> Response:
-    return FileResponse(CHECKOUT / "datasets" / "example-character" / "01.png")
 
 
 async def die(request: Request) -> Response:
@@ -87,7 +66,7 @@ async def half(request: Request) -> Response:
     return StreamingResponse(pieces(), headers={"Content-Length": "8"})
 
 
-ROUTES = {"/": echo, "/echo": echo, "/events": events, "/picture": picture, "/large": large, "/die": die, "/half": half}
+ROUTES = {"/": echo, "/echo": echo, "/events": events, "/die": die, "/half": half}
 
 
 def main() -> None:
@@ -95,7 +74,7 @@ def main() -> None:
         sys.exit("broken")
     time.sleep(float(os.environ.get("LIMNER_SLOW", "0")))
     routes = [Route(path, answer) for path, answer in ROUTES.items()]
-    routes += [Route("/gradio_api/upload", upload, methods=["POST"]), Route("/refuse", refuse, methods=["POST"])]
+    routes.append(Route("/gradio_api/upload", upload, methods=["POST"]))
     listener = socket.socket(fileno=int(sys.argv[2]))
     config = uvicorn.Config(Starlette(routes=routes), log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])

@@ -198,7 +198,6 @@ def visit(browser: Browser) -> Iterator[Visit]:
         server: Server,
         *,
         projects: bool = True,
-        tab: str = "Images",
         login: tuple[str, str] = ("", ""),
         **options: object,
     ) -> Page:
@@ -223,7 +222,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
             page.get_by_label("Name").fill(login[0])
             page.get_by_label("Password").fill(login[1])
             page.get_by_role("button", name="Log in").click()
-        page.get_by_role("tab", name=tab).wait_for()
+        page.get_by_role("tab", name="Images").wait_for()
         if projects:
             page.locator("#captions .captions:not([data-project=''])").wait_for(state="attached")
         page.remove_listener("response", note_error)

@@ -2,15 +2,14 @@
 
 import json
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import CHECKOUT, Page, Server, Visit, make_home, serving, wait
+from tests.e2e.conftest import CHECKOUT, Page, Server, Visit, copy_project, wait
+from tests.e2e.test_images import choose
 from tests.e2e.test_page import PHONE, TABS, advanced, finished, picture, start, tab
 
 AXE = CHECKOUT / "tests" / "browser_code" / "node_modules" / "axe-core" / "axe.min.js"
@@ -71,18 +70,6 @@ def test_each_screen_is_accessible(shared: Server, visit: Visit, look: str, size
     assert not new, json.dumps(new, indent=1)
 
 
-def test_a_page_at_rest_draws_no_frames(shared: Server, visit: Visit) -> None:
-    """Gradio counts the seconds of its own start in each frame, sixty times a second, until the page is closed."""
-    page = visit(shared)
-
-    def frames() -> int:
-        before = page.evaluate("requestAnimationFrame(() => {})")
-        page.wait_for_timeout(500)
-        return int(page.evaluate("requestAnimationFrame(() => {})")) - int(before)
-
-    wait(lambda: frames() == 1, seconds=10)  # the one that this asks for itself
-
-
 def test_the_strength_by_mouse_keyboard_and_number(shared: Server, visit: Visit) -> None:
     page = visit(shared)
     teach(page)
@@ -124,14 +111,6 @@ def test_comparisons_stream_and_are_given_up(shared: Server, visit: Visit) -> No
     page.locator(".uncover img").first.wait_for(timeout=90_000)
     page.locator(".uncover input").fill("80")
     assert page.locator(".uncover").get_attribute("style") == "--cut: 80%;"
-    page.get_by_label("Grid", exact=True).check()
-    page.locator(".pictures.done.table").wait_for(timeout=120_000)
-    assert page.locator(".pictures.table img").count() == 15  # two checkpoints, and the end
-    with page.expect_download() as table:
-        page.get_by_role("button", name="Save as one image").click()
-    with Image.open(table.value.path()) as sheet:
-        assert sheet.width > 5 * 512
-        assert sheet.height > 3 * 512
     # A picture gives its settings back.
     page.get_by_label("Single", exact=True).check()
     page.locator("#seed input").fill("5")
@@ -156,40 +135,10 @@ def _as_png(download: Any) -> str:  # noqa: ANN401 - a download
     return str(path)
 
 
-def test_runs_are_found_renamed_and_brought_back(shared: Server, visit: Visit) -> None:
+def test_settings_are_left_as_they_were(shared: Server, visit: Visit) -> None:
+    copy_project("example-character", shared.home / "datasets" / "left")
     page = visit(shared)
-    teach(page)
-    tab(page, "Download")
-    page.locator(".run-row").first.wait_for()
-    box = page.locator("dialog.ask")
-    page.get_by_role("button", name="Rename").first.click()
-    box.get_by_label("New name of this run:").fill("best-one")
-    box.get_by_role("button", name="OK").click()
-    page.locator(".run-row h2").get_by_text("best-one").wait_for()
-    page.get_by_label("Find a run").fill("nothing like it")
-    page.get_by_text("No run matches").wait_for()
-    page.get_by_label("Find a run").fill("BEST")
-    page.locator(".run-row").first.wait_for()
-    page.get_by_label("Find a run").fill("")
-    count, there = page.locator(".run-row").count(), sorted((shared.home / "outputs").glob("*/config.toml"))
-    page.get_by_role("button", name="Delete").first.click()
-    question = box.inner_text()
-    box.get_by_role("button", name="Cancel").click()
-    page.get_by_label("Find a run").fill("best")  # whoever asks the server after that sees what was asked before
-    page.locator(".run-row h2").get_by_text("best-one").wait_for()
-    page.get_by_label("Find a run").fill("")
-    wait(lambda: page.locator(".run-row").count() == count)
-    assert re.match(r"Move the run best-one, .* with all its files to the bin\?", question)
-    assert sorted((shared.home / "outputs").glob("*/config.toml")) == there
-    page.get_by_role("button", name="Delete").first.click()
-    box.get_by_role("button", name="OK").click()
-    wait(lambda: page.locator(".run-row").count() == count - 1)
-    page.get_by_role("button", name="Restore the last deleted run").click()
-    wait(lambda: page.locator(".run-row").count() == count)
-
-
-def test_settings_are_left_as_they_were(server: Server, visit: Visit) -> None:
-    page = visit(server)
+    choose(page, "left")
     advanced(page, training_steps=77)
     page.get_by_label("Save these settings as").fill("mine")
     page.get_by_role("button", name="Save", exact=True).click()
@@ -204,37 +153,3 @@ def test_settings_are_left_as_they_were(server: Server, visit: Visit) -> None:
     page.get_by_role("option", name="mine").click()
     page.get_by_role("button", name="Use", exact=True).click()
     wait(lambda: page.locator("#form-training-steps input").input_value() == "77")
-
-
-SCREENS = {
-    "Bilder": ("#dataset-summary", "bereit zum Training"),
-    "Trainieren": ("#status", "Der Adapter ist fertig."),
-    "Ausprobieren": ("#result", "Stärke 1"),
-    "Herunterladen": ("#runs", "Geprüft: lädt in"),
-}
-
-
-@pytest.fixture(scope="module")
-def german(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(make_home(tmp_path_factory.mktemp("home")), LANGUAGE="de") as made:
-        yield made
-
-
-@pytest.mark.nightly
-def test_each_screen_is_in_german(german: Server, visit: Visit) -> None:
-    page = visit(german, tab="Bilder", locale="de-DE", **PHONE)
-    assert page.evaluate("document.documentElement.lang") == "de"
-    page.get_by_text("Alle Beschreibungen sind gespeichert.").wait_for()
-    for name, (place, words) in SCREENS.items():
-        page.get_by_role("tab", name=name).click()
-        if name == "Trainieren" and not page.locator("#status [data-status=finished]").count():
-            advanced(page, opener="Erweitert", training_steps=6, preview_every=3, preservation_share=0)
-            page.get_by_role("button", name="Training starten").click()
-            page.locator("#status [data-status=finished]").wait_for(timeout=180_000)
-        if name == "Ausprobieren":
-            page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
-            page.get_by_role("button", name="Bild erzeugen").click()
-            page.locator("#result .pictures.done img").first.wait_for(timeout=180_000)
-        page.locator(place).get_by_text(words).first.wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
-        keep(page, f"german-{name.lower()}")

@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import CHECKOUT
 from tests.e2e.conftest import Page, Server, Visit, wait
-from tests.e2e.test_page import PHONE, cards, new_project, picture, tab, upload
+from tests.e2e.test_page import cards, new_project, picture, tab, upload
 from tests.unit.adapter_files.test_compatibility import good, metadata
 from trainer.adapter_files import reader, writer
 from trainer.data import dataset
@@ -44,8 +44,8 @@ def choose(page: Page, place: str, option: str) -> None:
     page.get_by_role("option", name=option).first.click()
 
 
-def test_files_from_elsewhere(server: Server, visit: Visit, fox: Path, tmp_path: Path) -> None:
-    page = visit(server)
+def test_files_from_elsewhere(shared: Server, visit: Visit, fox: Path, tmp_path: Path) -> None:
+    page = visit(shared)
     drop(page, fox)
     summary = page.locator("#look-result").inner_text()
     assert "Stable Diffusion 1.x" in summary
@@ -61,28 +61,19 @@ def test_files_from_elsewhere(server: Server, visit: Visit, fox: Path, tmp_path:
     page.locator("#prompt textarea").fill("a person with a hat")
     choose(page, "#adapter", "File: fox")
     page.get_by_role("button", name="Generate image").click()
-    alone = picture(page, server, "1")
+    alone = picture(page, shared, "1")
     page.get_by_role("button", name="Several adapters, other base model").click()
     choose(page, "#adapter-2", "File: hound")
     page.get_by_role("button", name="Generate image").click()
     page.locator(".pictures.done").wait_for(timeout=90_000)
     page.wait_for_timeout(500)
-    assert picture(page, server, "1") != alone
+    assert picture(page, shared, "1") != alone
 
 
-def test_a_broken_file_is_told(server: Server, visit: Visit, tmp_path: Path) -> None:
-    page = visit(server, **PHONE)
-    broken = tmp_path / "broken.safetensors"
-    broken.write_bytes(b"PK\x03\x04" + bytes(100))
-    drop(page, broken)
-    assert "can contain programs" in page.locator("#look-result [role=alert]").inner_text()
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-
-
-def test_a_backup_is_uploaded_as_a_new_project(server: Server, visit: Visit, tmp_path: Path) -> None:
-    run = server.home / "outputs" / "2026-01-01_120000_mira"
+def test_a_backup_is_uploaded_as_a_new_project(shared: Server, visit: Visit, tmp_path: Path) -> None:
+    run = shared.home / "outputs" / "2026-01-01_120000_mira"
     shutil.copytree(MADE_BEFORE, run, ignore=shutil.ignore_patterns("*.md"))
-    page = visit(server)
+    page = visit(shared)
     with page.expect_download() as download:
         page.get_by_role("link", name="Download a backup").click()
     assert download.value.suggested_filename == "example-character.zip"
@@ -90,7 +81,7 @@ def test_a_backup_is_uploaded_as_a_new_project(server: Server, visit: Visit, tmp
     download.value.save_as(project)
     new_project(page, "copy")
     upload(page, project)
-    cards(page, len(dataset.image_files(server.home / "datasets" / "example-character")))
+    cards(page, len(dataset.image_files(shared.home / "datasets" / "example-character")))
     tab(page, "Download")
     page.get_by_label("Of all projects").check()
     with page.expect_download() as download:

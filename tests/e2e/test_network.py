@@ -276,32 +276,6 @@ def runs_of(server: Server) -> list[Path]:
 # How much may be sent -------------------------------------------------------------------------------------------
 
 
-def send_chunks(server: Server, path: str, most: int, headers: str = "") -> tuple[int, bytes]:
-    """Send a body in chunks until the server has had enough; returns how much went out, and the answer."""
-    sent, chunk = 0, b"10000\r\n" + bytes(2**16) + b"\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nTransfer-Encoding: chunked\r\n{headers}\r\n"
-        connection.sendall(head.encode())
-        with suppress(OSError):
-            while sent < most:
-                connection.sendall(chunk)
-                sent += 2**16
-        answer = b""
-        with suppress(OSError):
-            answer = connection.recv(65536)
-    return sent, answer
-
-
-def test_a_body_without_a_length_is_counted_and_cut_off(shared: Server) -> None:
-    """Three GB in chunks: refused after a few MB, not after three GB."""
-    process = psutil.Process(shared.pid)
-    before = process.memory_info().rss
-    kind = "Content-Type: application/json\r\n"
-    sent, _ = send_chunks(shared, "/gradio_api/queue/join", 3 * 2**30, kind)
-    assert sent < 200 * 2**20
-    assert process.memory_info().rss - before < 300 * 2**20
-
-
 ODD = [
     b"\0\1\2\3\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -5\r\n\r\n",
@@ -377,21 +351,30 @@ def test_only_a_trusted_proxy_is_believed(tmp_path: Path) -> None:
 # One start is one run, and nothing private leaves it ------------------------------------------------------------
 
 
-def test_a_start_sent_twice_is_one_run_without_secrets(shared: Server, page: Page) -> None:
-    start = page.called_by("start", "click")
-    values = page.values(
-        start, page_project="example-character", name="rin", train_trigger="miraxo", preset="character",
-        form_training_steps=3, form_training_batch_size=1, form_preservation_share=0.0, form_preview_every=0,
-        form_preview_steps=1, form_preview_prompts="miraxo",
-    )  # fmt: skip
-    data = page.without_states(start, values)
-    for number in range(3):
-        page.call(page.opened(), [{}], f"twice{number}")
-    with ThreadPoolExecutor(3) as browser:
-        output = list(browser.map(lambda number: page.call(start, data, f"twice{number}"), range(3)))
+@pytest.fixture(scope="module")
+def started(shared: Server) -> Path:
+    """The folder of the run that three clicks on Start made, when it has ended."""
+    with httpx.Client(base_url=shared.url, timeout=60) as web:
+        page = Page(web, web.get("/config").json())
+        start = page.called_by("start", "click")
+        values = page.values(
+            start, page_project="example-character", name="rin", train_trigger="miraxo", preset="character",
+            form_training_steps=3, form_training_batch_size=1, form_preservation_share=0.0, form_preview_every=3,
+            form_preview_steps=1, form_preview_prompts="miraxo",
+        )  # fmt: skip
+        data = page.without_states(start, values)
+        for number in range(3):
+            page.call(page.opened(), [{}], f"twice{number}")
+        with ThreadPoolExecutor(3) as browser:
+            output = list(browser.map(lambda number: page.call(start, data, f"twice{number}"), range(3)))
     assert len(runs_of(shared)) == 1, output[0][-2000:]
     (folder,) = runs_of(shared)
     wait(lambda: runs.look(runs.Run(folder)).status not in runs.ACTIVE, seconds=120)
+    return folder
+
+
+def test_a_start_sent_twice_is_one_run_without_secrets(shared: Server, started: Path) -> None:
+    folder = started
     assert runs.look(runs.Run(folder)).status == "finished"
     assert runs.look(runs.Run(folder)).state.step == 3  # as the form said
     with safe_open(folder / "rin.safetensors", "np") as file:
@@ -446,15 +429,10 @@ def answer_of(web: httpx.Client, method: str, path: str) -> tuple[int, bytes]:
     return answer.status_code, body
 
 
-def test_no_route_tells_a_secret_or_where_things_lie(routes: list[tuple[str, str]], shared: Server) -> None:
-    server, before = shared, runs_of(shared)
-    settings = {"name": "rin", "training.steps": 3, "preview.every": 3, "preview.steps": 1, "checkpoint.every": 3}
-    body = {"data": ["example-character", "character", settings]}
-    joined = httpx.post(f"{server.url}/gradio_api/call/start_training", json=body, timeout=60).json()
-    httpx.get(f"{server.url}/gradio_api/call/start_training/{joined['event_id']}", timeout=60)
-    (folder,) = set(runs_of(server)) - set(before)
-    run = runs.Run(folder)
-    wait(lambda: runs.look(run).status == "finished", seconds=120)
+def test_no_route_tells_a_secret_or_where_things_lie(
+    routes: list[tuple[str, str]], shared: Server, started: Path
+) -> None:
+    server, run = shared, runs.Run(started)
     (server.home / "outputs" / ".env").write_text(SECRET)
     preview = next((run.folder / "previews").iterdir()).name
     names = {

@@ -38,14 +38,14 @@ def kept(server: Server) -> dict[str, str]:
     return dict(answers["example-character"])
 
 
-def test_conflicting_settings_are_shown_with_the_conflict(server: Server, visit: Visit) -> None:
-    page = visit(server)
+def test_conflicting_settings_are_shown_with_the_conflict(shared: Server, visit: Visit) -> None:
+    page = visit(shared)
     advanced(page, training_exposures=99)
     page.locator("#form-optimizer-kind").get_by_text("Schedule-free AdamW").click()
     words = "a schedule-free optimizer needs the constant schedule"
     note = page.locator("#form-schedule-kind .conflict")
     note.get_by_text(words).wait_for()
-    wait(lambda: "schedule-free" in kept(server).get("settings", ""), seconds=60)
+    wait(lambda: "schedule-free" in kept(shared).get("settings", ""), seconds=60)
     page.reload()
     tab(page, "Train")
     page.locator("#advanced").get_by_text("Advanced").click()
@@ -65,47 +65,26 @@ def test_conflicting_settings_are_shown_with_the_conflict(server: Server, visit:
     page.get_by_role("button", name="Reset all").click()
     wait(lambda: marked.count() == 0, seconds=60)
     assert page.locator("#form-optimizer-kind").get_by_label("AdamW", exact=True).is_checked()
-    wait(lambda: json.loads(kept(server)["settings"]) == {}, seconds=60)
+    wait(lambda: json.loads(kept(shared)["settings"]) == {}, seconds=60)
     page.locator("#plan").get_by_text("14 images").wait_for()
 
 
-def settings_of(server: Server) -> dict[str, dict[str, object]]:
-    return dict(json.loads(kept(server).get("settings", "{}")))
-
-
-def test_two_pages_of_a_project_keep_each_others_settings(server: Server, visit: Visit) -> None:
-    first, second = visit(server), visit(server)
-    advanced(first, training_steps=70)
-    advanced(second, training_exposures=91)
-    wait(lambda: settings_of(server).get("training") == {"steps": 70, "exposures": 91})
-
-
-def test_what_is_typed_last_is_stored_when_the_page_is_left(server: Server, visit: Visit) -> None:
-    page = visit(server)
-    advanced(page)
-    page.locator("#form-training-steps input").first.fill("71")
-    page.locator("#name :is(input, textarea)").fill("fox")
-    page.goto("about:blank")
-    wait(lambda: settings_of(server).get("training") == {"steps": 71})
-    wait(lambda: kept(server).get("name") == "fox")
-
-
-def test_a_start_without_a_trigger_word_asks_once(server: Server, visit: Visit) -> None:
-    project = copy_project("example-character", server.home / "datasets" / "plain")
+def test_a_start_without_a_trigger_word_asks_once(shared: Server, visit: Visit) -> None:
+    project = copy_project("example-character", shared.home / "datasets" / "plain")
     for caption in project.glob("*.txt"):
         caption.write_text(caption.read_text().replace("miraxo, ", ""))
-    page = visit(server)
+    page = visit(shared)
     choose(page, "plain")
     advanced(page, training_steps=2, preview_every=0)
     assert page.locator("#train-trigger :is(input, textarea)").input_value() == ""
     page.get_by_role("button", name="Start training").click()
     page.get_by_text("There is no trigger word.").wait_for()
-    assert not [path for path in (server.home / "outputs").iterdir() if path.is_dir() and path.name[0] != "."]
+    assert not [path for path in (shared.home / "outputs").iterdir() if path.is_dir() and path.name[0] != "."]
     page.get_by_role("button", name="Train without a trigger word").click()
     page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
     assert not page.get_by_role("button", name="Train without a trigger word").is_visible()
     page.get_by_role("button", name="Start training").click()  # not asked again
-    wait(lambda: len(list((server.home / "outputs").glob("20*_plain*"))) == 2, seconds=60)
+    wait(lambda: len(list((shared.home / "outputs").glob("20*_plain*"))) == 2, seconds=60)
 
 
 BASE = "anna/base"

@@ -9,8 +9,7 @@ import pytest
 from filelock import FileLock
 
 from tests.e2e.conftest import Locator, Page, Route, Server, Visit, wait
-from tests.e2e.test_feel import teach
-from tests.e2e.test_page import PHONE, TABS, advanced, start, tab
+from tests.e2e.test_page import PHONE, TABS, advanced, tab
 from tests.e2e.test_settings import value
 from tests.unit.runs.test_run import named
 from trainer.runs import Run, cards, events, queue
@@ -63,8 +62,8 @@ def test_all_tabs_are_in_sight_on_a_phone(shared: Server, visit: Visit) -> None:
         assert is_in_sight(page, page.get_by_role("tab", name=name)), name
 
 
-def test_on_a_phone_the_bar_with_start_becomes_that_of_the_run(server: Server, visit: Visit) -> None:
-    page = visit(server, **PHONE)
+def test_on_a_phone_the_bar_with_start_becomes_that_of_the_run(shared: Server, visit: Visit) -> None:
+    page = visit(shared, **PHONE)
     advanced(page, training_steps=2000, preview_every=0)
     requests: list[Route] = []
     page.route("**/gradio_api/queue/join*", lambda route: requests.append(route))
@@ -81,36 +80,8 @@ def test_on_a_phone_the_bar_with_start_becomes_that_of_the_run(server: Server, v
     page.locator("#status [data-status=stopped]").wait_for(timeout=60_000)
     begin.get_by_text("Start training").wait_for()
     assert not bar.is_visible()
-    assert len([folder for folder in (server.home / "outputs").glob("20*") if folder.is_dir()]) == 1
+    assert len([folder for folder in (shared.home / "outputs").glob("20*") if folder.is_dir()]) == 1
     assert requests == []
-
-
-def test_a_setting_is_found_changed_and_reset_with_its_group(shared: Server, visit: Visit) -> None:
-    page = visit(shared, **SMALL_WINDOW)
-    advanced(page)
-    page.get_by_label("Find a setting").fill("min-SNR")
-    fields = page.locator("#settings [id^='form-']:visible")
-    wait(lambda: 0 < fields.count() < 4)
-    assert "min-SNR" in fields.first.inner_text()
-    page.get_by_label("Find a setting").fill("no such thing")
-    page.get_by_text("No setting matches.").wait_for()
-    page.get_by_label("Find a setting").fill("")
-    head = page.get_by_role("button", name="Training", exact=True)
-    head.click()
-    wait(lambda: not page.locator("#form-training-batch-size").is_visible())
-    assert head.get_attribute("aria-expanded") == "false"
-    page.reload()
-    tab(page, "Train")
-    page.locator("#advanced").get_by_text("Advanced").click()
-    page.locator("#form-seed").wait_for()
-    assert not page.locator("#form-training-batch-size").is_visible(), "what was folded stays so"
-    head.click()
-    for setting, text in (("training-batch-size", "3"), ("training-exposures", "77")):
-        page.locator(f"#form-{setting} input").first.fill(text)
-    section = page.locator(".section", has=head)
-    section.get_by_role("button", name="Reset 2 changed").click()
-    wait(lambda: value(page, "training-batch-size") == "8" and value(page, "training-exposures") == "340")
-    wait(lambda: page.locator("#train-form p.changed").count() == 0)
 
 
 def test_the_settings_are_edited_as_a_text(shared: Server, visit: Visit) -> None:
@@ -129,76 +100,6 @@ def test_the_settings_are_edited_as_a_text(shared: Server, visit: Visit) -> None
     wait(lambda: value(page, "training-exposures") == "91")
     page.get_by_role("button", name="Reset all").click()
     wait(lambda: value(page, "training-exposures") == "340")
-
-
-@pytest.mark.nightly
-def test_previews_are_judged_in_a_table_a_viewer_and_a_chart(shared: Server, visit: Visit) -> None:
-    page = visit(shared, **SMALL_WINDOW)
-    teach(page)
-    heads = page.locator("#previews thead th")
-    assert heads.all_inner_texts() == ["Step", "0", "8", "16", "24"]
-    page.locator("#previews tbody tr").first.locator("a").nth(1).click()
-    viewer = page.locator("dialog.viewer")
-    caption = viewer.locator("header p")
-    assert "step 8" in caption.inner_text()
-    page.keyboard.press("ArrowRight")
-    assert "step 16" in caption.inner_text()
-    first = caption.inner_text()
-    page.keyboard.press("ArrowDown")
-    assert "step 16" in caption.inner_text()
-    assert caption.inner_text() != first, "the prompt of the next row"
-    viewer.get_by_role("button", name="Nearest training image").click()
-    page.wait_for_function("document.querySelector('dialog.viewer .other img').naturalWidth > 0")
-    with page.expect_download() as saved:
-        viewer.get_by_role("link", name="Save").click()
-    assert saved.value.suggested_filename == "000016_1.png"
-    page.keyboard.press("Escape")
-    wait(lambda: not viewer.is_visible())
-
-    chart = page.locator("#chart svg")
-    chart.scroll_into_view_if_needed()
-    box = chart.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 80)
-    reading = page.locator("#chart .reading")
-    assert reading.inner_text().startswith("step 1")
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 80)
-    page.mouse.up()
-    page.get_by_role("button", name="Show all steps").click()
-    before = chart.inner_html()
-    page.locator("#chart").get_by_label("Learning rate").check()
-    page.get_by_label("Log scale").check()
-    assert chart.locator(".rates").count() == 1
-    assert chart.inner_html() != before
-
-
-@pytest.mark.nightly
-def test_a_run_is_used_again_and_compared(shared: Server, visit: Visit) -> None:
-    page = visit(shared)
-    teach(page)
-    page.locator("#manage-project").click()
-    page.get_by_label("Name of this project").fill("Rin & the foxes")
-    page.get_by_role("button", name="Rename", exact=True).click()
-    wait(lambda: page.locator("#project input").input_value() == "Rin & the foxes")
-    if not page.locator("#form-training-steps").is_visible():  # an earlier test has trained
-        page.locator("#advanced").get_by_text("Advanced").click()
-    page.locator("#form-training-steps input").first.wait_for()
-    page.get_by_role("button", name="Reset all").click()
-    wait(lambda: value(page, "training-steps") == "0")
-    tab(page, "Download")
-    page.locator(".run-row").get_by_text("Steps 24").wait_for()
-    page.get_by_role("button", name="Use these settings").click()
-    wait(lambda: value(page, "training-steps") == "24", seconds=60)
-    start(page)
-    page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
-    assert page.locator("#status .outcome img").count() == 1
-    page.locator("#compared-runs input").click()
-    page.get_by_role("option").first.click()
-    wait(lambda: page.locator("#chart .legend li").count() == 2)
-    # Runs of other projects are not here.
-    page.locator("#project input").click()
-    page.get_by_role("option", name="example-style").click()
-    page.locator("#status").get_by_text("The loss curve and preview images appear here").wait_for()
 
 
 @pytest.fixture

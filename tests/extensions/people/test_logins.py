@@ -13,9 +13,6 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from limner_extensions.people import accounts
-from tests.e2e.conftest import Server, make_home
-from tests.e2e.test_server import run, status
-from tests.extensions.people.test_page import add
 from tests.integration.runs.test_processes import limner
 from trainer.errors import UserError
 from ui import launch
@@ -118,30 +115,18 @@ def test_commands_add_and_remove_a_person_who_keeps_their_files(home: Path) -> N
     assert again.stderr == "There is no account 'anna' in people.toml. Accounts: -.\n"
 
 
-def test_accounts_do_not_go_with_a_cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIMNER_CLUSTER", "127.0.0.1:6379")
+@pytest.mark.parametrize(
+    ("variable", "arguments", "words"),
+    [
+        ("LIMNER_CLUSTER", [], "--cluster is for a page without accounts"),
+        ("LIMNER_PASSWORD", [], "LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts"),
+        ("", ["--host", "0.0.0.0"], "Add --listen"),
+    ],
+)
+def test_what_does_not_go_with_accounts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, arguments: list[str], words: str
+) -> None:
+    monkeypatch.setenv(variable or "UNUSED", "127.0.0.1:6379")
     accounts.add("anna")
-    with socket.socket() as listener, pytest.raises(UserError, match="--cluster is for a page without accounts"):
-        launch.make_server(launch.parse_options([]), listener)
-
-
-@pytest.mark.browser
-def test_people_need_no_other_password_and_stand_no_other(tmp_path: Path) -> None:
-    made = Server(make_home(tmp_path))
-    password = add("anna", {"LIMNER_HOME": str(made.home)}).split()[-1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIMNER_PASSWORD", "x")
-        refused = run(made.home)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts")
-    assert "Add --listen" in run(made.home, "--host", "0.0.0.0").stderr
-    try:
-        made.start("--listen")
-        assert (status(made.url + "/config"), status(made.url + "/login")) == (401, 200)
-    finally:
-        output = made.stop()
-    assert "assword" not in output
-    (made.home / "people.toml").write_text(f"password = '{password}'")
-    refused = run(made.home)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "'password' in people.toml is unknown. Correct or remove it.\n"
+    with socket.socket() as listener, pytest.raises(UserError, match=words):
+        launch.make_server(launch.parse_options(arguments), listener)

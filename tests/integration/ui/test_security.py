@@ -256,6 +256,16 @@ def test_a_password_that_is_easy_to_guess_is_refused(monkeypatch: pytest.MonkeyP
     assert launch.choose_password(launch.parse_options([])) == "correct horse"
 
 
+def test_what_opens_the_page_stays_until_a_new_one_is_asked_for(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A password that was made, and the token: a restart keeps both, --new-token neither."""
+    usual, new = (launch.parse_options(["--listen", *more]) for more in ([], ["--new-token"]))
+    first, same, other = map(launch.choose_password, (usual, usual, new))
+    assert first == same != other
+    assert capsys.readouterr().out.count(f"Password for the page: {first}") == 2
+    token = address_token.read()
+    assert address_token.read() == token != address_token.read(renew=True)
+
+
 # The token in the address ---------------------------------------------------------------------------------------
 
 

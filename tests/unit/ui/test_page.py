@@ -20,7 +20,6 @@ from tests.conftest import STYLE
 from tests.unit.ui.answers import answers, by_id, form_values
 from trainer import paths
 from trainer.data import dataset
-from trainer.data.captions import read_caption
 from trainer.errors import UserError
 from trainer.i18n import file_size
 from trainer.runs import Run, events
@@ -273,21 +272,6 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
         assert "no longer" in answer["error"]
     assert images.save_caption({"project": "../rin", "name": "01.png", "text": "x"})["ok"] is False
     assert images.save_caption({})["ok"] is False
-
-
-def test_changes_of_captions_and_removed_images_are_undone(character: Path) -> None:
-    assert "14 captions" in images.add_trigger("rin", "newword", Selection())["report"]
-    assert page_memory.answer("rin", "trigger") == "newword"
-    assert "Undone: put &#x27;newword&#x27; in front" in images.undo_captions("rin", "", Selection())["report"]
-    answer = images.remove({"project": "rin", "names": ["02.png", "gone.png"]})
-    assert (answer["ok"], answer["report"]) == (True, "Removed 02.png.")
-    assert drawn("rin")["at"] > answer["at"], "what is read from now on is newer"
-    assert not (character / "02.png").exists()
-    images.restore_removed("rin", "", Selection())
-    assert read_caption(character / "02.png")
-    assert (character / "02.png").exists()
-    assert images.remove({"project": "rin", "names": ["../../x.png"]})["report"].startswith("These images had already")
-    assert not any(images.remove({"project": other, "names": ["02.png"]})["ok"] for other in ("../rin", "other"))
 
 
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from trainer import runs
 from trainer.config import build
+from trainer.data import image_stats
 from trainer.runs import Run
 from ui.server import media
 from ui.state import page_folders
@@ -85,8 +86,11 @@ def test_a_finished_adapter_and_a_checkpoint_are_attachments(web: TestClient, ru
     assert "rin-000010.safetensors" in answer.headers["content-disposition"]
 
 
-def test_previews_and_pictures_are_png(web: TestClient, run: Run) -> None:
-    assert web.get(f"/media/run/{run.id}/000010_0.png").headers["content-type"] == "image/png"
+def test_previews_and_pictures_are_png(web: TestClient, run: Run, character: Path) -> None:
+    preview = f"/media/run/{run.id}/000010_0.png"
+    assert web.get(preview).headers["content-type"] == "image/png"
+    image_stats.measure_missing(character)
+    assert Image.open(io.BytesIO(web.get(f"{preview}/nearest").content)).size == (256, 256), "a training image"
     page_folders.sample_images().mkdir()
     name = "0" * 32 + ".png"
     (page_folders.sample_images() / name).write_bytes(b"x")

@@ -9,8 +9,7 @@ import pytest
 from tests.unit.runs.test_run import held, named
 from trainer import runs, storage
 from trainer.errors import UserError
-from trainer.runs import Run, archive, cards, events, queue
-from ui.state import run_actions
+from trainer.runs import Run, archive, cards, queue
 from ui.state.run_watcher import RunWatcher
 from ui.tabs import run_view
 from ui.widgets import queue_list
@@ -32,27 +31,6 @@ def listed(html: str) -> list[str]:
 
 def part(watch: RunWatcher, name: str, run: str = "") -> str:
     return str(run_view.draw(watch, run)["panel"]["parts"][name])
-
-
-def test_the_queue_is_drawn_when_it_changes(waiting: list[Run]) -> None:
-    watch = RunWatcher()
-    assert listed(part(watch, "queue")) == list(NAMES)
-    assert "number 1 in the queue" in part(watch, "status", NAMES[0])
-    run_actions.arrange(NAMES[2], "move", 1)
-    run_actions.arrange(NAMES[0], "hold", 0)
-    later = part(watch, "queue")
-    assert listed(later) == [NAMES[2], NAMES[0], NAMES[1]]
-    assert later.count("On hold") == later.count(">Release<") == 1
-    assert "on hold" in part(watch, "status", NAMES[0])
-    assert "number 2 in the queue" in part(watch, "status", NAMES[1])
-    waiting[1].report(events.Warned(message="x"))
-    assert part(watch, "queue", NAMES[1]) == later, "what is being pressed stays"
-    run_actions.arrange(NAMES[0], "release", 0)
-    assert "On hold" not in part(watch, "queue")
-    waiting[1].report(events.Finished(step=1, export=""))
-    (waiting[1].folder / "ask" / "start").unlink()
-    with pytest.raises(UserError, match="does not wait"):
-        run_actions.arrange(NAMES[1], "hold", 0)
 
 
 def test_a_run_that_waits_for_a_cluster_has_no_place_here(waiting: list[Run], home: Path) -> None:

@@ -155,28 +155,6 @@ def event(field: str) -> gr.EventData:
     return gr.EventData(None, {"field": field, "fields": [field]})
 
 
-def test_a_conflict_is_resolved_and_a_field_is_reset(character: Path) -> None:
-    left = answers(**CONFLICT, **{"form-schedule-kind": "linear"})
-    settings.remember(left)
-    values = by_id(settings.fix_conflict(left, event("form-schedule-kind"))["answer"]["values"])
-    assert (values["form-schedule-kind"], values["form-optimizer-kind"]) == ("constant", "schedule-free")
-    assert values["form-training-exposures"] == 99
-    assert train.show("rin")["notes"]["conflicts"] == {}  # it is remembered, too
-    with pytest.raises(UserError, match="already resolved"):
-        settings.fix_conflict(answers(), event("form-schedule-kind"))
-
-    twice = answers(**{"form-training-further-resolutions": "64 64"})
-    values = by_id(settings.fix_conflict(twice, event("form-training-further-resolutions"))["answer"]["values"])
-    assert values["form-training-further-resolutions"] == "64"
-
-    values = by_id(settings.reset(left, event("form-optimizer-kind"))["answer"]["values"])
-    assert (values["form-optimizer-kind"], values["form-training-exposures"]) == ("adamw", 99)
-    changed = ["form-schedule-kind", "form-training-exposures", "form-training-further-resolutions"]
-    assert sorted(train.show("rin")["notes"]["changed"]) == changed
-    assert settings.reset_all_settings(left)["answer"]["values"] == FORM
-    assert train.show("rin")["notes"]["changed"] == {}
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -190,6 +168,7 @@ def test_a_conflict_is_resolved_and_a_field_is_reset(character: Path) -> None:
         {"objective": {"min_timestep": 800, "max_timestep": 200}},
         {"training": {"batch_size": 2, "micro_batches": 4}},
         {"training": {"resolution": 512}},
+        {"training": {"further_resolutions": [64, 64]}},
     ],
 )
 def test_every_conflict_has_a_value_that_resolves_it(data: dict[str, Any]) -> None:
@@ -202,22 +181,13 @@ def test_every_conflict_has_a_value_that_resolves_it(data: dict[str, Any]) -> No
     assert config.find_errors(fixed) == {}
 
 
-def test_settings_are_kept_under_a_name_and_used_again(character: Path) -> None:
-    left = form_values(**{"form-training-steps": 7})
-    kept = settings.save_settings(Answers.from_form(left), "mine")
-    assert (kept["saved"].value, kept["saved"].choices, kept["name"]) == ("mine", [("mine", "mine")], "")
-    loaded = settings.load_settings(answers(), "mine")
-    filled = loaded.pop("answer")
-    assert loaded == {"preset": "character", "base": "micro"}
-    assert filled["values"] == values_of(left)
-    again = Answers.from_form(form_values() | {"filled": filled, **by_id(filled["values"])})
-    assert again.own == {"form-training-steps": 7}
+def test_saved_settings_that_cannot_be_used_are_refused(character: Path) -> None:
     for wrong in ("", "../x", "gone"):
         with pytest.raises(UserError):
             settings.load_settings(answers(), wrong)
     with pytest.raises(UserError, match="no name"):
         settings.save_settings(answers(), " ")
-    (saved_settings.folder() / "odd.toml").write_text('preset = "odd"')
+    saved_settings.save("odd", {"preset": "odd"})
     with pytest.raises(UserError, match="cannot be used"):
         settings.load_settings(answers(), "odd")
 
@@ -309,27 +279,6 @@ def test_a_failed_run_is_trained_again_with_its_change(character: Path, monkeypa
     run.report(events.Finished(step=40, export="rin.safetensors"))
     run_actions.extend(run.id, SamplerClient())
     assert started[2].config().training.steps == 60
-
-
-def test_the_settings_can_be_edited_as_a_text(character: Path) -> None:
-    left = answers(**{"form-training-exposures": 99})
-    written = settings.as_text(left)
-    text = written["text"]
-    assert (written["report"], written["use"].interactive) == ("", True)
-    assert "exposures = 99" in text
-    assert settings.use_text(left, text)["answer"]["values"] == settings.fill(left).values
-    changed = settings.use_text(left, text.replace("exposures = 99", "exposures = 98"))["answer"]
-    assert changed["values"] == settings.fill(answers(**{"form-training-exposures": 98})).values
-    for wrong, words in (
-        ("[training]\nstep = 3", "training.step is not a setting"),
-        ("[training]\nsteps = -3", "steps"),
-        ("training", "The text is not a TOML file"),
-    ):
-        checked = settings.check_text(left, wrong)
-        assert words in checked["report"]
-        assert not checked["use"].interactive
-        with pytest.raises(UserError):
-            settings.use_text(left, wrong)
 
 
 def test_train_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:

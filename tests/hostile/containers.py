@@ -136,6 +136,11 @@ def tensors(**changes: Any) -> bytes:  # noqa: ANN401 - arrays, or None to leave
     return raw(header, body)
 
 
+def _layer(**parts: Any) -> bytes:  # noqa: ANN401 - arrays
+    """Return a file with a layer of another kind than LoRA."""
+    return tensors(lora_down__weight=None, lora_up__weight=None, **parts)
+
+
 def peft() -> bytes:
     """A file in the form of PEFT, whose settings lie beside it."""
     path = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -188,6 +193,11 @@ def adapters() -> dict[str, tuple[bytes, str]]:
         "a negative alpha": (tensors(alpha=np.array(-1, "<f4")), "not positive"),
         "no alpha": (tensors(alpha=None), "has no alpha"), "no up": (tensors(lora_up__weight=None), "lacks its up"),
         "ranks that differ": (tensors(lora_up__weight=np.ones((5, 3), "<f4")), "do not fit together"),
+        "rank 0": (
+            tensors(lora_down__weight=np.ones((0, 6), "<f4"), lora_up__weight=np.ones((5, 0), "<f4")), "do not fit",
+        ),
+        "OFT of rank 0": (_layer(oft_blocks=np.ones((1, 0, 0), "<f4")), "do not fit together"),
+        "BOFT of rank 0": (_layer(oft_blocks=np.ones((2**30, 0, 4, 4), "<f4")), "do not fit together"),
         "three dimensions": (tensors(lora_down__weight=np.ones((4, 3, 2), "<f4")), "do not fit together"),
         "two alphas in one": (tensors(alpha=np.ones(2, "<f4")), "do not fit together"),
         "parts of another kind": (tensors(hada_w1_a=np.ones((1, 1), "<f4")), "unknown kind"),

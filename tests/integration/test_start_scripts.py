@@ -193,6 +193,19 @@ def test_what_cannot_be_installed_has_a_sentence_for_its_reason(machine: Machine
     assert last(machine.start()) == f"page {TORCH}+cpu", "and then it goes on"
 
 
+def test_a_python_that_cannot_make_environments_is_said(machine: Machine) -> None:
+    """As Debian delivers it: without ensurepip and pip, which are in another package."""
+    python, here = str(Path(sys.executable).resolve()), "{}.{}".format(*sys.version_info[:2])
+    program = f"import runpy, sys; sys.executable = {str(machine.programs / 'python3')!r}; "
+    program += "runpy.run_path('scripts/install.py', run_name='__main__')"
+    lacks = '"-c import ensurepip"|"-c import pip"|-m*) exit 1;;'
+    machine.provide("python3", f'case "$*" in {lacks} -c*) exec {python} "$@";; esac; exec {python} -c "{program}"')
+    machine.provide("apt-get", "exit 0")
+    done = machine.start()
+    assert done.returncode == 1
+    assert f"its package python3-venv is missing. Install it with sudo apt install python{here}-venv" in done.stdout
+
+
 @pytest.mark.nightly
 def test_a_python_that_does_not_fit_is_said_or_replaced(machine: Machine) -> None:
     """Python and uv are stand-ins: the one says that it is too old, the other makes environments as `venv` does."""

@@ -4,9 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save
-from torch import Tensor
 
 from tests.hostile import containers
 from tests.hostile.containers import NAME
@@ -25,24 +22,6 @@ def test_a_missing_file_and_one_of_very_many_tensors(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(containers.raw(header))
     with pytest.raises(UserError, match="more than 20000 tensors"):
         reader.read(tmp_path / "x.safetensors")
-
-
-EMPTY = {
-    "LoRA": {"alpha": torch.tensor(1.0), "lora_down.weight": torch.ones(0, 6), "lora_up.weight": torch.ones(5, 0)},
-    "OFT": {"alpha": torch.tensor(1.0), "oft_blocks": torch.ones(1, 0, 0)},
-    "BOFT": {"alpha": torch.tensor(1.0), "oft_blocks": torch.ones(2**30, 0, 4, 4)},
-}
-
-
-@pytest.mark.parametrize("parts", EMPTY.values(), ids=EMPTY)
-def test_an_adapter_of_rank_0_is_refused(tmp_path: Path, parts: dict[str, Tensor]) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(save({f"{NAME}.{ending}": tensor for ending, tensor in parts.items()}))
-    with pytest.raises(UserError, match="do not fit together"):
-        reader.read(path)
-    report = compatibility.check(path)
-    assert not any(verdict.loads for verdict in report.verdicts)
-    assert "do not fit together" in report.problems[0]
 
 
 def test_an_adapter_of_whole_numbers_is_refused(tmp_path: Path) -> None:

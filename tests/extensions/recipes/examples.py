@@ -61,23 +61,9 @@ LYCORIS = {"LoRA_type": "LyCORIS/LoHa", "conv_dim": 16, "conv_alpha": 8, "networ
 RECIPES: dict[str, str] = {
     "gui.json": json.dumps(GUI),
     "gui-loha.json": json.dumps({**GUI, **LYCORIS}),
-    "gui-dora.json": json.dumps({**GUI, "LoRA_type": "LyCORIS/LoCon", "dora_wd": True, "LyCORIS_preset": "attn-mlp"}),
-    "gui-ia3.json": json.dumps({**GUI, "LoRA_type": "LyCORIS/iA3", "noise_offset_type": "Multires",
-        "multires_noise_iterations": 8, "max_train_steps": 800, "lr_scheduler": "linear"}),
-    "gui-prodigy.json": json.dumps({**GUI, "optimizer": "Prodigy", "learning_rate": 1.0, "unet_lr": 1.0,
-        "text_encoder_lr": 1.0, "optimizer_args": "decouple=True weight_decay=0.01 d_coef=2 use_bias_correction=True"}),
     "script.toml": toml(SCRIPT),
     "script-sections.toml": "[model]\nv_parameterization = true\n[network]\n" + toml(SCRIPT | {"network_args": [
         "conv_dim=16", "conv_alpha=8", "loraplus_unet_lr_ratio=16", "module_dropout=0.1"]}),
-    "script-adafactor.toml": toml(SCRIPT | {"optimizer_type": "Adafactor", "lr_scheduler": "constant_with_warmup",
-        "optimizer_args": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
-        "lr_warmup_steps": 100}),
-    "script-restarts.toml": toml(SCRIPT | {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3,
-        "lr_warmup_steps": 0.1, "unet_lr": 2e-4, "text_encoder_lr": [5e-5, 1e-5], "network_dropout": 0.1}),
-    "script-huber.toml": toml(SCRIPT | {"loss_type": "huber", "huber_schedule": "exponential", "huber_c": 0.2,
-        "ip_noise_gamma": 0.1, "debiased_estimation_loss": True, "min_timestep": 100, "max_timestep": 900}),
-    "script-free.toml": toml(SCRIPT | {"optimizer_type": "AdamWScheduleFree", "lr_scheduler": "cosine",
-        "optimizer_args": ["warmup_steps=50", "betas=(0.9,0.98)"], "network_train_unet_only": True}),
     "script-datasets.toml": toml(SCRIPT | {"max_train_epochs": 4, "lr_scheduler": "warmup_stable_decay",
         "lr_decay_steps": 0.2, "lr_scheduler_min_lr_ratio": 0.1}) + """
 [general]
@@ -95,29 +81,21 @@ image_dir = "/data/reg"
 is_reg = true
 """,
     "gui-flux.json": json.dumps({**GUI, **FLOW_GUI, "LoRA_type": "Flux1"}),
-    "gui-sd3.json": json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "sd3_checkbox": True}),
-    "script-flux-lokr.toml": toml(FLUX | {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "factor=8",
-        "preset=attn-mlp"], "guidance_scale": 3.5, "timestep_sampling": "sigma", "weighting_scheme": "mode"}),
     "script-flux-odd.toml": toml(FLUX | {"timestep_sampling": "new", "discrete_flow_shift": -1, "sigmoid_scale": "x",
         "model_prediction_type": "additive", "min_snr_gamma": 5, "max_timestep": 900, "network_args": [
         "train_t5xxl=True", "in_dims=[4,4,4,4,4]", "train_blocks=double", "train_double_block_indices=0-3"]}),
     "script-sd3-sqrt.toml": toml(SD3 | {"weighting_scheme": "sigma_sqrt", "apply_lg_attn_mask": True,
         "t5_dropout_rate": 0.1, "network_args": ["emb_dims=[4,4,4,4,4,4]"]}),
     "onetrainer.json": json.dumps(ONE_TRAINER),
-    "onetrainer-lokr.json": json.dumps(ONE_TRAINER | {"peft_type": "LOKR", "lokr_dim": 8, "lokr_decompose_factor": 8,
-        "timestep_distribution": "LOGIT_NORMAL", "noising_bias": 0.3, "noising_weight": 0.2, "masked_training": True,
-        "unmasked_weight": 0.2, "learning_rate_scaler": "BATCH", "layer_filter_preset": "full"}),
     "onetrainer-odd.json": json.dumps(ONE_TRAINER | {"optimizer": {"optimizer": "CAME", "weight_decay": 0.01},
         "learning_rate_scheduler": "REX", "peft_type": "OFT_2", "huber_strength": 1.0, "resolution": "512,768",
         "layer_filter_preset": "custom", "layer_filter": "up_blocks, mid_block", "min_noising_strength": 0.1}),
-    "onetrainer-sd3.json": json.dumps(SD3_TRAINER),
     "onetrainer-flux-odd.json": json.dumps(FLUX_TRAINER | {"timestep_distribution": "BETA", "timestep_shift": 0,
         "dynamic_timestep_shifting": False, "loss_weight_fn": "SIGMA", "offset_noise_weight": 0.1,
         "text_encoder_layer_skip": 1, "text_encoder_2": {"train": True}, "text_encoder_2_sequence_length": 256,
         "transformer": {"attention_mask": True, "guidance_scale": 3.5, "train": False},
         "layer_filter_preset": "custom", "layer_filter": "single_transformer_blocks"}),
     "ai-toolkit.yaml": AI_TOOLKIT,
-    "ai-toolkit-sd3.yaml": SD3_JOB,
     "ai-toolkit-flux-odd.yaml": FLUX_JOB.replace("timestep_type: sigmoid", "timestep_type: weighted\n"
         "        min_snr_gamma: 5\n        linear_timesteps2: true\n        noise_offset: 0.1").replace(
         "low_vram: true", "attn_masking: true, is_v_pred: true").replace("type: lora", "type: lora, conv: 8"),

@@ -23,19 +23,6 @@ def test_a_recipe_becomes_a_config_for_a_dataset(character: Path, tmp_path: Path
     assert tomllib.loads(printed.stdout)["name"] == "Mira-s-recipe"
 
 
-def test_a_config_and_a_run_become_a_file_for_kohyas_scripts(character: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.toml").write_text('name = "a"\ndataset = "rin"\n[model]\nbase = "owner/name"\n', encoding="utf-8")
-    for source in (run, run / "config.toml"):
-        done = limner("export-recipe", source, "--out", tmp_path / "kohya.toml")
-        assert done.returncode == 0, done.stderr
-        values = tomllib.loads((tmp_path / "kohya.toml").read_text(encoding="utf-8"))
-        assert values["network_module"] == "networks.lora"
-        assert values["max_train_steps"] > 100
-        assert "proj_in" in done.stderr
-
-
 def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     done = limner("import-recipe", tmp_path / "notes.txt")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from limner_extensions.recipes import reading
 from limner_extensions.recipes.families import NAMES
 from tests.extensions.recipes.examples import (
     FLOW_GUI,
@@ -218,18 +217,3 @@ def test_a_preset_of_the_gui_for_sd3(tmp_path: Path) -> None:
     assert settings.objective.logit_mean == pytest.approx(-math.log(3), abs=1e-3)  # it shifts nothing there
     assert not settings.adapter.blocks
     assert not any("guidance_scale = " in note or "apply_t5_attn_mask = " in note for note in recipe.notes)
-
-
-@pytest.mark.parametrize(("module", "mean"), [("networks.lora_flux", -1.15), ("networks.lora_sd3", -math.log(3))])
-def test_train_as_an_adapter_was(tmp_path: Path, module: str, mean: float) -> None:
-    from safetensors.torch import save_file
-
-    metadata = {
-        "ss_network_module": module, "ss_network_dim": "8", "ss_resolution": "(1024, 1024)",
-        "ss_timestep_sampling": "sigmoid", "ss_weighting_scheme": "logit_normal", "ss_base_model_version": "flux1",
-    }  # fmt: skip
-    if "sd3" in module:
-        del metadata["ss_base_model_version"]
-    save_file({"x": torch.zeros(1)}, tmp_path / "adapter.safetensors", metadata)
-    recipe = reading.read(tmp_path / "adapter.safetensors")
-    assert built(recipe).objective.logit_mean == pytest.approx(mean, abs=1e-3)

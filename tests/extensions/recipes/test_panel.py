@@ -1,14 +1,13 @@
 """Recipes on the page: the form is filled from one, and saved as one."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from limner_extensions.recipes import panel
 from tests.e2e.conftest import Server, Visit, browser, shared, visit, wait
-from tests.e2e.test_page import start, tab
+from tests.e2e.test_page import tab
 from tests.e2e.test_settings import value
 from tests.unit.ui.answers import answers, by_id
 from trainer.errors import UserError
@@ -34,7 +33,7 @@ def test_a_recipe_of_another_trainer_fills_the_form(character: Path, tmp_path: P
 
 
 @pytest.mark.browser
-def test_from_a_recipe_of_kohya_to_a_run_in_four_clicks(shared: Server, visit: Visit, tmp_path: Path) -> None:
+def test_a_recipe_of_kohya_fills_the_form_in_three_clicks(shared: Server, visit: Visit, tmp_path: Path) -> None:
     recipe = tmp_path / "kohya.json"
     recipe.write_text(json.dumps({
         "LoRA_type": "Standard", "network_dim": 4, "network_alpha": 2, "learning_rate": 1e-4, "unet_lr": 1e-4,
@@ -50,7 +49,4 @@ def test_from_a_recipe_of_kohya_to_a_run_in_four_clicks(shared: Server, visit: V
     chooser.value.set_files(recipe)
     page.locator("#recipe-report").get_by_text("logging_dir").wait_for()
     wait(lambda: value(page, "adapter-rank-lora") == "4" and value(page, "training-steps") == "3")
-    run = start(page)  # 4
-    page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
-    config = tomllib.loads((shared.home / "outputs" / run / "config.toml").read_text())
-    assert (config["adapter"]["rank"], config["objective"]["weighting"]) == (4, "min-snr")
+    assert value(page, "objective-weighting") == "min-snr"

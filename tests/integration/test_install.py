@@ -103,10 +103,9 @@ def start(limner: Path) -> None:
     pytest.fail(output)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif("CI" not in os.environ, reason="downloads all packages")
+@pytest.mark.nightly
 def test_a_fresh_clone_starts(tmp_path: Path) -> None:
-    """With the real packages; test_start_scripts has what a second start does."""
+    """Downloads the real packages; test_start_scripts has what a second start does."""
     limner = tmp_path / "Fresh clöne" / "limner"
     subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(limner)], check=True)
     start(limner)

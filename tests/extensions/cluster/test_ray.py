@@ -11,7 +11,7 @@ from tests.integration.runs.test_processes import limner, status, wait_until
 from trainer import config, runs, storage
 from trainer.runs import Run
 
-pytestmark = [pytest.mark.slow, *needs_ray]
+pytestmark = [pytest.mark.nightly, *needs_ray]
 
 
 def submit(file: Path, address: str) -> Run:

@@ -343,10 +343,3 @@ def test_preservation_takes_no_memory_of_its_own(arguments: tuple[str, ...], gua
     without, taken = (measure(guards, *arguments, *more, *WAYS) for more in ((), ("preserved",)))
     for way, size in without.items():
         assert taken[way] <= max(1.05 * size, size + 0.2), way
-
-
-@pytest.mark.slow
-def test_recomputing_saves_memory_on_a_card(guards: Path) -> None:
-    """The one that runs at every speed."""
-    taken, expected = measure(guards, "sd15", "transformers"), documented(SD15)
-    assert round(taken["transformers"], 1) == expected["transformers"] < expected["off"]

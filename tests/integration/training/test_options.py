@@ -40,7 +40,7 @@ SAME |= {"DoRA in bf16", "LoHa in bf16", "gradient checkpointing"}
 FAST = ["trigger alone", "schedule-free", "DoRA"]
 
 
-@pytest.mark.parametrize("name", cases([name for name in OPTIONS if name not in SAME], pytest.mark.slow, FAST))
+@pytest.mark.parametrize("name", cases([name for name in OPTIONS if name not in SAME], pytest.mark.nightly, FAST))
 def test_each_setting_changes_the_adapter(character: Path, tiny_sd: Path, name: str) -> None:
     assert not same(learned(tiny_sd, OPTIONS[name]), learned(tiny_sd, {}))
 

@@ -19,7 +19,7 @@ from trainer import captioning, runs
 from trainer.base_models.hub import RemoteFile
 from trainer.captioning import CaptionConfig, kinds, models, wd14
 from trainer.cli.commands import main
-from trainer.data import caption_edits, dataset, undo
+from trainer.data import dataset, undo
 from trainer.errors import UserError
 from trainer.runs import Run, cards, events
 from trainer.worker import work
@@ -108,16 +108,6 @@ def test_a_server_may_fail_midway_and_add_to_other_captions(half: Path, monkeypa
         work(adding)
     added = [f"{caption}, caption {number}" for number, caption in enumerate(written, 14)]
     assert captions(half) == added, "also to what others wrote, and once"
-
-
-@pytest.mark.slow
-def test_captions_may_be_proposed(half: Path, tagger: Path) -> None:
-    before = captions(half)
-    made = run(tagger, result="review")
-    assert (runs.look(made).status, captions(half)) == ("finished", before)
-    assert set(captioning.read_captions(made).values()) == {"pink hair, glasses"}
-    assert len(caption_edits.read_proposals(half)) == caption_edits.keep_proposals(half) == 12
-    assert captions(half) == before[:2] + ["pink hair, glasses"] * 12
 
 
 @pytest.mark.slow

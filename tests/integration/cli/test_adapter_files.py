@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import save
 
 from tests.integration.adapter_files.test_adapter_files import exported
@@ -81,22 +80,6 @@ def test_merge_and_resize(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--rank or --energy" in refused(capsys, "resize", out, "--out", small)
     assert "below 0" in refused(capsys, "merge", out, "--rank", "-1", "--out", small)
     assert "no folder" in refused(capsys, "convert", out, "--out", tmp_path / "absent" / "x.safetensors")
-
-
-def test_bake_and_extract(run: Run, tiny_sd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    baked, out = tmp_path / "baked", tmp_path / "out.safetensors"
-    facts = facts_of(capsys, "bake", tiny_sd, "--adapter", f"{run.export}:0.5", "--out", baked)
-    own = reader.read(run.export)
-    assert facts["layers"] == len(own.modules)
-    facts = facts_of(capsys, "extract", baked, tiny_sd, "--rank", 4, "--precision", "fp32", "--out", out)
-    assert facts["error"] < 1e-3
-    extracted = reader.read(out)
-    assert extracted.metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
-    assert extracted.modules.keys() == own.modules.keys()
-    for name, module in own.modules.items():
-        assert torch.allclose(extracted.modules[name].delta(), 0.5 * module.delta(), atol=1e-3)
-    assert "baked already exists" in refused(capsys, "bake", tiny_sd, "--adapter", run.export, "--out", baked)
-    assert "does not exist" in refused(capsys, "extract", tmp_path / "absent", tiny_sd, "--rank", "4", "--out", out)
 
 
 def test_a_converted_file_says_what_it_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,19 +97,6 @@ def test_masks_are_paired_with_their_images(home: Path, tmp_path: Path) -> None:
     assert dataset.read_mask(folder / "05.png")
 
 
-def test_masks_of_a_folder_filled_by_hand_are_found(home: Path) -> None:
-    folder = dataset.create("rin")
-    (folder / "masks").mkdir()
-    for name in ("01.png", "01-masklabel.png", "02.png", "masks/02.png", "03.png", "04.mask.png"):
-        (folder / name).write_bytes(png(7))
-    assert [path.name for path in dataset.image_files(folder)] == ["01.png", "02.png", "03.png"]
-    masks = [dataset.mask_file(path).relative_to(folder).as_posix() for path in dataset.image_files(folder)]
-    assert masks == ["01-masklabel.png", "masks/02.png", "03.mask.png"]
-    dataset.remove(folder / "02.png")
-    assert dataset.restore_last(folder)
-    assert dataset.read_mask(folder / "02.png"), "the bin keeps it under a name that no image has"
-
-
 def test_a_file_that_is_not_there_costs_no_other_one(home: Path, tmp_path: Path) -> None:
     folder = dataset.create("rin")
     (tmp_path / "good").write_bytes(png(1))

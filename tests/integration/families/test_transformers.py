@@ -84,19 +84,6 @@ def test_the_loss_of_a_step_is_that_of_diffusers_script(bases: dict[str, Path], 
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_prompts_are_encoded_as_the_pipeline_does(bases: dict[str, Path], kind: str) -> None:
-    family = load(bases[kind])
-    own = family.encode_prompts(PROMPTS)
-    theirs = zip(("text", "pooled"), own_embeddings(family), strict=True)
-    assert all(torch.equal(own[key], expected) for key, expected in theirs)
-    if kind == "sd3-5-medium":
-        assert "t5" not in family.encoders()
-        assert not own["text"][:, family.pipeline().tokenizer_max_length :].any(), "zeros take the place of T5"
-    elif kind == "sd3":
-        assert own["text"][:, family.pipeline().tokenizer_max_length :].any()
-
-
 @pytest.mark.parametrize(("side", "tokens"), [(512, 1024), (1024, 4096)])
 def test_timesteps_of_flux_are_shifted_for_the_size(bases: dict[str, Path], side: int, tokens: int) -> None:
     """As its pipeline tells its scheduler for an image of this size."""
@@ -106,14 +93,6 @@ def test_timesteps_of_flux_are_shifted_for_the_size(bases: dict[str, Path], side
     scheduler.set_timesteps(sigmas=sigmas, mu=calculate_shift(tokens, 256, 4096, 0.5, 1.15))
     ours = family.noise.at(torch.tensor(sigmas), 0, 999, (1, 16, side // 8, side // 8))
     assert torch.allclose(ours, scheduler.timesteps, rtol=1e-5)
-
-
-def test_the_distilled_flux_is_refused_with_the_reason(bases: dict[str, Path], tmp_path: Path) -> None:
-    folder = shutil.copytree(bases["flux"], tmp_path / "schnell")
-    file = folder / "transformer" / "config.json"
-    file.write_text(file.read_text().replace('"guidance_embeds": true', '"guidance_embeds": false'))
-    with pytest.raises(UserError, match=r"FLUX\.1 schnell, which is distilled to generate in few steps"):
-        load(folder)
 
 
 @pytest.mark.slow

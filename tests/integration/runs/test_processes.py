@@ -157,16 +157,6 @@ def test_wrong_usage_is_one_sentence(home: Path, line: str, words: str) -> None:
     assert (done.returncode, words in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
-def test_refused_settings(character: Path, tmp_path: Path) -> None:
-    for toml, words in (
-        ('name = "a"\ndataset = "rin"\n[training]\nstep = 3', "not a setting (did you mean training.steps?)"),
-        ('name = "a"\ndataset = "void"', "There is no dataset 'void'"),
-    ):
-        (tmp_path / "c.toml").write_text(toml)
-        done = limner("train", tmp_path / "c.toml", "--run", tmp_path / "run")
-        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
-
-
 @pytest.mark.slow
 def test_runs_that_were_cut_go_on_with_the_page(character: Path, tiny_sd: Path, workers: Workers) -> None:
     """Once from a step, and not if they were ended on purpose."""

@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from safetensors.torch import load_file
 
 from tests.conftest import CHECKOUT, small_disk
-from tests.hostile import pictures
 from tests.integration.runs.test_processes import limner, make, status, wait_until
 from tests.integration.training.test_train import same
 from tests.workers import Workers
-from trainer import paths, runs, storage, worker
+from trainer import runs, storage, worker
 from trainer.adapter_files import reader
-from trainer.data import dataset, images
-from trainer.data.captions import caption_file
 from trainer.runs import Run, events
 from trainer.train import train
 from trainer.training import checkpoint
@@ -304,24 +300,3 @@ def test_a_dataset_that_is_edited_meanwhile_changes_nothing(
     edited = plain(tiny_sd)
     train(edited.config(), Run(edited.folder, edit))
     undisturbed.is_what_was_learned_by(edited)
-
-
-def test_what_a_camera_wrote_stays_with_the_picture(character: Path, tiny_sd: Path, workers: Workers) -> None:
-    """Neither it nor a file's name is in a thumbnail, a preview, an adapter; the camera is not in the logs either."""
-    for picture in sorted(character.glob("*.png")):
-        photo = picture.with_name(f"Anna-{picture.stem}.jpg")
-        with Image.open(picture) as image:
-            photo.write_bytes(pictures.saved(image.convert("RGB"), "JPEG", exif=pictures.exif(1)))
-        caption_file(picture).rename(caption_file(photo))
-        picture.unlink()
-        images.thumbnail(photo.parent, photo)
-    assert len(dataset.read(character)) == 14
-    run = make(str(tiny_sd), steps=4, resolution=64)
-    assert workers.work(run) == 0
-    made = [path for folder in (run.folder, character / paths.CACHE) for path in folder.rglob("*") if path.is_file()]
-    assert {".png", ".safetensors", ".webp", ".log", ".jsonl"} <= {path.suffix for path in made}
-    for path in made:
-        data = path.read_bytes()
-        assert b"SECRET CAMERA" not in data, path
-        assert b"Exif" not in data, path
-        assert b"Anna" not in data or path.suffix in (".log", ".jsonl") or path.name == "measurements.json", path

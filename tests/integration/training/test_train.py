@@ -391,19 +391,10 @@ def test_without_a_trigger_no_trained_image_is_preserved(family: Family, charact
 
 
 def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path) -> None:
-    for folder, kind in (("qwen", "QwenImagePipeline"), ("xl", "StableDiffusionXLPipeline")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "model_index.json").write_text(json.dumps({"_class_name": kind}))
     shutil.copytree(tiny_sd, tmp_path / "cut")
     weights = tmp_path / "cut" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    for base, words in (
-        ("absent/model", "does not exist"),
-        (".", "is not a diffusers model"),
-        ("qwen", ", Qwen-Image,"),
-        ("xl", "config of its UNet"),
-        ("cut", "cannot be loaded"),
-    ):
+    for base, words in (("absent/model", "does not exist"), (".", "is not a diffusers model"), ("cut", "be loaded")):
         with pytest.raises(UserError) as refusal:
             families.load(ModelConfig(base=str(tmp_path / base)), torch.device("cpu"), torch.float32)
         assert words in refusal.value.message

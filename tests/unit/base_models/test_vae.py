@@ -12,7 +12,6 @@ from trainer.errors import UserError
 from ui.tabs import base_model
 
 ALONE = {"encoder.conv_in.weight": [128, 3, 3, 3], "decoder.conv_in.weight": [512, 4, 3, 3]}
-ORIGINAL = {f"first_stage_model.{key}": shape for key, shape in ALONE.items()}
 WITHOUT = {key: shape for key, shape in SD15.items() if "first_stage" not in key}
 
 
@@ -22,24 +21,6 @@ def vae_folder(path: Path, *, weights: bool = True, **settings: Any) -> Path:  #
     if weights:
         write(path / "diffusion_pytorch_model.safetensors", ALONE)
     return path
-
-
-def test_each_form_is_found(tmp_path: Path) -> None:
-    base_path = write(tmp_path / "base.safetensors", SD15)
-    base = detect.look(base_path)
-    assert vae.find(base_path, base, "") is None
-    inside = vae_folder(tmp_path / "model" / "vae")
-    bare = vae_folder(tmp_path / "bare", scaling_factor=0.18215, latent_channels=4)
-    forms = {
-        write(tmp_path / "kohya.safetensors", ALONE): tmp_path / "kohya.safetensors",
-        write(tmp_path / "prefixed.safetensors", ORIGINAL): tmp_path / "prefixed.safetensors",
-        write(tmp_path / "whole.safetensors", SD15 | ORIGINAL): tmp_path / "whole.safetensors",
-        inside: inside,
-        inside.parent: inside,
-        bare / "diffusion_pytorch_model.safetensors": bare,
-    }
-    for path, expected in forms.items():
-        assert vae.find(base_path, base, str(path)) == expected
 
 
 def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:

@@ -96,7 +96,6 @@ def with_other_caption(folder: Path) -> None:
 SPOILT: dict[str, tuple[Spoil, str]] = {
     "blurred": (blurred, "blurred"),
     "black": (lambda folder: save(folder, "bad.png", Image.new("RGB", (256, 256)), "rin, x"), "blank"),
-    "narrow": (captioned("rin, x", (50, 90)), "small"),
     "small": (captioned("rin, x", (130, 130)), "small"),
     "copied": (copied, "copy"),
     "a strip": (captioned("rin, x", (1600, 300)), "cropped"),

@@ -123,8 +123,11 @@ def test_what_is_no_optimizer_is_refused(name: str, lines: list[str], reason: st
         chosen.build([{"params": [nn.Parameter(torch.zeros(2, 2))], "factor": 1.0}])
 
 
-@pytest.mark.parametrize("name", ["", "Adam", "pip.__main__.Main", "a b.C", "torch..C", "torch.optim._functional.C"])
-@pytest.mark.parametrize("line", ["momentum", "lr = 1", "params = []", "x = [", "x = {}", "1 = 2"])
+NAMES = ["", "Adam", "pip.__main__.Main", "a b.C", "torch..C", "torch.optim._functional.C"]
+LINES = ["momentum", "lr = 1", "params = []", "x = [", "x = {}", "1 = 2"]
+
+
+@pytest.mark.parametrize(("name", "line"), list(zip(NAMES, LINES, strict=True)))
 def test_settings_of_a_class_are_checked(name: str, line: str) -> None:
     data = {"name": "x", "dataset": "x", "optimizer": {"kind": "custom", "class_name": name, "arguments": [line]}}
     assert config.find_errors(data).keys() == {"optimizer.class_name", "optimizer.arguments"}

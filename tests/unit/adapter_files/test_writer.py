@@ -127,6 +127,15 @@ def test_precision(precision: Precision, form: writer.Form) -> None:
     assert len(tensors) == (3 if form == "kohya" else 2)
 
 
+@pytest.mark.parametrize("form", ["kohya", "peft"])
+def test_magnitudes_of_whole_weights_are_not_rounded(form: writer.Form) -> None:
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    dora = module("DoRA", 3, (5, 6), 1.7, 0)
+    tensors = load(writer.write({name: dora}, {}, form=form, precision="fp16"))
+    (magnitudes,) = (tensor for key, tensor in tensors.items() if "dora_scale" in key or "magnitude" in key)
+    assert torch.equal(magnitudes.flatten(), dora.parts["dora_scale"].flatten())
+
+
 def test_an_adapter_that_is_dora_in_part_has_no_form_for_peft() -> None:
     names = [f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{layer}" for layer in "qk"]
     modules = {names[0]: module("LoRA", 2, (3, 4), 1.0, 0), names[1]: module("DoRA", 2, (3, 4), 1.0, 0)}

@@ -163,9 +163,8 @@ def test_of_two_generations_of_names_diffusers_loads_one(character: Path, tiny_s
 
 @pytest.mark.parametrize("decompose", [False, True])
 def test_peft_scales_lokr_without_a_rank_as_any_other(tiny_sd: Path, tmp_path: Path, decompose: bool) -> None:
-    config = peft.LoKrConfig(
-        r=64, alpha=16, target_modules=["to_q"], rank_pattern={"mid_block.*to_q": 2}, decompose_both=decompose
-    )
+    ranks = {"mid_block.*to_q": 2, "up_blocks.*to_q": 128}  # of which the second does not show in the tensors
+    config = peft.LoKrConfig(r=64, alpha=16, target_modules=["to_q"], rank_pattern=ranks, decompose_both=decompose)
     adapted = peft.get_peft_model(fresh(tiny_sd).unet, config)
     torch.manual_seed(0)
     for parameter in (value for value in adapted.parameters() if value.requires_grad):

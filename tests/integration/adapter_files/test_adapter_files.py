@@ -314,12 +314,12 @@ def test_kinds_of_other_makers_are_drawn_with_and_baked(
     model = load(bases[family])
     file = of_other_makers(model)
     assert file.kinds >= {"OFT", "BOFT", "IA3", "GLoRA", "full", "norm"}
-    before, live = draw(model.pipeline()), patched(model, (file, 1.0))
+    before, live = draw(model.pipeline()), patched(model, (file, 0.5))
     assert far(before, live) > 1e-2
     assert torch.equal(draw(model.pipeline()), before), "nothing is left behind"
     base = bases[family] if form == "folder" else single_file(bases[family], tmp_path / "base.safetensors")
     out = tmp_path / "out" if form == "folder" else tmp_path / "out.safetensors"
-    assert transforms.bake(base_weights.open_checkpoint(base), [("it", file, 1.0)], out) == len(file.modules)
+    assert transforms.bake(base_weights.open_checkpoint(base), [("it", file, 0.5)], out) == len(file.modules)
     assert far(draw(load(out).pipeline()), live) < 1e-4
 
 

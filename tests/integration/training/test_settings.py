@@ -128,6 +128,10 @@ def test_every_setting_is_tested() -> None:
     assert leaves - here - named == set()
 
 
+def test_the_strength_of_previews_is_not_that_of_the_training(character: Path, tiny_sd: Path) -> None:
+    assert same(learned(tiny_sd, {"preview__every": 1, "preview__strength": 0.5}), learned(tiny_sd, {}))
+
+
 @pytest.mark.slow
 def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -> None:
     def drawn(**changes: Any) -> tuple[list[str], np.ndarray[Any, Any] | None]:  # noqa: ANN401 - any settings

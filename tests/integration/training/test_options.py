@@ -115,6 +115,10 @@ def test_masks_from_a_file_and_from_alpha(family: Family, character: Path, tiny_
     batch = made.at(0, 0)
     assert batch.mask.shape == (4, 1, 8, 8)
     assert built(family, character, settings(tiny_sd)).at(0, 0).mask is None
+    mask.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(dataset.mask_file(character / "02.png"))
+    again = built(family, character, settings(tiny_sd, objective__masked_loss=True))
+    lower = again.cache.get(again.own.views[1][0])["mask"]
+    assert torch.allclose(lower, upper.flip(-2), atol=0.02), "what is cached is not the mask of before"
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The Try out tab without a browser: views, generated images, and the settings stored in an image."""
 
 import dataclasses
+import os
 import shutil
 import struct
 import sys
@@ -120,6 +121,14 @@ def test_images_are_generated_once_and_strength_zero_is_plain(finished: Run) -> 
     assert len(sampler.requests) == 2
     fresh = dataclasses.replace(form, new_seed=True)
     assert len({list(try_out.generate(sampler, RunWatcher(), fresh))[-1][2] for _ in range(2)}) == 2
+
+
+def test_a_file_that_was_written_again_is_drawn_with_again(finished: Run) -> None:
+    sampler, form = FakeSampler(), sample_form(finished.id)
+    *_progress, (_html, before, _seed) = try_out.generate(sampler, RunWatcher(), form)
+    os.utime(finished.export, (1, 1))
+    *_progress, (_html, after, _seed) = try_out.generate(sampler, RunWatcher(), form)
+    assert (before == after, len(sampler.requests)) == (False, 2)
 
 
 def test_progress_is_told_now_and_then_and_each_picture_at_once() -> None:

@@ -139,6 +139,15 @@ def test_requests_go_there_and_what_is_taken_there_is_taken_here(rig: Rig) -> No
     assert list(there.iterdir()) == []
 
 
+DECIDED: dict[str, dict[str, object]] = {
+    "model": {"family": "sd15", "revision": "abc", "clip_skip": 2},
+    "training": {"steps": 77, "precision": "bf16"},
+    "adapter": {"rank": 8},
+    "optimizer": {"learning_rate": 0.5},
+    "preview": {"prompts": ("a fox",)},
+}
+
+
 def test_completed_settings_come_back_with_the_paths_here(character: Path, tmp_path: Path) -> None:
     elsewhere, base = tmp_path / "photos" / "rin", tmp_path / "models" / "base"
     for name in ("model_index.json", "unet/model.safetensors", "unet/model.bin"):
@@ -155,12 +164,13 @@ def test_completed_settings_come_back_with_the_paths_here(character: Path, tmp_p
     assert parts == {"model_index.json", "unet/model.safetensors"}
     images = {path.name for path in elsewhere.iterdir() if path.suffix in (".png", ".txt")}
     assert {path.name for path in (rig.root / there.dataset).iterdir()} == images
-    training = there.training.model_copy(update={"steps": 77})
-    rig.there.save_config(there.model_copy(update={"training": training}))
+    decided = {section: getattr(there, section).model_copy(update=values) for section, values in DECIDED.items()}
+    rig.there.save_config(there.model_copy(update=decided))
     done = events.Finished(step=9, export="rin.safetensors", sha256={"config.toml": "of the node"})
     rig.there.report(done)
     rig.mirror.update()
-    assert rig.run.config() == before.model_copy(update={"training": before.training.model_copy(update={"steps": 77})})
+    expected = {section: getattr(before, section).model_copy(update=values) for section, values in DECIDED.items()}
+    assert rig.run.config() == before.model_copy(update=expected)
     assert runs.look(rig.run).state.sha256["config.toml"] == storage.sha256(rig.run.config_file)
 
 

@@ -14,7 +14,7 @@ from limner_extensions.publishing import model_card, publishing
 from tests.extensions.publishing.conftest import SECRET
 from trainer import config
 from trainer.errors import UserError
-from trainer.runs import Run
+from trainer.runs import Run, events
 
 PROMPT = 'miraxo, <script>alert(1)</script> & "quotes"'
 FILES = ["README.md", "SHA256SUMS", "rin.safetensors", "samples/1.png", "samples/2.png", "settings.toml"]
@@ -79,6 +79,12 @@ def test_whatever_the_trigger_is_the_metadata_hold_it(run: Run, trigger: str) ->
     assert card.data.to_dict().get("instance_prompt", "") == trigger
     assert card.data.to_dict()["base_model"] == "anna/fox"
     assert "teaches Stable Diffusion XL a style." in card.text
+
+
+def test_the_card_has_the_steps_of_the_adapter_that_is_published(run: Run) -> None:
+    """A run that ends early, as its held-out images say so, writes the adapter of an earlier step."""
+    run.report(events.Finished(step=4, exported=2, export=run.export.name))
+    assert "| steps | 2 |" in (published(run) / "README.md").read_text(encoding="utf-8")
 
 
 def test_nothing_private_is_published(run: Run) -> None:

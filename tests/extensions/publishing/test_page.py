@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from limner_extensions.publishing import routes
 from tests.e2e.conftest import Browser, Server, Visit, browser, shared, visit, wait
 from tests.e2e.test_page import PHONE, tab
 from tests.extensions.publishing.conftest import make_run
+from trainer import runs
+from trainer.config import build
 from trainer.runs import Run
 
 __all__ = ["browser", "shared", "visit"]
@@ -55,3 +60,17 @@ def test_a_run_is_shared_as_a_report_and_as_a_folder_to_publish(
         report.get_by_text("max_grad_norm").wait_for()
         assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
         context.close()
+
+
+def test_a_report_is_a_file_to_save_that_nothing_caches(character: Path) -> None:
+    run = runs.create(build({"name": "rin", "dataset": "rin"}))
+    app = FastAPI()
+    app.include_router(routes.router)
+    web = TestClient(app)
+    answer = web.get(f"/report/{run.id}")
+    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''rin-report.html"
+    assert answer.headers["cache-control"] == "private, no-store"
+    assert answer.text.startswith("<!doctype html>")
+    assert web.get("/report/none").status_code == web.get(f"/publish/{run.id}").status_code == 404, (
+        "not there, or not ended"
+    )

@@ -283,7 +283,7 @@ def test_a_failed_run_is_trained_again_with_its_change(character: Path, monkeypa
 
 def test_train_and_download_say_that_micro_is_for_practice(finished: runs.Run) -> None:
     sentence = base_model_choices.practice("micro")
-    assert all(words in sentence for words in ("drawn portraits", "Limner and diffusers only", "for real results"))
+    assert all(words in sentence for words in ("draws portraits only", "Limner and diffusers only", "for real results"))
     assert base_model_choices.practice("owner/name") == ""
     assert train.plan(answers())["cautions"] == "", "it stands below the base"
     assert sentence in run_html.status(runs.look(finished))

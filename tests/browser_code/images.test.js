@@ -190,6 +190,8 @@ test("the page is not left unasked while images are on their way", async (t) => 
   assert.equal(fire(window, "beforeunload").defaultPrevented, true);
 });
 
+const STORED = { status: 200, ok: true, json: async () => ({ refused: [] }) };
+
 function openFields(t, answers) {
   const window = openPage(t, `<div id="captions"><div class="captions" data-project="mira"></div></div>
     <div id="trigger"><input></div><div id="class"><input></div>`);
@@ -204,7 +206,7 @@ function openFields(t, answers) {
 }
 
 test("what is typed is sent under its project when typing pauses, and again until it is stored", async (t) => {
-  const { requests, typeIn, window } = openFields(t, [Promise.reject(new Error("offline")), Promise.resolve({ status: 200 })]);
+  const { requests, typeIn, window } = openFields(t, [Promise.reject(new Error("offline")), Promise.resolve(STORED)]);
   component(window, "fields");
   typeIn("trigger", "mir");
   typeIn("trigger", "miraxo");
@@ -220,7 +222,7 @@ test("what is typed is sent under its project when typing pauses, and again unti
 });
 
 test("what was typed last is sent as the page is left, and by the next page if that failed", async (t) => {
-  const { requests, typeIn, window } = openFields(t, [Promise.resolve({ status: 500 }), Promise.resolve({ status: 200 })]);
+  const { requests, typeIn, window } = openFields(t, [Promise.resolve({ status: 500 }), Promise.resolve(STORED)]);
   component(window, "fields");
   typeIn("trigger", "miraxo");
   fire(window, "pagehide");
@@ -228,4 +230,24 @@ test("what was typed last is sent as the page is left, and by the next page if t
   component(window, "fields");
   await settle();
   assert.deepEqual(requests.map(([, , field]) => field), ["1 mira trigger miraxo", "1 mira trigger miraxo"]);
+});
+
+test("what a server takes later is kept, and what it refuses is said", async (t) => {
+  const refusing = { ...STORED, json: async () => ({ refused: ["The project 'mira' no longer exists."] }) };
+  const answers = [{ status: 401 }, { status: 403 }, refusing, refusing].map((answer) => Promise.resolve(answer));
+  const { requests, typeIn, window } = openFields(t, answers), asked = [];
+  window.limner = { ask: async (sentence) => asked.push(sentence) };
+  component(window, "fields");
+  typeIn("trigger", "miraxo");
+  for (const pause of [300, 3000, 3000]) {
+    assert.match(window.sessionStorage.getItem("limner-typed-fields"), /miraxo/);
+    t.mock.timers.tick(pause);
+    await settle();
+  }
+  assert.equal(window.sessionStorage.getItem("limner-typed-fields"), "[]");
+  typeIn("trigger", "x".repeat(70_000));
+  t.mock.timers.tick(300);
+  await settle();
+  assert.deepEqual(requests.map(([, keepalive]) => keepalive), [true, true, true, false], "browsers keep small ones alive");
+  assert.deepEqual(asked, Array(2).fill("The project 'mira' no longer exists."));
 });

@@ -1,6 +1,8 @@
 // What people enter is stored field by field when typing pauses and when the page is left, under project, name and number,
 // as requests may arrive in another order. Until the server has it, it is kept, also for the next page of this tab.
 const STORE = "limner-typed-fields", PAUSE = 300, AGAIN = 3000; // milliseconds
+const UNDECIDED = [401, 403, 408, 429]; // the session has ended, or the server has too much to do: it may be taken later
+const MOST = 60_000; // bytes of a request that may outlive its page, a little less than what browsers allow
 const NAMES = /** @type {Record<string, string>} */ ({ trigger: "trigger", "train-trigger": "trigger", class: "class" });
 const drafts = /** @type {Map<string, Typed>} */ (new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]")));
 const page = Math.random().toString(36).slice(2);
@@ -29,13 +31,16 @@ async function send() {
   const sent = [...drafts];
   if (!sent.length) return;
   const body = JSON.stringify({ fields: sent.map(([, field]) => field) });
-  const answer = await fetch("/typed", { method: "POST", keepalive: true, body }).catch(() => null);
-  if (!answer || answer.status >= 500) {
+  const request = { method: "POST", keepalive: new Blob([body]).size < MOST, body };
+  const answer = await fetch("/typed", request).catch(() => null);
+  if (!answer || answer.status >= 500 || UNDECIDED.includes(answer.status)) {
     later(AGAIN);
     return;
   }
   for (const [key, field] of sent) if (drafts.get(key) === field) drafts.delete(key);
   keep();
+  const { refused = ["[[This could not be stored.]]"] } = answer.ok ? await answer.json() : {};
+  if (refused.length) await window.limner.ask(refused.join(" "));
 }
 
 window.limnerFields = { store: (fields) => (draft(fields), send()) };

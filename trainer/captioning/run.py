@@ -14,7 +14,7 @@ from pydantic import Field
 from trainer import config as configs
 from trainer import foreign_text, paths, storage
 from trainer.data import caption_edits, dataset
-from trainer.data.captions import one_line, read_caption
+from trainer.data.captions import one_line, read_text
 from trainer.errors import UserError
 from trainer.runs import Run
 from trainer.schema import Section
@@ -118,7 +118,7 @@ def images_to_caption(settings: CaptionConfig) -> list[Path]:
     if not images:
         raise UserError("There are no images in this dataset.", "Add some first.")
     if settings.existing == "keep":
-        return [path for path in images if not read_caption(path)]
+        return [path for path in images if not read_text(path)]
     return images
 
 
@@ -162,7 +162,7 @@ def _edits(folder: Path, settings: CaptionConfig, captions: dict[str, str]) -> l
     """Return the changes that captions make to those that are there."""
     edits = []
     for path in dataset.image_files(folder):
-        before, after = read_caption(path), one_line(captions.get(path.name, ""))
+        before, after = read_text(path), one_line(captions.get(path.name, ""))
         if not after or (settings.existing == "keep" and before):
             continue
         if settings.existing == "add" and before:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer import foreign_text, paths, storage
 from trainer.data import dataset, undo
-from trainer.data.captions import one_line, read_caption, with_trigger, without_trigger
+from trainer.data.captions import one_line, read_text, with_trigger, without_trigger
 from trainer.errors import UserError
 
 Change = Callable[[str], str]
@@ -28,13 +28,13 @@ class Edit:
 
 
 def preview(folder: Path, change: Change, names: Iterable[str] | None = None) -> list[Edit]:
-    """Preview a change: return the captions that would differ. `names` limits it to these images."""
+    """Preview a change of each line: return the captions that would differ. `names` limits it to these images."""
     selected = None if names is None else set(names)
     edits = []
     for path in dataset.image_files(folder):
         if selected is None or path.name in selected:
-            before = read_caption(path)
-            after = one_line(change(before))
+            before = read_text(path)
+            after = "\n".join(map(change, before.split("\n"))).strip()
             if after != before:
                 edits.append(Edit(path.name, before, after))
     return edits
@@ -47,7 +47,7 @@ def apply(folder: Path, edits: list[Edit], title: str) -> None:
     with dataset.captions_lock(folder):
         undo.record(folder, title, captions={edit.name: [edit.before, edit.after] for edit in edits})
         for edit in edits:
-            dataset.write_caption(folder / edit.name, edit.after)
+            dataset.write_text(folder / edit.name, edit.after)
 
 
 # Changes --------------------------------------------------------------------------------------------------------
@@ -160,8 +160,8 @@ def keep_proposals(folder: Path, names: Collection[str] | None = None) -> int:
         proposed, present = read_proposals(folder), {path.name for path in dataset.image_files(folder)}
         kept = []
         for name in present & set(proposed if names is None else names) & set(proposed):
-            before = read_caption(folder / name)
-            if names is not None or before == proposed[name].before:
+            before = read_text(folder / name)
+            if names is not None or one_line(before) == one_line(proposed[name].before):
                 kept.append(Edit(name, before, proposed[name].after))
         apply(folder, sorted(kept, key=lambda edit: edit.name), PROPOSALS_TITLE)
         decided = {edit.name for edit in kept}

@@ -48,6 +48,11 @@ def read_caption(image: Path) -> str:
     return one_line(_read(image))
 
 
+def read_text(image: Path) -> str:
+    """Read the caption of an image with its line breaks; each line may be trained as a caption of its own."""
+    return "\n".join(lines(_read(image)))
+
+
 def read_captions(image: Path) -> tuple[str, ...]:
     """Read each line of a caption file that is not blank as a caption of its own."""
     return tuple(lines(_read(image)))

@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock
 
 from trainer import paths, storage
 from trainer.data import images
-from trainer.data.captions import caption_file, one_line, read_caption
+from trainer.data.captions import caption_file, lines, one_line, read_caption, read_text
 from trainer.errors import UserError
 from trainer.i18n import _
 
@@ -294,7 +294,16 @@ def _lock(folder: Path, name: str) -> BaseFileLock:
 
 
 def write_caption(image: Path, caption: str) -> None:
-    """Save the caption of an image.
+    """Save the caption of an image as one line.
+
+    Raises:
+        UserError: the image is gone.
+    """
+    write_text(image, one_line(caption))
+
+
+def write_text(image: Path, text: str) -> None:
+    """Save the caption of an image with its line breaks, as `captions.read_text` returns it.
 
     Raises:
         UserError: the image is gone.
@@ -302,15 +311,21 @@ def write_caption(image: Path, caption: str) -> None:
     if not image.is_file():
         raise UserError("{name} is no longer in this dataset.", "Reload the page.", name=image.name)
     with captions_lock(image.parent):
-        storage.write(caption_file(image), one_line(caption) + "\n")
+        storage.write(caption_file(image), "\n".join(lines(text)) + "\n")
 
 
-def digest(examples: Sequence[Example]) -> str:
-    """Return the SHA-256 over the images' bytes, captions and masks: the same wherever the dataset lies."""
+def digest(examples: Sequence[Example], *, by_line: bool = False) -> str:
+    """Return the SHA-256 over the images' bytes, captions and masks: the same wherever the dataset lies.
+
+    `by_line`: line breaks count, as each line of a caption file is a caption.
+    """
     total = hashlib.sha256()
     for example in examples:
         total.update(hashlib.sha256(example.path.read_bytes()).digest())
-        total.update(hashlib.sha256(example.caption.encode()).digest())
+        caption = example.caption
+        if by_line:
+            caption = read_text(example.path) or caption
+        total.update(hashlib.sha256(caption.encode()).digest())
         if mask := read_mask(example.path):
             total.update(hashlib.sha256(mask).digest())
     return total.hexdigest()

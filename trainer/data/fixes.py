@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer import storage
 from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, undo
-from trainer.data.captions import caption_file, read_caption
+from trainer.data.captions import caption_file, read_text
 from trainer.data.problems import KINDS, Problem
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
@@ -68,7 +68,7 @@ def _separate_captions(folder: Path, caption_names: Sequence[str]) -> str:
         for path in sharing[1:]:
             with dataset.upload_lock(folder):  # so that the free name stays free
                 new = dataset.free_path(folder, path.stem, path.suffix)
-                if caption := read_caption(path):  # first, so that no image is ever without its caption
+                if caption := read_text(path):  # first, so that no image is ever without its caption
                     storage.write(caption_file(new), caption + "\n")
                 if mask := dataset.read_mask(path):
                     storage.write(dataset.mask_file(new), mask)

@@ -15,7 +15,7 @@ from typing import Any
 
 from trainer import foreign_text, paths, storage
 from trainer.data import dataset, image_edits
-from trainer.data.captions import read_caption
+from trainer.data.captions import read_text
 from trainer.data.image_edits import Edit
 
 LEVELS = 20
@@ -105,9 +105,9 @@ def _restore(folder: Path, level: dict[str, Any]) -> Undone:
     for name, (before, after) in level.get("captions", {}).items():
         if name not in existing:
             continue
-        caption = read_caption(folder / name)
+        caption = read_text(folder / name)
         if caption == after:
-            dataset.write_caption(folder / name, before)
+            dataset.write_text(folder / name, before)
             restored += 1
         elif caption != before:  # it is as before where the change was interrupted
             newer += 1

@@ -83,7 +83,7 @@ def complete(
     regularization = chain.from_iterable(dataset.read_regularization(config.taught))
     record = Record(
         program=__version__,
-        dataset_sha256=dataset.digest((*examples, *held, *regularization)),
+        dataset_sha256=dataset.digest((*examples, *held, *regularization), by_line=config.captions.multiple),
         base_sha256=families.fingerprint(family.denoiser),
         vae_sha256=families.fingerprint(family.encoders()["vae"])
         if config.model.vae or not family.base.has_vae

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from trainer import paths
-from trainer.data import caption_edits, dataset, undo
-from trainer.data.captions import read_caption
+from trainer.data import caption_edits, dataset, sandbox, undo
+from trainer.data.captions import read_caption, read_captions
 from trainer.errors import UserError
 
 TEMPLATE = "{trigger}, a {class}, {caption}"
@@ -40,6 +40,23 @@ def test_a_change_is_shown_before_it_is_made(folder: Path) -> None:
     assert caption_edits.preview(folder, caption_edits.add_trigger("rin"), ["0.png"]) == [
         caption_edits.Edit("0.png", "blue cap, smiling", "rin, blue cap, smiling")
     ]
+
+
+def test_a_caption_a_line_stays_so_through_changes_and_undo(folder: Path, tmp_path: Path) -> None:
+    image = folder / "0.png"
+    (folder / "0.txt").write_text("red hat, smiling\n\nred hat, sad\n")
+    caption_edits.apply(folder, caption_edits.preview(folder, caption_edits.add_trigger("rin")), "rin")
+    assert read_captions(image) == ("rin, red hat, smiling", "rin, red hat, sad")
+    undo.undo(folder)
+    assert read_captions(image) == ("red hat, smiling", "red hat, sad")
+    (tmp_path / "later.txt").write_text("a hat\na cap\n")
+    sandbox.add(folder, [("0.txt", tmp_path / "later.txt")])
+    assert read_captions(image) == ("a hat", "a cap")
+    examples = dataset.read(folder)
+    before = [dataset.digest(examples, by_line=by_line) for by_line in (False, True)]
+    (folder / "0.txt").write_text("a hat a\ncap\n")
+    after = [dataset.digest(dataset.read(folder), by_line=by_line) for by_line in (False, True)]
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False), "a run that trains lines notices"
 
 
 def test_several_levels_are_taken_back_and_newer_words_stay(folder: Path) -> None:

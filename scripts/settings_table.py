@@ -1,7 +1,7 @@
 """Tables of all settings, for docs/reference.md and docs/recipes.md."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -64,15 +64,9 @@ def _kinds(listed: list[Entry]) -> list[str]:
         return []
     lines = [f"\n| `{section}.kind` | what it is | settings |", "| --- | --- | --- |"]
     for kind in sections(TrainConfig.model_fields[section].annotation):
-        name = str(kind.model_fields["kind"].default)
-        own = {
-            field: info.default
-            for field, info in kind.model_fields.items()
-            if field != "kind" and any(entry.path[-1] == field for entry in listed)
-        }
-        fields = ", ".join(f"{field} {_value(value)}" for field, value in own.items())
-        about = (kind.__doc__ or "").split("\n")[0]
-        lines.append(f"| `{name}` | {about} | {fields} |")
+        fields = {name: info.default for name, info in kind.model_fields.items()}
+        name, about = fields.pop("kind"), (kind.__doc__ or "").split("\n")[0]
+        lines.append(f"| `{name}` | {about} | {', '.join(f'{field} {_value(own)}' for field, own in fields.items())} |")
     return lines
 
 
@@ -100,18 +94,12 @@ def _by_preset(values: dict[str, Any]) -> str:
     return "; ".join([common, *(f"{value} ({_joined(presets_by_value[value])})" for value in others)])
 
 
-def _joined(names: Iterable[str]) -> str:
+def _joined(names: list[str]) -> str:
     """Return names of presets, those of a family that has both under its name alone."""
-    presets: dict[str, list[str]] = {}
-    for name in names:
-        family, preset = name.split(", ")
-        presets.setdefault(family, []).append(preset)
-    for family, own in presets.items():
-        if len(own) == 1:
-            presets[family] = [f"{family} {own[0]}"]
-        else:
-            presets[family] = [family]
-    return ", ".join(name for (name,) in presets.values())
+    families = Counter(name.split(", ")[0] for name in names)
+    both = [family for family, count in families.items() if count == 2]
+    single = [name.replace(", ", " ") for name in names if name.split(", ")[0] not in both]
+    return ", ".join(both + single)
 
 
 def _default(info: FieldInfo) -> str:

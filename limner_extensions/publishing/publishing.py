@@ -60,11 +60,17 @@ def _programs(view: runs.View) -> list[str]:
 
 
 def _samples(view: runs.View) -> tuple[list[Sample], dict[str, bytes]]:
-    """Return the newest preview of each prompt, decoded and encoded again, so that no metadata come along."""
+    """Return the newest preview of each prompt that shows what the file holds: that of a run may be of an earlier step.
+
+    They are decoded and encoded again, so that no metadata come along.
+    """
     samples: list[Sample] = []
     pictures: dict[str, bytes] = {}
     for row in previews.by_prompt(view).values():
-        newest = row[max(row)]
+        steps = [step for step in row if step <= view.state.exported]
+        if not steps:
+            continue
+        newest = row[max(steps)]
         try:
             picture = images.png(images.decode((view.run.folder / newest.file).read_bytes()))
         except UserError:  # damaged

@@ -103,10 +103,10 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 32_826, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 42_906, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 25_509, lines(".py", "tests")),
-    ("lines of JavaScript (1,372)", 1_583, lines(".js", "ui")),
+    ("lines of trainer and ui (27,000)", 32_769, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 42_931, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 25_533, lines(".py", "tests")),
+    ("lines of JavaScript (1,372)", 1_588, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 4, modules),
     ("functions of more than 60 lines (1)", 1, counted(lambda name: sum(n > 60 for n in lengths(name)), *PROGRAM)),
     ("positional results of more than three values in ui (0)", 3, counted(positional, "ui")),

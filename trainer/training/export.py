@@ -64,7 +64,7 @@ def write(
         raise UserError("The trained adapter is not finite.", "Lower the learning rate and train again.")
     facts = metadata(family, config, run, captions, step)
     trained = reader.of_tensors(tensors, run.export.name, facts)
-    facts |= _cover_facts(run) if settings.cover else {}
+    facts |= _cover_facts(run, step) if settings.cover else {}
     known, tolerance, errors = shapes(family), TOLERANCE[precision], dict[Path, float]()
     run.report(events.Phase(name=_("Checking the file"), done=0, total=1))
     written: dict[Path, str] = {}
@@ -106,8 +106,8 @@ def write(
     return {path.relative_to(run.folder).as_posix(): checksum for path, checksum in written.items()}
 
 
-def _cover_facts(run: Run) -> dict[str, str]:
-    image = cover(run)
+def _cover_facts(run: Run, step: int) -> dict[str, str]:
+    image = cover(run, step)
     if not image:
         return {}
     return {summary.COVER: json.dumps([image]), "modelspec.thumbnail": f"data:image/jpeg;base64,{image}"}
@@ -185,9 +185,10 @@ def load_with_diffusers(family: Family, path: Path, tolerance: float) -> None:
         pipeline.unload_lora_weights()
 
 
-def cover(run: Run) -> str:
-    """Return the newest preview of a run as base64 text of a small JPEG without metadata; "" if there is none."""
-    previews = sorted((run.folder / "previews").glob("*_0.png"))
+def cover(run: Run, step: int) -> str:
+    """Return the newest preview up to a step as base64 text of a small JPEG without metadata; "" if there is none."""
+    files = sorted((run.folder / "previews").glob("*_0.png"))
+    previews = [file for file in files if int(file.name.partition("_")[0]) <= step]
     if not previews:
         return ""
     with Image.open(previews[-1]) as preview:

@@ -91,9 +91,9 @@ def prepare(family: Family, config: TrainConfig, accelerator: Accelerator) -> Pr
 
 
 def default_prompts(settings: TrainConfig, captions: list[str]) -> tuple[str, ...]:
-    """Return three captions, evenly spaced in the dataset: the preview prompts if the settings have none."""
+    """Return three different captions, evenly spaced in the dataset: the preview prompts if the settings have none."""
     distinct = list(dict.fromkeys(prompt_lines.without_flags(caption) for caption in captions))
     if not distinct and settings.trigger:
         distinct = [settings.trigger]
-    stride = max(1, len(distinct) // 3)
-    return tuple(distinct[::stride][:3])
+    count = min(3, len(distinct))
+    return tuple(distinct[len(distinct) * number // count] for number in range(count))

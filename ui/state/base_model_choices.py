@@ -94,8 +94,8 @@ def practice(base: str) -> str:
     if base != MICRO:
         return ""
     return _(
-        "Micro draws portraits only, and of photographs it learns a weak likeness at best. Its files work in Limner and "
-        "diffusers only. Choose a Stable Diffusion model for real results."
+        "Micro draws portraits only, and of photographs it learns a weak likeness at best. Its files work in Limner "
+        "and diffusers only. Choose a Stable Diffusion model for real results."
     )
 
 

@@ -85,15 +85,15 @@ def _table(key: str, watch: RunWatcher, axes: Axes) -> list[Cell]:
     rows: list[Cell] = []
     match axes.rows:
         case "seeds":
-            seeds = _numbers(axes.chosen or "1 2 3", 2**31 - 1, _("seeds"))
-            rows = [Cell(key, 0.0, "", _("seed {seed}", seed=int(seed)), seed=int(seed)) for seed in seeds]
+            seeds = _whole_numbers(axes.chosen or "1 2 3", 2**31 - 1, _("seeds"))
+            rows = [Cell(key, 0.0, "", _("seed {seed}", seed=seed), seed=seed) for seed in seeds]
         case "prompts":
             prompts = [line.strip() for line in axes.chosen.splitlines() if line.strip()]
             if not prompts:
                 raise UserError("There are no prompts for the rows of the table yet.", "Type some, one per line.")
             rows = [Cell(key, 0.0, "", prompt, prompt=prompt) for prompt in prompts]
         case _:
-            steps = [int(step) for step in _numbers(axes.chosen, 10**9, _("steps"))]
+            steps = _whole_numbers(axes.chosen, 10**9, _("steps"))
             rows = [Cell(checkpoint, 0.0, "", name) for checkpoint, name in checkpoints(key, watch, steps)]
     if len(rows) * len(strengths) > MOST_CELLS:
         raise UserError("The table has more than {most} images.", "Choose fewer rows or strengths.", most=MOST_CELLS)
@@ -119,6 +119,14 @@ def _numbers(text: str, most: float, what: str) -> list[float]:
             "The {what} of the table are not numbers from 0 to {most:g}.", "Write them as 1 2 3.", what=what, most=most
         )
     return list(dict.fromkeys(numbers))
+
+
+def _whole_numbers(text: str, most: int, what: str) -> list[int]:
+    """Read whole numbers, as `_numbers`."""
+    numbers = _numbers(text, most, what)
+    if not all(number.is_integer() for number in numbers):
+        raise UserError("The {what} of the table are not whole numbers.", "Write them as 1 2 3.", what=what)
+    return [int(number) for number in numbers]
 
 
 def checkpoints(key: str, watch: RunWatcher, steps: Sequence[int] = ()) -> list[tuple[str, str]]:

@@ -239,6 +239,9 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
     adapters = [(keys[name], strength) for name, strength in settings["adapters"]]
     others = [*adapters[1 : 1 + OTHERS], *[("", 1.0)] * OTHERS][:OTHERS]
     adapter, strength = adapters[0] if adapters else ("", 0.0)
+    base = settings["base"]
+    if adapters and base in (MICRO, usual_settings(adapter).model.base):  # micro stands for a base on a private path
+        base = ""
     size = ""
     if settings["width"] and settings["height"]:
         size = f"{settings['width']} x {settings['height']}"
@@ -246,7 +249,7 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
         adapter=adapter,
         strength=strength,
         size=size,
-        base="" if adapters else settings["base"],
+        base=base,
         others=tuple(others),
         **{name: settings[name] for name in ("prompt", "seed", "steps", "guidance", "clip_skip", "negative")},
     )

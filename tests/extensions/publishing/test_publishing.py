@@ -81,10 +81,13 @@ def test_whatever_the_trigger_is_the_metadata_hold_it(run: Run, trigger: str) ->
     assert "teaches Stable Diffusion XL a style." in card.text
 
 
-def test_the_card_has_the_steps_of_the_adapter_that_is_published(run: Run) -> None:
+def test_card_and_samples_are_of_the_step_that_is_published(run: Run) -> None:
     """A run that ends early, as its held-out images say so, writes the adapter of an earlier step."""
     run.report(events.Finished(step=4, exported=2, export=run.export.name))
-    assert "| steps | 2 |" in (published(run) / "README.md").read_text(encoding="utf-8")
+    folder = published(run)
+    assert "| steps | 2 |" in (folder / "README.md").read_text(encoding="utf-8")
+    with Image.open(folder / "samples" / "1.png") as sample:
+        assert sample.getpixel((0, 0)) == (100, 80, 120), "the preview of step 2"
 
 
 def test_nothing_private_is_published(run: Run) -> None:

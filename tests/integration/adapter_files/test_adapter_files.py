@@ -194,7 +194,8 @@ def test_what_programs_make_of_a_file_is_reported_with_it(character: Path, tiny_
     assert facts["cover"]
     assert facts["precision"] == ["bfloat16"]
     picture = summary.cover(safetensors_reader.read(run.export).metadata)
-    assert picture == export.cover(run)
+    assert picture == export.cover(run, 10**6)
+    assert export.cover(run, -1) == "", "no preview shows what the file holds"
     assert "bfloat16" in summary.describe(safetensors_reader.read(run.folder / peft.file))["precision"]
     assert str(run.folder.parent) not in str(safetensors_reader.read(run.export).metadata)
 

@@ -154,6 +154,7 @@ def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:
         ({"strengths": "3"}, "from 0 to 2"),
         ({"chosen": "77"}, "no checkpoint of step 77"),
         ({"rows": "prompts"}, "no prompts"),
+        ({"rows": "seeds", "chosen": "1.5"}, "seeds of the table are not whole numbers"),
         ({"rows": "seeds", "chosen": " ".join(map(str, range(99)))}, "more than 100 images"),
     ):
         with pytest.raises(UserError, match=words):
@@ -186,6 +187,8 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     assert dataclasses.replace(restored, others=()) == dataclasses.replace(form, steps=20)
     assert restored.others == (("", 1.0),) * 3
     assert not file.exists()
+    png_info.write(file, Image.new("RGB", (64, 32)), picture.model_copy(update={"base": "owner/other"}))
+    assert try_out.settings_from(str(file), RunWatcher()).base == "owner/other", "drawn on it again"
     Image.new("RGB", (2, 2)).save(file)
     with pytest.raises(UserError, match="has no settings in it"):
         try_out.settings_from(str(file), RunWatcher())

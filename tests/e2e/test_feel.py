@@ -70,6 +70,18 @@ def test_each_screen_is_accessible(shared: Server, visit: Visit, look: str, size
     assert not new, json.dumps(new, indent=1)
 
 
+def test_a_page_at_rest_draws_no_frames(shared: Server, visit: Visit) -> None:
+    """Gradio counts the seconds of its own start in each frame, sixty times a second, until the page is closed."""
+    page = visit(shared)
+
+    def frames() -> int:
+        before = page.evaluate("requestAnimationFrame(() => {})")
+        page.wait_for_timeout(500)
+        return int(page.evaluate("requestAnimationFrame(() => {})")) - int(before)
+
+    wait(lambda: frames() == 1, seconds=10)  # the one that this asks for itself
+
+
 def test_the_strength_by_mouse_keyboard_and_number(shared: Server, visit: Visit) -> None:
     page = visit(shared)
     teach(page)

@@ -137,7 +137,7 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     page.locator(f"#status [data-run='{run}']").wait_for()  # without a click: the Train tab is shown
     finished(page)
     assert points(page) == 24
-    assert page.locator("#previews img").count() == 5  # the first before the first step
+    assert page.locator("#previews .previews img").count() == 5  # the first before the first step
     # Trying out
     tab(page, "Try out")
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")

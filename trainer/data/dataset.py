@@ -299,10 +299,10 @@ def write_caption(image: Path, caption: str) -> None:
     Raises:
         UserError: the image is gone.
     """
-    write_text(image, one_line(caption))
+    write_caption_text(image, one_line(caption))
 
 
-def write_text(image: Path, text: str) -> None:
+def write_caption_text(image: Path, text: str) -> None:
     """Save the caption of an image with its line breaks, as `captions.read_text` returns it.
 
     Raises:

@@ -314,7 +314,7 @@ def _add_loose_captions(folder: Path, texts: dict[str, str], report: Report) -> 
             file_name = captions.one_line(name)[:76] + ".txt"
             report.refused.append((file_name, _("no image of this name for the caption")))
         else:
-            dataset.write_text(image, text)
+            dataset.write_caption_text(image, text)
             report.captions += 1
 
 

@@ -84,7 +84,7 @@ document.addEventListener("click", (event) => {
   if (!link || (link.closest(".cards") && (event.ctrlKey || event.metaKey || event.shiftKey))) return; // see selection.js
   event.preventDefault();
   const table = link.closest("table");
-  rows = table ? [...table.querySelectorAll("tbody tr")].map(linksOf) : [linksOf(link.closest(".strip, .pictures, .cards") ?? link)];
+  rows = table ? [...table.querySelectorAll("tbody tr")].map(linksOf) : [linksOf(link.closest(".strip, .pictures, .cards, .newest") ?? link)];
   row = rows.findIndex((links) => links.includes(link));
   place = rows[row].indexOf(link);
   show();

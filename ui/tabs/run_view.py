@@ -3,18 +3,22 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from html import escape
 from typing import Any
+from urllib.parse import quote
 from zlib import crc32
 
 import gradio as gr
 
 from trainer import runs
 from trainer.config import comparison
+from trainer.data import dataset
+from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, _
 from trainer.runs import Run, queue
-from ui.state import run_actions
+from ui.state import projects, run_actions
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import loss_chart, queue_list, run_html, settings_form
@@ -24,6 +28,7 @@ from ui.widgets.templates import read
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
 LOOKED_EVERY = 5.0  # seconds, for runs that were started elsewhere: a page that is left open costs little
 EMPTY = f"<div class='empty'>{_('The loss curve and preview images appear here once training starts.')}</div>"
+MOST_SHOWN = 24  # images of a project that has no run yet
 TITLES = {".".join(entry.path): entry.title for entry in settings_form.entries()}
 COMMANDS: dict[str, runs.Command] = {"stop": "stop", "save-now": "checkpoint", "preview-now": "preview"}
 # Buttons that start a worker.
@@ -133,7 +138,8 @@ def tick(
         view = watch.find(watch.default(project or ""))  # another page started a run
     others = [other for other in map(watch.find, compared or ()) if other and view and other.run.id != view.run.id]
     line = queue.line()
-    state = (known, stamp(view), (stamp(active), len(training)), [(run.id, run.on_hold) for run in line])
+    images = [] if view else _images(project or "")
+    state = (known, stamp(view), (stamp(active), len(training)), [(run.id, run.on_hold) for run in line], images)
     mark = f"{crc32(repr((*state, *map(stamp, others))).encode()):08x}"
     if seen and seen.get("stamp") == mark:
         return {}
@@ -145,7 +151,7 @@ def tick(
         "run": chosen,
         "stamp": mark,
         "runs": known,
-        "parts": {"queue": queue_list.render(line), **_parts(view)},
+        "parts": {"queue": queue_list.render(line), **_parts(view, images)},
         "chart": loss_chart.chart([(label(shown.run), shown) for shown in (view, *others) if shown]),
     }
     return {
@@ -169,10 +175,20 @@ def _pickers(listed: Sequence[Run], chosen: str, others: list[str], *, changed: 
     }
 
 
-def _parts(view: runs.View | None) -> dict[str, str]:
+def _images(project: str) -> list[str]:
+    """Return the addresses of some images of a project, which are shown until there is a run."""
+    with suppress(UserError):  # it is gone
+        paths = dataset.image_files(projects.folder(project))
+        return [f"/media/dataset/{quote(project)}/{quote(path.name)}" for path in paths[:MOST_SHOWN]]
+    return []
+
+
+def _parts(view: runs.View | None, images: Sequence[str]) -> dict[str, str]:
     """Return the HTML of the parts of the view, by their ids."""
     if view is None:
-        return {"status": EMPTY, "run-bar": "", "run-buttons": "", "previews": "", "notes": "", "log-text": ""}
+        mosaic = "".join(f"<img loading='lazy' alt='' src='{escape(image)}'>" for image in images)
+        parts = {"status": EMPTY, "run-bar": "", "run-buttons": "", "notes": "", "log-text": ""}
+        return {**parts, "previews": f"<div class='mosaic'>{mosaic}</div>"}
     return {
         "status": run_html.status(view),
         "run-bar": run_html.bar(view),

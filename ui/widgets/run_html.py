@@ -254,7 +254,7 @@ def practice(view: View) -> str:
 
 
 def previews(view: View) -> str:
-    """Render a table of previews: a row for each prompt, a column for each step, the first step first."""
+    """Render the newest preview of each prompt, and below all: a row for each prompt, a column for each step."""
     rows: dict[int, dict[int, events.Preview]] = {}
     for preview in view.state.previews:
         number = int(preview.file.rsplit("_", 1)[-1].removesuffix(".png"))
@@ -264,13 +264,17 @@ def previews(view: View) -> str:
     steps = sorted({preview.step for preview in view.state.previews})
     heads = "".join(f"<th scope='col'>{step}</th>" for step in steps)
     style = _look(view)
-    lines = []
+    newest, lines = [], []
     for number in sorted(rows):
         prompt = escape(next(iter(rows[number].values())).prompt)
+        last = rows[number][max(rows[number])]
+        about = f"{escape(_('Step {step}: {prompt}', step=last.step, prompt=last.prompt))}"
+        newest.append(f"<figure>{_cell(view.run.id, last, style)}<figcaption>{about}</figcaption></figure>")
         cells = "".join(f"<td>{_cell(view.run.id, rows[number].get(step), style)}</td>" for step in steps)
         lines.append(f"<tr><th scope='row' title='{prompt}'><span>{prompt}</span></th>{cells}</tr>")
     step = escape(_("Step"))
     return (
+        f"<div class='newest'>{''.join(newest)}</div>"
         f"<div class='previews' data-count='{len(view.state.previews)}' tabindex='0'><table><thead><tr>"
         f"<th scope='col'>{step}</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -169,7 +170,13 @@ def test_runs_of_the_project_and_all_that_train_are_listed(character: Path, fini
     projects.create("other")
     watch = RunWatcher()
     assert (watch.runs_of("rin"), watch.runs_of("other"), watch.default("other")) == ([finished], [], "")
-    assert run_view.draw(watch, "", project="other")["picker"].choices == []
+    empty = run_view.draw(watch, "", project="other")
+    assert empty["picker"].choices == []
+    seen = {"stamp": empty["panel"]["stamp"], "runs": []}
+    assert run_view.tick(watch, "", seen, project="other") == {}
+    shutil.copy(character / "01.png", projects.folder("other"))
+    filled = run_view.tick(watch, "", seen, project="other")
+    assert "src='/media/dataset/other/01.png'" in filled["panel"]["parts"]["previews"], "what will be trained"
     training = [train.create(answers()) for _number in range(2)]
     with ExitStack() as locks:
         for run in training:

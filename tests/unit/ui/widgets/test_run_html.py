@@ -1,5 +1,6 @@
 """What is drawn of a run: the chart, the status, the previews, always escaped."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,14 @@ def test_a_failure_has_cause_and_remedy_and_no_traceback(run: Run) -> None:
     assert "/secret" not in drawn
 
 
-def test_previews_are_a_table_of_prompts_by_steps(run: Run) -> None:
+def test_previews_are_the_newest_and_a_table_of_all(run: Run) -> None:
     files = {f"previews/{step:06d}_{number}.png": (step, f"<b>{number}") for step in (10, 20) for number in (0, 1)}
     made = [events.Preview(step=step, file=file, prompt=prompt, seed=1) for file, (step, prompt) in files.items()]
-    drawn = run_html.previews(view(run, "running", *made))
+    newest, drawn = run_html.previews(view(run, "running", *made)).split("<table>")
+    assert re.findall(r"media/run/[^/]*/(\w+).png/small", newest) == ["000020_0", "000020_1"]
+    assert "Step 20: &lt;b&gt;0" in newest
     assert drawn.count("<tr>") == 3
-    assert "<b>0" not in drawn
+    assert "<b>0" not in newest + drawn
     assert drawn.index("000010_0") < drawn.index("000020_0") < drawn.index("000010_1")
     assert "class='pixels'" in drawn  # of micro
     real = run.config().model_copy(update={"model": run.config().model.model_copy(update={"base": "x/y"})})

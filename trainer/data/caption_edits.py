@@ -34,7 +34,7 @@ def preview(folder: Path, change: Change, names: Iterable[str] | None = None) ->
     for path in dataset.image_files(folder):
         if selected is None or path.name in selected:
             before = read_text(path)
-            after = "\n".join(map(change, before.split("\n"))).strip()
+            after = "\n".join(filter(None, (one_line(change(line)) for line in before.split("\n"))))
             if after != before:
                 edits.append(Edit(path.name, before, after))
     return edits

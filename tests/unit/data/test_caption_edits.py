@@ -49,6 +49,12 @@ def test_a_caption_a_line_stays_so_through_changes_and_undo(folder: Path, tmp_pa
     assert read_captions(image) == ("rin, red hat, smiling", "rin, red hat, sad")
     undo.undo(folder)
     assert read_captions(image) == ("red hat, smiling", "red hat, sad")
+    (folder / "0.txt").write_text("red hat\nred hat, sad\n")
+    for change, left in ((caption_edits.replace_tag("red hat", ""), ("sad",)), (caption_edits.add_tag("a\tb"), None)):
+        caption_edits.apply(folder, caption_edits.preview(folder, change), "x")
+        assert read_captions(image) == (left or ("red hat, a b", "red hat, sad, a b"))
+        assert undo.undo(folder) != undo.Undone("x", 0, 1), "what was written is what was said"
+        assert read_captions(image) == ("red hat", "red hat, sad")
     (tmp_path / "later.txt").write_text("a hat\na cap\n")
     sandbox.add(folder, [("0.txt", tmp_path / "later.txt")])
     assert read_captions(image) == ("a hat", "a cap")

@@ -7,18 +7,17 @@ picture shows, so look at the pictures before you commit them.
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.e2e.conftest import serving
 
 HERE = Path(__file__).resolve().parent.parent
 PICTURES = HERE / "docs" / "pictures"
@@ -29,32 +28,30 @@ PROMPTS = (
     "miraxo, laughing, green shirt, pink background",
     "miraxo, surprised, white shirt, purple background",
 )
+PARTS = ("before-and-after", "wrong", "screens")
 SIDE, GAP = 160, 8  # pixels of an image in a strip
-# Settings of runs that go wrong, by the name of their picture.
-WRONG = {
-    "nothing": ["training.steps=4"],
-    "overtrained": ["optimizer.learning_rate=0.02", "preservation.share=0"],
-    "everybody": ["preservation.share=0"],
-}
 
 
 def main() -> None:
     """Make all pictures, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--browser", default=shutil.which("chromium"), help="path of a Chromium")
-    parser.add_argument("names", nargs="*", help="before-and-after, wrong, train, try-out (default: all)")
+    parser.add_argument("names", nargs="*", help=f"{', '.join(PARTS)} (default: all)")
     options = parser.parse_args()
-    makers = {"before-and-after": before_and_after, "wrong": wrong}
+    if unknown := set(options.names) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))} is not one of {', '.join(PARTS)}")
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         shutil.copytree(EXAMPLE, home / "datasets" / EXAMPLE.name)
         (home / "outputs").mkdir()
         os.environ["LIMNER_HOME"] = str(home)
-        for name, make in makers.items():
-            if not options.names or name in options.names:
-                make(home)
-        if not options.names or {"train", "try-out"} & set(options.names):
+        names = options.names or PARTS
+        if "before-and-after" in names:
+            before_and_after(home)
+        if "wrong" in names:
+            wrong(home)
+        if "screens" in names:
             screens(home, options.browser)
 
 
@@ -66,16 +63,18 @@ def before_and_after(home: Path) -> None:
 
 
 def wrong(home: Path) -> None:
-    """Draw what adapters look like that have not learned, are burnt, or show their subject in everybody."""
+    """Draw with adapters that have not learned, repeat one image, or show their subject in everybody."""
     right = train(home, "mira")
-    prompts = PROMPTS[:4]
-    others = [prompt.replace("miraxo", "a person") for prompt in prompts]
-    strip([[draw(home, prompt, f"{right}:1") for prompt in prompts]], "right.png")
-    for name, settings in WRONG.items():
+    others = [prompt.replace("miraxo", "a person") for prompt in PROMPTS]
+    strip([[draw(home, prompt, f"{right}:1") for prompt in PROMPTS]], "right.png")
+    for name, (prompts, settings) in {
+        "nothing": (PROMPTS, ["training.steps=4"]),
+        "overtrained": (PROMPTS, ["optimizer.learning_rate=0.02", "preservation.share=0"]),
+        "everybody": (others, ["preservation.share=0"]),
+    }.items():
         adapter = train(home, name, settings)
-        asked = others if name == "everybody" else prompts
-        strip([[draw(home, prompt, f"{adapter}:1") for prompt in asked]], f"{name}.png")
-    strip([[draw(home, prompt, f"{right}:1.6", guidance=7.5) for prompt in prompts]], "too-strong.png")
+        strip([[draw(home, prompt, f"{adapter}:1") for prompt in prompts]], f"{name}.png")
+    strip([[draw(home, prompt, f"{right}:1.6", guidance=7.5) for prompt in PROMPTS]], "too-strong.png")
     strip([[draw(home, prompt, f"{right}:1") for prompt in others]], "switch.png")
 
 
@@ -115,9 +114,9 @@ def strip(rows: Sequence[Sequence[Image.Image]], name: str) -> None:
 
 def screens(home: Path, chromium: str) -> None:
     """Take pictures of the page: a run that is training, and an adapter that is tried out."""
-    with serving(home) as address, sync_playwright() as playwright:
+    with serving(home) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
-        page = open_page(browser, address)
+        page = open_page(browser, server.url)
         page.get_by_role("tab", name="Train", exact=True).click()
         page.get_by_role("button", name="Start training").click()
         page.wait_for_function("document.querySelectorAll('.previews img').length >= 6", timeout=300_000)
@@ -147,24 +146,6 @@ def take(page: Page, name: str) -> None:
     page.screenshot(path=PICTURES / name)
     with Image.open(PICTURES / name) as image:
         image.convert("RGB").quantize(255).save(PICTURES / name, optimize=True)
-
-
-@contextmanager
-def serving(home: Path) -> Iterator[str]:
-    """Serve the page until the end of the `with`; yields its address."""
-    command = [sys.executable, str(HERE / "app.py"), "--port", "0"]
-    log = home / "page.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=HERE)
-        try:
-            while not (found := re.search(r"http://\S+", log.read_text(encoding="utf-8"))):
-                if server.poll() is not None:
-                    raise SystemExit(f"The page did not start:\n{log.read_text(encoding='utf-8')}")
-                time.sleep(0.2)
-            yield found[0]
-        finally:
-            server.terminate()
-            server.wait()
 
 
 if __name__ == "__main__":

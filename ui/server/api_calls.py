@@ -53,7 +53,7 @@ class ApiCalls:
         """Return the body of a call with the defaults of what it leaves out.
 
         Raises:
-            UserError: there is no such endpoint, or it cannot take these values.
+            UserError: the endpoint is unknown, or takes other values.
         """
         endpoint = name.removeprefix(BY_NAME)
         signature = self._endpoints.get(endpoint)

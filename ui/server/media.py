@@ -1,4 +1,4 @@
-"""Routes for the files that the page serves: thumbnails, previews, sample images and adapters. Nothing else is served.
+"""Routes for the files that the page serves: thumbnails, previews, sample images, adapters, documentation. No others.
 
 Each route takes names, never paths, checks them, and answers with a fixed content type. Gradio's own file route gets
 access to none of these files.

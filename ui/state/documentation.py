@@ -10,6 +10,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from trainer import paths
+from trainer.i18n import _
 
 # A wheel holds a copy of what stands beside the packages in a clone.
 ROOT = paths.CODE if (paths.CODE / "docs").is_dir() else Path(__file__).parent.parent / "documentation"
@@ -29,10 +30,14 @@ GENERATED = re.compile(r"<!--.*?-->\n?", re.DOTALL)  # code of generated tables
 
 def find(name: str) -> Path | None:
     """Return a file of the documentation by its path from the top, such as `docs/captions.md`; None if it has none."""
+    return _files().get(name)
+
+
+@cache
+def _files() -> dict[str, Path]:
     files = [*ROOT.glob("*.md"), ROOT / "NOTICE", *(ROOT / "docs").rglob("*.*")]
     named = {path.relative_to(ROOT).as_posix(): path for path in files}
-    named |= {path.relative_to(paths.CODE).as_posix(): path for path in paths.CODE.glob(PICTURES)}
-    return named.get(name)
+    return named | {path.relative_to(paths.CODE).as_posix(): path for path in paths.CODE.glob(PICTURES)}
 
 
 def render(path: Path) -> str:
@@ -61,12 +66,12 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
 
 
-def link(message: str, text: str) -> str:
-    """Return a link to what explains a message of Limner in English, or "" if nothing does; `text` is what it says."""
+def link(message: str) -> str:
+    """Return a link to what explains a message of Limner, in English or as its template; "" if nothing does."""
     for pattern, place in _explained():
         if pattern.search(message):
             address = f"{ADDRESS}{MESSAGES}#{place}"
-            return f"<a href='{address}' target='_blank' rel='noopener'>{html.escape(text)}</a>"
+            return f"<a href='{address}' target='_blank' rel='noopener'>{html.escape(_('What helps'))}</a>"
     return ""
 
 

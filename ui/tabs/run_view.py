@@ -138,8 +138,8 @@ def tick(
         view = watch.find(watch.default(project or ""))  # another page started a run
     others = [other for other in map(watch.find, compared or ()) if other and view and other.run.id != view.run.id]
     line = queue.line()
-    images = [] if view else _images(project or "")
-    state = (known, stamp(view), (stamp(active), len(training)), [(run.id, run.on_hold) for run in line], images)
+    held = [(run.id, run.on_hold) for run in line]
+    state = (known, stamp(view), (stamp(active), len(training)), held, _last_change(view, project or ""))
     mark = f"{crc32(repr((*state, *map(stamp, others))).encode()):08x}"
     if seen and seen.get("stamp") == mark:
         return {}
@@ -151,7 +151,7 @@ def tick(
         "run": chosen,
         "stamp": mark,
         "runs": known,
-        "parts": {"queue": queue_list.render(line), **_parts(view, images)},
+        "parts": {"queue": queue_list.render(line), **_parts(view, project or "")},
         "chart": loss_chart.chart([(label(shown.run), shown) for shown in (view, *others) if shown]),
     }
     return {
@@ -175,20 +175,28 @@ def _pickers(listed: Sequence[Run], chosen: str, others: list[str], *, changed: 
     }
 
 
-def _images(project: str) -> list[str]:
-    """Return the addresses of some images of a project, which are shown until there is a run."""
-    with suppress(UserError):  # it is gone
-        paths = dataset.image_files(projects.folder(project))
-        return [f"/media/dataset/{quote(project)}/{quote(path.name)}" for path in paths[:MOST_SHOWN]]
-    return []
+def _last_change(view: runs.View | None, project: str) -> int:
+    """Return when files of a project came or went, without listing its folder; 0 if it is gone or a run is shown."""
+    with suppress(UserError, OSError):
+        if view is None:
+            return projects.folder(project).stat().st_mtime_ns
+    return 0
 
 
-def _parts(view: runs.View | None, images: Sequence[str]) -> dict[str, str]:
+def _mosaic(project: str) -> str:
+    """Render some images of a project, which are shown until there is a run; "" if it is gone."""
+    with suppress(UserError):
+        names = [quote(path.name) for path in dataset.image_files(projects.folder(project))[:MOST_SHOWN]]
+        images = (f"<img loading='lazy' alt='' src='/media/dataset/{quote(project)}/{name}'>" for name in names)
+        return f"<div class='mosaic'>{''.join(images)}</div>"
+    return ""
+
+
+def _parts(view: runs.View | None, project: str) -> dict[str, str]:
     """Return the HTML of the parts of the view, by their ids."""
     if view is None:
-        mosaic = "".join(f"<img loading='lazy' alt='' src='{escape(image)}'>" for image in images)
         parts = {"status": EMPTY, "run-bar": "", "run-buttons": "", "notes": "", "log-text": ""}
-        return {**parts, "previews": f"<div class='mosaic'>{mosaic}</div>"}
+        return {**parts, "previews": _mosaic(project)}
     return {
         "status": run_html.status(view),
         "run-bar": run_html.bar(view),

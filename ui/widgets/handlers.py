@@ -146,7 +146,7 @@ def help_link(error: Exception) -> str:
     template = "Something went wrong (id {number})"
     if explained := _explain(error):
         template = explained.template
-    return documentation.link(template, _("What helps"))
+    return documentation.link(template)
 
 
 def _explain(error: Exception) -> UserError | None:

@@ -83,7 +83,7 @@ def failure(state: events.State) -> str:
 
 def _alarm(text: str, message: str) -> str:
     """Render a warning, with a link to the help for it; `message` is what it says in English."""
-    return f"<div class='alarm' role='alert'>{text} {documentation.link(message, _('What helps'))}</div>"
+    return f"<div class='alarm' role='alert'>{text} {documentation.link(message)}</div>"
 
 
 def work(view: View, label: str) -> str:
@@ -268,7 +268,7 @@ def previews(view: View) -> str:
     for number in sorted(rows):
         prompt = escape(next(iter(rows[number].values())).prompt)
         last = rows[number][max(rows[number])]
-        about = f"{escape(_('Step {step}: {prompt}', step=last.step, prompt=last.prompt))}"
+        about = escape(_("Step {step}: {prompt}", step=last.step, prompt=last.prompt))
         newest.append(f"<figure>{_cell(view.run.id, last, style)}<figcaption>{about}</figcaption></figure>")
         cells = "".join(f"<td>{_cell(view.run.id, rows[number].get(step), style)}</td>" for step in steps)
         lines.append(f"<tr><th scope='row' title='{prompt}'><span>{prompt}</span></th>{cells}</tr>")
@@ -308,9 +308,7 @@ def warnings(state: events.State) -> str:
     """Render the worker's warnings, folded if there are many."""
     if not state.warnings:
         return ""
-    help_text = _("What helps")
-    notes = (f"{escape(warning)} {documentation.link(warning, help_text)}".strip() for warning in state.warnings)
-    lines = "".join(f"<li>{note}</li>" for note in notes)
+    lines = "".join(f"<li>{escape(warning)} {documentation.link(warning)}</li>" for warning in state.warnings)
     number = len(state.warnings)
     expanded = " open" if number < 4 else ""
     summary = _("Notes ({number})", number=number)

@@ -54,6 +54,9 @@ def test_start_is_in_sight_whatever_is_open(shared: Server, visit: Visit) -> Non
         page.locator("#advanced").evaluate(f"drawer => drawer.scrollTo(0, {place})")
         seen += page.evaluate(BELOW_THE_BAR)
     assert set(seen) == {True}, "no title is drawn over the bar"
+    page.set_viewport_size({"width": 1366, "height": 1200})
+    bar = page.locator("#start-bar").bounding_box()
+    assert 1150 < bar["y"] + bar["height"] <= 1200, "not over the middle of the settings, in a tall window either"
 
 
 def test_all_tabs_are_in_sight_on_a_phone(shared: Server, visit: Visit) -> None:

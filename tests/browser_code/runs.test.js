@@ -41,10 +41,11 @@ test("a view of another run, or an older one, is not drawn, and a button acts on
   assert.deepEqual(sent, [["edit", { run: "a", act: "stop" }]]);
 });
 
-test("runs and files are renamed and deleted only if that is confirmed", async (t) => {
+test("runs are renamed and files deleted only if that is confirmed, runs are deleted at once", async (t) => {
   const window = openPage(t), questions = [];
   const { part, sent } = component(window, "runs", { html: `<button class="rename" data-run="r" data-name="old">
-    </button><button class="bin" data-file="f" data-label="$& file"></button><button class="again" data-run="r"></button>` });
+    </button><button class="bin" data-file="f" data-label="$& file"></button><button class="again" data-run="r"></button>
+    <p class="run-row"><button class="bin" data-run="r"></button><button class="copy" data-text="miraxo"></button></p>` });
   let answer = "";
   window.limner = { ask: async (text) => questions.push(text) && answer };
   for (const press of [".rename", ".bin"]) part(press).click();
@@ -60,6 +61,12 @@ test("runs and files are renamed and deleted only if that is confirmed", async (
     await settle();
   }
   assert.deepEqual(sent, [["select", { run: "r", name: "new" }], ["delete", { run: "", file: "f" }], ["apply", { run: "r" }]]);
+  part(".run-row .bin").click();
+  assert.ok(part(".run-row").classList.contains("leaving"));
+  assert.deepEqual(sent.at(-1), ["delete", { run: "r", file: "" }]);
+  part(".copy").click();
+  await settle();
+  assert.deepEqual([await window.navigator.clipboard.readText(), part(".copy").textContent], ["miraxo", "[[Copied]]"]);
 });
 
 test("the window's title has the progress, and the end of a run is announced once to those who want it", async (t) => {

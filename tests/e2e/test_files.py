@@ -84,6 +84,7 @@ def test_a_backup_is_uploaded_as_a_new_project(shared: Server, visit: Visit, tmp
     cards(page, len(dataset.image_files(shared.home / "datasets" / "example-character")))
     tab(page, "Download")
     page.get_by_label("Of all projects").check()
+    page.get_by_text("More", exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Backup", exact=True).click()
     with zipfile.ZipFile(download.value.path()) as archive:

@@ -126,11 +126,11 @@ type Field =
   | "input" | ".pick" | "#captions .pick" | ".smoothing" | ".log" | ".rate" | ".brush" | ".tag" | ".new"
   | "[type=checkbox], [type=radio]" | "input, textarea" | "input:checked" | "#upload input[type='file']" | "#folder" | "#find-setting";
 type Button =
-  | "button" | "button[data-act]" | "button[data-event]" | "button:not(:disabled)" | "button.bin, button.rename, button.again" | ".remove"
+  | "button" | "button[data-act]" | "button[data-event]" | "button:not(:disabled)" | "button.bin, button.rename, button.again, button.copy" | ".remove"
   | ".discard" | ".show" | ".mend" | ".pairs" | ".step" | ".fold" | ".reset-group" | ".apply" | ".page";
 type Box =
   | "#captions" | "#status" | "#log-text" | "#train-form" | "#tab-train-button" | "[id^='form-']" | "[id^='form-'], #name" | ".section" | ".found"
-  | "p.changed, p.conflict" | "h2" | "p" | ".card" | ".cards" | ".cut" | ".proposed" | ".file" | ".conflict"
+  | "p.changed, p.conflict" | "h2" | "p" | ".card" | ".run-row" | ".cards" | ".cut" | ".proposed" | ".file" | ".conflict"
   | ".tokens" | ".badges" | ".only" | ".filter" | ".keys" | ".proposals" | ".proposals .count" | ".empty"
   | ".none-left" | ".no-pictures" | ".pages" | "q" | ".title" | ".advice" | ".quiet" | ".doctor" | ".tags" | ".sizes"
   | ".chips" | ".charts" | "summary" | "ul" | "li" | "li[data-run]" | "tbody tr" | "thead th" | "th" | ".selection"

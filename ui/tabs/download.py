@@ -139,12 +139,16 @@ def _searchable(view: View) -> str:
 
 
 def _row(view: View) -> str:
-    run = view.run
+    """Render a run: its file is in sight, and everything else that can be done with it is one click away."""
+    run, status = view.run, ""
+    if view.status != "finished":
+        status = f"<span class='pill {view.status}'>{runs.STATUS_LABELS[view.status]}</span>"
+    file, rest = run_html.export_link(view) or _checkpoints(view), _further_links(view)
     return (
-        f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<div><h2>{escape(label(run))} "
-        f"<span class='pill {view.status}'>{runs.STATUS_LABELS[view.status]}</span></h2><p>{_facts(view)}</p>"
-        f"{_settings(view)}"
-        f"<p class='links'>{_links(view)}{_actions(view)}</p>{_verdicts(view)}</div></article>"
+        f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<div><h2>{escape(label(run))} {status}</h2>"
+        f"<p>{_facts(view)}</p>{_settings(view)}<p class='links'>{file}</p>{_verdicts(view)}"
+        f"<details class='more'><summary>{_('More')}</summary><p class='links'>{rest}{_actions(view)}</p></details>"
+        f"</div></article>"
     )
 
 
@@ -162,7 +166,8 @@ def _facts(view: View) -> str:
         facts.append(_("{time:%d %b %Y, %H:%M}", time=state.updated.astimezone()))
     trigger = _trigger(view)
     if trigger:
-        facts.append(_("trigger word {word}", word=f"<code>{escape(trigger)}</code>"))
+        copy = f"<button type='button' class='copy' data-text='{escape(trigger)}'>{_('Copy')}</button>"
+        facts.append(_("trigger word {word}", word=f"<code>{escape(trigger)}</code> {copy}"))
     if state.seconds:
         facts.append(duration(state.seconds))
     return " &middot; ".join(facts)
@@ -211,18 +216,24 @@ def _trigger(view: View) -> str:
         return ""
 
 
-def _links(view: View) -> str:
-    run = view.run
-    links = [link for link in [run_html.export_link(view)] if link]
-    peft_files = [verified.file for verified in view.state.verified if verified.file.startswith("peft/")]
-    if any((run.folder / file).is_file() for file in peft_files):
-        links.append(f"<a download href='/download/{quote(run.id)}/peft'>{_('in the format of diffusers')}</a>")
-    steps = sorted((checkpoint.step for checkpoint in view.state.checkpoints), reverse=True)
+def _further_links(view: View) -> str:
+    """Render the links to what a run has besides its file."""
+    links, peft_files = [], [verified.file for verified in view.state.verified if verified.file.startswith("peft/")]
+    if any((view.run.folder / file).is_file() for file in peft_files):
+        links.append(f"<a download href='/download/{quote(view.run.id)}/peft'>{_('in the format of diffusers')}</a>")
+    if run_html.export_link(view):
+        links.append(_checkpoints(view))
+    return " ".join(links)
+
+
+def _checkpoints(view: View) -> str:
+    """Render the links to the adapter files of the checkpoints that are kept; "" if there are none."""
+    run, steps = view.run, sorted((checkpoint.step for checkpoint in view.state.checkpoints), reverse=True)
     kept = [
         f"<a download href='/download/{quote(run.id)}/checkpoint/{step}'>{step}</a>"
         for step in steps
         if checkpoints.adapter_file(run, step).is_file()
     ]
-    if kept:
-        links.append(f"<span class='quiet'>{_('checkpoints at step: {steps}', steps=' '.join(kept))}</span>")
-    return " ".join(links)
+    if not kept:
+        return ""
+    return f"<span class='quiet'>{_('checkpoints at step: {steps}', steps=' '.join(kept))}</span>"

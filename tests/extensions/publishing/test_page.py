@@ -37,6 +37,7 @@ def test_a_run_is_shared_as_a_report_and_as_a_folder_to_publish(
     tab(page, "Download")
     page.get_by_label("Of all projects").check()
     row = page.locator(f".run-row[data-run='{finished.id}']")
+    row.get_by_text("More", exact=True).click()
     with page.expect_download() as saved:
         row.get_by_role("link", name="Zip to publish").click()
     names = zipfile.ZipFile(saved.value.path()).namelist()

@@ -1,23 +1,17 @@
 """The page for programs: the whole way with the Gradio client, and a piece of it with nothing but HTTP."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, make_home
 
 pytestmark = pytest.mark.nightly
-
-if TYPE_CHECKING:
-    pass
 
 CHARACTER = EXAMPLES / "example-character"
 

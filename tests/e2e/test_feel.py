@@ -1,4 +1,4 @@
-"""How the page feels on a desk and on a phone; LIMNER_E2E_KEEP names a folder in which pictures of it are kept."""
+"""How the page feels on a desk and on a phone."""
 
 import json
 import os
@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import CHECKOUT, Page, Server, Visit, copy_project, wait
-from tests.e2e.test_images import choose
-from tests.e2e.test_page import PHONE, TABS, advanced, finished, picture, start, tab
+from tests.e2e.conftest import CHECKOUT, Page, Server, Visit, wait
+from tests.e2e.test_page import PHONE, TABS, advanced, finished, start, tab
 
 AXE = CHECKOUT / "tests" / "browser_code" / "node_modules" / "axe-core" / "axe.min.js"
 # Findings in Gradio's own components, which the page cannot mend.
@@ -22,13 +21,6 @@ KNOWN = {
     "nested-interactive",  # the token of an upload
 }
 LOOKS = {"light": {}, "dark": {"color_scheme": "dark"}}
-
-
-def keep(page: Page, name: str) -> None:
-    folder = os.environ.get("LIMNER_E2E_KEEP")
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
 def teach(page: Page, **settings: object) -> None:
@@ -57,7 +49,6 @@ def test_each_screen_is_accessible(shared: Server, visit: Visit, look: str, size
             page.get_by_role("button", name="Generate image").click()
             page.locator(".pictures.done img").first.wait_for(timeout=90_000)
         page.wait_for_timeout(700)
-        keep(page, f"{name.lower().replace(' ', '-')}-{size}-{look}")
         page.evaluate(AXE.read_text(encoding="utf-8"))
         report = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         for violation in report["violations"]:
@@ -80,31 +71,6 @@ def test_a_page_at_rest_draws_no_frames(shared: Server, visit: Visit) -> None:
         return int(page.evaluate("requestAnimationFrame(() => {})")) - int(before)
 
     wait(lambda: frames() == 1, seconds=10)  # the one that this asks for itself
-
-
-def test_the_strength_by_mouse_keyboard_and_number(shared: Server, visit: Visit) -> None:
-    page = visit(shared)
-    teach(page)
-    tab(page, "Try out")
-    page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
-    slider = page.locator("#strength input[type=range]")
-    box = slider.bounding_box()
-    assert box
-    page.mouse.move(box["x"] + box["width"] * 0.66, box["y"] + box["height"] / 2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] / 2, steps=20)
-    page.mouse.up()
-    low = f"{float(slider.input_value()):g}"
-    assert 0 < float(low) < 0.5
-    by_mouse = picture(page, shared, low)
-    slider.focus()
-    for _ in range(6):
-        page.keyboard.press("ArrowRight")
-    higher = f"{float(low) + 0.3:.2f}".rstrip("0").rstrip(".")
-    by_keys = picture(page, shared, higher)
-    page.locator("#strength input[type=number]").fill(low)
-    page.keyboard.press("Enter")
-    assert picture(page, shared, low) == by_mouse != by_keys
 
 
 def test_comparisons_stream_and_are_given_up(shared: Server, visit: Visit) -> None:
@@ -145,23 +111,3 @@ def _as_png(download: Any) -> str:  # noqa: ANN401 - a download
     with Image.open(path) as image:
         assert "limner" in image.text
     return str(path)
-
-
-def test_settings_are_left_as_they_were(shared: Server, visit: Visit) -> None:
-    copy_project("example-character", shared.home / "datasets" / "left")
-    page = visit(shared)
-    choose(page, "left")
-    advanced(page, training_steps=77)
-    page.get_by_label("Save these settings as").fill("mine")
-    page.get_by_role("button", name="Save", exact=True).click()
-    wait(lambda: page.locator("#settings-name :is(input, textarea)").input_value() == "")
-    page.reload()
-    tab(page, "Train")
-    page.locator("#advanced").get_by_text("Advanced").click()
-    wait(lambda: page.locator("#form-training-steps input").input_value() == "77")
-    page.get_by_text("Quick look").click()
-    wait(lambda: page.locator("#form-training-steps input").input_value() == "0")
-    page.locator("#kept-settings input").click()
-    page.get_by_role("option", name="mine").click()
-    page.get_by_role("button", name="Use", exact=True).click()
-    wait(lambda: page.locator("#form-training-steps input").input_value() == "77")

@@ -150,8 +150,11 @@ def test_the_whole_way(server: Server, visit: Visit) -> None:
     page.locator("#strength input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
     moved = picture(page, server, "0.95")
-    page.keyboard.press("Home")
+    page.locator("#strength input[type=range]").click(position={"x": 0, "y": 2})
     zero = picture(page, server, "0")
+    page.locator("#strength input[type=number]").fill("1")
+    page.keyboard.press("Enter")
+    assert picture(page, server, "1") == full
     assert len({full, moved, zero}) == 3
     page.get_by_label("Side by side", exact=True).check()
     assert picture(page, server, "0") == zero

@@ -79,6 +79,7 @@ def test_listening_needs_a_password(tmp_path: Path, browser: Browser) -> None:
                 page.get_by_role("alert").get_by_text("Wrong password.").wait_for()
         page.get_by_label("Caption of 01.png").fill("behind a password")
         page.get_by_text("All captions are saved.").wait_for()
+        page.get_by_role("link", name="Log out").wait_for()
     finally:
         page.close()
         made.stop()

@@ -10,7 +10,6 @@ import pytest
 
 from tests import fake_hub
 from tests.e2e.conftest import CHECKOUT, Page, Server, Visit, copy_project, make_home, serving, wait
-from tests.e2e.test_feel import keep
 from tests.e2e.test_images import choose
 from tests.e2e.test_page import advanced, finished, tab
 from tests.fake_hub import FakeHub
@@ -55,10 +54,12 @@ def test_conflicting_settings_are_shown_with_the_conflict(shared: Server, visit:
     note.get_by_role("button", name="Set to constant").click()
     wait(lambda: note.count() == 0, seconds=60)
     assert page.locator("#form-schedule-kind").get_by_label("Constant", exact=True).is_checked()
-    # Each changed field says so, and can be reset; so can all of them.
+    page.get_by_label("Save these settings as").fill("mine")
+    page.get_by_role("button", name="Save", exact=True).click()
+    wait(lambda: page.locator("#settings-name :is(input, textarea)").input_value() == "")
+    # Each changed field says so, and can be reset; so can all of them, and come back under the name they have.
     marked = page.locator("#train-form p.changed")
     wait(lambda: marked.count() == 3, seconds=60)
-    keep(page, "changed-settings")
     page.locator("#form-training-exposures").get_by_role("button", name="Reset").click()
     wait(lambda: value(page, "training-exposures") == "340", seconds=60)
     wait(lambda: marked.count() == 2, seconds=60)
@@ -66,6 +67,10 @@ def test_conflicting_settings_are_shown_with_the_conflict(shared: Server, visit:
     wait(lambda: marked.count() == 0, seconds=60)
     assert page.locator("#form-optimizer-kind").get_by_label("AdamW", exact=True).is_checked()
     wait(lambda: json.loads(kept(shared)["settings"]) == {}, seconds=60)
+    page.locator("#kept-settings input").click()
+    page.get_by_role("option", name="mine").click()
+    page.get_by_role("button", name="Use", exact=True).click()
+    wait(lambda: value(page, "training-exposures") == "99" and marked.count() == 3, seconds=60)
     page.locator("#plan").get_by_text("14 images").wait_for()
 
 
@@ -123,7 +128,6 @@ def test_a_base_model_is_downloaded_from_the_page_and_trained(hub_server: Server
     type_base(page, str(hub_server.home / "gone.safetensors"))
     described.get_by_text("The base model 'gone.safetensors' does not exist.").wait_for()
     assert start.is_disabled()
-    keep(page, "base-gone")
     type_base(page, BASE)
     described.get_by_text("anna/base is not on this machine.").wait_for()
     assert start.is_disabled()
@@ -132,7 +136,6 @@ def test_a_base_model_is_downloaded_from_the_page_and_trained(hub_server: Server
     fake.seconds_per_piece = 1.5
     page.get_by_role("button", name="Download", exact=True).click()
     described.get_by_text("Downloading:").wait_for()
-    keep(page, "base-downloading")
     page.reload()  # the download goes on
     tab(page, "Train")
     described.get_by_text("Downloading:").wait_for()
@@ -142,7 +145,6 @@ def test_a_base_model_is_downloaded_from_the_page_and_trained(hub_server: Server
     page.get_by_role("button", name="Download", exact=True).click()
     described.get_by_text("Stable Diffusion 1.x · predicts noise").wait_for()
     wait(start.is_enabled)
-    keep(page, "base-ready")
     page.locator("#advanced").get_by_text("Advanced").click()
     wait(lambda: value(page, "training-resolution") == "512", seconds=60)
     page.locator("#form-training-resolution input").fill("64")

@@ -2,6 +2,7 @@
 
 import io
 import re
+import zipfile
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -10,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from trainer import runs
+from trainer import paths, runs
 from trainer.config import build
 from trainer.data import image_stats
 from trainer.runs import Run
@@ -95,6 +96,14 @@ def test_previews_and_pictures_are_png(web: TestClient, run: Run, character: Pat
     name = "0" * 32 + ".png"
     (page_folders.sample_images() / name).write_bytes(b"x")
     assert web.get(f"/media/picture/{name}").status_code == 200
+
+
+def test_backups_are_zips_that_are_deleted_once_they_are_sent(web: TestClient, run: Run) -> None:
+    for address, inside in (("project/rin", "01.png"), (f"run/{run.id}", "config.toml")):
+        answer = web.get(f"/backup/{address}")
+        assert answer.headers["content-disposition"] == f'attachment; filename="{address.partition("/")[2]}.zip"'
+        assert inside in {Path(name).name for name in zipfile.ZipFile(io.BytesIO(answer.content)).namelist()}
+        assert list(paths.uploads().rglob("*.zip")) == []
 
 
 IMAGES = ["rin/01.txt", "rin/..%2f..%2fsecret.png", "..%2fdatasets/01.png", "rin/.hidden.png"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from limner_extensions.publishing import model_card, publishing
+from limner_extensions.publishing import publishing
 from tests.extensions.publishing.conftest import SECRET
 from trainer import config
 from trainer.errors import UserError
@@ -104,13 +103,3 @@ def test_nothing_private_is_published(run: Run) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "base_model" not in ModelCard(text).data.to_dict(), "a file is no repository"
     assert "trained on `fox.safetensors`" in text
-
-
-@pytest.mark.parametrize("text", ["a", "`a`", "a``b", "` "])
-def test_code_ends_where_it_shall(text: str) -> None:
-    code = model_card.code(text)
-    inside = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * (inside + 1)
-    assert code.startswith(fence)
-    assert code.endswith(fence)
-    assert code[len(fence) : -len(fence)].strip() == text.strip()

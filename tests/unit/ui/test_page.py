@@ -14,13 +14,12 @@ from typing import Any, Never
 import gradio as gr
 import gradio.queueing
 import pytest
-from fastapi.testclient import TestClient
 from filelock import FileLock
 
 from tests.conftest import STYLE
 from tests.unit.ui.answers import answers, by_id, form_values
 from trainer import paths
-from trainer.data import dataset
+from trainer.data import dataset, undo
 from trainer.errors import UserError
 from trainer.i18n import file_size
 from trainer.runs import Run, events
@@ -29,7 +28,7 @@ from ui.state import page_memory, projects, run_settings, saved_settings
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import download, image_grid, images, run_view, settings, train
+from ui.tabs import download, image_grid, image_tools, images, run_view, settings, train
 from ui.tabs.image_grid import Selection
 from ui.widgets import handlers
 
@@ -96,14 +95,6 @@ def test_plain_lora_is_no_question_but_opens_as_settings(character: Path) -> Non
     assert [made["preset"] for made in (opened, loaded, used)] == ["character"] * 3
     for filled in (opened["shown"]["filled"], loaded["answer"], used["answer"]):
         assert by_id(filled["values"])["form-preservation-share"] == 0
-
-
-def test_the_application_serves_the_page_and_ends_the_painter(character: Path) -> None:
-    with TestClient(in_loop(lambda: page.make_app(log_out=True))) as client:
-        assert "Limner" in client.get("/").text
-        assert "<a href='/logout'>Log out</a>" in client.get("/config").text
-        assert client.get("/media/dataset/rin/01.png").status_code == 200
-        assert client.get("/openapi.json").status_code == 404
 
 
 def test_projects_have_titles_and_come_back_from_the_bin(character: Path) -> None:
@@ -273,12 +264,27 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
     assert answer.pop("at") > read_at, "what was read before is older than what was written"
     assert answer == {"ok": True, "caption": "miraxo, happy", "badges": [], "tokens": "7 / 38", "long": ""}
     assert (character / "01.txt").read_text() == "miraxo, happy\n"
+    answer = images.save_caption({"project": "rin", "name": "01.png", "text": "sad", "base": "as another page read it"})
+    assert (answer["conflict"], (character / "01.txt").read_text()) == ("miraxo, happy", "miraxo, happy\n")
     for name in ("../01.png", "no.png", "01.txt", "/etc/passwd"):
         answer = images.save_caption({"project": "rin", "name": name, "text": "x"})
         assert answer["ok"] is False
         assert "no longer" in answer["error"]
     assert images.save_caption({"project": "../rin", "name": "01.png", "text": "x"})["ok"] is False
     assert images.save_caption({})["ok"] is False
+
+
+def test_the_selected_images_are_changed_at_once(character: Path) -> None:
+    names, files = ["02.png", "05.png", "gone.png"], [character / f"{name}.txt" for name in ("02", "05", "04")]
+    assert image_tools.change_selected("rin", names, "add", " outdoors ") == "Changed 2 captions: add 'outdoors'."
+    assert ["outdoors" in file.read_text() for file in files] == [True, True, False]
+    assert image_tools.change_selected("rin", names, "replace", "outdoors", "night").startswith("Changed 2 captions")
+    assert [file.read_text().endswith(", night\n") for file in files] == [True, True, False]
+    assert image_tools.change_selected("rin", names, "rotate") == "Rotated 2 images."
+    assert undo.last_title(character) == "rotate 2 images"
+    for chosen, words in ((names, "no tag yet"), (["gone.png"], "No image is selected")):
+        with pytest.raises(UserError, match=words):
+            image_tools.change_selected("rin", chosen, "add", " ")
 
 
 def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
@@ -310,6 +316,7 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
 def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     drawn = download.table(RunWatcher())
     assert f"href='/download/{finished.id}/rin.safetensors'" in drawn
+    assert f"href='/backup/run/{finished.id}'" in drawn
     assert f"/download/{finished.id}/checkpoint/5" in drawn
     assert "checkpoint/2'" not in drawn
     assert "miraxo" in drawn

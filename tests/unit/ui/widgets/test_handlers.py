@@ -28,65 +28,41 @@ def connected(connect: Callable[[list[gr.Textbox]], Any]) -> tuple[Function, lis
     return function, boxes
 
 
+def change(*, a: str, rest: dict[str, str], both: str, event: gr.EventData) -> dict[str, Any]:
+    return {"rest": {"c": a + rest["b"] + both + event.name}} if a else {}
+
+
+def each(*, event: gr.EventData, **values: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - as of `change`
+    yield change(event=event, **values)
+    yield change(event=event, **values | {"a": ""})
+
+
 def test_values_go_by_name_and_only_what_changes_is_sent() -> None:
-    def change(*, rest: dict[str, str], a: str) -> dict[str, Any]:
-        return {"rest": {"c": a + rest["b"] + rest["c"]}}
+    def connect(boxes: list[gr.Textbox], handler: Function) -> None:
+        rest = Several({"b": boxes[1], "c": boxes[2]})
+        both = Several({"b": boxes[1], "c": boxes[2]}, lambda values: values["c"] + values["b"])
+        listen(boxes[0].input, handler, {"a": boxes[0], "rest": rest, "both": both}, {"a": boxes[0], "rest": rest})
 
-    def connect(boxes: list[gr.Textbox]) -> None:
-        others = Several({"b": boxes[1], "c": boxes[2]})
-        listen(boxes[0].input, change, {"a": boxes[0], "rest": others}, {"a": boxes[0], "rest": others})
-
-    function, boxes = connected(connect)
-    assert function("1", "2", "3") == {boxes[2]: "123"}
-
-
-def test_what_is_read_of_several_components_is_one_value() -> None:
-    def connect(boxes: list[gr.Textbox]) -> None:
-        both = Several({"b": boxes[0], "c": boxes[1]}, lambda values: values["b"] + values["c"])
-        listen([boxes[0].input, boxes[1].input], lambda *, both: {"c": both}, {"both": both}, {"c": boxes[2]})
-
-    function, boxes = connected(connect)
-    assert function("1", "2") == {boxes[2]: "12"}
+    event = gr.EventData(None, {"name": "!"})
+    function, boxes = connected(lambda boxes: connect(boxes, change))
+    assert function(event, "1", "2", "3", "2", "3") == {boxes[2]: "1232!"}
+    assert function(event, "", "2", "3", "2", "3") == gr.skip(), "it may change nothing"
+    function, boxes = connected(lambda boxes: connect(boxes, each))
+    assert list(function(event, "1", "2", "3", "2", "3")) == [{boxes[2]: "1232!"}, gr.skip()]
 
 
-def test_a_handler_gets_the_event_and_may_change_nothing() -> None:
-    names = []
+def test_errors_become_messages() -> None:
+    full = UserError("Is <b>full</b>.", "Empty it.")
+    for error, message in ((full, "Is &lt;b&gt;full&lt;/b&gt;. Empty it."), (KeyError("secret"), "(id ")):
 
-    def note(*, box: str, event: gr.EventData) -> None:
-        names.append(event.name + box)
+        def fail(error: Exception = error) -> None:
+            raise error
 
-    function, _ = connected(lambda boxes: listen(boxes[0].input, note, {"box": boxes[0]}, {"box": boxes[0]}))
-    assert function(gr.EventData(None, {"name": "mira"}), "!") == gr.skip()
-    assert names == ["mira!"]
-
-
-def test_a_generator_sends_each_of_its_values() -> None:
-    def count(*, a: str, event: gr.EventData) -> Iterator[dict[str, Any]]:
-        yield {"a": a + event.name}
-        yield {"b": a + "2"}
-
-    function, boxes = connected(
-        lambda boxes: listen(boxes[0].input, count, {"a": boxes[0]}, {"a": boxes[0], "b": boxes[1]})
-    )
-    assert list(function(gr.EventData(None, {"name": "1"}), "a")) == [{boxes[0]: "a1"}, {boxes[1]: "a2"}]
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (UserError("Is <b>full</b>.", "Empty it."), "Is &lt;b&gt;full&lt;/b&gt;. Empty it."),
-        (KeyError("secret"), "(id "),
-    ],
-)
-def test_errors_become_messages(error: Exception, message: str) -> None:
-    def fail() -> None:
-        raise error
-
-    function, _ = connected(lambda boxes: listen(boxes[0].input, fail))
-    with pytest.raises(gr.Error) as raised:
-        function()
-    assert message in str(raised.value)
-    assert "secret" not in str(raised.value)
+        function, _ = connected(lambda boxes, fail=fail: listen(boxes[0].input, fail))
+        with pytest.raises(gr.Error) as raised:
+            function()
+        assert message in str(raised.value)
+        assert "secret" not in str(raised.value)
 
 
 LISTENERS = set(

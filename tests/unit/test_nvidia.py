@@ -10,6 +10,7 @@ import pytest
 
 from trainer import nvidia
 from trainer.nvidia import Card
+from ui.state import device_load
 
 RTX_3060 = Card("NVIDIA GeForce RTX 3060", "576.80", (8, 6))
 RTX_5090 = Card("NVIDIA GeForce RTX 5090", "572.16", (12, 0))
@@ -92,9 +93,13 @@ def test_a_machine_without_a_card_is_left_alone(driver: Path, monkeypatch: pytes
     assert "not its program nvidia-smi" in nvidia.advice()
 
 
-def test_the_load_of_the_cards_is_asked(driver: Path) -> None:
-    answering(driver, 'echo "0, 87, 6144, 8192, NVIDIA GeForce RTX 3060"')
-    assert nvidia.usage() == [nvidia.Usage("0", "NVIDIA GeForce RTX 3060", 0.87, 6144 * 2**20, 8192 * 2**20)]
+def test_the_load_of_the_cards_is_asked(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = RTX_3060.name
+    answering(driver, f"echo '0, 87, 6144, 8192, {name}'; echo '1, 90, 2, 8, {name}'")
+    assert nvidia.usage()[0] == nvidia.Usage("0", name, 0.87, 6144 * 2**20, 8192 * 2**20)
+    monkeypatch.setattr(device_load, "_latest", {})
+    busy = [load and load.busy for load in (device_load.current(name, *number) for number in ((), ("1",), ("7",)))]
+    assert busy == [0.87, 0.9, None], "of several cards, that of the run's own"
     for script in ("exit 9", "echo '0, [N/A], 1, 2, x'"):
         answering(driver, script)
         assert nvidia.usage() == []

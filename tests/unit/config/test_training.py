@@ -236,22 +236,3 @@ def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:
     assert torch.equal(cache.get(place)["x"], torch.ones(2))
     cache.put(tmp_path / "deleted" / ".cache" / "x.safetensors", value)
     assert not (tmp_path / "deleted").exists(), "a late value does not bring a deleted project back"
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ({"held_out": {"patience": 3}}, "held_out.patience: no images are held out"),
-        ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: a schedule-free optimizer needs the constant"),
-        ({"optimizer": {"kind": "muon"}, "adapter": {"dora": True}}, "adapter.dora: Muon trains matrices only"),
-        ({"optimizer": {"kind": "muon"}, "adapter": {"targets": "conv"}}, "adapter.targets: Muon trains matrices only"),
-        ({"adapter": {"ranks": ["up_blocks"]}}, "'up_blocks' should be like up_blocks.1 = 32"),
-        ({"adapter": {"ranks": ["up_blocks = 0"]}}, "with a rank of 1 to 512"),
-        ({"objective": {"min_timestep": 500, "max_timestep": 100}}, "min_timestep: is above"),
-        ({"training": {"min_snr_gamma": 5.0}}, "did you mean objective.min_snr_gamma?"),
-    ],
-)
-def test_settings_that_do_not_go_together(data: dict[str, object], words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        config.build({"name": "x", "dataset": "x"} | data)
-    assert words in caught.value.message

@@ -17,11 +17,6 @@ def test_timesteps_of_flow_matching_are_those_of_diffusers(shift: float) -> None
     assert torch.allclose(noise.at(shares, 0, 999, SHAPE), scheduler.timesteps.flip(0), rtol=1e-5)
 
 
-def test_the_shift_may_depend_on_the_size() -> None:
-    noise = FlowNoise(lambda shape: shape[-1] / 4)
-    assert float(noise.at(torch.tensor([0.5]), 0, 999, SHAPE)) == pytest.approx(1000 * 2 * 0.5 / 1.5)
-
-
 def test_shares_of_whole_timesteps_reach_the_first_and_the_last() -> None:
     noise = DiscreteNoise(torch.linspace(0.999, 0.01, 1000), "epsilon")
     shares = torch.tensor([0.0, 0.4999, 0.5, 0.9999, 1.0])

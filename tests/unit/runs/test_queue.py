@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.integration.runs.test_processes import wait_until
 from tests.unit.runs.test_run import named
 from trainer import config, runs
 from trainer.runs import Run, cards, queue
@@ -45,7 +46,7 @@ class Worker:
 
     def gets(self, numbers: str) -> None:
         """Wait until it has these cards."""
-        until(lambda: self.has)
+        wait_until(lambda: self.has)
         assert self.has == numbers
 
     def end(self) -> None:
@@ -72,13 +73,6 @@ def start() -> Iterator[Start]:
         worker.end()
 
 
-def until(what: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.02)
-
-
 def stays(what: Callable[[], object], seconds: float = 1.2) -> None:
     """Longer than a worker that waits takes to look again."""
     end = time.monotonic() + seconds
@@ -87,35 +81,21 @@ def stays(what: Callable[[], object], seconds: float = 1.2) -> None:
         time.sleep(0.05)
 
 
-def test_each_run_has_a_card_and_the_next_gets_a_free_one(start: Start) -> None:
-    first, second, third = map(named, ("0001", "0002", "0003"))
-    start(first, ONE).gets("0")
-    another = start(second, ONE)
-    another.gets("1")
-    waiting = start(third, ONE)
-    stays(lambda: not waiting.has)
-    assert queue.line() == [third]
-    assert [queue.position(run) for run in (first, second, third)] == [0, 0, 1]
-    another.end()
-    waiting.gets("1")
-    assert queue.line() == []
-
-
 def test_a_run_for_two_cards_is_not_passed_by_runs_for_one(start: Start, tmp_path: Path) -> None:
     first, second, third, fourth = map(named, ("0001", "0002", "0003", "0004"))
     of_ben = runs.create(config.build({"name": "x", "dataset": "rin"}), tmp_path / "people" / "ben" / "outputs" / "x")
     holder, another = start(first, ONE), start(second, ONE)
-    until(lambda: holder.has and another.has)
+    wait_until(lambda: holder.has and another.has)
     both, behind = start(third, TWO), start(fourth, ONE)
     holder.end()
-    until(lambda: runs.is_locked(cards.known()[1].reservation))
+    wait_until(lambda: runs.is_locked(cards.known()[1].reservation))
     elsewhere = start(of_ben, ONE)  # in the line of another user, where nobody is ahead
     stays(lambda: not (both.has or behind.has or elsewhere.has))
     another.end()
     both.gets("01")
     stays(lambda: not (behind.has or elsewhere.has))
     both.end()
-    until(lambda: {behind.has, elsewhere.has} == {"0", "1"})
+    wait_until(lambda: {behind.has, elsewhere.has} == {"0", "1"})
 
 
 def test_what_a_run_has_gathered_goes_to_who_passes_it(start: Start) -> None:
@@ -125,13 +105,13 @@ def test_what_a_run_has_gathered_goes_to_who_passes_it(start: Start) -> None:
     another.gets("1")
     both, behind = start(third, TWO), start(fourth, ONE)
     another.end()
-    until(lambda: runs.is_locked(cards.known()[1].reservation))
+    wait_until(lambda: runs.is_locked(cards.known()[1].reservation))
     stays(lambda: not behind.has)
     queue.hold(third)
     behind.gets("1")
     queue.hold(third, release=True)
     behind.end()
-    until(lambda: runs.is_locked(cards.known()[1].reservation))
+    wait_until(lambda: runs.is_locked(cards.known()[1].reservation))
     newest = start(fifth, ONE)
     stays(lambda: not newest.has)
     queue.move(fifth, 1)
@@ -149,10 +129,10 @@ def test_a_reserved_card_is_free_for_who_reserved_it_alone() -> None:
 def test_two_runs_for_two_cards_do_not_wait_for_each_other(start: Start) -> None:
     first, second = map(named, ("0001", "0002"))
     workers = [start(first, TWO), start(second, TWO)]
-    until(lambda: any(worker.has for worker in workers))
+    wait_until(lambda: any(worker.has for worker in workers))
     stays(lambda: not all(worker.has for worker in workers))
     next(worker for worker in workers if worker.has).end()
-    until(lambda: all(worker.has == "01" for worker in workers))
+    wait_until(lambda: all(worker.has == "01" for worker in workers))
 
 
 def test_what_a_run_has_counts_when_cards_are_free_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -380,24 +380,3 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
         runs.pause(run)
         runs.request(run, "stop")
         assert distributed.requests(alone, run, again, paused) == {"stop"}
-
-
-def test_the_time_of_a_step_is_known_from_a_similar_run(home: Path) -> None:
-    settings = config.build({"name": "rin", "dataset": "rin"})
-    assert runs.find_similar(settings) is None
-
-    def taken() -> float | None:
-        similar = runs.find_similar(settings)
-        return similar.seconds_per_step if similar else None
-
-    run = make()
-    begun = datetime(2026, 1, 1, tzinfo=UTC)
-    run.report(events.Started(step=0, steps=100, pid=1, device="CPU"))
-    for step in steps(*(begun + timedelta(seconds=2 * number) for number in range(1, 11))):
-        run.report(step)
-    assert taken() == pytest.approx(2)
-    other = config.build({"name": "rin", "dataset": "rin", "training": {"batch_size": 2}})
-    assert runs.find_similar(other) is None
-    newer = runs.create(settings, run.folder.parent / "9999_newer")
-    newer.config_file.write_text("broken")
-    assert taken() == pytest.approx(2), "one that cannot be read is skipped"

@@ -61,6 +61,10 @@ def test_the_plan_says_what_an_effort_takes(character: Path) -> None:
     assert re.search(r"A similar run took 3\.0 GB of memory; \d+ GB are free\.", summary)
     assert effort.value == "quick"
     assert next(words for words, _ in effort.choices) == "Quick look, about 65 s"
+    assert "A similar run" not in plan(**{"form-training-batch-size": 2})
+    newer = runs.create(run.config(), run.folder.parent / "9999_newer")
+    newer.config_file.write_text("broken")
+    assert "A similar run" in plan(), "one that cannot be read is skipped"
 
 
 def test_the_plan_says_what_the_text_encoder_costs(character: Path, tiny_sd: Path) -> None:

@@ -195,11 +195,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
     contexts, errors, foreign = [], [], []
 
     def open_page(
-        server: Server,
-        *,
-        projects: bool = True,
-        login: tuple[str, str] = ("", ""),
-        **options: object,
+        server: Server, *, projects: bool = True, login: tuple[str, str] = ("", ""), **options: object
     ) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(30_000)

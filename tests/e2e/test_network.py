@@ -70,10 +70,6 @@ class Page:
         called = (item for item in self.functions if wanted in [list(target) for target in item["targets"]])
         return next(item for item in called if item["backend_fn"])
 
-    def given(self, name: str) -> dict[str, Any]:
-        """The function that takes what this component holds; the last one, which those before it prepare."""
-        return [item for item in self.functions if self.number(name) in item["inputs"]][-1]
-
     def opened(self) -> dict[str, Any]:
         """What is called when a page was opened; what can be chosen in it is known from then on."""
         return next(item for item in self.functions if any(target[1] == "load" for target in item["targets"]))
@@ -267,6 +263,35 @@ def test_wrong_calls_of_the_endpoints_are_refused_in_words(
     assert not [word for word in (*INSIDE, str(shared.home), str(CHECKOUT)) if word in output], output
     assert sorted((shared.home / "datasets").rglob("*")) == before
     assert not runs_of(shared)
+
+
+def raw_answer(web: httpx.Client, endpoint: str, body: Any) -> str:  # noqa: ANN401 - JSON, or what is none
+    """What `curl` would show of a call of the API."""
+    content = body if isinstance(body, str) else json.dumps(body)
+    submitted = web.post(f"/gradio_api/call/{endpoint}", content=content, headers={"Content-Type": "application/json"})
+    if submitted.status_code != 200:
+        assert submitted.status_code == 400, submitted.text
+        return str(submitted.json()["error"])
+    return web.get(f"/gradio_api/call/{endpoint.removeprefix('v2/')}/{submitted.json()['event_id']}").text
+
+
+def test_raw_calls_may_leave_out_what_has_a_default(web: httpx.Client) -> None:
+    assert 'data: ["raw"]' in raw_answer(web, "create_project", {"data": ["raw"]})
+    assert 'data: ["named"]' in raw_answer(web, "v2/create_project", {"name": "named"})
+    for endpoint, body in (("start_training", {"data": ["raw"]}), ("v2/start_training", {"project": "raw"})):
+        assert "There are no images in this dataset." in raw_answer(web, endpoint, body)
+
+
+def test_a_wrong_call_gets_a_sentence(web: httpx.Client) -> None:
+    for endpoint, body, sentence in (
+        ("create_project", {"data": []}, "missing a required argument: 'name'."),
+        ("create_project", {"data": ["a", "b"]}, "too many positional arguments."),
+        ("v2/create_project", {"title": "a", "name": "b"}, "got an unexpected keyword argument 'title'."),
+        ("create_project", "nonsense", "Expecting value: line 1 column 1 (char 0)."),
+        ("create_project", {"data": 3}, "the body is not a JSON object with values."),
+    ):
+        assert raw_answer(web, endpoint, body) == f"create_project: {sentence} It takes: name: str."
+    assert raw_answer(web, "nothing", {"data": []}) == "The API has no endpoint 'nothing'. docs/api.md lists all."
 
 
 def runs_of(server: Server) -> list[Path]:

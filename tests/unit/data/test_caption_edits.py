@@ -1,4 +1,4 @@
-"""Changes to many captions: previewed, undone level by level, never losing newer edits."""
+"""Changes to many captions: previewed or proposed, undone level by level, never losing newer edits."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from PIL import Image
 
 from trainer import paths
 from trainer.data import caption_edits, dataset, sandbox, undo
+from trainer.data.caption_edits import Edit
 from trainer.data.captions import read_caption, read_captions
 from trainer.errors import UserError
 
@@ -31,14 +32,14 @@ def test_a_change_is_shown_before_it_is_made(folder: Path) -> None:
     before = captions(folder)
     changes = caption_edits.preview(folder, caption_edits.replace_text("red hat", "blue cap"))
     assert changes == [
-        caption_edits.Edit("0.png", "red hat, smiling", "blue cap, smiling"),
-        caption_edits.Edit("1.png", "rin, red hat", "rin, blue cap"),
+        Edit("0.png", "red hat, smiling", "blue cap, smiling"),
+        Edit("1.png", "rin, red hat", "rin, blue cap"),
     ]
     assert captions(folder) == before
     caption_edits.apply(folder, changes, "replace")
     assert captions(folder) == ["blue cap, smiling", "rin, blue cap", ""]
     assert caption_edits.preview(folder, caption_edits.add_trigger("rin"), ["0.png"]) == [
-        caption_edits.Edit("0.png", "blue cap, smiling", "rin, blue cap, smiling")
+        Edit("0.png", "blue cap, smiling", "rin, blue cap, smiling")
     ]
 
 
@@ -125,17 +126,64 @@ def test_a_template_is_filled_in_once(folder: Path) -> None:
         assert words in str(caught.value)
 
 
-def test_replacing_leaves_no_empty_tags_and_touches_nothing_else() -> None:
+def test_texts_and_tags_are_replaced_and_touch_nothing_else() -> None:
     assert caption_edits.replace_text("red hat", "")("rin, red hat, smiling") == "rin, smiling"
     assert caption_edits.replace_text("x", "y")("odd ,, spacing ,") == "odd ,, spacing ,"
     assert caption_edits.add_tag("white background")("rin") == "rin, white background"
     assert caption_edits.add_tag("white background")("a White background") == "a White background"
     assert caption_edits.add_tag("sun")("") == "sun"
-
-
-def test_a_tag_is_replaced_and_counted_as_a_whole() -> None:
     change = caption_edits.replace_tag("red", "blue hat")
     assert change("rin, Red, red coat") == "rin, blue hat, red coat"
     assert caption_edits.replace_tag("red", "")("rin, red, smiling") == "rin, smiling"
     assert caption_edits.count_tags(["a, b, a", "b , c", ""]) == {"a": 1, "b": 2, "c": 1}
     assert change("rin,  red coat") == "rin,  red coat"
+
+
+def propose(folder: Path, *numbers: str) -> list[Edit]:
+    edits = [Edit(f"{number}.png", read_caption(folder / f"{number}.png"), f"proposed {number}") for number in numbers]
+    caption_edits.propose(folder, edits)
+    return edits
+
+
+def test_proposals_wait_until_they_are_kept_or_discarded(character: Path) -> None:
+    before = read_caption(character / "01.png")
+    first, second, third = propose(character, "01", "02", "03")
+    assert read_caption(character / "01.png") == before
+    assert caption_edits.read_proposals(character) == {"01.png": first, "02.png": second, "03.png": third}
+    assert caption_edits.keep_proposals(character, ["01.png", "no such.png"]) == 1
+    assert read_caption(character / "01.png") == "proposed 01"
+    caption_edits.discard_proposals(character, ["02.png"])
+    assert list(caption_edits.read_proposals(character)) == ["03.png"]
+    assert caption_edits.keep_proposals(character) == 1
+    assert caption_edits.read_proposals(character) == {}
+    assert undo.undo(character) == undo.Undone("automatic captions", 1, 0)
+    assert undo.undo(character) == undo.Undone("automatic captions", 1, 0)
+    assert read_caption(character / "01.png") == before
+
+
+def test_a_caption_typed_meanwhile_is_replaced_only_by_name(character: Path) -> None:
+    propose(character, "01", "02")
+    dataset.write_caption(character / "01.png", "typed meanwhile")
+    assert caption_edits.keep_proposals(character) == 1
+    assert read_caption(character / "01.png") == "typed meanwhile"
+    assert list(caption_edits.read_proposals(character)) == ["01.png"]
+    assert caption_edits.keep_proposals(character, ["01.png"]) == 1
+    assert undo.undo(character)
+    assert read_caption(character / "01.png") == "typed meanwhile"
+
+
+def test_newer_proposals_replace_older_ones(character: Path) -> None:
+    propose(character, "01")
+    caption_edits.propose(character, [Edit("01.png", "", "newer"), Edit("02.png", "", "gone")])
+    assert caption_edits.read_proposals(character)["01.png"].after == "newer"
+    dataset.remove(character / "02.png")
+    assert caption_edits.keep_proposals(character, ["02.png"]) == 0
+    assert list(caption_edits.read_proposals(character)) == ["01.png"]
+    path = character / paths.CACHE / caption_edits.PROPOSALS
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + b"xxxx")
+    assert caption_edits.read_proposals(character) == {}, "a damaged file proposes nothing"
+    path.write_bytes(whole)
+    caption_edits.discard_proposals(character)
+    assert caption_edits.read_proposals(character) == {}
+    assert not (character / paths.CACHE / caption_edits.PROPOSALS).exists()

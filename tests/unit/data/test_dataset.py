@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trainer import paths
 from trainer.data import dataset, images, uploads
 from trainer.data.uploads import Report
 
@@ -39,27 +38,6 @@ def pixel(path: Path) -> object:
 @pytest.fixture
 def folder(home: Path) -> Path:
     return dataset.create("rin")
-
-
-def test_good_files_are_kept_beside_bad_ones(folder: Path) -> None:
-    files = {
-        "a.png": png("red"),
-        "a.txt": "rin, rot ä".encode(),
-        "copy.png": png("red"),
-        "text.png": b"not a picture at all",
-        "cut.png": png("green")[:100],
-        "phone.heic": b"\0\0\0\x18ftypheic",
-        "../../evil.png": png("blue"),
-    }
-    report = add(folder, *files.items())
-    assert sorted(report.added) == ["a.png", "evil.png"]
-    assert (report.captions, report.known) == (1, 1)
-    assert dict(report.refused) == {"text.png": "not an image", "cut.png": "damaged", "phone.heic": "damaged"}
-    assert report.sentence().startswith("Added 2 images. 1 caption came with them. 1 already there, skipped. Not used")
-    captions = [(example.name, example.caption) for example in dataset.read(folder)]
-    assert captions == [("a.png", "rin, rot ä"), ("evil.png", "")]
-    assert {path.name for path in folder.iterdir()} == {paths.CACHE, "a.png", "a.txt", "evil.png"}
-    assert {path.name for path in folder.parent.iterdir()} == {"rin"}
 
 
 def test_a_zip_keeps_captions_with_their_pictures(folder: Path, tmp_path: Path) -> None:

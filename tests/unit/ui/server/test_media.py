@@ -59,14 +59,7 @@ def test_every_link_of_the_documentation_answers(web: TestClient) -> None:
         assert web.get(f"/help/{elsewhere}").status_code == 404, elsewhere
 
 
-def test_a_thumbnail_is_a_small_webp_of_our_own(web: TestClient, character: Path) -> None:
-    Image.new("RGB", (900, 600), "red").save(character / "large.png")
-    answer = web.get("/media/dataset/rin/large.png")
-    assert answer.headers["content-type"] == "image/webp"
-    assert max(Image.open(io.BytesIO(answer.content)).size) == 320
-
-
-def test_an_image_is_served_under_the_type_of_its_extension(web: TestClient, character: Path) -> None:
+def test_images_have_the_type_of_their_extension_and_thumbnails_are_webp(web: TestClient, character: Path) -> None:
     page = b"<script>alert(1)</script>"
     (character / "page.png").write_bytes(page)
     (character / "both.jpg").write_bytes((character / "01.png").read_bytes() + page)
@@ -75,6 +68,10 @@ def test_an_image_is_served_under_the_type_of_its_extension(web: TestClient, cha
     answer = web.get("/media/image/rin/both.jpg")
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.content == (character / "both.jpg").read_bytes()
+    Image.new("RGB", (900, 600), "red").save(character / "large.png")
+    answer = web.get("/media/dataset/rin/large.png")
+    assert answer.headers["content-type"] == "image/webp"
+    assert max(Image.open(io.BytesIO(answer.content)).size) == 320
 
 
 def test_a_finished_adapter_and_a_checkpoint_are_attachments(web: TestClient, run: Run) -> None:

@@ -14,11 +14,6 @@ def view(*reported: events.Event) -> View:
     return View(Run(Path("run")), "running", state(*reported))
 
 
-def test_the_smoothed_curve_has_no_bias_at_its_start() -> None:
-    assert events.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
-    assert events.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
-
-
 def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:
     run = view(*(events.Step(step=step, loss=1 / step, **STEP) for step in range(1, 21)))
     drawn = loss_chart.chart([("rin", run), ("again", run)])
@@ -26,6 +21,8 @@ def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:
     first, second = drawn["runs"]
     assert (first["label"], second["label"], first["steps"]) == ("rin", "again", 40)
     assert first["points"][-1] == (20, 0.05, STEP["learning_rate"])
+    assert events.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert events.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
 
 
 def test_the_chart_takes_odd_losses() -> None:

@@ -38,9 +38,10 @@ def test_the_time_left_is_one_figure(run: Run) -> None:
     slower = [taking(step, 1 if step <= 15 else 4) for step in range(1, 31)]
     assert run_html.time_left(view(run, "running", *slower)) == "about 25 s left"
     assert run_html.time_left(view(run, "stopped", *slower)) == ""
+    assert [duration(count) for count in (2, 41, 200, 9000)] == ["a few seconds", "40 s", "3 min", "2.5 h"]
 
 
-def test_the_status_says_where_a_run_is(run: Run, home: Path) -> None:
+def test_the_status_says_where_a_run_is_and_why_it_failed(run: Run, home: Path) -> None:
     step = events.Step(step=10, loss=1, **STEP)
     began = events.Began(pid=1, cards=("0", "2"))
     assert "on CPU · cards 0, 2" in run_html.status(view(run, "running", began, events.Warned(message="x")))
@@ -55,9 +56,6 @@ def test_the_status_says_where_a_run_is(run: Run, home: Path) -> None:
     assert "&lt;i&gt;" in run_html.warnings(state(events.Warned(message="<i>")))
     known = events.Warned(message="Two images are the same.", about_images=True)
     assert run_html.warnings(state()) == run_html.warnings(state(known)) == "", "the Images tab says it"
-
-
-def test_a_failure_has_cause_and_remedy_and_no_traceback(run: Run) -> None:
     failed = events.Failed(message="Out of <memory>.", remedy="Lower it.", traceback="Traceback /secret/path")
     drawn = run_html.status(view(run, "failed", failed))
     assert all(words in drawn for words in ("role='alert'", "Out of &lt;memory&gt;.", "Lower it."))
@@ -77,10 +75,6 @@ def test_previews_are_the_newest_and_a_table_of_all(run: Run) -> None:
     real = run.config().model_copy(update={"model": run.config().model.model_copy(update={"base": "x/y"})})
     run.save_config(real)
     assert "class='pixels'" not in run_html.previews(view(run, "running", *made))
-
-
-def test_time_in_words() -> None:
-    assert [duration(count) for count in (2, 41, 200, 9000)] == ["a few seconds", "40 s", "3 min", "2.5 h"]
 
 
 def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:

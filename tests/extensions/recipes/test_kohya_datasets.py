@@ -1,5 +1,6 @@
 """Datasets of sd-scripts as subjects of a run: what each subset becomes, what is named, and the way back."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from limner_extensions.recipes import kohya, kohya_export, reading
 from limner_extensions.recipes.draft import Recipe, flat
-from tests.extensions.recipes.examples import SCRIPT, toml
+from tests.extensions.recipes.examples import GUI, SCRIPT, toml
 from tests.unit.data.test_dataset import png
 from trainer import config
 from trainer.cli.commands import app
@@ -170,7 +171,7 @@ def test_epochs_become_steps_where_the_folders_are(tmp_path: Path) -> None:
     assert reading.read(path, 6).settings["training"]["steps"] == 4 * 2 * 6 * 10 / 2, "each image at each size"
 
 
-def test_the_commands_take_datasets_there_and_back(tmp_path: Path) -> None:
+def test_the_commands_take_datasets_there_and_back(character: Path, tmp_path: Path) -> None:
     def limner(*arguments: object) -> None:
         done = CliRunner().invoke(app, list(map(str, arguments)))
         assert done.exit_code == 0, done.exception
@@ -191,6 +192,16 @@ def test_the_commands_take_datasets_there_and_back(tmp_path: Path) -> None:
     assert not any("class_word" in note or "subjects" in note for note in exported.notes)
     assert "--dataset_config" in exported.text
     assert any("class_word" in note for note in kohya_export.export(first).notes)
+    recipe = tmp_path / "Mira's recipe.json"
+    recipe.write_text(json.dumps(GUI | {"pretrained_model_name_or_path": "owner/name"}), encoding="utf-8")
+    limner("import-recipe", recipe, "--dataset", character, "--out", tmp_path / "mira.toml")
+    mira = config.load(tmp_path / "mira.toml")
+    assert (mira.name, mira.dataset, mira.training.steps) == (
+        "mira",
+        str(character),
+        10 * 7,
+    )  # of 14 images, two a batch
+    assert tomllib.loads(CliRunner().invoke(app, ["import-recipe", str(recipe)]).stdout)["name"] == "Mira-s-recipe"
     output = CliRunner().invoke(app, ["check", str(tmp_path)]).output
     assert "d.toml names /data/leo --trigger tuvani --class boy --regularization /data/boys, /data/kim" in output
     assert "k.toml" not in output

@@ -81,12 +81,8 @@ def zips() -> dict[str, tuple[bytes | Callable[[], bytes], int, str]]:
         "names twice": (_twice(), 3, ""),
         "a bomb": (_bomb(["a.png"], 300, {}), 0, "too large when unpacked"),
         "a bomb that lies about its size": (lying, 0, "a.png"),
-        "a zip in a zip": (
-            lambda: _zip({"in.zip": _bomb(["a.png"], 5, {})(), "a.png": picture()}), 1, "in.zip",
-        ),
-        "encrypted": (
-            _changed(_changed(sound, b"PK\1\2", 8, b"\1\0"), b"PK\3\4", 6, b"\1\0"), 0, "encrypted",
-        ),
+        "a zip in a zip": (lambda: _zip({"in.zip": _bomb(["a.png"], 5, {})(), "a.png": picture()}), 1, "in.zip"),
+        "encrypted": (_changed(_changed(sound, b"PK\1\2", 8, b"\1\0"), b"PK\3\4", 6, b"\1\0"), 0, "encrypted"),
         "a method nobody knows": (
             _changed(_changed(sound, b"PK\1\2", 10, b"\x63\0"), b"PK\3\4", 8, b"\x63\0"), 0, "damaged in the zip",
         ),

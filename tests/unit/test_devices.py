@@ -217,12 +217,9 @@ def test_out_of_memory_in_all_its_spellings(message: str) -> None:
     assert not devices.is_fault(RuntimeError(message))
 
 
-def test_other_errors_are_not_out_of_memory() -> None:
+def test_other_errors_and_failed_devices_are_told_apart() -> None:
     assert all(map(is_out_of_memory, (MemoryError(), torch.OutOfMemoryError())))
     assert not any(map(is_out_of_memory, (RuntimeError("CUDA error: device-side assert"), ValueError("out of range"))))
-
-
-def test_a_device_that_failed_is_told_from_other_errors() -> None:
     for text in ("CUDA error: an illegal memory access was encountered", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"):
         assert devices.is_fault(RuntimeError(text))
     assert devices.is_fault(RuntimeError("NCCL Error 2: unhandled system error"))

@@ -196,8 +196,7 @@ def test_a_run_has_a_limited_size(victim: Victim, files: dict[str, tuple[int, in
 ])  # fmt: skip
 def test_a_file_is_what_its_name_says(victim: Victim, path: str, content: bytes) -> None:
     message = victim.attacked(
-        lambda news: replace(news, files={path: (len(content), 1)}),
-        lambda _path, offset: content[offset:],
+        lambda news: replace(news, files={path: (len(content), 1)}), lambda _path, offset: content[offset:]
     )
     assert Path(path).name in message
     assert not (victim.run.folder / path).exists()

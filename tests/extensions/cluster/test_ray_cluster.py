@@ -29,11 +29,7 @@ def connect(monkeypatch: pytest.MonkeyPatch, errors: list[BaseException]) -> lis
     return addresses
 
 
-def test_a_busy_cluster_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert connect(monkeypatch, [ConnectionAbortedError(BUSY)]) == ["ray://head:10001"] * 2
-
-
-def test_a_cluster_that_stays_busy_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_cluster_is_asked_again_and_one_that_stays_so_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     errors: list[BaseException] = [ConnectionAbortedError(BUSY) for _ in range(ray_cluster.ATTEMPTS)]
     with pytest.raises(UserError, match="cannot be reached: Initialization failure from server:"):
         connect(monkeypatch, errors)
@@ -42,6 +38,7 @@ def test_a_cluster_that_stays_busy_is_an_error_in_words(monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="cannot be reached: ray client connection timeout"):
         connect(monkeypatch, errors)
     assert len(errors) == 1, "where nothing answers, it is not asked again"
+    assert connect(monkeypatch, [ConnectionAbortedError(BUSY)]) == ["ray://head:10001"] * 2
 
 
 def test_a_run_that_is_told_to_end_while_ray_connects_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,11 +39,14 @@ def test_held_out_captions_come_first_and_short_ones_last() -> None:
     assert not learned & set(again), "none was trained"
 
 
-def test_the_plain_prompt_has_the_class_word_for_the_trigger() -> None:
+def test_the_plain_prompt_has_the_class_word_or_nothing_for_the_trigger() -> None:
     captions = [example("smiling, indoors"), example("sad, outdoors")]
     assert prompts.choose(settings(), captions, [], 1) == [Prompt("rin, sad, indoors", "sad, indoors")]
     own = settings(class_word="girl")
     assert prompts.choose(own, captions, [], 1) == [Prompt("rin, sad, indoors", "girl, sad, indoors")]
+    plain = [example(each.caption, "") for each in TRAINED]
+    chosen = prompts.choose(settings(trigger=""), plain, [], 4)
+    assert chosen[0] == Prompt("smiling, blue shirt, at night", "smiling, blue shirt, at night")
 
 
 @pytest.mark.parametrize("preset", ["character", "style", "plain"])
@@ -51,9 +54,3 @@ def test_without_captions_there_are_short_ones(preset: str) -> None:
     chosen = prompts.choose(settings(preset=preset), [example("")], [], 8)
     assert [prompt.called for prompt in chosen] == [f"rin, {short}" for short in prompts.SHORT[preset][:8]]
     assert [prompt.plain for prompt in chosen] == list(prompts.SHORT[preset][:8])
-
-
-def test_without_a_trigger_both_prompts_are_the_same() -> None:
-    plain = [example(each.caption, "") for each in TRAINED]
-    chosen = prompts.choose(settings(trigger=""), plain, [], 4)
-    assert chosen[0] == Prompt("smiling, blue shirt, at night", "smiling, blue shirt, at night")

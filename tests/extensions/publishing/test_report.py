@@ -111,15 +111,12 @@ def test_captions_that_were_changed_since_are_said_to_be(run: Run, character: Pa
     assert "<li>miraxo" not in text
 
 
-def test_ticks_are_round() -> None:
-    assert loss_svg.ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
-    assert loss_svg.ticks(0.071, 0.112) == pytest.approx([0.08, 0.09, 0.1, 0.11])
-    assert loss_svg.ticks(1, 24) == [5, 10, 15, 20]
-
-
-def test_a_loss_of_one_value_or_that_is_not_finite_is_drawn() -> None:
+def test_odd_losses_are_drawn_and_ticks_are_round() -> None:
     def state(*losses: float) -> events.State:
         return events.State(losses=dict(enumerate(losses, 1)), steps=len(losses))
 
     assert loss_svg.draw(state(1.0)) == loss_svg.draw(state(1.0, float("nan"))) == ""
     assert "nan" not in loss_svg.draw(state(1.0, float("nan"), 1.0, float("inf")))
+    assert loss_svg.ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert loss_svg.ticks(0.071, 0.112) == pytest.approx([0.08, 0.09, 0.1, 0.11])
+    assert loss_svg.ticks(1, 24) == [5, 10, 15, 20]

@@ -70,15 +70,12 @@ def weights(predicts: PredictionType, objective: ObjectiveConfig) -> torch.Tenso
     return weight(DiscreteNoise(ALPHA, predicts), torch.arange(3), objective)
 
 
-def test_min_snr_by_hand() -> None:
+def test_weightings_by_hand() -> None:
     objective = ObjectiveConfig(weighting="min-snr")
     assert torch.allclose(weights("epsilon", objective), torch.tensor([5 / 999, 1.0, 1.0]), rtol=1e-4)
     assert torch.allclose(weights("v_prediction", objective), torch.tensor([0.005, 0.5, 0.01]), rtol=1e-4)
     everywhere = ObjectiveConfig(weighting="min-snr", min_snr_gamma=0.001)
     assert torch.allclose(weights("epsilon", everywhere), 0.001 / SNR, rtol=1e-3)
-
-
-def test_debiased_and_p2_by_hand() -> None:
     debiased = weights("epsilon", ObjectiveConfig(weighting="debiased"))
     assert torch.allclose(debiased, torch.tensor([999**-0.5, 1.0, 99**0.5]), rtol=1e-4)
     for_v = weights("v_prediction", ObjectiveConfig(weighting="debiased"))

@@ -94,8 +94,16 @@ def restore(project: Project) -> None:
         project.captions |= dict(entry.split("\n") for entry in project.removed.pop())
 
 
-def click_remove(page: Page) -> None:
-    page.locator(".card .remove").first.click()
+def press(name: str) -> Callable[[Page], None]:
+    return lambda page: page.get_by_role("button", name=name).click()
+
+
+def type_trigger(word: str) -> Callable[[Page], None]:
+    return lambda page: fill(page, "trigger", word)
+
+
+def becomes(field: str, value: str) -> Callable[[State, str], str]:
+    return on(lambda project: setattr(project, field, value))
 
 
 def remove_two(page: Page) -> None:
@@ -108,37 +116,14 @@ def type_caption(page: Page) -> None:
     page.locator(".card textarea").last.fill("typed late")
 
 
-def type_trigger(page: Page) -> None:
-    fill(page, "trigger", "zorblax")
-
-
-def type_other_trigger(page: Page) -> None:
-    fill(page, "trigger", "other")
-
-
-def prefix(page: Page) -> None:
-    page.get_by_role("button", name="Add to the front of every caption").click()
-
-
 def upload(page: Page) -> None:
     page.locator("#upload input[type=file]").set_input_files(
         [{"name": "new.png", "mimeType": "image/png", "buffer": png(5)}]
     )
 
 
-def click_restore(page: Page) -> None:
-    page.get_by_role("button", name="Restore what was removed").click()
-
-
 def caption_changed(project: Project) -> None:
     project.captions[visible(project)[-1]] = "typed late"
-
-
-def trigger_changed(word: str) -> Callable[[Project], None]:
-    def change(project: Project) -> None:
-        project.trigger = word
-
-    return change
 
 
 def prefixed(project: Project) -> None:
@@ -147,17 +132,9 @@ def prefixed(project: Project) -> None:
             project.captions[name] = f"{project.trigger}, {text}".rstrip(", ")
 
 
-def uploaded(project: Project) -> None:
-    project.captions["new.png"] = ""
-
-
 def choose_other(page: Page) -> None:
     page.locator("#project input").click()
     page.get_by_role("option", name=OTHER, exact=True).click()
-
-
-def order(page: Page) -> None:
-    page.get_by_label("Order of the images").select_option("added")
 
 
 def show_tab(name: str) -> Callable[[Page], None]:
@@ -170,27 +147,15 @@ def rename(page: Page) -> None:
     page.get_by_role("button", name="Rename").click()
 
 
-def renamed(project: Project) -> None:
-    project.title = "A new name"
-
-
 def edit_setting(page: Page) -> None:
     page.get_by_role("tab", name="Train").click()
     page.locator("#advanced").get_by_text("Advanced").click()
     fill(page, "form-training-steps", "7")
 
 
-def setting_edited(project: Project) -> None:
-    project.settings = json.dumps({"training": {"steps": 7}})
-
-
 def choose_preset(page: Page) -> None:
     page.get_by_role("tab", name="Train").click()
     page.locator("#preset").get_by_text("Style").click()
-
-
-def preset_chosen(project: Project) -> None:
-    project.preset = "style"
 
 
 def create(page: Page) -> None:
@@ -204,33 +169,29 @@ def created(state: State, _project: str) -> str:
     return "made"
 
 
-def back(page: Page) -> None:
-    page.evaluate("history.back()")
-
-
 # Those that change something, of which each request is held back, and what is done meanwhile.
 CHANGES = {
-    "remove": Act(click_remove, on(remove(0))),
+    "remove": Act(lambda page: page.locator(".card .remove").first.click(), on(remove(0))),
     "remove two": Act(remove_two, on(remove(0, 1))),
-    "restore": Act(click_restore, on(restore)),
+    "restore": Act(press("Restore what was removed"), on(restore)),
     "type a caption": Act(type_caption, on(caption_changed)),
-    "type the trigger": Act(type_trigger, on(trigger_changed("zorblax"))),
-    "add the trigger to all": Act(prefix, on(prefixed)),
-    "upload": Act(upload, on(uploaded)),
-    "rename": Act(rename, on(renamed)),
-    "edit a setting": Act(edit_setting, on(setting_edited)),
-    "choose a preset": Act(choose_preset, on(preset_chosen)),
+    "type the trigger": Act(type_trigger("zorblax"), becomes("trigger", "zorblax")),
+    "add the trigger to all": Act(press("Add to the front of every caption"), on(prefixed)),
+    "upload": Act(upload, on(lambda project: project.captions.update({"new.png": ""}))),
+    "rename": Act(rename, becomes("title", "A new name")),
+    "edit a setting": Act(edit_setting, becomes("settings", json.dumps({"training": {"steps": 7}}))),
+    "choose a preset": Act(choose_preset, becomes("preset", "style")),
 }
 MEANWHILE = {
     "choose another project": Act(choose_other, lambda _state, _project: OTHER),
     "create a project": Act(create, created),
     "remove": CHANGES["remove"],
     "type a caption": CHANGES["type a caption"],
-    "type another trigger": Act(type_other_trigger, on(trigger_changed("other"))),
-    "choose an order": Act(order, stay),
+    "type another trigger": Act(type_trigger("other"), becomes("trigger", "other")),
+    "choose an order": Act(lambda page: page.get_by_label("Order of the images").select_option("added"), stay),
     "show the Train tab": Act(show_tab("Train"), stay),
     "reload": Act(lambda page: page.reload(), stay),
-    "go back": Act(back, lambda _state, _project: OTHER),
+    "go back": Act(lambda page: page.evaluate("history.back()"), lambda _state, _project: OTHER),
     "close the page": Act(lambda page: page.close(run_before_unload=True), lambda _state, _project: ""),
 }
 # A change of all captions comes after those that were typed before it, and is not made of those typed after it.

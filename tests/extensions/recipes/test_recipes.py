@@ -22,12 +22,15 @@ from limner_extensions.recipes import (
 )
 from limner_extensions.recipes.draft import Recipe, flat
 from tests.extensions.recipes.examples import AI_TOOLKIT, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
+from tests.hostile.test_fuzz import files, fuzz
 from trainer import config
 from trainer.base_models import layer_shapes
 from trainer.config.adapter import CONVOLUTIONS, Lora
 from trainer.errors import UserError
 from trainer.foreign_text import MAX_SETTINGS
 from trainer.optim.optimizers import ROWS, SECTIONS
+
+__all__ = ["files"]
 
 RANKS = sections.convolution_ranks(4)
 ANY = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
@@ -362,3 +365,18 @@ def test_recipes_of_others_name_kinds_of_the_table_only() -> None:
     read |= {kind for kind, _ in ai_toolkit.OPTIMIZERS.values()}
     assert read <= optimization.USUAL.keys() <= ROWS.keys()
     assert kohya_export.OPTIMIZERS.keys() <= ROWS.keys() == SECTIONS.keys() - {"custom"}
+
+
+@pytest.mark.timeout(300)
+def test_damaged_recipes_are_read_or_refused_in_words(home: Path, files: int) -> None:
+    texts = {"json": json.dumps(GUI), **{Path(name).suffix[1:]: text for name, text in sorted(RECIPES.items())}}
+    seeds = [f"{form}\n{text}".encode() for form, text in texts.items()]
+
+    def read_bytes(data: bytes) -> None:
+        form, _, text = data.partition(b"\n")
+        suffix = form.decode(errors="replace") if form in (b"json", b"toml", b"yaml") else "json"
+        path = home / "outputs" / f"x.{suffix}"
+        path.write_bytes(text)
+        reading.read(path, images=14)
+
+    fuzz("recipes", seeds, read_bytes, files)

@@ -37,20 +37,13 @@ def test_a_card_with_memory_of_its_own(monkeypatch: pytest.MonkeyPatch, kind: st
         fraction(device)
         fractions.append(share)
 
-    pretend(
-        monkeypatch,
-        kind,
-        get_device_name=lambda device: f"Card {device.index}",
-        mem_get_info=lambda _: (5 * GB, 8 * GB),
-        memory_reserved=lambda _: 2 * GB,
-        memory_allocated=lambda _: GB,
-        get_per_process_memory_fraction=fraction,
-        set_per_process_memory_fraction=set_fraction,
-        max_memory_allocated=lambda _: 3 * GB,
-        max_memory_reserved=lambda _: 4 * GB,
-        reset_peak_memory_stats=lambda _: calls.append("reset"),
-        empty_cache=lambda: calls.append("empty"),
-    )
+    sizes = {"memory_reserved": 2, "memory_allocated": 1, "max_memory_allocated": 3, "max_memory_reserved": 4}
+    functions: dict[str, Any] = {name: lambda _, size=size: size * GB for name, size in sizes.items()}
+    functions |= {"get_device_name": lambda device: f"Card {device.index}", "mem_get_info": lambda _: (5 * GB, 8 * GB)}
+    functions |= {"get_per_process_memory_fraction": fraction, "set_per_process_memory_fraction": set_fraction}
+    functions["reset_peak_memory_stats"] = lambda _: calls.append("reset")
+    functions["empty_cache"] = lambda: calls.append("empty")
+    pretend(monkeypatch, kind, **functions)
     card = torch.device(kind) if number is None else torch.device(kind, number)
     assert devices.best().type == kind
     assert devices.is_accelerator(card)
@@ -69,15 +62,10 @@ def test_a_card_with_memory_of_its_own(monkeypatch: pytest.MonkeyPatch, kind: st
 
 def test_a_mac_shares_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, fractions = list[str](), list[float]()
-    mac = pretend(
-        monkeypatch,
-        "mps",
-        recommended_max_memory=lambda: 11 * GB,
-        current_allocated_memory=lambda: 2 * GB,
-        driver_allocated_memory=lambda: 3 * GB,
-        set_per_process_memory_fraction=fractions.append,
-        empty_cache=lambda: calls.append("empty"),
-    )
+    sizes = {"recommended_max_memory": 11, "current_allocated_memory": 2, "driver_allocated_memory": 3}
+    functions: dict[str, Any] = {name: lambda size=size: size * GB for name, size in sizes.items()}
+    functions |= {"set_per_process_memory_fraction": fractions.append, "empty_cache": lambda: calls.append("empty")}
+    mac = pretend(monkeypatch, "mps", **functions)
     assert devices.name(mac) == "MPS"
     assert devices.available_memory(mac) == 11 * GB
     assert devices.unused_memory(mac) == 9 * GB

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from huggingface_hub import constants
 
-from tests import single_file
+from tests import fake_hub, single_file
+from tests.integration.runs.test_processes import wait_until
 from tests.unit.base_models.test_detect import SD15, SDXL, UNET, write
 from tests.unit.ui.answers import answers
 from trainer import config, paths, runs
@@ -57,6 +59,27 @@ def test_what_can_be_downloaded_first_says_how_large_it_is(home: Path) -> None:
     assert (usable, download) == (False, True)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the pipe of its process is closed late
+def test_a_model_is_downloaded_when_it_is_asked_for(home: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    with fake_hub.serving({"anna/base": fake_hub.folder_files(tiny_sd)}) as fake:
+        for name, value in (("ENDPOINT", fake.url), ("HUB_CACHE", str(home / "hub")), ("HUB_OFFLINE", "0")):
+            monkeypatch.setenv(f"HF_{name}", value)
+        assert (described("anna/base")[1:], fake.sent) == ((False, True), []), "nothing is fetched without the click"
+        fake.seconds_per_piece = 60
+        begun = base_model.download("anna/base")
+        assert (begun["download"].visible, begun["cancel"].visible, begun["timer"].active) == (False, True, True)
+        wait_until(lambda: "Downloading:" in base_model.follow("anna/base")["text"])
+        assert base_model.cancel("anna/base")["download"].visible
+        fake.seconds_per_piece = 0
+        base_model.download("anna/base")
+        wait_until(lambda: base_model.follow("anna/base")["downloaded"] == "anna/base")
+    text, usable, download = described("anna/base")
+    assert "Stable Diffusion 1.x · predicts noise" in text
+    assert (usable, download) == (True, False)
+
+
 def listed() -> list[str]:
     return [label for label, _ in base_model_choices.choices()]
 
@@ -102,9 +125,7 @@ def test_models_of_other_programs_are_listed(home: Path, tmp_path: Path, bases: 
     assert base_model.folders_text() == ""
 
 
-def test_a_folder_that_is_not_there_or_not_theirs_is_refused(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_is_not_theirs_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those on a page that several people share, /etc is nobody's."""
     with pytest.raises(UserError, match="There is no folder 'none'"):
         base_model.set_folders(str(tmp_path / "none"), "micro")

@@ -3,12 +3,6 @@
 import pytest
 
 from trainer import config
-from trainer.config import comparison
-
-
-def test_values_are_said_in_words() -> None:
-    values = [True, "cosine", 0.0004, 3, ("down", "up")]
-    assert [comparison.shown(value) for value in values] == ["on", "cosine", "0.0004", "3", "down, up"]
 
 
 @pytest.mark.parametrize("folder", ["/home/anna/models/", "C:\\Users\\anna\\models\\", "\\\\nas\\anna\\"])

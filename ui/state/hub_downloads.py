@@ -64,15 +64,13 @@ def end() -> None:
 
 
 def _follow(download: Download) -> None:
-    lines = download.process.stdout
-    if lines is None:
-        return
-    for line in lines:
-        values = foreign_text.parse_json(line)
-        if "error" in values:
-            download.error = f"{values['error']} {values['remedy']}"
-        else:
-            download.done, download.total = values["done"], values["total"]
-    if download.process.wait() and not download.error:
+    with download.process as process:
+        for line in process.stdout or ():
+            values = foreign_text.parse_json(line)
+            if "error" in values:
+                download.error = f"{values['error']} {values['remedy']}"
+            else:
+                download.done, download.total = values["done"], values["total"]
+    if process.returncode and not download.error:
         error = UserError("The download was interrupted.", "Start it again; it continues where it ended.")
         download.error = f"{error.message} {error.remedy}"

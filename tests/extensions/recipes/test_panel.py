@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 
 from limner_extensions.recipes import panel
+from tests.e2e.conftest import Server, Visit, browser, shared, visit, wait
+from tests.e2e.test_page import tab
+from tests.e2e.test_settings import value
 from tests.unit.ui.answers import answers, by_id
 from trainer.errors import UserError
+
+__all__ = ["browser", "shared", "visit"]
 
 
 def test_a_recipe_of_another_trainer_fills_the_form(character: Path, tmp_path: Path) -> None:
@@ -24,3 +29,17 @@ def test_a_recipe_of_another_trainer_fills_the_form(character: Path, tmp_path: P
     broken.write_text("{")
     with pytest.raises(UserError, match="not a recipe"):
         panel.use(answers(), str(broken))
+
+
+@pytest.mark.browser
+def test_a_recipe_is_imported_in_three_clicks(shared: Server, visit: Visit, tmp_path: Path) -> None:
+    recipe = tmp_path / "kohya.toml"
+    recipe.write_text('network_dim = 4\nmax_train_steps = 3\nlogging_dir = "/home/me/logs"\n')
+    page = visit(shared)
+    tab(page, "Train")  # 1
+    page.locator("#advanced").get_by_text("Advanced").click()  # 2
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import a recipe").click()  # 3
+    chooser.value.set_files(recipe)
+    page.locator("#recipe-report").get_by_text("logging_dir").wait_for()
+    wait(lambda: (value(page, "adapter-rank-lora"), value(page, "training-steps")) == ("4", "3"))

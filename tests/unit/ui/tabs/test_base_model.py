@@ -60,7 +60,6 @@ def test_what_can_be_downloaded_first_says_how_large_it_is(home: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the pipe of its process is closed late
 def test_a_model_is_downloaded_when_it_is_asked_for(home: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     with fake_hub.serving({"anna/base": fake_hub.folder_files(tiny_sd)}) as fake:

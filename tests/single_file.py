@@ -10,20 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.base_models import CONFIGS, MICRO_FOLDER, transformer_names
+from trainer.base_models import CONFIGS, MICRO_FOLDER, layer_names, transformer_names
 from trainer.base_models.registry import FamilyName
 
-RESIDUAL = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
-}  # fmt: skip
-OUTSIDE = {
-    "time_embedding.linear_1.": "time_embed.0.", "time_embedding.linear_2.": "time_embed.2.",
-    "add_embedding.linear_1.": "label_emb.0.0.", "add_embedding.linear_2.": "label_emb.0.2.",
-    "conv_in.": "input_blocks.0.0.", "conv_norm_out.": "out.0.", "conv_out.": "out.2.",
-    "mid_block.resnets.0.": "middle_block.0.", "mid_block.attentions.0.": "middle_block.1.",
-    "mid_block.resnets.1.": "middle_block.2.",
-}  # fmt: skip
 VAE = {
     "mid_block.resnets.0.": "mid.block_1.", "mid_block.resnets.1.": "mid.block_2.",
     "mid_block.attentions.0.group_norm.": "mid.attn_1.norm.", "mid_block.attentions.0.to_q.": "mid.attn_1.q.",
@@ -66,7 +55,7 @@ FLUX = {
 def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: dict[str, str] | None = None) -> Path:
     """The single file of a folder, with some more tensors that only mark what it is."""
     if (folder / "transformer").exists():
-        return _write_sd3(folder, path)
+        return _write_transformer(folder, path)
     tensors = {f"model.diffusion_model.{key}": value for key, value in _unet(folder / "unet")}
     tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}
     if (folder / "text_encoder_2").exists():
@@ -85,7 +74,7 @@ def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: di
 
 def write_apart(folder: Path, path: Path) -> Path:
     """The same, with the text encoders in files of their own beside it, as ComfyUI has them."""
-    tensors = load_file(_write_sd3(folder, path))
+    tensors = load_file(_write_transformer(folder, path))
     for name in ("clip_l", "clip_g", "t5xxl"):
         start = f"text_encoders.{name}.transformer."
         if own := {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}:
@@ -94,35 +83,26 @@ def write_apart(folder: Path, path: Path) -> Path:
     return path
 
 
-def _write_sd3(folder: Path, path: Path) -> Path:
-    tensors = {
-        f"model.diffusion_model.{key}": value for key, value in _transformer(folder / "transformer", "sd3", MMDIT)
-    }
-    tensors |= {f"first_stage_model.{key}": value for key, value in _vae(folder / "vae")}
-    encoders = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"}
-    for name, part in encoders.items():
-        if (folder / part).exists():
-            start = "" if name == "t5xxl" else "text_model."
-            for key, value in _load(folder / part).items():
-                plain = key.removeprefix("text_model.")
-                if name == "clip_l" and plain.startswith("text_projection."):
-                    continue  # it is the identity
-                inner = plain if plain.startswith("text_projection.") else start + plain
+ENCODERS: dict[FamilyName, dict[str, str]] = {
+    "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
+    "flux": {"clip_l": "text_encoder", "t5xxl": "text_encoder_2"},
+}
+
+
+def _write_transformer(folder: Path, path: Path) -> Path:
+    """As ComfyUI has them."""
+    family: FamilyName = "flux" if "Flux" in (folder / "model_index.json").read_text() else "sd3"
+    own = _transformer(folder / "transformer", family, FLUX if family == "flux" else MMDIT)
+    tensors = {f"model.diffusion_model.{key}": value for key, value in own}
+    vae = "vae" if family == "flux" else "first_stage_model"
+    tensors |= {f"{vae}.{key}": value for key, value in _vae(folder / "vae")}
+    for name, part in ENCODERS[family].items():
+        for key, value in (_load(folder / part) if (folder / part).exists() else {}).items():
+            plain = key.removeprefix("text_model.")
+            projects = plain.startswith("text_projection.")
+            if not (projects and name == "clip_l"):  # where it is the identity
+                inner = plain if projects or name == "t5xxl" else f"text_model.{plain}"
                 tensors[f"text_encoders.{name}.transformer.{inner}"] = value
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
-    return path
-
-
-def write_flux(folder: Path, path: Path) -> Path:
-    """The single file of a FLUX.1 folder, as ComfyUI has it."""
-    tensors = {
-        f"model.diffusion_model.{key}": value for key, value in _transformer(folder / "transformer", "flux", FLUX)
-    }
-    tensors |= {f"vae.{key}": value for key, value in _vae(folder / "vae")}
-    for key, value in _load(folder / "text_encoder").items():
-        tensors[f"text_encoders.clip_l.transformer.text_model.{key.removeprefix('text_model.')}"] = value
-    for key, value in _load(folder / "text_encoder_2").items():
-        tensors[f"text_encoders.t5xxl.transformer.{key}"] = value
     save_file({key: value.contiguous() for key, value in tensors.items()}, path)
     return path
 
@@ -164,47 +144,13 @@ def _renamed(key: str, names: dict[str, str]) -> str:
     return re.sub(r"^(single_blocks\.\d+)\.img_attn", r"\1", key)
 
 
-def block_names(settings: dict[str, list[str] | int]) -> dict[str, str]:
-    """Original names of a UNet's places, by their paths in diffusers, found by counting them in order."""
-    layers = int(settings["layers_per_block"])
-    downs, ups = list(settings["down_block_types"]), list(settings["up_block_types"])
-    names, count = dict(OUTSIDE), 1
-    for block, kind in enumerate(downs):
-        for layer in range(layers):
-            names[f"down_blocks.{block}.resnets.{layer}."] = f"input_blocks.{count}.0."
-            if "CrossAttn" in kind:
-                names[f"down_blocks.{block}.attentions.{layer}."] = f"input_blocks.{count}.1."
-            count += 1
-        if block < len(downs) - 1:
-            names[f"down_blocks.{block}.downsamplers.0.conv."] = f"input_blocks.{count}.0.op."
-            count += 1
-    count = 0
-    for block, kind in enumerate(ups):
-        for layer in range(layers + 1):
-            names[f"up_blocks.{block}.resnets.{layer}."] = f"output_blocks.{count}.0."
-            if "CrossAttn" in kind:
-                names[f"up_blocks.{block}.attentions.{layer}."] = f"output_blocks.{count}.1."
-            count += 1
-        if block < len(ups) - 1:
-            place = 2 if "CrossAttn" in kind else 1
-            names[f"up_blocks.{block}.upsamplers.0.conv."] = f"output_blocks.{count - 1}.{place}.conv."
-    return names
-
-
-def unet_name(path: str, names: dict[str, str]) -> str:
-    """The original name of a tensor or module of a UNet."""
-    place = next(place for place in names if path.startswith(place))
-    inner = path.removeprefix(place)
-    if ".resnets." in place:
-        part, dot, rest = inner.partition(".")
-        inner = RESIDUAL[part] + dot + rest
-    return names[place] + inner
-
-
 def _unet(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    names = block_names(json.loads((folder / "config.json").read_text()))
+    """Under the names that `layer_names` knows, which diffusers checks as it reads."""
+    config = json.loads((folder / "config.json").read_text())
     for key, value in _load(folder).items():
-        yield unet_name(key, names), value
+        layer, _, end = key.rpartition(".")
+        attends = layer.startswith("up_blocks") and "CrossAttn" in config["up_block_types"][int(layer.split(".")[1])]
+        yield f"{layer_names.original(layer, config['layers_per_block'] + 1, attends=attends)}.{end}", value
 
 
 def _vae(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -27,7 +27,7 @@ def test_a_single_file_of_flux_is_the_folder_and_trains(
     configs = single_file.write_configs(tmp_path / "configs", {"flux": folder})
     for module in (loading, text_encoder_loading):
         monkeypatch.setattr(module, "CONFIGS", configs)
-    file = single_file.write_flux(folder, tmp_path / "base.safetensors")
+    file = single_file.write(folder, tmp_path / "base.safetensors")
     assert detect.look(file).family == "flux"
 
     def predicted(base: Path) -> Tensor:

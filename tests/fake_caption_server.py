@@ -1,7 +1,5 @@
 """A server on the loopback with the chat API of OpenAI, which also refuses, dawdles and answers garbage."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time
@@ -27,16 +25,14 @@ class FakeCaptionServer:
 @contextmanager
 def serving() -> Iterator[FakeCaptionServer]:
     """Serve on a free port."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    fake = FakeCaptionServer(f"http://127.0.0.1:{server.server_port}")
-    _Handler.servers[server.server_port] = fake
-    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-    try:
-        yield fake
-    finally:
-        server.shutdown()
-        server.server_close()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        fake = FakeCaptionServer(f"http://127.0.0.1:{server.server_port}")
+        _Handler.servers[server.server_port] = fake
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        try:
+            yield fake
+        finally:
+            server.shutdown()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,5 @@
 """A Hugging Face Hub on this machine: repositories in memory, answered as the real one answers the hub's own client."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -36,16 +34,14 @@ class FakeHub:
 @contextmanager
 def serving(repositories: dict[str, dict[str, bytes]]) -> Iterator[FakeHub]:
     """Serve repositories on a free port."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    hub = FakeHub(f"http://127.0.0.1:{server.server_port}", repositories)
-    _Handler.hubs[server.server_port] = hub
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        hub = FakeHub(f"http://127.0.0.1:{server.server_port}", repositories)
+        _Handler.hubs[server.server_port] = hub
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -62,14 +62,9 @@ def machine(folder: Path, fault: str = "") -> Iterator[Machine]:
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\n"
     )
     # A shell may print anything before the command begins.
-    variables = {
-        "LIMNER_HOME": home,
-        "TEST_MACHINE": home,
-        "LIMNER_TEST": 1,
-        "LIMNER_FAULT": fault,
-        "OMP_NUM_THREADS": 1,
-    }
+    variables = {"LIMNER_HOME": home, "TEST_MACHINE": home, "LIMNER_TEST": 1, "LIMNER_FAULT": fault}
     exports = "\n".join(f"export {name}={shlex.quote(str(value))}" for name, value in variables.items())
+    exports += "\nexport OMP_NUM_THREADS=1"
     _script(folder / "limner", f'echo welcome\n{exports}\ncd {CHECKOUT}\nexec {sys.executable} -m trainer "$@"')
     options = f"-F none -i {folder / 'user'} -o IdentitiesOnly=yes -o UserKnownHostsFile={known_hosts}"
     _script(folder / "bin" / "ssh", f'exec {shutil.which("ssh")} {options} "$@"')

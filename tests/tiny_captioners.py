@@ -34,18 +34,16 @@ def make_blip(folder: Path) -> Path:
     vision = transformers.BlipVisionConfig(projection_dim=8, **VISION)
     settings = transformers.BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
     _save(transformers.BlipForConditionalGeneration, settings, folder)
-    transformers.BlipProcessor(
-        transformers.BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer
-    ).save_pretrained(folder)
+    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    transformers.BlipProcessor(images, tokenizer).save_pretrained(folder)
     return folder
 
 
 def make_tagger(folder: Path) -> Path:
     """Save a ViT that is sure of `pink_hair` and `glasses` in any picture."""
     numbers = {tag: number for number, tag in TAGS.items()}
-    settings = transformers.ViTConfig(
-        id2label=TAGS, label2id=numbers, problem_type="multi_label_classification", **VISION
-    )
+    kind = "multi_label_classification"
+    settings = transformers.ViTConfig(id2label=TAGS, label2id=numbers, problem_type=kind, **VISION)
     model = transformers.ViTForImageClassification(settings)
     with torch.no_grad():
         model.classifier.weight.zero_()
@@ -61,9 +59,8 @@ def make_git(folder: Path) -> Path:
     settings = transformers.GitConfig(vision_config=transformers.GitVisionConfig(**VISION).to_dict(), **TEXT)
     _save(transformers.GitForCausalLM, settings, folder)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
-    transformers.GitProcessor(
-        _clip_images(), transformers.BertTokenizerFast(str(folder / "vocab.txt"))
-    ).save_pretrained(folder)
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    transformers.GitProcessor(_clip_images(), tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -131,10 +128,8 @@ ONNX_TAGGER = (
 def make_wd14(folder: Path, form: str) -> Path:
     """Save a tagger that gives `WD14_LOGITS`: in the form of timm, or of ONNX, which also sees blue hats in blue."""
     folder.mkdir(parents=True)
-    rows = [
-        f"{number},{name},{category},9"
-        for number, (name, category) in enumerate(zip(WD14_TAGS, WD14_CATEGORIES, strict=True))
-    ]
+    numbered = enumerate(zip(WD14_TAGS, WD14_CATEGORIES, strict=True))
+    rows = [f"{number},{name},{category},9" for number, (name, category) in numbered]
     (folder / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *rows]), encoding="utf-8")
     if form == "timm":
         _save_timm(folder)
@@ -147,12 +142,8 @@ def _save_timm(folder: Path) -> None:
     import timm
 
     sizes = {"img_size": SIDE, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    settings = {
-        "architecture": "vit_tiny_patch16_224",
-        "num_classes": len(WD14_TAGS),
-        "model_args": sizes,
-        "pretrained_cfg": {"input_size": [3, SIDE, SIDE], "mean": [0.5] * 3, "std": [0.5] * 3},
-    }
+    settings = {"architecture": "vit_tiny_patch16_224", "num_classes": len(WD14_TAGS), "model_args": sizes}
+    settings["pretrained_cfg"] = {"input_size": [3, SIDE, SIDE], "mean": [0.5] * 3, "std": [0.5] * 3}
     model = timm.create_model(settings["architecture"], num_classes=len(WD14_TAGS), **sizes)
     with torch.no_grad():
         model.head.weight.zero_()

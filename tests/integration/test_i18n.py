@@ -134,14 +134,11 @@ def test_words_in_scripts_and_templates_fit_their_quotes(monkeypatch: pytest.Mon
     assert 'aria-label="&quot;Pages&quot;"' in templates.read("captions.html")
 
 
-def test_an_error_is_formatted_once() -> None:
+def test_a_text_is_formatted_once_and_quoted_as_it_was_written() -> None:
     named = UserError("The adapter {name} is not there.", "Choose another one.", name="{x}")
     assert str(named) == "The adapter {x} is not there. Choose another one."
     again = UserError(named.message, named.remedy)
     assert (again.message, again.remedy) == (named.message, named.remedy)
     assert str(UserError("The template has no {caption}.", "")) == "The template has no {caption}."
-
-
-def test_a_quoted_text_stands_as_it_was_written() -> None:
     assert _("{name!r} is taken.", name="miku \\(vocaloid\\) 😀") == "'miku \\(vocaloid\\) 😀' is taken."
     assert _("{name!r} is taken.", name="a\x1b[31m") == "'a\\x1b[31m' is taken.", "no codes for a terminal"

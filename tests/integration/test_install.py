@@ -68,18 +68,16 @@ def test_an_installed_package_serves_the_page(environment: dict[str, str], tmp_p
         try:
             assert server.stdout
             address = server.stdout.readline().split()[-1]
-            with urllib.request.urlopen(address) as answer:
-                page = answer.read().decode()
-            with urllib.request.urlopen(f"{address}/help/docs/troubleshooting.md") as answer:
-                help_page = answer.read().decode()
-            with urllib.request.urlopen(f"{address}/help/docs/pictures/train.png") as answer:
-                picture = answer.read()
+            answers = []
+            for path in ("", "/help/docs/troubleshooting.md", "/help/docs/pictures/train.png"):
+                with urllib.request.urlopen(address + path) as answer:
+                    answers.append(answer.read())
         finally:
             server.terminate()
         assert server.wait(20) == 0
-    assert "Limner" in page
-    assert 'id="cuda-out-of-memory"' in help_page, "the documentation comes with the package"
-    assert picture.startswith(b"\x89PNG")
+    assert b"Limner" in answers[0]
+    assert b'id="cuda-out-of-memory"' in answers[1], "the documentation comes with the package"
+    assert answers[2].startswith(b"\x89PNG")
     assert (tmp_path / "limner" / "datasets" / "example-character" / "01.png").is_file()
 
 
@@ -87,9 +85,8 @@ def start(limner: Path) -> None:
     """Start the page, open the address that it prints, and end it."""
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     command = [str(limner / "start.sh"), "--port", "0"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=environment
-    ) as process:
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, encoding="utf-8", env=environment, **both) as process:
         assert process.stdout
         output = ""
         for line in process.stdout:

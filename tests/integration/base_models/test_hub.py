@@ -32,11 +32,8 @@ SIZE = 24 * 2**20
 def fake(tiny_sd: Path) -> Iterator[FakeHub]:
     """A hub with the tiny model as a folder with two precisions, and a repository of single files."""
     folder = fake_hub.folder_files(tiny_sd)
-    halves = {
-        path.replace(".safetensors", ".fp16.safetensors"): data
-        for path, data in folder.items()
-        if path.endswith(".safetensors")
-    }
+    weights = {path: data for path, data in folder.items() if path.endswith(".safetensors")}
+    halves = {path.replace(".safetensors", ".fp16.safetensors"): data for path, data in weights.items()}
     extras = {"base.safetensors": b"x" * 100, "safety_checker/model.safetensors": b"x" * 100, "README.md": b"base"}
     single = {"fox.safetensors": b"x" * SIZE, "README.md": b"files"}
     with fake_hub.serving({BASE: folder | halves | extras, "anna/files": single, "anna/empty": {}}) as made:
@@ -59,11 +56,9 @@ def test_half_precision_is_taken_and_nothing_unneeded(fake: FakeHub, home: Path)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines[-1]["done"] == lines[-1]["total"] > 1_000_000
     sent = [path for path, _start in fake.sent]
-    assert {path for path in sent if path.endswith(".safetensors")} == {
-        "unet/diffusion_pytorch_model.fp16.safetensors",
-        "vae/diffusion_pytorch_model.fp16.safetensors",
-        "text_encoder/model.fp16.safetensors",
-    }
+    halves = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
+    weights = {path for path in sent if path.endswith(".safetensors")}
+    assert weights == {f"{half}.fp16.safetensors" for half in halves}
     assert sent[-1] == hub.INDEX  # a download that was interrupted is not taken for a model
     code = f"""
 from trainer.base_models import detect
@@ -83,9 +78,8 @@ print(family.base.revision)
 def test_a_download_continues_where_it_was_ended(fake: FakeHub, home: Path) -> None:
     fake.seconds_per_piece = 0.2
     command = [sys.executable, "-m", "trainer", "download", FILE, "--json"]
-    with subprocess.Popen(
-        command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=environment(fake, home)
-    ) as process:
+    env = environment(fake, home)
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=env) as process:
         while json.loads(process.stdout.readline())["done"] < 10 * 2**20:
             pass
         process.send_signal(signal.SIGTERM)

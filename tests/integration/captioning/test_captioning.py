@@ -208,19 +208,15 @@ def test_a_classifier_has_a_blacklist_and_may_name_one_class(tmp_path: Path) -> 
 
 
 def test_other_models_are_refused_by_their_architecture(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}), encoding="utf-8")
-    with pytest.raises(UserError, match="architecture LlamaForCausalLM"):
-        load(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "moondream1"}), encoding="utf-8")
-    with pytest.raises(UserError, match="architecture moondream1"):
-        load(tmp_path)
-    llava = {"architectures": ["LlavaForConditionalGeneration"], "vision_config": {}}
-    (tmp_path / "config.json").write_text(json.dumps(llava), encoding="utf-8")
-    with pytest.raises(UserError, match=r"LlavaForConditionalGeneration.*give the address of the server"):
-        load(tmp_path)
-    for broken in ("[]", "{", "{}"):
-        (tmp_path / "config.json").write_text(broken, encoding="utf-8")
-        with pytest.raises(UserError, match="has no model that writes captions"):
+    llava = '{"architectures": ["LlavaForConditionalGeneration"], "vision_config": {}}'
+    for config, words in (
+        ('{"architectures": ["LlamaForCausalLM"]}', "architecture LlamaForCausalLM"),
+        ('{"model_type": "moondream1"}', "architecture moondream1"),
+        (llava, r"LlavaForConditionalGeneration.*give the address of the server"),
+        *((broken, "has no model that writes captions") for broken in ("[]", "{", "{}")),
+    ):
+        (tmp_path / "config.json").write_text(config, encoding="utf-8")
+        with pytest.raises(UserError, match=words):
             load(tmp_path)
 
 

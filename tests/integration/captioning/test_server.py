@@ -45,9 +45,6 @@ def test_a_server_is_asked_with_prompt_and_image(fake: FakeCaptionServer, monkey
     assert sent.size == (1024, 512)
     assert b"home" not in base64.b64decode(data)
     assert IMAGE.size == (3000, 1500)
-
-
-def test_an_address_may_be_written_in_full(fake: FakeCaptionServer) -> None:
     for ending in ("/v1", "/v1/", "/v1/chat/completions"):
         assert load(fake.url + ending)(IMAGE)
         assert fake.asked[-1][0] == "/v1/chat/completions"
@@ -83,15 +80,12 @@ def test_refusals_and_garbage_are_explained(fake: FakeCaptionServer, status: int
         load(fake.url)(IMAGE)
 
 
-def test_a_redirect_is_not_followed(fake: FakeCaptionServer) -> None:
+def test_a_redirect_is_not_followed_and_an_answer_that_trickles_in_given_up(fake: FakeCaptionServer) -> None:
     fake.status, fake.location = 307, f"{fake.url}/elsewhere"
     with pytest.raises(UserError, match=r"refused \(307\)"):
         load(fake.url)(IMAGE)
     assert len(fake.asked) == 1
-
-
-def test_an_answer_that_trickles_in_is_given_up(fake: FakeCaptionServer) -> None:
-    fake.seconds_per_byte = 0.05
+    fake.status, fake.seconds_per_byte = 200, 0.05
     with pytest.raises(UserError, match="did not answer in time"):
         replace(load(fake.url), seconds=0.2)(IMAGE)
 

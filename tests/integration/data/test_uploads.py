@@ -91,21 +91,15 @@ def test_masks_are_paired_with_their_images(home: Path, tmp_path: Path) -> None:
     later = sandbox.add(folder, [source("05.mask.png", masks[5])])
     assert (later.added, later.masks) == ([], 1)
     assert dataset.read_mask(folder / "05.png")
-    dataset.remove(folder / "05.png")
-    assert not (folder / "05.mask.png").exists()
-    assert dataset.restore_last(folder)
-    assert dataset.read_mask(folder / "05.png")
-
-
-def test_a_mask_of_a_folder_comes_back_from_the_bin(home: Path) -> None:
-    folder = dataset.create("rin")
     (folder / "masks").mkdir()
-    for name in ("02.png", "masks/02.png"):
-        (folder / name).write_bytes(png(7))
-    assert dataset.mask_file(folder / "02.png") == folder / "masks" / "02.png"
-    dataset.remove(folder / "02.png")
-    assert dataset.restore_last(folder)
-    assert dataset.read_mask(folder / "02.png"), "the bin keeps it under a name that no image has"
+    (folder / "06.png").write_bytes(png(6))
+    (folder / "masks" / "06.png").write_bytes(masks[5])
+    for name, mask_file in (("05.png", "05.mask.png"), ("06.png", "masks/06.png")):
+        assert dataset.mask_file(folder / name) == folder / mask_file
+        dataset.remove(folder / name)
+        assert not (folder / mask_file).exists()
+        assert dataset.restore_last(folder)
+        assert dataset.read_mask(folder / name), "the bin keeps it under a name that no image has"
 
 
 def test_a_file_that_is_not_there_costs_no_other_one(home: Path, tmp_path: Path) -> None:

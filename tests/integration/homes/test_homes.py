@@ -25,7 +25,7 @@ def version(request: pytest.FixtureRequest, home: Path) -> str:
     return str(request.param.name)
 
 
-def test_projects_captions_and_settings_open(version: str) -> None:
+def test_projects_and_settings_open_and_runs_have_the_state_that_they_had(version: str) -> None:
     assert (page_memory.project(), page_memory.answer("rin", "trigger")) == ("rin", "miraxo")
     examples = dataset.read(paths.datasets() / "rin")
     assert len(examples) == 3
@@ -33,9 +33,6 @@ def test_projects_captions_and_settings_open(version: str) -> None:
     entries = {"name": "rin", "dataset": "rin", **saved_settings.load("gentle")}
     gentle = settings_form.build(settings_form.entries(), entries)
     assert (gentle.optimizer.learning_rate, gentle.training.ema_decay) == (5e-5, 0.9)
-
-
-def test_runs_have_the_state_that_they_had(version: str) -> None:
     views = {run.id: runs.look(run) for run in runs.all_runs()}
     expected = {name: name for name in ("finished", "failed", "stopped", "interrupted")}
     expected |= dict.fromkeys(("averaged", "dora", "created"), "interrupted")

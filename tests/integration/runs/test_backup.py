@@ -58,10 +58,8 @@ def test_what_runs_or_is_not_there_is_not_backed_up(character: Path, tiny_sd: Pa
     run = make(str(tiny_sd), steps=8, resolution=64)
     (run.folder / "ask" / "start").touch()
     done = limner("export", run.id, home / "x.zip")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "This run is still running. Stop it first, or wait until it has ended.\n",
-    )
+    sentence = "This run is still running. Stop it first, or wait until it has ended.\n"
+    assert (done.returncode, done.stderr) == (2, sentence)
     for name in ("nobody", "../rin", "."):
         done = limner("export", name, home / "x.zip")
         assert done.returncode == 2

@@ -21,13 +21,9 @@ def send(data: object) -> int:
 
 def test_fields_and_captions_are_stored_under_their_project(character: Path) -> None:
     caption = read_caption(character / "01.png")
-    fields = [
-        {"project": "rin", "name": name, "value": value} for name, value in (("trigger", "a\nb"), ("class", "fox"))
-    ]
-    captions = [
-        {"project": "rin", "name": "01.png", "text": "red", "base": caption},
-        {"project": "rin", "name": "02.png", "text": "red", "base": "what it was long ago"},
-    ]
+    typed, bases = {"trigger": "a\nb", "class": "fox"}, {"01.png": caption, "02.png": "what it was long ago"}
+    fields = [{"project": "rin", "name": name, "value": value} for name, value in typed.items()]
+    captions = [{"project": "rin", "name": name, "text": "red", "base": base} for name, base in bases.items()]
     before = read_caption(character / "02.png")
     assert send({"fields": fields, "captions": captions}) == 200
     assert (page_memory.answer("rin", "trigger"), page_memory.answer("rin", "class")) == ("a b", "fox")

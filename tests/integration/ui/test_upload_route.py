@@ -63,10 +63,14 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - of the work
         return other_thread.submit(lambda: asyncio.run(work)).result()
 
 
+async def ask(asgi: SecurityMiddleware, path: str = "/gradio_api/upload", **request: Any) -> httpx.Response:  # noqa: ANN401
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://127.0.0.1") as client:
+        return await client.post(path, **request)
+
+
 async def send(asgi: SecurityMiddleware, content: bytes | AsyncIterator[bytes], length: int = 0) -> httpx.Response:
     headers = {**TYPE, "content-length": str(length)} if length else TYPE
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://127.0.0.1") as client:
-        return await client.post("/gradio_api/upload", content=content, headers=headers)
+    return await ask(asgi, content=content, headers=headers)
 
 
 def post(content: bytes) -> httpx.Response:
@@ -198,32 +202,25 @@ def test_a_thousand_files_are_not_open_at_once() -> None:
 def test_nonsense_is_refused_in_a_sentence() -> None:
     assert post(b"nonsense").text == "The upload did not arrive whole. Try again."
     assert post(body([("a.png", b"a")])[:-10]).status_code == 400
-
-    async def send_json() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app()), base_url="http://127.0.0.1") as client:
-            return await client.post("/gradio_api/upload", json={})
-
-    assert run(send_json()).text == "This is not an upload of files. Send it as multipart/form-data."
+    assert run(ask(app(), json={})).text == "This is not an upload of files. Send it as multipart/form-data."
     assert list(paths.uploads().iterdir()) == []
 
 
-async def add(project: str, content: bytes) -> dict[str, Any]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app()), base_url="http://127.0.0.1") as client:
-        answer = await client.post("/images", params={"project": project}, content=content, headers=TYPE)
-    return json.loads(answer.text)
+def add(project: str, content: bytes) -> dict[str, Any]:
+    return json.loads(run(ask(app(), "/images", params={"project": project}, content=content, headers=TYPE)).text)
 
 
 def test_images_are_taken_in_by_the_project_they_are_sent_to() -> None:
     for name in ("rin", "example-character"):
         dataset.create(name)
     files = [("a/1.png", png(1)), ("b/1.png", png(2)), ("b/1.txt", b"miraxo, red"), ("c.png", b"no image")]
-    answer = run(add("rin", body(files)))
+    answer = add("rin", body(files))
     assert (answer["project"], answer["bad"]) == ("rin", True)
     assert "Added 2 images" in answer["report"]
     assert "c.png" in answer["report"], "it says which file was refused"
     captions = {read_caption(image) for image in dataset.image_files(paths.datasets() / "rin")}
     assert captions == {"", "miraxo, red"}, "equal names in two folders stay apart"
-    answer = run(add("example-character", body([("1.png", png(3))])))
+    answer = add("example-character", body([("1.png", png(3))]))
     assert (answer["project"], answer["bad"]) == ("my-pictures", False)
     assert "They are in the project my-pictures" in answer["report"]
     assert not dataset.image_files(paths.datasets() / "example-character")
@@ -240,7 +237,7 @@ def test_images_are_taken_in_by_the_project_they_are_sent_to() -> None:
 )
 def test_images_that_cannot_be_added_leave_nothing(project: str, content: bytes, words: str) -> None:
     dataset.create("rin")
-    answer = run(add(project, content))
+    answer = add(project, content)
     assert (answer["project"], answer["bad"]) == ("", True)
     assert words in answer["report"]
     assert dataset.names() == ["rin"]

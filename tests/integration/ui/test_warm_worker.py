@@ -67,23 +67,19 @@ def test_a_run_is_handed_over_once_if_no_note_can_be_written(character: Path) ->
 
 @pytest.mark.slow
 def test_it_ends_with_the_page_however_that_ends(home: Path) -> None:
-    code = (
-        "import os; from ui.state import warm_worker as w; w.prepare(); print(w._waiting.pid, flush=True); os._exit(9)"
-    )
+    code = "import os; from ui.state import warm_worker as w; w.prepare(); print(w._waiting.pid, flush=True); "
+    code += "os._exit(9)"
     page = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert page.returncode == 9
     wait_until(lambda: not psutil.pid_exists(int(page.stdout)))
 
 
-def test_it_ends_when_nothing_is_started_for_a_while(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_ends_after_a_while_and_several_people_have_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_worker, "IDLE", 0.2)
     warm_worker.prepare()
     process = waiting()
     wait_until(lambda: process.poll() is not None)
     assert warm_worker._waiting is None
-
-
-def test_there_is_none_for_each_of_several_people(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "LIMNER_SHARED", str(home))
     warm_worker.prepare()
     assert warm_worker._waiting is None

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tests import tiny
 from tests.integration.runs.test_processes import limner
-from tests.integration.training.test_train import finish, settings
+from tests.integration.training.test_train import finished
 from tests.unit.runs.test_run import held
 from tests.unit.ui.tabs.test_queue import NAMES, waiting
 from trainer import runs
@@ -33,10 +33,8 @@ def test_the_queue_in_the_command_line(waiting: list[Run], monkeypatch: pytest.M
     assert waiting[0].on_hold
     assert "On hold" not in limner("queue", "release", str(waiting[0].folder)).stdout
     done = limner("queue", "hold", "none")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "There is no run 'none'. Give its folder, or its name under outputs.\n",
-    )
+    sentence = "There is no run 'none'. Give its folder, or its name under outputs.\n"
+    assert (done.returncode, done.stderr) == (2, sentence)
     started: list[Run] = []
     monkeypatch.setattr(runs, "start", started.append)
     assert limner("queue", "retry", NAMES[0]).stderr.startswith("This run is still running.")
@@ -101,8 +99,7 @@ def test_settings_follow_from_the_base_and_the_adapter(character: Path, tiny_sd:
     assert (suited["steps"], suited["guidance"], suited["clip_skip"]) == (8, 1.5, 2)
     typed = sample(tmp_path, "--base", base, "--steps", 2, "--guidance", 3, "--clip-skip", 1)
     assert (typed["steps"], typed["guidance"], typed["clip_skip"]) == (2, 3, 1)
-    run = runs.create(settings(tiny_sd, training__steps=1))
-    finish(run)
+    run = finished(tiny_sd, training__steps=1)
     assert sample(tmp_path, "--base", base, "--steps", 2, "--adapter", run.export)["clip_skip"] == 1
     own = sample(tmp_path, "--base", tiny_sd, "--steps", 2)
     tiny._vae().save_pretrained(tmp_path / "vae")

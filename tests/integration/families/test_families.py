@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.integration.training.test_train import assert_resumes, cases, finish, losses, quiet, same, settings
+from tests.integration.training.test_train import assert_resumes, cases, finished, losses, mute, same, settings
 from tests.single_file import write
 from trainer import config, families, runs
 from trainer.adapter_files import reader, writer
@@ -27,7 +27,7 @@ from trainer.errors import UserError
 from trainer.families import Adapter, Family, prediction_probe
 from trainer.rng import generator
 from trainer.sampling import sampler
-from trainer.training import encode, export, prediction_type
+from trainer.training import encode, prediction_type
 
 UNETS = ("sd15", "sd21", "sd21-v", "sdxl")
 TRANSFORMERS = ("sd3", "sd3-5-medium", "flux")
@@ -148,7 +148,7 @@ def test_sizes_are_those_of_the_picture_and_its_crop(home: Path, bases: dict[str
     for text_encoder in (False, True):
         options = {"training__batch_size": 1, "training__text_encoder": text_encoder}
         made = settings(bases["sdxl"], training__resolution=128, **options)
-        batch = encode.build(family, examples, made, quiet).at(0, 0)
+        batch = encode.build(family, examples, made, mute).at(0, 0)
         scale = max(wide / 300, high / 200)
         top, left = (max(high, round(200 * scale)) - high) // 2, (max(wide, round(300 * scale)) - wide) // 2
         assert (batch.sizes.tolist(), batch.conditioning is None) == ([[200, 300, top, left, high, wide]], text_encoder)
@@ -172,8 +172,7 @@ CURVES = {
 def test_the_loss_curve_is_the_stored_one(character: Path, bases: dict[str, Path], kind: str) -> None:
     options = {"training__text_encoder": True, "preservation__share": 0.25, "preservation__noise_from": 0.0}
     options["preservation__prompts"] = [""]
-    run = runs.create(settings(bases[kind], **options, **SMALL.get(kind, {})))
-    finish(run)
+    run = finished(bases[kind], **options, **SMALL.get(kind, {}))
     curve = [loss for _, loss in sorted(losses(run).items())]
     assert curve == pytest.approx(CURVES[kind], rel=1e-5)
 
@@ -182,21 +181,17 @@ def test_the_loss_curve_is_the_stored_one(character: Path, bases: dict[str, Path
 @pytest.mark.parametrize("kind", ["sdxl", "flux"])
 def test_runs_of_other_families_resume(character: Path, bases: dict[str, Path], kind: str) -> None:
     """SDXL with cached embeddings and preservation, FLUX with its text encoders in bf16."""
-    options = {"training__text_encoder": True, "training__precision": "bf16", **SMALL.get(kind, {})}
-    options = {"preservation__share": 0.25} if kind == "sdxl" else options
+    with_text_encoders = {"training__text_encoder": True, "training__precision": "bf16", **SMALL["flux"]}
+    options = {"preservation__share": 0.25} if kind == "sdxl" else with_text_encoders
     assert_resumes(settings(bases[kind], training__steps=3, **options), 1)
 
 
 @pytest.mark.parametrize("pair", ["sd15 sd21", "flux sd3"])
-def test_an_adapter_of_another_family_is_refused(
-    character: Path, bases: dict[str, Path], tmp_path: Path, pair: str
-) -> None:
+def test_an_adapter_of_another_family_is_refused(bases: dict[str, Path], tmp_path: Path, pair: str) -> None:
     trained, tried = pair.split()
-    family = load(bases[trained])
-    adapter = families.attach(family, settings(bases[trained]).adapter, text_encoder=True, seed=0)
-    run = runs.create(settings(bases[trained]))
-    export.write(family, adapter, settings(bases[trained]), run, ["x"], 1)
-    adapters = ((str(run.export), 1.0),)
+    adapter = families.attach(load(bases[trained]), Lora(rank=4), text_encoder=True, seed=0)
+    save_file(adapter.tensors(), tmp_path / "x.safetensors")
+    adapters = ((str(tmp_path / "x.safetensors"), 1.0),)
     picture = PictureConfig(base=str(bases[tried]), adapters=adapters, prompt="rin", steps=1, out="x.png")
     words = r"does not fit the base model|has a different size in the base model|The base model has no"
     with pytest.raises(UserError, match=words):
@@ -215,18 +210,26 @@ def test_a_base_from_the_hub_is_pinned(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     made = config.build({"name": "rin", "dataset": "rin", "model": {"base": "owner/name"}})
     assert made.training.resolution == 1024, "the preset is that of its family"
-    run = runs.create(settings(Path("owner/name"), training__steps=1))
-    finish(run)
+    run = finished(Path("owner/name"), training__steps=1)
     assert (run.config().model.family, run.config().model.revision) == ("sdxl", commit)
     assert 'base = "owner/name"' in reader.read(run.export).metadata["limner.config"]
 
 
-def test_zero_terminal_snr_is_read_from_the_file(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
+def test_zero_terminal_snr_is_read_from_the_base(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
     file = write(bases["sdxl"], tmp_path / "base.safetensors", marks=("v_pred", "ztsnr"))
     family = load(file)
     assert (family.base.prediction_type, float(alphas(family)[-1])) == ("v_prediction", 0)
     assert float(alphas(family)[0]) > 0.99
     assert family.pipeline().scheduler.config.timestep_spacing == "trailing"
+    # A folder that predicts noise keeps the usual schedule.
+    base = shutil.copytree(bases["sd15"], tmp_path / "base")
+    file = base / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rescale_betas_zero_snr": True}))
+    family = load(base)
+    assert torch.equal(alphas(family), alphas(load(bases["sd15"])))
+    assert torch.equal(family.pipeline().scheduler.alphas_cumprod, alphas(family))
+    family.set_prediction_type("v_prediction")
+    assert float(alphas(family)[-1]) == 0
 
 
 @pytest.mark.slow
@@ -237,25 +240,13 @@ def test_what_is_marked_trains_and_draws_with_finite_numbers(
     """At zero terminal SNR, min-SNR would divide zero by zero for a base that predicts noise."""
     file = write(bases["sd15"], tmp_path / "base.safetensors", marks=("ztsnr",))
     late = {"objective__min_timestep": 999, "objective__weighting": "min-snr", "training__steps": 2}
-    run = runs.create(settings(file, model__prediction_type=kind, preview__every=2, **late))
-    finish(run)
+    run = finished(file, model__prediction_type=kind, preview__every=2, **late)
     assert all(np.isfinite(loss) for loss in losses(run).values())
     pixels = np.asarray(Image.open(run.folder / "previews" / "000002_0.png"))
     assert pixels.std() > 1
     metadata = reader.read(run.export).metadata
     assert metadata["ss_zero_terminal_snr"] == str(kind == "v_prediction")
     assert metadata["ss_sd_model_name"] == "base.safetensors"
-
-
-def test_a_folder_that_predicts_noise_keeps_the_usual_schedule(bases: dict[str, Path], tmp_path: Path) -> None:
-    base = shutil.copytree(bases["sd15"], tmp_path / "base")
-    file = base / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"rescale_betas_zero_snr": True}))
-    family = load(base)
-    assert torch.equal(alphas(family), alphas(load(bases["sd15"])))
-    assert torch.equal(family.pipeline().scheduler.alphas_cumprod, alphas(family))
-    family.set_prediction_type("v_prediction")
-    assert float(alphas(family)[-1]) == 0
 
 
 def alphas(family: Family) -> torch.Tensor:
@@ -288,7 +279,7 @@ def test_a_base_that_does_not_say_is_asked(
     assert detect.look(file).prediction_type is None
     family = load(file)
     examples = dataset.read(character, "rin")
-    batch = encode.build(family, examples, settings(file), quiet).at(0, 0)
+    batch = encode.build(family, examples, settings(file), mute).at(0, 0)
     teach(family, batch.mean)
     run = runs.create(settings(file))
     made = prediction_type.resolve(run.config(), family, batch, run)
@@ -305,13 +296,11 @@ def test_a_base_that_does_not_say_is_asked(
 
 @pytest.mark.slow
 def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> None:
-    run = runs.create(settings(bases["sd21"], model__prediction_type="v_prediction", training__steps=1))
-    finish(run)
+    run = finished(bases["sd21"], model__prediction_type="v_prediction", training__steps=1)
     assert (run.config().model.family, run.config().model.prediction_type) == ("sd21", "v_prediction")
     assert run.config().record.prediction_type == "as set"
     assert reader.read(run.export).metadata["ss_base_model_version"] == "sd_v2_768_v"
-    other = runs.create(settings(bases["sd21-v"], training__steps=1))
-    finish(other)
+    other = finished(bases["sd21-v"], training__steps=1)
     assert other.config().record.prediction_type == "read from its scheduler's config"
 
 
@@ -356,9 +345,6 @@ def test_a_distilled_base_is_sampled_as_its_authors_do(bases: dict[str, Path], t
     assert torch.equal(alphas(load(base)), alphas(load(bases["sdxl"]))), "it is trained as the original is"
 
 
-TEXT = {"training__text_encoder": True}
-
-
 def test_images_are_those_of_diffusers(tiny_sd: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(tiny_sd, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -380,11 +366,9 @@ def test_images_are_those_of_diffusers(tiny_sd: Path) -> None:
 @pytest.mark.slow
 def test_a_run_teaches_and_shows_what_its_file_does(character: Path, tiny_sd: Path) -> None:
     """The text encoder's last layer, which has no effect, gets no adapter; one from elsewhere may have one."""
-    options: dict[str, Any] = TEXT | {"training__steps": 4, "preview__every": 4, "export__precision": "fp32"}
-    run = runs.create(settings(tiny_sd, model__clip_skip=2, **options))
-    usual = runs.create(settings(tiny_sd, **options))
-    finish(run)
-    finish(usual)
+    options: dict[str, Any] = {"training__text_encoder": True, "export__precision": "fp32"}
+    options |= {"training__steps": 4, "preview__every": 4}
+    run, usual = (finished(tiny_sd, model__clip_skip=clip_skip, **options) for clip_skip in (2, 1))
     assert losses(run) != losses(usual)
     file = reader.read(run.export)
     assert (file.metadata["ss_clip_skip"], reader.read(usual.export).metadata["ss_clip_skip"]) == ("2", "1")
@@ -407,7 +391,7 @@ def test_cached_embeddings_are_kept_apart(character: Path, tiny_sd: Path) -> Non
     examples = dataset.read(character, "rin")
     for clip_skip in (1, 2, 1):
         family = load(tiny_sd, clip_skip=clip_skip)
-        batches = encode.build(family, examples, settings(tiny_sd, model__clip_skip=clip_skip), quiet)
+        batches = encode.build(family, examples, settings(tiny_sd, model__clip_skip=clip_skip), mute)
         prompt = sorted(batches.conditioning)[-1]
         stored = batches.cache.get(batches.conditioning[prompt])["text"]
         assert torch.equal(stored, family.encode_prompts([prompt])["text"][0])
@@ -415,9 +399,8 @@ def test_cached_embeddings_are_kept_apart(character: Path, tiny_sd: Path) -> Non
 
 @pytest.mark.slow
 def test_other_families_ignore_it_and_say_so(character: Path, bases: dict[str, Path]) -> None:
-    run = runs.create(settings(bases["sd21"], model__clip_skip=2, training__steps=2))
-    usual = runs.create(settings(bases["sd21"], training__steps=2))
-    assert same(finish(run), finish(usual))
+    run, usual = (finished(bases["sd21"], model__clip_skip=clip_skip, training__steps=2) for clip_skip in (2, 1))
+    assert same(load_file(run.export), load_file(usual.export))
     assert any("Clip skip is ignored" in warning for warning in runs.look(run).state.warnings)
     assert not any("Clip skip" in warning for warning in runs.look(usual).state.warnings)
     assert (run.config().model.clip_skip, reader.read(run.export).metadata["ss_clip_skip"]) == (1, "None")

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.integration.families.test_families import answer, load, question
 from tests.integration.families.test_transformers import small_sd3
-from tests.integration.training.test_train import disturb
+from tests.integration.training.test_train import disturb, taken_from
 from trainer import config, families
 from trainer.adapter_files import reader
 from trainer.families import Family, gradient_checkpointing, offload, quantize
@@ -52,19 +51,16 @@ class Card(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def settings(**adapter: Any) -> Any:  # noqa: ANN401 - any settings
+def attached(family: Family, **adapter: Any) -> families.Adapter:  # noqa: ANN401 - any settings
     data = {"name": "x", "dataset": "x", "model": {"base": "x"}, "adapter": adapter}
-    return config.build(data).adapter
+    return families.attach(family, config.build(data).adapter, text_encoder=False, seed=0)
 
 
 def gradients(family: Family, adapter: families.Adapter) -> list[Tensor]:
     """Return the gradients of one step, with a loss on whatever the model predicts."""
     noisy, timesteps, conditioning = question(family)
     family.predict(noisy, timesteps, conditioning).float().square().mean().backward()
-    grads = [parameter.grad for parameter in adapter.parameters()]
-    for parameter in adapter.parameters():
-        parameter.grad = None
-    return [grad for grad in grads if grad is not None]
+    return taken_from(adapter)
 
 
 def equal(one: list[Tensor], two: list[Tensor]) -> bool:
@@ -75,7 +71,7 @@ def equal(one: list[Tensor], two: list[Tensor]) -> bool:
 def test_gradients_are_the_same_bits(bases: dict[str, Path], case: str) -> None:
     base, kind, share = case.split()
     family = load(bases[base])
-    adapter = families.attach(family, settings(rank=4, **KINDS[kind]), text_encoder=False, seed=0)
+    adapter = attached(family, rank=4, **KINDS[kind])
     disturb(adapter)
     expected = gradients(family, adapter)
     gradient_checkpointing.recompute(family, "all", share)
@@ -110,14 +106,13 @@ def test_predictions_are_the_same_and_weights_are_copied_once(bases: dict[str, P
     assert torch.equal(answer(family), expected)
 
 
-def test_an_adapter_patches_weights_that_wait(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_patches_weights_that_wait(bases: dict[str, Path]) -> None:
     family = load(bases["sd15"])
     base = answer(family)
-    adapter = families.attach(family, settings(rank=4), text_encoder=False, seed=0)
+    adapter = attached(family, rank=4)
     disturb(adapter)
-    save_file(adapter.tensors(), tmp_path / "a.safetensors")
+    file = reader.of_tensors(adapter.tensors(), "a")
     adapter.detach()
-    file = reader.read(tmp_path / "a.safetensors")
     with families.patched(family, [(file, 0.7)]):
         expected = answer(family)
     assert not torch.equal(expected, base)
@@ -155,11 +150,10 @@ def test_weights_in_fewer_bits_wait_too(bits: quantize.Bits) -> None:
 def test_an_adapter_may_be_attached_while_weights_wait(bases: dict[str, Path]) -> None:
     """As where the whole model never fits."""
     family = load(bases["sd15"])
-    adapter = families.attach(family, settings(rank=4, dora=True), text_encoder=False, seed=0)
-    expected = gradients(family, adapter)
+    expected = gradients(family, attached(family, rank=4, dora=True))
     family = load(bases["sd15"])
     gradient_checkpointing.recompute(family, "off", "all")
-    adapter = families.attach(family, settings(rank=4, dora=True), text_encoder=False, seed=0)
+    adapter = attached(family, rank=4, dora=True)
     gradient_checkpointing.recompute(family, "all", "all")
     with Card(family.denoiser):
         assert equal(gradients(family, adapter), expected)
@@ -209,12 +203,9 @@ def test_copies_and_computations_wait_for_each_other(monkeypatch: pytest.MonkeyP
 
 def test_a_device_is_asked_for_room_for_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     model, card = nn.Linear(100, 10), torch.device("cuda", 0)
+    device = SimpleNamespace(memory_reserved=lambda _: 0, memory_allocated=lambda _: 0)
+    monkeypatch.setattr(torch, "get_device_module", lambda _: device)
     for free, expected in ((4039, True), (4040, False)):
-        monkeypatch.setattr(torch, "get_device_module", lambda _, free=free: backend(free))
+        device.mem_get_info = lambda _, free=free: (free, 8192)
         assert offload.is_too_large(model, card) == expected
     assert not offload.is_too_large(model, torch.device("cpu"))
-
-
-def backend(free: int) -> SimpleNamespace:
-    memory = {"memory_reserved": lambda _: 0, "memory_allocated": lambda _: 0}
-    return SimpleNamespace(mem_get_info=lambda _: (free, 8192), **memory)

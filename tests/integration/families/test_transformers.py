@@ -10,12 +10,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, SD3Transformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from safetensors.torch import load as parse
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import single_file
 from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
-from tests.integration.training.test_train import disturb, finish, settings
+from tests.integration.training.test_train import attached, disturb, finished, settings
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, writer
 from trainer.base_models import layer_shapes, transformer_names
@@ -23,7 +24,7 @@ from trainer.base_models.registry import FamilyName
 from trainer.cli.commands import main
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.families import Adapter, Family, gradient_checkpointing, text_encoder_loading
+from trainer.families import Family, gradient_checkpointing, text_encoder_loading
 from trainer.families.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
@@ -36,11 +37,9 @@ MOST = 2  # of 255 that a pixel may differ where weights are changed instead of 
 
 def own_embeddings(family: Family) -> tuple[Tensor, ...]:
     """Prompt embeddings as the family's own pipeline makes them: text and pooled."""
-    if family_of(family.spec.name) == "sd3":
-        text, _, pooled, _ = family.pipeline().encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False)
-        return text, pooled
-    text, pooled, _ = family.pipeline().encode_prompt(PROMPTS, None)
-    return text, pooled
+    if family.spec.name == "flux":
+        return family.pipeline().encode_prompt(PROMPTS, None)[:2]
+    return family.pipeline().encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False)[::2]
 
 
 def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
@@ -100,8 +99,7 @@ def test_timesteps_of_flux_are_shifted_for_the_size(bases: dict[str, Path], side
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with PEFT's give one image."""
     options = {"training__text_encoder": True, "training__steps": 4, "export__peft": True, **SMALL.get(kind, {})}
-    run = runs.create(settings(bases[kind], export__precision="fp32", **options))
-    finish(run)
+    run = finished(bases[kind], export__precision="fp32", **options)
     keys = load_file(run.export).keys()
     assert all(key.startswith(("lora_unet_", "lora_te1_", "lora_te2_")) for key in keys)
     file, peft = reader.read(run.export), run.folder / "peft" / writer.PEFT_NAME
@@ -132,28 +130,21 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     assert np.array_equal(np.asarray(image), live)
 
 
-LAST = "final_layer_adaLN_modulation_1"
+def pair(name: str, rows: int, rank: int) -> dict[str, Tensor]:
+    """A layer of sixteen inputs in kohya's format, with an alpha of two."""
+    up, down = torch.randn(rows, rank), torch.randn(rank, 16)
+    return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
 
 
-@pytest.mark.parametrize(
-    ("family", "layer"), [("sd3", "joint_blocks_2_context_block_adaLN_modulation_1"), ("sd3", LAST), ("flux", LAST)]
-)
-def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it(
-    tmp_path: Path, family: FamilyName, layer: str
-) -> None:
+def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it() -> None:
     """The last modulations: sd-scripts trains them too, in the order of the original code."""
-    name = f"lora_unet_{layer}"
-    up, down = torch.randn(32, 2), torch.randn(2, 16)
-    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
-    file = tmp_path / "x.safetensors"
-    save_file(tensors, file, metadata=writer.of_family(family, "flow"))
-    read = reader.read(file)
-    (module,) = read.modules.values()
+    name = "lora_unet_joint_blocks_2_context_block_adaLN_modulation_1"
+    up, down, _alpha = (tensors := pair(name, 32, 2)).values()
+    modules = reader.of_tensors(tensors, "x", writer.of_family("sd3", "flow")).modules
+    (module,) = modules.values()
     assert torch.allclose(module.delta(), torch.cat([(up @ down)[16:], (up @ down)[:16]]))
-    (tmp_path / "y.safetensors").write_bytes(
-        writer.write(read.modules, read.metadata, form="kohya", precision="fp32", family=family)
-    )
-    assert torch.equal(load_file(tmp_path / "y.safetensors")[f"{name}.lora_up.weight"], up)
+    written = parse(writer.write(modules, {}, form="kohya", precision="fp32", family="sd3"))
+    assert torch.equal(written[f"{name}.lora_up.weight"], up)
 
 
 OUTSIDE = {
@@ -181,11 +172,8 @@ def test_layers_outside_the_blocks_are_layers(
             tensors |= {f"transformer.{path}.lora_A.weight": down, f"transformer.{path}.lora_B.weight": up}
         else:
             name = f"lora_unet_{original}" if naming == "joined" else f"lora_transformer_{path.replace('.', '_')}"
-            tensors |= {
-                f"{name}.lora_down.weight": down,
-                f"{name}.lora_up.weight": up,
-                f"{name}.alpha": torch.tensor(2),
-            }
+            parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(2)}
+            tensors |= {f"{name}.{ending}": part for ending, part in parts.items()}
         swapped = naming == "joined" and path == "norm_out.linear"
         delta = up.flatten(1) @ down.flatten(1)
         deltas[path] = delta.roll(len(delta) // 2, 0) if swapped else delta
@@ -207,20 +195,15 @@ def test_layers_outside_the_blocks_are_layers(
         layer = fresh.transformer.get_submodule(path)
         adapted = hasattr(layer, "get_delta_weight")
         # Of OneTrainer's names it reads those of attention, so that its verdict on whole files is another.
-        assert adapted == (
-            verdicts["diffusers"].loads or naming == "onetrainer" or ("flux" in family and "blocks" in path)
-        )
+        in_block = family == "flux" and "blocks" in path
+        assert adapted == (verdicts["diffusers"].loads or naming == "onetrainer" or in_block)
         assert not adapted or torch.allclose(layer.get_delta_weight("default_0").flatten(1), delta, atol=1e-5)
 
 
-def test_a_joined_layer_without_blocks_of_its_own_is_taken_apart(tmp_path: Path) -> None:
+def test_a_joined_layer_without_blocks_of_its_own_is_taken_apart() -> None:
     """As sd-scripts trains it unless told to split it: the parts share the first matrix."""
-    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
-    up, down = torch.randn(48, 4), torch.randn(4, 16)
-    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
-    file = tmp_path / "x.safetensors"
-    save_file(tensors, file)
-    modules = reader.read(file).modules
+    up, down, _alpha = (tensors := pair("lora_unet_joint_blocks_0_x_block_attn_qkv", 48, 4)).values()
+    modules = reader.of_tensors(tensors, "x").modules
     parts = transformer_names.parts("transformer_blocks.0.attn.to_qkv", "sd3")
     deltas = [modules["lora_transformer_" + part.replace(".", "_")].delta() for part in parts]
     assert torch.allclose(torch.cat(deltas), 0.5 * up @ down, atol=1e-6)
@@ -228,8 +211,7 @@ def test_a_joined_layer_without_blocks_of_its_own_is_taken_apart(tmp_path: Path)
 
 def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path]) -> None:
     kind = "sd3"
-    made = settings(bases[kind])
-    assert made.objective.timestep_sampling == "logit-normal", "by its preset"
+    assert settings(bases[kind]).objective.timestep_sampling == "logit-normal", "by its preset"
     for changes, words in (
         ({"objective": {"weighting": "min-snr"}}, "weights noise levels by how often it draws them"),
         ({"objective": {"noise_offset": 0.05}}, "trained from pure noise"),
@@ -243,14 +225,11 @@ def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path]) -> None
     with pytest.raises(UserError, match="does not predict 'epsilon'"):
         load(bases[kind], prediction_type="epsilon")
     with pytest.raises(UserError, match=r"Name blocks such as transformer_blocks\.0"):
-        attach(bases[kind], adapter__blocks=["up_blocks"])
-    adapter = attach(bases[kind], adapter__blocks=["transformer_blocks.1."], adapter__targets="attention")
+        attached(load(bases[kind]), bases[kind], adapter__blocks=["up_blocks"])
+    options = {"adapter__blocks": ["transformer_blocks.1."], "adapter__targets": "attention"}
+    adapter = attached(load(bases[kind]), bases[kind], text_encoder=False, **options)
     assert adapter.layers
     assert all("transformer_blocks_1_attn" in name for name in adapter.layers)
-
-
-def attach(base: Path, **options: Any) -> Adapter:  # noqa: ANN401 - any settings
-    return families.attach(load(base), settings(base, **options).adapter, text_encoder=False, seed=0)
 
 
 def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None:
@@ -267,7 +246,7 @@ def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None:
 def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
     """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
     family = load(bases[kind])
-    adapter = families.attach(family, settings(bases[kind]).adapter, text_encoder=False, seed=0)
+    adapter = attached(family, bases[kind], text_encoder=False)
     disturb(adapter)
     conditioning = {key: value.detach() for key, value in family.encode_prompts(PROMPTS).items()}
     noisy = torch.randn(2, family.latent_shape[0], 8, 8, generator=generator(1))
@@ -344,18 +323,17 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
         text_encoder_loading.t5_in_file(file, folder, torch.float32)
 
 
-def exported(base: Path, file: Path, seed: int = 0, **options: Any) -> tuple[reader.AdapterFile, Tensor, Family]:  # noqa: ANN401 - any settings
-    """The file of an adapter that does something, what is predicted with it, and the model without it."""
+def exported(base: Path, file: Path, seed: int = 0) -> tuple[reader.AdapterFile, Family]:
+    """The file of an adapter that does something, and the model without it."""
     family = load(base)
-    adapter = families.attach(family, settings(base, **options).adapter, text_encoder=True, seed=seed)
+    adapter = families.attach(family, settings(base).adapter, text_encoder=True, seed=seed)
     disturb(adapter)
-    predicted = answer(family)
     tensors = adapter.tensors()
     adapter.detach()
     facts = writer.of_family(family.base.family, family.noise.prediction_type)
     modules = reader.of_tensors(tensors, "x", facts).modules
     file.write_bytes(writer.write(modules, facts, form="kohya", precision="fp32", family=family.base.family))
-    return reader.read(file), predicted, family
+    return reader.read(file), family
 
 
 def facts_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:  # noqa: ANN401 - JSON
@@ -370,7 +348,7 @@ def test_the_tools_make_files_that_predict_what_they_should(
     """For FLUX, whose names and joined layers are furthest from those of a UNet."""
     kind = "flux"
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    (file, _, family), (other, _, _) = exported(bases[kind], first), exported(bases[kind], second, seed=1)
+    (file, family), (other, _) = exported(bases[kind], first), exported(bases[kind], second, seed=1)
     assert main(["inspect", str(first), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["family"] == family.spec.title
 
@@ -384,9 +362,8 @@ def test_the_tools_make_files_that_predict_what_they_should(
 
     merged, small = tmp_path / "merged.safetensors", tmp_path / "small.safetensors"
     assert facts_of(capsys, "merge", f"{first}:0.7", f"{second}:-0.4", "--out", merged)["error"] == 0
-    assert all(
-        key.startswith(("lora_unet_double_blocks_", "lora_unet_single_blocks_", "lora_te")) for key in load_file(merged)
-    )
+    prefixes = ("lora_unet_double_blocks_", "lora_unet_single_blocks_", "lora_te")
+    assert all(key.startswith(prefixes) for key in load_file(merged))
     with families.patched(family, [(file, 0.7), (other, -0.4)]):
         both = answer(family)
     with families.patched(family, [(reader.read(merged), 1.0)]):

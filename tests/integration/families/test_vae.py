@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from tests import single_file, tiny
 from tests.integration.families.test_transformers import answer, load
-from tests.integration.training.test_train import finish, losses, settings
-from trainer import families, runs
+from tests.integration.training.test_train import finish, finished, losses
+from trainer import families
 from trainer.adapter_files import reader
 from trainer.base_models.detect import Base
 from trainer.base_models.vae import find
@@ -78,13 +77,11 @@ def test_a_base_without_a_vae_trains_and_is_tried_out_with_one(
     with pytest.raises(UserError, match=r"'pruned\.safetensors' has no VAE\. Give one under VAE"):
         load(base)
     options: dict[str, Any] = {"training__steps": 2, "preview__every": 2, "export__precision": "fp32"}
-    run = runs.create(settings(base, model__vae=str(vae), **options))
-    finish(run)
+    run = finished(base, model__vae=str(vae), **options)
     metadata = reader.read(run.export).metadata
     assert metadata["ss_vae_name"] == "vae"
     assert str(tmp_path) not in str(metadata)
-    other = runs.create(settings(whole, **options))
-    finish(other)
+    other = finished(whole, **options)
     assert losses(run) != losses(other)
     assert "ss_vae_name" not in reader.read(other.export).metadata
     request = PictureConfig(
@@ -134,37 +131,27 @@ def test_weights_that_are_damaged_are_refused(
         load(tiny_sd, vae=str(vae))
 
 
-Scale = Callable[[str, Tensor], Tensor]
 ROUNDING = 2.0**-4  # of a value in e4m3, which has three bits of mantissa
 LAST = torch.finfo(torch.float8_e4m3fn).max
 
 
-def per_tensor(_key: str, weight: Tensor) -> Tensor:
-    return weight.abs().max() / LAST
-
-
-def per_output(_key: str, weight: Tensor) -> Tensor:
-    return weight.abs().amax(dim=1) / LAST
-
-
-def quantize(path: Path, name: str, scale_of: Scale = per_tensor, marks: bool = True) -> Path:
-    """Quantize the linear layers of a file in place, each by a scale of its own, under a name of either age."""
+def quantize(path: Path, name: str, dims: int = 0) -> Path:
+    """Quantize the linear layers of a file in place, by a scale each or of each output, under a name of either age."""
     tensors: dict[str, Tensor] = {}
     for key, value in load_file(path).items():
         is_layer = key.endswith(".weight") and value.ndim == 2 and "embed" not in key and "first_stage" not in key
         if not is_layer or "shared" in key:
             tensors[key] = value
             continue
-        scale = scale_of(key, value).clamp(min=1e-12)
-        divided = value / (scale if scale.ndim == 0 else scale[:, None])
+        scale = ((value.abs().amax(dim=1) if dims else value.abs().max()) / LAST).clamp(min=1e-12)
+        divided = value / (scale[:, None] if dims else scale)
         layer = key.removesuffix("weight")
         tensors[key], tensors[layer + name] = divided.to(torch.float8_e4m3fn), scale.float()
-        if marks:
-            tensors[layer + ("scale_input" if name == "scale_weight" else "input_scale")] = torch.tensor(1.0)
-        if marks and name == "weight_scale":
+        tensors[layer + ("scale_input" if name == "scale_weight" else "input_scale")] = torch.tensor(1.0)
+        if name == "weight_scale":
             kind = json.dumps({"format": "float8_e4m3fn"}).encode()
             tensors[layer + "comfy_quant"] = torch.tensor(list(kind), dtype=torch.uint8)
-    if marks and name == "scale_weight":
+    if name == "scale_weight":
         tensors["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
     save_file(tensors, path)
     return path
@@ -188,24 +175,21 @@ def assert_same_base(scaled: object, plain: object) -> None:
     assert changed > 10, "something was quantized"
 
 
-@pytest.mark.parametrize("case", ["sdxl old", "sd3-5-medium new"])
+@pytest.mark.parametrize("case", ["sdxl scale_weight", "sd3-5-medium weight_scale", "sd3 apart"])
 def test_a_single_file_is_multiplied_out(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, case: str) -> None:
-    kind, age = case.split()
-    name = "scale_weight" if age == "old" else "weight_scale"
-    plain, file = load(bases[kind]), single_file.write(bases[kind], tmp_path / "base.safetensors")
-    scaled = load(quantize(file, name))
+    """So are text encoders in files of their own."""
+    kind, name = case.split()
+    plain, path = load(bases[kind]), tmp_path / "base.safetensors"
+    if name == "apart":
+        single_file.write_apart(bases[kind], path)
+        for encoder in ("clip_l", "clip_g", "t5xxl"):
+            quantize(tmp_path / f"{encoder}_fp16.safetensors", "scale_weight", dims=1)
+    else:
+        quantize(single_file.write(bases[kind], path), name)
+    scaled = load(path)
     assert_same_base(scaled, plain)
-    if kind != "sdxl":
+    if kind == "sd3-5-medium":
         assert torch.allclose(answer(scaled), answer(plain), atol=0.05 * float(answer(plain).abs().max()))
-
-
-def test_text_encoders_of_their_own_are_multiplied_out(
-    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path
-) -> None:
-    file = single_file.write_apart(bases["sd3"], tmp_path / "base.safetensors")
-    for encoder in ("clip_l", "clip_g", "t5xxl"):
-        quantize(tmp_path / f"{encoder}_fp16.safetensors", "scale_weight", per_output)
-    assert_same_base(load(file), load(bases["sd3"]))
 
 
 def test_what_nothing_would_use_is_refused_by_name(bases: dict[str, Path], tmp_path: Path, tiny_configs: Path) -> None:
@@ -223,7 +207,8 @@ def test_what_nothing_would_use_is_refused_by_name(bases: dict[str, Path], tmp_p
             load(file)
 
 
-def test_blocks_of_scales_and_integers_are_refused(tmp_path: Path) -> None:
+def test_scales_that_cannot_be_multiplied_out_are_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Those of blocks, of integers, and any in a folder."""
     for tensors in (
         {"x.weight": torch.ones(4, 64).to(torch.float8_e4m3fn), "x.weight_scale": torch.ones(4, 2)},
         {"x.weight": torch.ones(4, 64, dtype=torch.int8), "x.weight_scale": torch.ones(())},
@@ -231,9 +216,6 @@ def test_blocks_of_scales_and_integers_are_refused(tmp_path: Path) -> None:
         save_file(tensors, tmp_path / "x.safetensors")
         with pytest.raises(UserError, match=r"x\.weight_scale"):
             weights.read_weights(tmp_path / "x.safetensors", torch.float32)
-
-
-def test_scales_in_a_folder_are_refused(bases: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(bases["sd15"], tmp_path / "base")
     (file,) = (folder / "unet").glob("*.safetensors")
     quantize(file, "scale_weight")

@@ -2,9 +2,10 @@
 
 import os
 import signal
-import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import CHECKOUT
 from tests.integration.runs.test_processes import processes, wait_until
 from tests.integration.training.test_memory import close, newest
-from tests.integration.training.test_train import finish, losses, settings
+from tests.integration.training.test_train import finished, losses, settings
 from trainer import runs
-from trainer.errors import UserError
 from trainer.runs import Run
 from trainer.training import checkpoint, ranks
 
@@ -34,8 +33,7 @@ OPTIONS |= {"preview__every": 4, "preview__prompts": ("rin", "rin, red", "red"),
 @pytest.fixture
 def alone(character: Path, tiny_sd: Path) -> Run:
     """The run of one process."""
-    run = runs.create(settings(tiny_sd, **OPTIONS))
-    finish(run)
+    run = finished(tiny_sd, **OPTIONS)
     return run
 
 
@@ -85,26 +83,12 @@ def test_two_processes_resume_after_one_was_killed(alone: Run, tiny_sd: Path) ->
     assert close(newest(run), newest(alone))
 
 
-DEAD_EARLY = """
-import multiprocessing, os, sys, threading
-from pathlib import Path
-from trainer.training import ranks
-from trainer.runs import Run
-ranks.NOTICED_WITHIN = 0.1
-process = multiprocessing.get_context("fork").Process(target=os._exit, args=(1,))
-process.start()
-process.join()
-ranks._watch(Run(Path(sys.argv[1])), [process], threading.Event())
-print("not noticed")
-"""
-
-
-@pytest.mark.slow
-def test_a_process_that_ended_early_is_noticed(character: Path, tiny_sd: Path) -> None:
+def test_a_process_that_ended_early_is_noticed(tiny_sd: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.create(settings(tiny_sd, training__devices=2))
-    command = [sys.executable, "-c", DEAD_EARLY, str(run.folder)]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    monkeypatch.setattr(ranks, "NOTICED_WITHIN", 0.1)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit, match="1"):
+        ranks._watch(run, [SimpleNamespace(exitcode=1)], threading.Event())
     assert runs.look(run).state.message.startswith("Another process of this run has ended")
 
 
@@ -127,8 +111,3 @@ def test_processes_that_nobody_asked_for(tiny_sd: Path, monkeypatch: pytest.Monk
         os.sched_setaffinity(0, allowed)
     monkeypatch.setattr(ranks, "MEMORY_EACH", psutil.virtual_memory().available * 2)
     assert wanted(training__batch_size=8) == 1
-
-
-def test_a_batch_has_an_image_for_each_device(tiny_sd: Path) -> None:
-    with pytest.raises(UserError, match="devices: too many for a batch of 4"):
-        settings(tiny_sd, training__devices=5)

@@ -21,7 +21,6 @@ from tests.workers import Workers
 from trainer import runs, storage, worker
 from trainer.adapter_files import reader
 from trainer.runs import Run, events
-from trainer.train import train
 from trainer.training import checkpoint
 from ui.state import run_actions
 from ui.widgets import run_html
@@ -67,19 +66,16 @@ class Undisturbed:
 
     def is_what_became_of(self, run: Run) -> None:
         """The finished run has the adapter and the losses of one that nothing happened to, and no litter."""
-        self.is_what_was_learned_by(run)
-        files = {path.name for path in run.folder.iterdir()} - {"worker.log"}
-        names = "ask checkpoints config.toml events.jsonl previews rin.safetensors worker.lock"
-        assert files == set(names.split())
-        assert not list((run.folder / "ask").iterdir())
-
-    def is_what_was_learned_by(self, run: Run) -> None:
         if not self._adapter:
             other = plain(Path(run.config().model.base))
             assert self._workers.work(other) == 0
             self._adapter, self._losses = load_file(other.export), runs.look(other).state.losses
         assert same(load_file(run.export), self._adapter)
         assert runs.look(run).state.losses == self._losses
+        files = {path.name for path in run.folder.iterdir()} - {"worker.log"}
+        names = "ask checkpoints config.toml events.jsonl previews rin.safetensors worker.lock"
+        assert files == set(names.split())
+        assert not list((run.folder / "ask").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +264,6 @@ def test_images_that_cannot_be_read_are_left_out_and_named(character: Path, tiny
     (character / "01.png").write_bytes((character / "01.png").read_bytes()[:3000])
     for picture in sorted(character.glob("*.png"))[1:-1]:
         picture.write_bytes(b"not an image")
-    done = limner("check", "rin")
-    assert "13 files cannot be read as an image." in done.stdout
-    assert "01.png" in done.stdout
     run = plain(tiny_sd)
     assert workers.work(run) == 0
     assert "13 files cannot be read as an image. Such files are not trained." in message(run)
@@ -283,20 +276,3 @@ def test_images_that_cannot_be_read_are_left_out_and_named(character: Path, tiny
     run = plain(tiny_sd)
     assert workers.work(run) == 2
     assert "There are no images in the dataset" in message(run)
-    done = limner("check", "rin")
-    assert (done.returncode, "There are no images in this dataset." in done.stdout) == (2, True)
-    done = limner("train", run.config_file, "--run", run.folder.parent / "typed")
-    assert (done.returncode, "There are no images in the dataset" in done.stderr) == (2, True)
-
-
-def test_a_dataset_that_is_edited_meanwhile_changes_nothing(
-    character: Path, tiny_sd: Path, undisturbed: Undisturbed
-) -> None:
-    def edit(event: events.Event) -> None:
-        if isinstance(event, events.Step) and event.step == 5:
-            (character / "01.txt").write_text("something else")
-            (character / "02.png").unlink()
-
-    edited = plain(tiny_sd)
-    train(edited.config(), Run(edited.folder, edit))
-    undisturbed.is_what_was_learned_by(edited)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.training.test_train import assert_resumes, finish, quiet, same, settings
+from tests.integration.training.test_train import assert_resumes, finish, mute, same, settings
 from trainer import runs
 from trainer.adapter_files import reader
 from trainer.data import dataset
@@ -20,7 +20,7 @@ from ui.widgets import loss_chart
 HELD: dict[str, Any] = {"held_out__share": 0.2, "held_out__every": 2}
 
 
-def test_some_images_are_held_out_whole_and_by_the_seed(character: Path, tiny_sd: Path) -> None:
+def test_some_images_are_held_out_whole_and_by_the_seed(family: Family, character: Path, tiny_sd: Path) -> None:
     examples = dataset.read(character, "rin") * 2
     trained, held = held_out.split(examples, settings(tiny_sd, **HELD))
     assert (len(trained), len(held)) == (22, 3), "of 14 images, each seen twice"
@@ -30,6 +30,10 @@ def test_some_images_are_held_out_whole_and_by_the_seed(character: Path, tiny_sd
     assert held_out.split(examples, settings(tiny_sd)) == (examples, ())
     few = settings(tiny_sd, held_out__share=0.01)
     assert (len(held_out.split(examples, few)[1]), held_out.split(examples[:1], few)) == (1, (examples[:1], ()))
+    built = encode.build(family, trained, settings(tiny_sd, **HELD), mute, held=held)
+    assert built.held_count == 3
+    names = {example.caption for example in held}
+    assert all(built.held_batch(index).captions[0].removeprefix("rin, ") in names for index in range(3))
 
 
 @pytest.mark.slow
@@ -55,15 +59,6 @@ def test_the_measured_loss_has_no_dropout_and_changes_nothing(character: Path, t
     assert same(finish(plain), expected)
 
 
-def test_images_that_are_held_out_are_measured(family: Family, character: Path, tiny_sd: Path) -> None:
-    config = settings(tiny_sd, **HELD)
-    trained, held = held_out.split(dataset.read(character, "rin"), config)
-    built = encode.build(family, trained, config, quiet, held=held)
-    assert built.held_count == 3
-    names = {example.caption for example in held}
-    assert all(built.held_batch(index).captions[0].removeprefix("rin, ") in names for index in range(3))
-
-
 # With this rate the loss is lowest at step 4, then rises once.
 ENDING: dict[str, Any] = HELD | {"held_out__patience": 1, "optimizer__learning_rate": 0.1, "training__steps": 24}
 
@@ -75,9 +70,8 @@ def test_a_run_ends_where_the_held_out_loss_no_longer_falls(character: Path, tin
     state = runs.look(run).state
     assert (list(state.held_out), min(state.held_out, key=lambda step: state.held_out[step])) == ([0, 2, 4, 6], 4)
     assert (state.end, state.step, state.export) == ("finished", 6, "rin.safetensors")
-    assert state.warnings[-1].startswith(
-        "The run ended at step 6: the loss of the held-out images was lowest at step 4"
-    )
+    sentence = "The run ended at step 6: the loss of the held-out images was lowest at step 4"
+    assert state.warnings[-1].startswith(sentence)
     assert [folder.name for folder in checkpoints.folders(run)] == ["000004", "000005", "000006"], "the lowest stays"
     assert run.config().training.steps == 24
     file = reader.read(run.export)

@@ -12,8 +12,8 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.integration.training.test_settings import learned
-from tests.integration.training.test_train import OPTIONS, cases, disturb, finish, losses, quiet, same, settings
+from tests.integration.training.test_settings import cases, finish, learned, mute, same, settings
+from tests.integration.training.test_train import OPTIONS, attached, disturb, taken_from
 from trainer import config, families, paths, runs
 from trainer.config import TrainConfig
 from trainer.data import dataset, images
@@ -26,11 +26,12 @@ from trainer.runs import events
 from trainer.train import train
 from trainer.training import augment, encode, loss, optimizer_step
 from trainer.training.batches import Batches
+from trainer.training.checkpoint import TrainState
 from trainer.training.recovery import initial_state
 
 
 def built(family: Family, character: Path, config: TrainConfig) -> Batches:
-    return encode.build(family, dataset.read(character, "rin"), config, quiet)
+    return encode.build(family, dataset.read(character, "rin"), config, mute)
 
 
 # Tested by themselves, or with several settings, each of which changes it alone.
@@ -52,7 +53,7 @@ def test_gradient_checkpointing_changes_nothing(character: Path, tiny_sd: Path) 
     expected = finish(plain)
     run = runs.create(settings(tiny_sd, training__gradient_checkpointing="all", **options))
     assert same(finish(run), expected)
-    assert losses(run) == losses(plain)
+    assert runs.look(run).state.losses == runs.look(plain).state.losses
 
 
 def test_views_of_a_picture(family: Family, character: Path, tiny_sd: Path) -> None:
@@ -89,9 +90,8 @@ def test_backgrounds_of_transparent_pictures(family: Family, character: Path, ti
     assert [len(views) for views in made.own.views[:2]] == [3, 1]
     first = [made.cache.get(file)["mean"] for file in made.own.views[0]]
     assert not torch.equal(first[0], first[1])
-    white, black = (
-        built(family, character, settings(tiny_sd, images__background=colour)) for colour in ("white", "black")
-    )
+    configs = (settings(tiny_sd, images__background=colour) for colour in ("white", "black"))
+    white, black = (built(family, character, config) for config in configs)
     assert white.own.views[0] != black.own.views[0]
     assert white.own.views[1] == black.own.views[1], "a picture that is opaque is the same on every colour"
     data = (character / "01.png").read_bytes()
@@ -132,16 +132,6 @@ def test_a_mask_changes_what_is_learned(character: Path, tiny_sd: Path) -> None:
         mask.save(dataset.mask_file(picture))
     assert not same(finish(runs.create(settings(tiny_sd, **options))), without)
     assert dataset.digest(dataset.read(character)) != before
-
-
-def test_texts_are_drawn_from_their_place(family: Family, character: Path, tiny_sd: Path) -> None:
-    (character / "01.txt").write_text("rin\nrin, night\nrin, day\n")
-    made = built(family, character, settings(tiny_sd, captions__multiple=True))
-    drawn = [text for step in range(40) for text in made.at(step, 0).captions]
-    assert {"rin", "rin, night", "rin, day"} <= set(drawn)
-    assert drawn == [text for step in range(40) for text in made.at(step, 0).captions]
-    plain = built(family, character, settings(tiny_sd))
-    assert "rin rin, night rin, day" in {text for step in range(10) for text in plain.at(step, 0).captions}
 
 
 @pytest.mark.slow
@@ -199,9 +189,8 @@ def test_regularization_takes_no_turns_of_preservation(family: Family, character
 
 
 def test_the_average_is_that_of_diffusers_and_exported(family: Family, tiny_sd: Path) -> None:
-    config = settings(tiny_sd, training__ema_decay=0.6)
-    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
-    state = initial_state(config, adapter)
+    adapter = attached(family, tiny_sd, text_encoder=False)
+    state = initial_state(settings(tiny_sd, training__ema_decay=0.6), adapter)
     theirs = EMAModel(state.parameters(), decay=0.6)
     for step in range(1, 12):
         with torch.no_grad():
@@ -231,53 +220,50 @@ def test_the_guard_begins_again_at_half_the_rate(character: Path, tiny_sd: Path)
     warnings = "".join(event.message for event in events.read(run.log)[0] if isinstance(event, events.Warned))
     assert warnings.count(f"starts again at a learning rate of {rate:g}") == 1
     starts = [event.step for event in events.read(run.log)[0] if isinstance(event, events.Started)]
-    assert (starts, len(losses(run))) == ([0] * (restarts + 1), 60)
+    assert (starts, len(runs.look(run).state.losses)) == ([0] * (restarts + 1), 60)
     same_rate = settings(tiny_sd, **(options | {"training__spike_threshold": 0.0, "optimizer__learning_rate": rate}))
     assert same(load_file(run.export), finish(runs.create(same_rate))), "it is as if it had begun at that rate"
 
 
-def test_what_the_guard_takes_for_an_explosion(family: Family, tiny_sd: Path) -> None:
+@pytest.fixture
+def progress(family: Family, tiny_sd: Path) -> TrainState:
+    return initial_state(settings(tiny_sd), attached(family, tiny_sd, text_encoder=False))
+
+
+def set_gradients(progress: TrainState, value: float) -> None:
+    for parameter in progress.parameters():
+        parameter.grad = torch.full_like(parameter, value)
+
+
+def test_gradients_explode_or_are_scaled_down_to_the_limit(progress: TrainState, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__spike_threshold=10.0, training__steps=100)
-    progress = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
     norms = {0: 1.0, 1: 90.0, 2: 1.0, 3: 2.0, 4: 3.0, 5: 19.0, 6: 41.0, 7: float("nan"), 15: 1e9}
     exploded = [step for step, norm in norms.items() if optimizer_step.exploded(norm, step, config, progress)]
     assert exploded == [6, 7], "only within the first 15 %"
-    off = settings(tiny_sd, training__steps=100)
-    assert not optimizer_step.exploded(1e9, 6, off, progress)
-
-
-def test_a_gradient_is_scaled_down_to_the_limit(family: Family, tiny_sd: Path) -> None:
-    config = settings(tiny_sd)
-    state = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
-    for parameter in state.parameters():
-        parameter.grad = torch.full_like(parameter, 2.0)
-    norm = 2 * sum(parameter.numel() for parameter in state.parameters()) ** 0.5
-    before = [optimizer_step.clip(state, limit, None) for limit in (0.0, 1.0, 0.0)]
+    assert not optimizer_step.exploded(1e9, 6, settings(tiny_sd, training__steps=100), progress)
+    set_gradients(progress, 2.0)
+    norm = 2 * sum(parameter.numel() for parameter in progress.parameters()) ** 0.5
+    before = [optimizer_step.clip(progress, limit, None) for limit in (0.0, 1.0, 0.0)]
     assert before == pytest.approx([norm, norm, 1.0], rel=1e-4), "0 is no limit, and a norm is that before"
 
 
-def test_a_scaler_passes_over_what_is_too_large_and_is_kept(family: Family, tiny_sd: Path) -> None:
-    config = settings(tiny_sd)
-    progress = initial_state(config, families.attach(family, config.adapter, text_encoder=False, seed=0))
+def test_a_scaler_passes_over_what_is_too_large_and_is_kept(progress: TrainState, tiny_sd: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaler.scale(torch.zeros(()))  # makes its tensors
     before = [parameter.detach().clone() for parameter in progress.parameters()]
-    for parameter in progress.parameters():
-        parameter.grad = torch.full_like(parameter, float("inf"))
+    set_gradients(progress, float("inf"))
     norm = optimizer_step.clip(progress, 1.0, scaler)
-    optimizer_step.check(1.0, norm, 0, config, scaler)
+    optimizer_step.check(1.0, norm, 0, settings(tiny_sd), scaler)
     optimizer_step.advance(progress, 0.01, scaler)
     assert all(torch.equal(old, new) for old, new in zip(before, progress.parameters(), strict=True))
     assert progress.extra["scaler"]["scale"] == 512.0
-    for parameter in progress.parameters():
-        parameter.grad = torch.full_like(parameter, 512.0)
+    set_gradients(progress, 512.0)
     count = sum(each.numel() for each in progress.parameters())
     assert optimizer_step.clip(progress, 0.0, scaler) == pytest.approx(count**0.5, rel=1e-4)
     optimizer_step.advance(progress, 0.01, scaler)
     assert not torch.equal(before[0], progress.parameters()[0])
     fresh = torch.amp.GradScaler("cpu")
-    restored = optimizer_step.restore_scaler(fresh, progress)
-    assert restored is fresh
+    assert optimizer_step.restore_scaler(fresh, progress) is fresh
     assert fresh.state_dict() == scaler.state_dict()
 
 
@@ -314,7 +300,7 @@ def test_convolutions_over_few_positions_are_products(tiny_sd: Path, size: tuple
 
 def test_the_adapter_is_in_full_precision_its_inputs_as_the_base(tiny_sd: Path) -> None:
     family = families.load(settings(tiny_sd).model, torch.device("cpu"), torch.bfloat16)
-    adapter = families.attach(family, settings(tiny_sd).adapter, text_encoder=True, seed=0)
+    adapter = attached(family, tiny_sd)
     trained = list(adapter.parameters())
     assert {(parameter.dtype, parameter.requires_grad) for parameter in trained} == {(torch.float32, True)}
     assert {id(each) for each in family.denoiser.parameters() if each.requires_grad} <= set(map(id, trained))
@@ -326,33 +312,27 @@ def test_the_adapter_is_in_full_precision_its_inputs_as_the_base(tiny_sd: Path) 
     assert seen == {torch.bfloat16}
 
 
+Places = Sequence[tuple[int, int]]
+
+
 def compute_gradients(
-    accelerator: Accelerator,
-    family: Family,
-    adapter: families.Adapter,
-    batches: Batches,
-    config: TrainConfig,
-    places: Sequence[tuple[int, int]],
+    family: Family, adapter: families.Adapter, batches: Batches, config: TrainConfig, places: Places
 ) -> torch.Tensor:
     """Add the gradients of batches to those of the adapter; return their loss."""
-    parts = optimizer_step.micro_batches(accelerator, family, adapter, batches, config, places)
-    losses = [optimizer_step.add_gradient(accelerator, family, adapter, batch, config, rng) for batch, rng in parts]
+    model = Accelerator(cpu=True), family, adapter
+    parts = optimizer_step.micro_batches(*model, batches, config, places)
+    losses = [optimizer_step.add_gradient(*model, batch, config, rng) for batch, rng in parts]
     return torch.stack(losses).sum() / config.training.gradient_accumulation
 
 
 def test_accumulated_gradients_are_a_mean(family: Family, character: Path, tiny_sd: Path) -> None:
     config = settings(tiny_sd, training__gradient_accumulation=2, training__micro_batches=1)
     single = settings(tiny_sd, training__micro_batches=1)
-    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
-    batches = built(family, character, config)
-    accelerator = Accelerator(cpu=True)
+    adapter, batches = attached(family, tiny_sd, text_encoder=False), built(family, character, config)
 
     def gradient(config: TrainConfig, *places: tuple[int, int]) -> torch.Tensor:
-        compute_gradients(accelerator, family, adapter, batches, config, places)
-        gradients = [parameter.grad.flatten() for parameter in adapter.parameters() if parameter.grad is not None]
-        for parameter in adapter.parameters():
-            parameter.grad = None
-        return torch.cat(gradients)
+        compute_gradients(family, adapter, batches, config, places)
+        return torch.cat([gradient.flatten() for gradient in taken_from(adapter)])
 
     mean = (gradient(single, (0, 0)) + gradient(single, (0, 1))) / 2
     assert mean.abs().max() > 1e-6
@@ -362,11 +342,11 @@ def test_accumulated_gradients_are_a_mean(family: Family, character: Path, tiny_
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_base_predicts_several_steps_at_once(family: Family, character: Path, tiny_sd: Path, parts: int) -> None:
     config = settings(tiny_sd, preservation__share=0.25, training__micro_batches=parts)
-    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    adapter = attached(family, tiny_sd, text_encoder=False)
     images: list[int] = []  # in each pass
 
     def trained(*steps: int) -> list[torch.Tensor]:
-        model = (Accelerator(cpu=True), family, adapter, built(family, character, config), config)
+        model = family, adapter, built(family, character, config), config
         images.clear()
         return [compute_gradients(*model, [(step, 0)]) for step in steps]
 
@@ -381,10 +361,9 @@ def test_the_base_predicts_several_steps_at_once(family: Family, character: Path
 
     batch = built(family, character, config).at(5, 0)
     plain = replace(batch, preserved=(), preserved_conditioning=None)
-    alone, without = (
-        loss.training_loss(family, adapter, each, config, generator(config.seed, 5, 0, "noise")).item()
-        for each in (batch, plain)
-    )
+    rngs = (generator(config.seed, 5, 0, "noise") for _ in range(2))
+    both = zip((batch, plain), rngs, strict=True)
+    alone, without = (loss.training_loss(family, adapter, each, config, rng).item() for each, rng in both)
     assert alone == pytest.approx(whole[5].item(), rel=1e-5)
     assert without < 0.99 * alone
 
@@ -396,19 +375,12 @@ def test_a_single_image_and_its_preserved_row_are_computed_apart(
     """With the memory of one image, and the same gradient as together."""
     options = {"training__batch_size": 1, "training__micro_batches": 1, "training__text_encoder": text_encoder}
     config = settings(tiny_sd, preservation__share=1.0, **options)
-    adapter = families.attach(family, config.adapter, text_encoder=text_encoder, seed=0)
+    adapter = attached(family, tiny_sd, text_encoder=text_encoder)
     disturb(adapter)
     rows: list[int] = []  # in each pass
     hook = family.denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     batches = built(family, character, config)
-
-    def gradients() -> list[torch.Tensor]:
-        present = [parameter.grad for parameter in adapter.parameters() if parameter.grad is not None]
-        for parameter in adapter.parameters():
-            parameter.grad = None
-        return present
-
-    apart = compute_gradients(Accelerator(cpu=True), family, adapter, batches, config, [(0, 0)]), gradients()
+    apart = compute_gradients(family, adapter, batches, config, [(0, 0)]), taken_from(adapter)
     assert rows == [1, 1, 1], "what the base predicts, the image, and what is preserved of it"
     batch = batches.at(0, 0)
     together = loss.training_loss(family, adapter, batch, config, generator(config.seed, 0, 0, "noise"))
@@ -416,7 +388,7 @@ def test_a_single_image_and_its_preserved_row_are_computed_apart(
     hook.remove()
     assert rows[3:] == [1, 2]
     assert apart[0].item() == pytest.approx(together.item(), rel=1e-5)
-    for ours, expected in zip(apart[1], gradients(), strict=True):
+    for ours, expected in zip(apart[1], taken_from(adapter), strict=True):
         assert torch.allclose(ours, expected, rtol=1e-3, atol=1e-6)
 
 

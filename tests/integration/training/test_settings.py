@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors import safe_open
 
-from tests.integration.training.test_train import OPTIONS, assert_resumes, cases, finish, quiet, same, settings
+from tests.integration.training.test_train import OPTIONS, assert_resumes, cases, finish, finished, mute, same, settings
 from trainer import runs, schema
 from trainer.config import TrainConfig
 from trainer.data import buckets, dataset
@@ -25,56 +24,37 @@ from trainer.optim.optimizers import ROWS, Row
 from trainer.runs import Run, events
 from trainer.training import checkpoint, encode
 
-# What has to be on for a setting to matter.
-SHUFFLED = {"captions__shuffle": True}
-PRESERVED = {"preservation__share": 0.5}
-LOGIT = {"objective__timestep_sampling": "logit-normal"}
-TEXT = {"training__text_encoder": True}
+# Other values of settings, by what has to be on so that they matter.
+CHANGES = {
+    "": 'seed=1 trigger="miraxo" adapter.rank=8 adapter.alpha=8.0 adapter.dropout=0.3 adapter.rank_dropout=0.3 '
+    "optimizer.learning_rate=0.02 optimizer.beta1=0.5 optimizer.beta2=0.5 optimizer.weight_decay=0.5 training.steps=4 "
+    "training.batch_size=2 training.resolution=128 schedule.warmup=1.0 schedule.min_lr_ratio=1.0 model.clip_skip=2 "
+    'objective.min_timestep=500 model.prediction_type="v_prediction" model.weights="int8"',
+    'adapter.kind="lokr"': "adapter.factor=4",
+    'schedule.kind="warmup-stable-decay"': "schedule.cooldown=0.9",
+    "training.resolution=128": "training.further_resolutions=[64] training.low_resolution_share=0.5",
+    'optimizer.kind="lion"': "training.max_grad_norm=0.001",
+    "training.text_encoder=true": "training.text_encoder_lr_factor=2.0",
+    'objective.weighting="min-snr"': "objective.min_snr_gamma=1.0",
+    'objective.weighting="p2"': "objective.p2_gamma=0.5",
+    'objective.loss_type="huber"': "objective.huber_c=0.5",
+    'objective.timestep_sampling="logit-normal"': "objective.logit_mean=1.0 objective.logit_std=0.5",
+    'objective.timestep_sampling="mode"': "objective.mode_scale=-1.0",
+    "captions.shuffle=true": "captions.keep_tokens=0 captions.shuffles=2 captions.tag_dropout=0.9",
+    "images.crops=2": "images.min_crop=0.3",
+    "preservation.share=0.5": 'class_word="girl" preservation.weight=1.0',
+    'preservation.share=0.5 preservation.prompts=["house"]': "preservation.generated_share=1.0",
+    "preservation.share=0.5 preservation.generated_share=1.0": 'preservation.prompts=["house"]',
+    'regularization.dataset="rin"': "regularization.share=0.7",
+    'regularization.dataset="rin" regularization.share=0.7': "regularization.weight=0.1",
+}
+CASES = {change: needed for needed, changes in CHANGES.items() for change in changes.split()}
 
-# (setting, another value, what has to be on)
-CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
-    ("seed", 1, {}),
-    ("trigger", "miraxo", {}),
-    ("adapter.rank", 8, {}),
-    ("adapter.alpha", 8.0, {}),
-    ("adapter.dropout", 0.3, {}),
-    ("adapter.rank_dropout", 0.3, {}),
-    ("adapter.factor", 4, {"adapter__kind": "lokr"}),
-    ("optimizer.learning_rate", 0.02, {}),
-    ("optimizer.beta1", 0.5, {}),
-    ("optimizer.beta2", 0.5, {}),
-    ("optimizer.weight_decay", 0.5, {}),
-    ("schedule.warmup", 1.0, {}),
-    ("schedule.min_lr_ratio", 1.0, {}),
-    ("schedule.cooldown", 0.9, {"schedule__kind": "warmup-stable-decay"}),
-    ("training.steps", 4, {}),
-    ("training.batch_size", 2, {}),
-    ("training.resolution", 128, {}),
-    ("training.further_resolutions", [64], {"training__resolution": 128}),
-    ("training.low_resolution_share", 0.5, {"training__resolution": 128}),
-    ("training.max_grad_norm", 0.001, {"optimizer__kind": "lion"}),
-    ("training.text_encoder_lr_factor", 2.0, TEXT),
-    ("objective.min_snr_gamma", 1.0, {"objective__weighting": "min-snr"}),
-    ("objective.p2_gamma", 0.5, {"objective__weighting": "p2"}),
-    ("objective.huber_c", 0.5, {"objective__loss_type": "huber"}),
-    ("objective.logit_mean", 1.0, LOGIT),
-    ("objective.logit_std", 0.5, LOGIT),
-    ("objective.mode_scale", -1.0, {"objective__timestep_sampling": "mode"}),
-    ("objective.min_timestep", 500, {}),
-    ("captions.keep_tokens", 0, SHUFFLED),
-    ("captions.shuffles", 2, SHUFFLED),
-    ("captions.tag_dropout", 0.9, SHUFFLED),
-    ("images.min_crop", 0.3, {"images__crops": 2}),
-    ("class_word", "girl", PRESERVED),
-    ("preservation.weight", 1.0, PRESERVED),
-    ("preservation.generated_share", 1.0, PRESERVED | {"preservation__prompts": ["a house"]}),
-    ("preservation.prompts", ["a house"], PRESERVED | {"preservation__generated_share": 1.0}),
-    ("regularization.share", 0.7, {"regularization__dataset": "rin"}),
-    ("regularization.weight", 0.1, {"regularization__dataset": "rin", "regularization__share": 0.7}),
-    ("model.prediction_type", "v_prediction", {}),
-    ("model.clip_skip", 2, {}),
-    ("model.weights", "int8", {}),
-]
+
+def parsed(assignments: str) -> dict[str, Any]:
+    pairs = (word.partition("=")[::2] for word in assignments.split())
+    return {path.replace(".", "__"): json.loads(value) for path, value in pairs}
+
 
 PREVIEWED: dict[str, Any] = {"prompts": ["a house"], "negative_prompt": "red", "strength": 0.5}
 PREVIEWED |= {"guidance": 9.0, "steps": 3, "seed": 5}
@@ -89,18 +69,14 @@ def learned(base: Path, options: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Return the adapter that some settings make of the example; each is trained once for all tests."""
     key = json.dumps(options, sort_keys=True)
     if key not in _LEARNED:
-        AcceleratorState._reset_state(True)
         _LEARNED[key] = finish(runs.create(settings(base, **QUICK | options)))
     return _LEARNED[key]
 
 
-FAST = "adapter.alpha schedule.warmup"
-
-
-@pytest.mark.parametrize("path", cases([path for path, _, _ in CHANGES], pytest.mark.slow, FAST.split()))
-def test_another_value_gives_another_adapter(character: Path, tiny_sd: Path, path: str) -> None:
-    ((value, needed),) = [rest for name, *rest in CHANGES if name == path]
-    assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | {path.replace(".", "__"): value}))
+@pytest.mark.parametrize("change", cases(CASES, pytest.mark.slow, ["adapter.alpha=8.0", "schedule.warmup=1.0"]))
+def test_another_value_gives_another_adapter(character: Path, tiny_sd: Path, change: str) -> None:
+    needed = parsed(CASES[change])
+    assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | parsed(change)))
 
 
 @pytest.mark.nightly
@@ -119,7 +95,7 @@ def test_every_setting_is_tested() -> None:
     """By the tests here, by the options that all runs are tested with, or by a test elsewhere that sets or reads it."""
     paths = {path for path in schema.setting_paths(TrainConfig) if not path.startswith("record")}
     leaves = {path for path in paths if "." in path and not any(other.startswith(f"{path}.") for other in paths)}
-    here = {path for path, _, _ in CHANGES} | {f"preview.{name}" for name in PREVIEWED}
+    here = {change.partition("=")[0] for change in CASES} | {f"preview.{name}" for name in PREVIEWED}
     here |= {key.replace("__", ".") for chosen in OPTIONS.values() for key in chosen}
     written = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[2].rglob("test_*.py"))
     named = {section + "." + name for section, name in re.findall(r"\b([a-z_]+?)(?:__|\.)([a-z_]+)\b", written)}
@@ -135,9 +111,7 @@ def test_the_strength_of_previews_is_not_that_of_the_training(character: Path, t
 @pytest.mark.slow
 def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -> None:
     def drawn(**changes: Any) -> tuple[list[str], np.ndarray[Any, Any] | None]:  # noqa: ANN401 - any settings
-        AcceleratorState._reset_state(True)
-        run = runs.create(settings(tiny_sd, training__steps=3, **{"preview__every": 2} | changes))
-        finish(run)
+        run = finished(tiny_sd, training__steps=3, **{"preview__every": 2} | changes)
         files = [preview.file for preview in runs.look(run).state.previews]
         return files, pixels(run.folder / files[-1]) if files else None
 
@@ -149,9 +123,7 @@ def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -
         assert not np.array_equal(drawn(**{f"preview__{name}": value})[1], usual), name
     # What a line says goes before what holds for all.
     lines = ["rin", "rin --d 5", "rin --n red", "rin --l 9 --s 3", "rin --strength 0", "rin --w 96 --h 64"]
-    AcceleratorState._reset_state(True)
-    run = runs.create(settings(tiny_sd, training__steps=3, preview__at_start=True, preview__prompts=lines))
-    finish(run)
+    run = finished(tiny_sd, training__steps=3, preview__at_start=True, preview__prompts=lines)
     images = [pixels(run.folder / "previews" / f"000003_{number}.png") for number in range(len(lines))]
     assert np.array_equal(images[0], usual)
     assert (len({image.tobytes() for image in images}), images[5].shape) == (len(lines), (64, 96, 3))
@@ -162,23 +134,24 @@ def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -
 def test_previews_of_captions_that_show_none_of_it_are_said(character: Path, tiny_sd: Path) -> None:
     """A random model draws noise; of prompts that are no captions nobody knows what they should show."""
     for prompts, count in (([], 1), (["rin on a beach"], 0)):
-        AcceleratorState._reset_state(True)
-        run = runs.create(settings(tiny_sd, preview__every=100, preview__prompts=prompts))
-        finish(run)
+        run = finished(tiny_sd, preview__every=100, preview__prompts=prompts)
         warnings = runs.look(run).state.warnings
         assert sum("do not show the shapes" in warning for warning in warnings) == count
 
 
-def test_images_that_are_removed_meanwhile_cost_no_adapter(character: Path, tiny_sd: Path) -> None:
+def test_a_dataset_that_is_edited_and_removed_meanwhile_changes_nothing(character: Path, tiny_sd: Path) -> None:
+    config = settings(tiny_sd, preview__every=100, preview__prompts=[])
+    usual, made = runs.create(config), runs.create(config)
+    expected = finish(usual)
+
     def remove(event: events.Event) -> None:
         if isinstance(event, events.Step):
+            (character / "01.txt").write_text("something else")
             for image in character.glob("*.png"):
                 image.unlink()
 
-    made = runs.create(settings(tiny_sd, preview__every=100, preview__prompts=[]))
-    finish(Run(made.folder, remove))
-    assert runs.look(made).state.end == "finished"
-    assert made.export.is_file()
+    assert same(finish(Run(made.folder, remove)), expected)
+    assert runs.look(made).state.losses == runs.look(usual).state.losses
 
 
 def pixels(file: Path) -> np.ndarray[Any, Any]:
@@ -188,30 +161,22 @@ def pixels(file: Path) -> np.ndarray[Any, Any]:
 
 @pytest.mark.slow
 def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path) -> None:
-    run = runs.create(settings(tiny_sd, checkpoint__minutes=1e-6, training__steps=3, preview__every=0))
-    finish(run)
+    run = finished(tiny_sd, checkpoint__minutes=1e-6, training__steps=3, preview__every=0)
     assert [int(folder.name) for folder in checkpoint.folders(run)] == [1, 2, 3]
 
 
-def test_the_first_steps_may_be_smaller(family: Family, character: Path, tiny_sd: Path) -> None:
-    options = {"training__resolution": 128, "training__low_resolution_share": 0.5, "training__steps": 5}
-    batches = encode.build(family, dataset.read(character, "rin"), settings(tiny_sd, **options), quiet)
-    sides = [batches.at(step, 0).mean.shape[-1] for step in range(5)]
-    assert sides == [12, 12, 12, 16, 16]
-    sizes = batches.at(1, 0).sizes
-    assert sizes.tolist() == [[256, 256, 0, 0, 96, 96]] * 4
-    assert batches.largest(5) == (3, 0), "memory is measured at the full size"
-
-
 def test_batches_take_turns_between_resolutions(family: Family, character: Path, tiny_sd: Path) -> None:
+    """In the first steps those are smaller; memory is measured at the full size."""
     options: dict[str, Any] = {"training__resolution": 192, "training__further_resolutions": [128, 64]}
     options |= {"training__steps": 8, "training__gradient_accumulation": 2, "training__low_resolution_share": 0.25}
     options |= {"regularization__dataset": "rin", "regularization__share": 0.5, "regularization__weight": 0.5}
     examples = dataset.read(character, "rin")
-    batches = encode.build(family, examples[1:], settings(tiny_sd, **options), quiet, held=examples[:1])
+    batches = encode.build(family, examples[1:], settings(tiny_sd, **options), mute, held=examples[:1])
     in_turn = [batches.at(step, micro) for step in range(8) for micro in range(2)]
     assert [batch.mean.shape[-1] for batch in in_turn] == [18, 12, 6, 18, *[16, 8, 24] * 4]
-    assert [int(batch.sizes[0][-1]) for batch in in_turn if batch.sizes is not None][-3:] == [128, 64, 192]
+    for batch in in_turn:
+        side = 8 * batch.mean.shape[-1]
+        assert batch.sizes.tolist() == [[256, 256, 0, 0, side, side]] * len(batch.mean)
     step, micro = batches.largest(8)
     assert batches.at(step, micro).mean.shape[-1] == 24
     assert batches.held_batch(0).mean.shape[-1] == 24, "the loss of held-out images is that at the resolution"
@@ -237,10 +202,8 @@ def test_a_run_with_buckets_resumes(character: Path, tiny_sd: Path) -> None:
 
 SUBJECTS: dict[str, Any] = {"subjects": ["kim --trigger kmx2 --repeats 2"]}
 CLASSES: dict[str, Any] = {"class_word": "girl", "regularization__dataset": "girls", "regularization__share": 0.5}
-CLASSES |= {
-    "subjects": ["kim --trigger kmx2 --repeats 2 --class boy --regularization boys"],
-    "preservation__share": 1.0,
-}
+CLASSES |= {"subjects": ["kim --trigger kmx2 --repeats 2 --class boy --regularization boys"]}
+CLASSES |= {"preservation__share": 1.0}
 
 
 @pytest.fixture
@@ -271,7 +234,7 @@ def test_each_image_is_taught_with_its_own_trigger(family: Family, tiny_sd: Path
     config = settings(tiny_sd, **SUBJECTS, **changes)
     examples = dataset.read_subjects(config.taught)
     assert Counter(example.trigger for example in examples) == {"rin": 14, "kmx2": 8}
-    built = encode.build(family, examples, config, quiet)
+    built = encode.build(family, examples, config, mute)
     batches = [built.at(step, 0) for step in range(88)]
     captions = Counter(batch.captions[0] for batch in batches)
     kims = [text for text in captions if contains_trigger(text, "kmx2")]
@@ -290,7 +253,7 @@ def test_each_image_is_taught_with_its_own_trigger(family: Family, tiny_sd: Path
 def test_each_subject_has_its_class_and_regularization_images(family: Family, kim: Path, tiny_sd: Path) -> None:
     (kim / "1.txt").unlink()
     config = settings(tiny_sd, **CLASSES, training__batch_size=1, captions__multiple=True)
-    built = encode.build(family, dataset.read_subjects(config.taught), config, quiet)
+    built = encode.build(family, dataset.read_subjects(config.taught), config, mute)
     batches = [built.at(step, 0) for step in range(88)]
     captions = Counter(batch.captions[0] for batch in batches)
     assert captions["girl"] == 22, "every other batch, in turn with the boys"
@@ -302,7 +265,7 @@ def test_each_subject_has_its_class_and_regularization_images(family: Family, ki
     (kim.with_name("boys") / "0.png").unlink()
     (kim.with_name("boys") / "1.png").unlink()
     with pytest.raises(UserError, match="dataset 'boys' of regularization images is empty"):
-        encode.build(family, dataset.read_subjects(config.taught), config, quiet)
+        encode.build(family, dataset.read_subjects(config.taught), config, mute)
 
 
 @pytest.mark.usefixtures("kim", "classes")

@@ -12,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -55,16 +56,8 @@ def status(run: Run) -> str:
 
 def processes(run: Run) -> list[int]:
     """All processes that work on a run, by number."""
-    pids = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                words = (process / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if str(run.folder.resolve()).encode() in words:
-                pids.append(int(process.name))
-    return sorted(pids)
+    everyone = psutil.process_iter(["cmdline"])
+    return sorted(each.pid for each in everyone if str(run.folder.resolve()) in (each.info["cmdline"] or ()))
 
 
 @pytest.mark.slow
@@ -116,10 +109,7 @@ def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:
         assert done.stdout.strip() == str(out)
     plain = tmp_path / "plain.png"
     assert limner("sample", "--prompt", "miraxo", "--steps", "2", "--out", plain).returncode == 0
-    pictures = []
-    for path in (tmp_path / "0.png", tmp_path / "1.png", plain):
-        with Image.open(path) as image:
-            pictures.append(image.tobytes())
+    pictures = [Image.open(path).tobytes() for path in (tmp_path / "0.png", tmp_path / "1.png", plain)]
     assert pictures[0] != pictures[1] == pictures[2]
 
     done = limner("train", toml, "--run", folder)

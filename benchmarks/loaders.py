@@ -212,45 +212,46 @@ def sdnext(base: Base) -> Callable[[Path], Changes]:
     checkout.add(".")
     stand_in("modules", "gradio", "rich", "installer", first=True)
     options = types.SimpleNamespace(
-        extra_networks_default_multiplier=1.0, lora_fuse_diffusers=True, lora_force_diffusers=False,
-        lora_preferred_name="filename", diffusers_offload_mode="none", lora_in_memory_limit=0,
+        extra_networks_default_multiplier=1.0, lora_fuse_native=True, lora_fuse_diffusers=False,
+        lora_force_diffusers=False, diffusers_offload_mode="none",
     )  # fmt: skip
     from safetensors.torch import load_file
 
     stub("modules", __path__=[str(checkout.path / "modules")])
     kind = "sdxl" if base.family == "sdxl" else "sd"
-    shared = stub("modules.shared", opts=options, sd_model_type=kind, sd_loaded=True, native=True,
-                  state=types.SimpleNamespace(interrupted=False))  # fmt: skip
-    stub("modules.devices", cpu=torch.device("cpu"), device=torch.device("cpu"), dtype=torch.float32,
-         inference_context=contextlib.nullcontext)  # fmt: skip
+    shared = stub("modules.shared", opts=options, sd_model_type=kind, sd_loaded=True)
+    stub("modules.devices", cpu=torch.device("cpu"), device=torch.device("cpu"), dtype=torch.float32)
     stub("modules.sd_models", read_state_dict=lambda file, what="": load_file(file))
-    stub("modules.lora", __path__=[str(checkout.path / "modules" / "lora")])
-    kinds = ("lora", "hada", "ia3", "oft", "lokr", "full", "norm", "glora")
-    layers = [f"network_{kind}" for kind in kinds]
-    names = ("lyco_helpers", "lora_timers", "network", "lora_convert", *layers, "networks")
-    for name in names:
-        real(f"modules.lora.{name}", checkout.path / "modules" / "lora" / f"{name}.py")
-    networks = sys.modules["modules.lora.networks"]
+    folder = checkout.path / "modules" / "lora"
+    stub("modules.lora", __path__=[str(folder)])
+    kinds = ("lora", "hada", "ia3", "oft", "boft", "lokr", "full", "norm", "glora")
+    layers = [name for name in (f"network_{kind}" for kind in kinds) if (folder / f"{name}.py").exists()]
+    for name in ("lyco_helpers", "lora_timers", "network", "lora_convert", *layers, "lora_common", "lora_overrides",
+                 "lora_diffusers", "lora_load", "lora_apply"):  # fmt: skip
+        real(f"modules.lora.{name}", folder / f"{name}.py")
+    loading, applying, common = (sys.modules[f"modules.lora.lora_{part}"] for part in ("load", "apply", "common"))
 
     def load(file: Path) -> Changes:
         fresh = Base.make(base.family)
         model = types.SimpleNamespace(**components(fresh))
         shared.sd_model = model
-        networks.lora_cache.clear()
-        networks.extra_network_lora = types.SimpleNamespace(errors={})
-        net = networks.load_safetensors("x", types.SimpleNamespace(filename=str(file)))
+        loading.lora_cache.clear()
+        common.extra_network_lora = types.SimpleNamespace(errors={})
+        net = loading.load_safetensors("x", types.SimpleNamespace(filename=str(file)))
         if net is None:
             return {}
-        networks.loaded_networks[:] = [net]
+        common.loaded_networks[:] = [net]
 
         def apply() -> None:
-            for root in vars(model).values():
+            for part in ("text_encoder", "text_encoder_2", "unet"):  # as networks.network_activate does
+                root = getattr(model, part, None)
                 for module in root.modules() if isinstance(root, nn.Module) else ():
                     layer = getattr(module, "network_layer_name", None)
                     if layer is None or getattr(module, "weight", None) is None:
                         continue
-                    networks.network_backup_weights(module, layer, (1,))
-                    networks.network_apply_direct(module, *networks.network_calc_weights(module, layer))
+                    applying.network_backup_weights(module, layer, (1,))
+                    changes = applying.network_calc_weights(module, layer)
+                    applying.network_apply_direct(module, *changes, device=torch.device("cpu"))
 
         return of_module(fresh, fresh.modules, apply)
 

@@ -1,6 +1,7 @@
 """Hold the verdicts on adapter files against what the programs do with them, by running their own loading code.
 
-    python -m benchmarks.verdicts [--family sd15] [--files FOLDER] [--only TEXT] [--csv FILE]
+    python -m benchmarks.verdicts [--family sd15] [--program SD.Next] [--files FOLDER] [--only TEXT]
+                                  [--csv FILE]
 
 Files are written as Limner, LyCORIS, PEFT, diffusers, OneTrainer, ai-toolkit and SimpleTuner name and shape them, for
 base models with the blocks and names of the real ones and narrow layers. Each program loads them in a process of its
@@ -9,7 +10,7 @@ own, and what it changes in the weights is compared with what a file is meant to
     LIMNER_BENCH_COMFYUI      comfyanonymous/ComfyUI              LIMNER_BENCH_INVOKEAI     invoke-ai/InvokeAI
     LIMNER_BENCH_A1111        AUTOMATIC1111/stable-diffusion-webui LIMNER_BENCH_SD_SCRIPTS  kohya-ss/sd-scripts
     LIMNER_BENCH_FORGE        lllyasviel/stable-diffusion-webui-forge LIMNER_BENCH_LYCORIS  KohakuBlueleaf/LyCORIS
-    LIMNER_BENCH_SDNEXT       vladmandic/automatic
+    LIMNER_BENCH_SDNEXT       vladmandic/sdnext
 
 Those without one are left out; diffusers is the installed one. `einops` has to be installed.
 """
@@ -48,11 +49,11 @@ def needs_lycoris(file: Path) -> bool:
     return any(layer.kind != "LoRA" or "lora_mid.weight" in layer.parts for layer in layers)
 
 
-def compare(base: Base, files: list[Path]) -> Iterator[tuple[str, str, str, str, str, str]]:
+def compare(base: Base, files: list[Path], programs: list[str]) -> Iterator[tuple[str, str, str, str, str, str]]:
     """Yield file, program, what it does, details of that, the verdict, and its words."""
     known = base.known
     reports = {file.name: compatibility.check(file, known) for file in files}
-    for program in LOADERS:
+    for program in programs:
         if program != "diffusers" and variable(program) not in os.environ:
             print(f"{program}: no checkout in {variable(program)}", file=sys.stderr)
             continue
@@ -67,6 +68,7 @@ def compare(base: Base, files: list[Path]) -> Iterator[tuple[str, str, str, str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", action="append", choices=("sd15", "sd21", "sdxl"))
+    parser.add_argument("--program", action="append", choices=LOADERS)
     parser.add_argument("--files", type=Path, help="folder for the files, kept")
     parser.add_argument("--only", default="", help="only files with this text in their names")
     parser.add_argument("--csv", type=Path)
@@ -76,7 +78,7 @@ def main() -> None:
         for family in options.family or ("sd15", "sd21", "sdxl"):
             base = Base.make(family)
             files = foreign.write_all(base, (options.files or Path(folder)) / family, options.only)
-            rows += [(family, *row) for row in compare(base, files)]
+            rows += [(family, *row) for row in compare(base, files, options.program or list(LOADERS))]
     counted = [row for row in rows if row[3] != "unknown"]
     wrong = [row for row in counted if row[3] != row[5]]
     for family, file, program, does, detail, verdict, words in wrong:

@@ -195,11 +195,12 @@ def _judge(program: Program, facts: Facts) -> Verdict:
         if not (support and support.drops(facts.transformer_name(layer), layer.module.place))
     ]
     unmatched = [key for layer in unknown for key in layer.parts.values()] + _unknown_keys(program, facts)
-    if not program.biases:
-        unmatched += [
-            layer.parts["diff_b"] for layer in applied if "diff_b" in layer.parts and layer.algorithm != "full"
-        ]
+    biases = [layer.parts["diff_b"] for layer in applied if "diff_b" in layer.parts and layer.algorithm != "full"]
+    if program.biases == "leaves out":
+        unmatched += biases
     refusals = list(_refusals(program, facts, unmatched))
+    if biases and program.biases == "stops":
+        refusals.append(_("it adds the change of a bias to the weights, and stops"))
     if refusals:
         return Verdict(program.name, False, _("refuses it: {reasons}", reasons="; ".join(refusals)), "refuses")
     reasons = list(_unmatched(program, facts, unmatched))

@@ -56,7 +56,6 @@ _LORA_ALONE = Reading(
     _("it leaves out DoRA's magnitudes and applies the LoRA alone; with Micro that is off by about 24 %")
 )
 _CONSTRAINT = Reading(_("it takes OFT's constraint for a much smaller one, so that next to nothing changes"))
-_LATE_SCALE = _("it multiplies by alpha / rank after DoRA's magnitudes, so that the strength is wrong")
 _SQUARED = Reading(scaled=_("LyCORIS multiplies by alpha / rank twice"))
 _BROKEN_BIAS = Reading(_("it adds the change of the biases to the weights"))
 
@@ -92,7 +91,7 @@ class Program:
     strictness: Strictness = "leaves out"
     limit: int = 0  # unmatched keys that it allows nevertheless, if it refuses
     missing_alpha: str = _("layers without alpha act as if alpha were the rank")
-    biases: bool = False  # whether it reads the changes of biases beside a LoRA
+    biases: Literal["reads", "leaves out", "stops"] = "leaves out"  # changes of biases beside a LoRA
     text_projection: bool = True  # whether it applies the layer after XL's second text encoder
     reads_peft_alpha: bool = False
     lenient_with_peft: bool = False  # leaves out what it does not know in PEFT's format
@@ -118,7 +117,7 @@ PROGRAMS = (
     Program(
         "ComfyUI", "comfyanonymous/ComfyUI", "3cd7b32f", _COMFY_UNET, _COMFY_TEXT,
         {**_COMFY_KINDS, "OFT": RIGHT, "constrained OFT": _CONSTRAINT, "BOFT": RIGHT},
-        _("left out, with a line in the log only"), _RESHAPES, biases=True,
+        _("left out, with a line in the log only"), _RESHAPES, biases="reads",
     ),
     Program(
         "A1111", "AUTOMATIC1111/stable-diffusion-webui", "82a973c0",
@@ -129,7 +128,7 @@ PROGRAMS = (
     ),
     Program(
         "Forge", "lllyasviel/stable-diffusion-webui-forge", "dfdcbab6", _COMFY_UNET, _COMFY_TEXT, _COMFY_KINDS,
-        _LEFT_OUT, _RESHAPES, strictness="refuses", limit=12, biases=True,
+        _LEFT_OUT, _RESHAPES, strictness="refuses", limit=12, biases="reads",
     ),
     Program(
         "InvokeAI", "invoke-ai/InvokeAI", "8e71a8a5", frozenset(("original", "diffusers")), frozenset(("own",)),
@@ -167,11 +166,10 @@ PROGRAMS = (
         lenient_with_peft=True,
     ),
     Program(
-        "SD.Next", "vladmandic/automatic", "431bcc36",
-        frozenset(("original", "diffusers", "dotted", "dotted attention")), frozenset(("own",)),
-        {**_WEBUI_KINDS, **dict.fromkeys(_DORA_BY_INPUT, Reading(scaled=_LATE_SCALE)), "constrained OFT": RIGHT,
-         "norm": _BROKEN_BIAS, "text norm": _BROKEN_BIAS, "DoRA of PEFT": _LORA_ALONE},
-        _LEFT_OUT, _STOPS,
+        "SD.Next", "vladmandic/sdnext", "058a7f0c", frozenset(("original", "diffusers")), frozenset(("own",)),
+        {**_WEBUI_KINDS, **_by_output(RIGHT), "constrained OFT": RIGHT, "norm": _BROKEN_BIAS,
+         "text norm": _BROKEN_BIAS},
+        _LEFT_OUT, _STOPS, biases="stops",
         refused_kinds={"convolution IA3": _("it stops at IA3 of a convolution")},
     ),
 )  # fmt: skip
@@ -215,8 +213,8 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
         "sd-scripts": Support(frozenset(("joined",)), kinds=frozenset(("LoRA",))),
         "diffusers": Support(frozenset(("dotted",)), kinds=frozenset(("LoRA", "DoRA of PEFT"))),
         "SD.Next": Support(
-            frozenset(("joined", "onetrainer", "dotted")),
-            outside=frozenset(("onetrainer", "dotted")),
+            frozenset(("joined", "onetrainer", "lycoris")),
+            outside=frozenset(("onetrainer", "lycoris")),
             alone=frozenset(("joined",)),
             differs={
                 "joined": _("it applies the attention of the image to the text, and that of the text to the image")
@@ -239,8 +237,8 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
             refuses_unmatched=True,
         ),
         "SD.Next": Support(
-            frozenset(("joined", "onetrainer", "dotted")),
-            outside=frozenset(("onetrainer", "dotted")),
+            frozenset(("joined", "onetrainer", "lycoris")),
+            outside=frozenset(("onetrainer", "lycoris")),
             alone=frozenset(("joined",)),
         ),
     },

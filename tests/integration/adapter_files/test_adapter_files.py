@@ -340,7 +340,7 @@ def by_input(weight: Tensor) -> Tensor:
 
 
 def test_each_program_applies_the_trained_effect(character: Path, tiny_sd: Path) -> None:
-    """ComfyUI, Forge, A1111 and InvokeAI do so with a magnitude for each input, SD.Next if the scale is 1, too."""
+    """ComfyUI, Forge, A1111, InvokeAI and SD.Next do so with a magnitude for each input."""
     config = settings(tiny_sd, adapter__dora=True, adapter__targets="conv", training__text_encoder=True)
     run, family = runs.create(config), load(tiny_sd)
     adapter = families.attach(family, config.adapter, text_encoder=True, seed=0)

@@ -148,10 +148,10 @@ def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it() -> None:
 
 
 OUTSIDE = {
-    ("flux", "dotted"): {"ComfyUI", "Forge", "InvokeAI", "diffusers", "SD.Next"},
+    ("flux", "dotted"): {"ComfyUI", "Forge", "InvokeAI", "diffusers"},
     ("flux", "onetrainer"): {"ComfyUI", "Forge", "SD.Next"},
     ("flux", "joined"): {"ComfyUI", "Forge"},
-    ("sd3", "dotted"): {"ComfyUI", "diffusers", "SD.Next"},
+    ("sd3", "dotted"): {"ComfyUI", "diffusers"},
     ("sd3", "joined"): {"ComfyUI", "Forge", "sd-scripts"},
 }
 

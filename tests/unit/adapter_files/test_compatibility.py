@@ -257,7 +257,7 @@ def test_a_broken_file(
 
 def test_each_program_that_ruins_a_dora_says_how(tmp_path: Path) -> None:
     report = check(tmp_path, made(of_dora)(good()), metadata())
-    expected = dict.fromkeys(("A1111", "InvokeAI", "SD.Next"), "ruins the images")
+    expected = dict.fromkeys(("A1111", "InvokeAI"), "ruins the images")
     expected |= dict.fromkeys(("ComfyUI", "Forge"), "off by about 6 %") | {"diffusers": "applies the LoRA alone"}
     verdicts = {verdict.program: verdict for verdict in report.verdicts}
     assert {program for program, verdict in verdicts.items() if verdict.outcome == "differs"} == set(expected)
@@ -291,8 +291,8 @@ def of_peft(name: str) -> str:
 @pytest.mark.parametrize(
     ("name_of", "expected"),
     [
-        (str, {"ComfyUI": "differs", "Forge": "refuses"}),
-        (of_processor, {"diffusers": "differs", "SD.Next": "differs"}),
+        (str, {"ComfyUI": "differs", "Forge": "refuses", "SD.Next": "nothing"}),
+        (of_processor, {"diffusers": "differs", "SD.Next": "nothing"}),
         (of_peft, dict.fromkeys(PROGRAMS, "nothing") | {"Forge": "refuses"}),
     ],
 )
@@ -313,8 +313,12 @@ OTHERS: dict[str, tuple[Make, dict[str, str]]] = {
     "BOFT": (lambda _, up: of_oft(up, levels=(2,)), {**REFUSED, "Forge": "refuses", "SD.Next": "nothing"}),
     "full, in part": (of_full, {"diffusers": "refuses", "sd-scripts": "refuses"}),
     "LoHa with DoRA": (lambda down, up: {**of_loha(down, up), "dora_scale": scale(up)},
-                       {**REFUSED, "ComfyUI": "differs", "A1111": "differs", "Forge": "differs", "SD.Next": "differs"}),
+                       {**REFUSED, "ComfyUI": "differs", "A1111": "differs", "Forge": "differs"}),
     "Tucker LoCon": (of_tucker, {"diffusers": "refuses"}),
+    "LoRA and bias": (lambda down, up: {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(1.0),
+                                        "diff_b": torch.ones(len(up))},
+                      {**dict.fromkeys(("A1111", "sd-scripts", "InvokeAI"), "differs"), "diffusers": "refuses",
+                       "SD.Next": "refuses"}),
 }  # fmt: skip
 
 
@@ -379,9 +383,13 @@ def of_transformer(family: FamilyName, form: Form) -> Tensors:
 
 TRANSFORMERS: list[tuple[FamilyName, Form, dict[str, str]]] = [
     ("sd3", "kohya", {"A1111": "refuses", "InvokeAI": "refuses", "diffusers": "nothing", "SD.Next": "differs"}),
-    ("sd3", "peft", {"A1111": "differs", "Forge": "refuses", "InvokeAI": "refuses", "sd-scripts": "nothing"}),
+    (
+        "sd3",
+        "peft",
+        {"A1111": "differs", "Forge": "refuses", "InvokeAI": "refuses", "sd-scripts": "nothing", "SD.Next": "nothing"},
+    ),
     ("flux", "kohya", {"A1111": "refuses"}),
-    ("flux", "peft", {"A1111": "refuses", "sd-scripts": "nothing"}),
+    ("flux", "peft", {"A1111": "refuses", "sd-scripts": "nothing", "SD.Next": "nothing"}),
 ]
 
 

@@ -43,7 +43,10 @@ function writeRecognition(folder) {
 }
 
 const [folder = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "datasets"), all] = process.argv.slice(2);
-const character = subjects().find((subject) => subject.character);
+const measured = subjects().find((subject) => subject.character);
+// The example names its class, as the documentation advises. The subjects that the benchmarks measure do not.
+const withClass = (picture) => ({ ...picture, caption: picture.caption.replace(/^\w+, /, "$&a person, ") });
+const character = { ...measured, pictures: measured.pictures.map(withClass) };
 const style = subjects().find((subject) => !subject.character);
 
 const REMAKE = `To draw the pictures again (Node 20.15 or newer; the same files come out):

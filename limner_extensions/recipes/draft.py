@@ -33,7 +33,6 @@ NEUTRAL: dict[str, Any] = {
     "adapter.blocks": [],
     "schedule.warmup": 0.0,
     "training.further_resolutions": [],
-    "training.low_resolution_share": 0.0,
     "training.ema_decay": 0.0,
     "training.spike_threshold": 0.0,
     "training.text_encoder": False,

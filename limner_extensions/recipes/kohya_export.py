@@ -55,7 +55,7 @@ UNSAID: dict[str, object] = {
     "adapter.ranks": [],
     "images.crops": 0, "images.background": "white", "preservation.share": 0.0, "training.ema_decay": 0.0,
     "training.further_resolutions": [],
-    "training.low_resolution_share": 0.0, "training.spike_threshold": 0.0, "objective.masked_loss": False,
+    "training.spike_threshold": 0.0, "objective.masked_loss": False,
     "objective.timestep_sampling": "uniform", "regularization.dataset": "", "model.vae": "", "model.weights": "full",
     "adapter.rank_dropout": 0.0, "adapter.lora_plus_ratio": 1.0, "export.peft": False, "trigger": "",
     "model.revision": "", "preview.prompts": [], "adapter.start": "", "subjects": [], "held_out.share": 0.0,

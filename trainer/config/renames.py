@@ -1,4 +1,4 @@
-"""Names that settings had in version 0.1: run folders, files and requests that use them are read as before."""
+"""Names that settings had in version 0.1, and settings that are gone: what is written with them is read as before."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,8 @@ from trainer import foreign_text
 
 SECTIONS = {"pictures": "images", "prior": "regularization"}
 NAMES = foreign_text.read_toml(Path(__file__).with_suffix(".toml"))
+# Settings that are gone, and their values in older files that did nothing. With another one they are refused by name.
+GONE: dict[str, dict[str, object]] = {"training": {"low_resolution_share": 0.0, "small_share": 0.0}}
 VALUES: dict[str, dict[object, object]] = {
     "captions.max_token_length": {1: 75, 2: 150, 3: 225},  # was a number of chunks
     "objective.loss_type": {"squared": "l2"},
@@ -29,6 +31,8 @@ def current(data: dict[str, Any]) -> dict[str, Any]:
 def _current_section(section: str, values: dict[str, Any]) -> dict[str, Any]:
     result = {}
     for old, value in values.items():
+        if value == GONE.get(section, {}).get(old, ...):
+            continue
         name = NAMES.get(section, {}).get(old, old)
         if name in values:
             name = old

@@ -52,13 +52,6 @@ class TrainingConfig(Section):
         description="Lower ones, such as 768, 512: batches take turns between these and the resolution, so that the "
         "adapter learns each image at several sizes.",
     )
-    low_resolution_share: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        title="Low-resolution warm-up",
-        description="Share of the steps, at the start, at three quarters of each resolution: faster, with less detail.",
-    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         title="Precision",

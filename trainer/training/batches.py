@@ -167,7 +167,6 @@ class Batches:
     config: TrainConfig
     device: torch.device
     preserved: dict[str, Path] = field(default_factory=dict)  # latents that the base generated, by prompt
-    warm_up: tuple[Pools, ...] = ()  # the same images at lower resolutions, for the first steps
     held: Pool | None = None  # images that are only measured
     # What the base predicts for the latents to preserve of some steps, by (step, micro-step) and (part, parts).
     base_predictions: dict[tuple[tuple[int, int], tuple[int, int]], Tensor] = field(default_factory=dict, compare=False)
@@ -200,11 +199,9 @@ class Batches:
 
     def at(self, step: int, micro: int) -> Batch:
         """Return the batch of a micro-step; a pure function."""
-        training = self.config.training
-        is_first = step < training.low_resolution_share * training.steps
-        resolutions = self.warm_up if self.warm_up and is_first else self.resolutions
-        number, turn = divmod(step * training.gradient_accumulation + micro, len(resolutions))
-        pools = resolutions[turn]
+        micro_steps = step * self.config.training.gradient_accumulation + micro
+        number, turn = divmod(micro_steps, len(self.resolutions))
+        pools = self.resolutions[turn]
         share = self.config.regularization.share if pools.priors else 0.0
         before, after = int(number * share), int((number + 1) * share)
         if after > before:

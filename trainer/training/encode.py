@@ -42,8 +42,6 @@ from trainer.training.tensor_cache import TensorCache
 
 Progress = Callable[[str, int, int], None]
 FIRST = Fraction(0)
-FULL = Fraction(1)
-LOW_RESOLUTION = Fraction(3, 4)  # of a resolution: its sides stay multiples of the VAE's factor
 SHIPPED = MICRO_FOLDER / "preserved.safetensors"  # what micro's presets preserve (scripts/preserved_latents.py)
 SAMPLING_STEPS = 20  # for images to preserve, however few the previews have
 
@@ -89,9 +87,6 @@ def _build(encoder: "_Encoder", examples: Sequence[Example], held: Sequence[Exam
     config, progress, sides = encoder.config, encoder.progress, encoder.config.training.resolutions
     regularization = dataset.read_regularization(config.taught)
     resolutions = tuple(encoder.pools(examples, regularization, side) for side in sides)
-    warm_up: tuple[Pools, ...] = ()
-    if config.training.low_resolution_share:
-        warm_up = tuple(encoder.pools(examples, regularization, side, LOW_RESOLUTION) for side in sides)
     measured = encoder.pool(held, "held-out", sides[0]) if held else None
     own, priors = resolutions[0].own, resolutions[0].priors
     prompts = _preservable(own, config)
@@ -108,7 +103,7 @@ def _build(encoder: "_Encoder", examples: Sequence[Example], held: Sequence[Exam
         conditioning[prompt] = encoder.encode_prompt(prompt, examples[0].path.parent)
     preserved = encoder.generate_preserved()
     device = encoder.family.device
-    return Batches(resolutions, conditioning, encoder.cache, config, device, preserved, warm_up, measured)
+    return Batches(resolutions, conditioning, encoder.cache, config, device, preserved, measured)
 
 
 def _preservable(own: Pool, config: TrainConfig) -> set[str]:
@@ -133,25 +128,17 @@ class _Encoder:
     fingerprints: dict[str, str]
     start: Fraction
 
-    def pools(
-        self,
-        examples: Sequence[Example],
-        regularization: Sequence[Sequence[Example]],
-        resolution: int,
-        scale: Fraction = FULL,
-    ) -> Pools:
-        """Encode all images that are trained, at one resolution or a part of it."""
-        own = self.pool(examples, "", resolution, scale)
+    def pools(self, examples: Sequence[Example], regularization: Sequence[Sequence[Example]], resolution: int) -> Pools:
+        """Encode all images that are trained, at one resolution."""
+        own = self.pool(examples, "", resolution)
         priors = (
-            self.pool(images, "prior" + str(place or ""), resolution, scale)
-            for place, images in enumerate(regularization)
+            self.pool(images, "prior" + str(place or ""), resolution) for place, images in enumerate(regularization)
         )
         return Pools(own, tuple(priors))
 
-    def pool(self, examples: Sequence[Example], name: str, resolution: int, scale: Fraction = FULL) -> Pool:
-        """Encode images, each in all its views, in the buckets of a resolution at some scale."""
-        full = buckets.buckets([(example.width, example.height) for example in examples], resolution)
-        sizes = [(int(scale * width), int(scale * height)) for width, height in full]
+    def pool(self, examples: Sequence[Example], name: str, resolution: int) -> Pool:
+        """Encode images, each in all its views, in the buckets of a resolution."""
+        sizes = buckets.buckets([(example.width, example.height) for example in examples], resolution)
         encoded: dict[int, dict[Path, View]] = {}
         for number in self._order(len(examples)):
             self.progress(_("Encoding images"), len(encoded), len(examples))

@@ -140,12 +140,12 @@ def _searchable(view: View) -> str:
 
 def _row(view: View) -> str:
     """Render a run: its file is in sight, and everything else that can be done with it is one click away."""
-    run, status = view.run, ""
+    run, name, status = view.run, escape(label(view.run)), ""
     if view.status != "finished":
         status = f"<span class='pill {view.status}'>{runs.STATUS_LABELS[view.status]}</span>"
     file, rest = run_html.export_link(view) or _checkpoints(view), _further_links(view)
     return (
-        f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<div><h2>{escape(label(run))} {status}</h2>"
+        f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<div><h2>{name} {status}</h2>"
         f"<p>{_facts(view)}</p>{_settings(view)}<p class='links'>{file}</p>{_verdicts(view)}"
         f"<details class='more'><summary>{_('More')}</summary><p class='links'>{rest}{_actions(view)}</p></details>"
         f"</div></article>"

@@ -106,5 +106,5 @@ is_reg = true
         "train_text_encoder: false", "train_text_encoder: true\n        lr_scheduler: step"),
     "limner.toml": 'name = "a"\ndataset = "/home/me/b"\ntrigger = "mirax"\nsubjects = ["c --trigger d"]\n'
         '[adapter]\nkind = "lora"\nrank = 4\n'
-        "[optimizer]\nlearning_rate = 0.002\n[training]\nsteps = 5\ndevices = 2\nsmall_share = 0.5\nnew_setting = 1\n",
+        "[optimizer]\nlearning_rate = 0.002\n[training]\nsteps = 5\ndevices = 2\nema = 0.5\nnew_setting = 1\n",
 }  # fmt: skip

@@ -62,7 +62,7 @@ def names(text: str) -> set[str]:
 def test_nothing_is_dropped_silently(tmp_path: Path, name: str) -> None:
     recipe = read(tmp_path, RECIPES[name], images=20)
     renamed = {"max_resolution": "resolution", "optimizer": "optimizer_type"}
-    renamed["training.small_share"] = "training.low_resolution_share"
+    renamed["training.ema"] = "training.ema_decay"
     lost = []
     for setting in names(RECIPES[name]):
         setting = renamed.get(setting, setting) if not name.startswith("one") else setting
@@ -248,7 +248,7 @@ def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> N
     assert recipe.source == "Limner"
     assert recipe.settings == {
         "adapter": {"kind": "lora", "rank": 4}, "optimizer": {"learning_rate": 0.002},
-        "training": {"steps": 5, "low_resolution_share": 0.5},
+        "training": {"steps": 5, "ema_decay": 0.5},
     }  # fmt: skip
     assert any("training.new_setting" in note for note in recipe.notes)
     run = tmp_path / "run"

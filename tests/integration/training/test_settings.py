@@ -32,7 +32,7 @@ CHANGES = {
     'objective.min_timestep=500 model.prediction_type="v_prediction" model.weights="int8"',
     'adapter.kind="lokr"': "adapter.factor=4",
     'schedule.kind="warmup-stable-decay"': "schedule.cooldown=0.9",
-    "training.resolution=128": "training.further_resolutions=[64] training.low_resolution_share=0.5",
+    "training.resolution=128": "training.further_resolutions=[64]",
     'optimizer.kind="lion"': "training.max_grad_norm=0.001",
     "training.text_encoder=true": "training.text_encoder_lr_factor=2.0",
     'objective.weighting="min-snr"': "objective.min_snr_gamma=1.0",
@@ -166,14 +166,14 @@ def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path)
 
 
 def test_batches_take_turns_between_resolutions(family: Family, character: Path, tiny_sd: Path) -> None:
-    """In the first steps those are smaller; memory is measured at the full size."""
+    """Memory is measured at the full size."""
     options: dict[str, Any] = {"training__resolution": 192, "training__further_resolutions": [128, 64]}
-    options |= {"training__steps": 8, "training__gradient_accumulation": 2, "training__low_resolution_share": 0.25}
+    options |= {"training__steps": 8, "training__gradient_accumulation": 2}
     options |= {"regularization__dataset": "rin", "regularization__share": 0.5, "regularization__weight": 0.5}
     examples = dataset.read(character, "rin")
     batches = encode.build(family, examples[1:], settings(tiny_sd, **options), mute, held=examples[:1])
     in_turn = [batches.at(step, micro) for step in range(8) for micro in range(2)]
-    assert [batch.mean.shape[-1] for batch in in_turn] == [18, 12, 6, 18, *[16, 8, 24] * 4]
+    assert [batch.mean.shape[-1] for batch in in_turn] == [*[24, 16, 8] * 5, 24]
     for batch in in_turn:
         side = 8 * batch.mean.shape[-1]
         assert batch.sizes.tolist() == [[256, 256, 0, 0, side, side]] * len(batch.mean)
@@ -181,7 +181,7 @@ def test_batches_take_turns_between_resolutions(family: Family, character: Path,
     assert batches.at(step, micro).mean.shape[-1] == 24
     assert batches.held_batch(0).mean.shape[-1] == 24, "the loss of held-out images is that at the resolution"
     for turn in range(3):
-        weights = [batch.weight for batch in in_turn[4 + turn :: 3]]
+        weights = [batch.weight for batch in in_turn[turn:12:3]]
         assert sorted(weights) == [0.5, 0.5, 1, 1], "at each resolution half of the images are for regularization"
 
 
@@ -195,7 +195,7 @@ def test_a_run_with_buckets_resumes(character: Path, tiny_sd: Path) -> None:
     assert len(set(buckets.buckets([(example.width, example.height) for example in examples], 128))) == 3
     options: dict[str, Any] = {"training__resolution": 128, "training__further_resolutions": [64]}
     options |= {"training__batch_size": 2, "training__gradient_accumulation": 2, "training__micro_batches": 2}
-    options |= {"training__ema_decay": 0.9, "training__low_resolution_share": 0.4, "preservation__share": 0.3}
+    options |= {"training__ema_decay": 0.9, "preservation__share": 0.3}
     options |= {"images__flip": True, "captions__dropout": 0.3, "captions__shuffle": True, "adapter__dropout": 0.2}
     assert_resumes(settings(tiny_sd, training__steps=4, **options), 2)
 

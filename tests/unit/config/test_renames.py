@@ -38,6 +38,13 @@ def test_a_file_of_version_0_1_is_read(tmp_path: Path) -> None:
     assert (settings.schedule.kind, getattr(settings.schedule, "min_lr_ratio", None)) == ("warmup-stable-decay", 0.1)
 
 
+def test_a_setting_that_is_gone_is_refused_where_it_did_something() -> None:
+    data = {"name": "x", "dataset": "x", "training": {"low_resolution_share": 0.0, "steps": 7}}
+    assert config.build(data).training.steps == 7
+    with pytest.raises(UserError, match="low_resolution_share is not a setting"):
+        config.build({**data, "training": {"low_resolution_share": 0.5}})
+
+
 @pytest.mark.parametrize(
     ("data", "old"),
     [

@@ -1,7 +1,7 @@
 // The buttons of a run or a file. A run is deleted at once, as it can be restored. If that fails, it stands there as before.
 element.addEventListener("click", async (event) => {
   const button = event.target.closest("button.bin, button.rename, button.again, button.copy");
-  const { run = "", file = "", label = "", name = "", text = "" } = button?.dataset ?? {};
+  const { run = "", file = "", label = "", name = "", text = "" } = /** @type {DOMStringMap} */ (button?.dataset ?? {});
   if (button?.matches(".copy")) {
     await navigator.clipboard.writeText(text);
     button.textContent = "[[Copied]]";

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer import foreign_text, paths, storage
-from trainer.data import caption_edits, dataset
+from trainer.data import caption_edits, checks, dataset
 from trainer.data.dataset import Example
 from ui.state.shared_reads import shared
 
 PAGE = ".page.json"
 EXAMPLE = "example-character"
 NEARLY_ALL = 0.8  # share of the captions
+ARTICLES = {"a", "an", "the"}
 _LOCK = threading.Lock()
 
 
@@ -122,7 +123,7 @@ def captions(project: str) -> list[str]:
 
 
 def guess_trigger(captions: list[str]) -> str:
-    """Return the tag that nearly all captions share: the one they begin with, or else the only one."""
+    """Return the tag that nearly all captions share, the one they begin with or else the only one; "" for a class."""
     if len(captions) < 2:
         return ""
     tagged = [caption_edits.split_tags(caption) for caption in captions]
@@ -130,10 +131,9 @@ def guess_trigger(captions: list[str]) -> str:
     counts = Counter(tag for tags in tagged for tag in set(tags))
     least = NEARLY_ALL * len(captions)
     shared = [tag for tag, number in counts.items() if number > least]
-    for tag in shared:
-        if firsts[tag] > least:
-            return tag
-    return shared[0] if len(shared) == 1 else ""
+    guess = next((tag for tag in shared if firsts[tag] > least), shared[0] if len(shared) == 1 else "")
+    words = {*guess.lower().split()} - ARTICLES
+    return "" if words and words <= checks.NOUNS else guess
 
 
 def _read() -> dict[str, Any]:

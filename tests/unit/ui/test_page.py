@@ -310,6 +310,8 @@ def test_the_trigger_is_guessed_from_what_all_captions_share() -> None:
     assert page_memory.guess_trigger(["a, b", "b, a"]) == ""
     assert page_memory.guess_trigger(["a, b", "a, b"]) == "a"
     assert page_memory.guess_trigger([*(f"miraxo, {number}" for number in range(9)), "edited by hand"]) == "miraxo"
+    for name in ("a person", "1girl", "The Dog"):
+        assert page_memory.guess_trigger([f"{name}, {number}" for number in range(9)]) == "", "a class is not a trigger"
     assert page_memory.guess_trigger(["one"]) == page_memory.guess_trigger([]) == ""
     assert page_memory.guess_trigger([f"pxlo style, person {number}, smiling" for number in range(9)]) == "pxlo style"
     assert page_memory.guess_trigger([path.read_text().strip() for path in STYLE.glob("*.txt")]) == "pxlo style"

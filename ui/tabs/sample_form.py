@@ -114,7 +114,7 @@ def _numbered(components: Sequence[Any]) -> Several:
 def build() -> Components:
     """Draw the form."""
     adapter = gr.Dropdown([adapter_choices.NONE], value="", label=_("Adapter"), elem_id="adapter", interactive=True)
-    prompt = gr.Textbox(label=_("Prompt"), lines=2, max_lines=6, elem_id="prompt", interactive=True)
+    prompt = gr.Textbox(label=_("Prompt"), max_lines=6, elem_id="prompt", interactive=True)
     with gr.Row():
         generate = gr.Button(_("Generate image"), variant="primary", size="lg", elem_id="make", scale=3)
         cancel = gr.Button(_("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)

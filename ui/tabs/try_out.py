@@ -64,7 +64,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
                 draw(form.adapter, sampler)
             recent = gr.HTML(elem_id="made")
     generating = listen(
-        [form.generate.click, form.strength.change, form.view.input],
+        [form.generate.click, form.prompt.submit, form.strength.change, form.view.input],
         partial(_generate, sampler, watch),
         {"form": form.form},
         {"result": result, "files": form.files, "seed": form.seed},

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from benchmarks.loaders import comfy_names
 from benchmarks.narrow import Base
 from trainer.adapter_files import writer
 from trainer.adapter_files.modules import Module
@@ -240,6 +241,11 @@ def others(base: Base) -> Iterator[tuple[str, Parts, dict[str, str]]]:
         yield "OneTrainer LoRA, text projection", equal | projection, {}
     else:
         yield "kohya, lora_te1_ in 1.x or 2.x", {k.replace("lora_te_", "lora_te1_"): v for k, v in equal.items()}, {}
+    generic = {name: key if key.startswith("diffusion_model.") else f"text_encoders.{key}"
+               for key, name in comfy_names(base).items()}  # fmt: skip
+    for where, names in (("", {*usual(base)}), (", UNet only", {*usual(base, text=False)})):
+        parts = {key: tensor for key, tensor in equal.items() if key.partition(".")[0] in names}
+        yield f"ComfyUI, extracted{where}", renamed(parts, generic.__getitem__, {"alpha": ""}), {}
     flat = {name: f"lora_unet_{writer.place_of(name).path.replace('.', '_')}" for name in base.shapes if "unet" in name}
     yield "LoRA, blocks of diffusers", renamed(equal, lambda name: flat.get(name, name), {}), {}
     yield (

@@ -329,6 +329,7 @@ def _refusals(program: Program, facts: Facts, unmatched: list[str]) -> Iterator[
         strict = support.refuses_unmatched
         names = dict.fromkeys(name for layer in facts.layers if (name := facts.transformer_name(layer)))
         yield from dict.fromkeys(support.stops[name] for name in names if name in support.stops)
+    strict &= not (facts.generic and program.lenient_with_peft)
     if strict and len(unmatched) > program.limit:
         yield from _unmatched(program, facts, unmatched)
         if program.limit:
@@ -367,8 +368,8 @@ def _diffusers_refusals(facts: Facts) -> Iterator[str]:
         if not all("lora" in key for key in facts.file.entries):
             yield _('it stops at a key without "lora" in it')
         return
-    if facts.spec.transformer:
-        return  # it does not look for kohya's format
+    if facts.spec.transformer or facts.generic:
+        return  # it does not look for kohya's format, or finds nothing of it
     if not all(key.startswith(layer_names.PREFIXES) for key in facts.file.entries):
         yield _("it recognizes kohya's format only if all keys have its prefixes, and stops with an error")
     if PEFT_METADATA in facts.file.metadata:

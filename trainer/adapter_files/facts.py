@@ -39,10 +39,19 @@ class Facts:
         return any(layer.module.naming == "dotted" for layer in self.layers)
 
     @cached_property
+    def generic(self) -> bool:
+        """True if the file has the names of ComfyUI's own models."""
+        return all(layer.module.naming == "generic" for layer in self.layers)
+
+    @cached_property
+    def _flat(self) -> list[Layer]:
+        """Layers under names without dots, as in kohya's format."""
+        return [layer for layer in self.layers if layer.module.naming not in ("dotted", "generic")]
+
+    @cached_property
     def without_alpha(self) -> list[str]:
         """Layers in kohya's format that lack their alpha, of kinds that are scaled by one."""
-        kohya = [layer for layer in self.layers if layer.module.naming != "dotted"]
-        scaled = [layer for layer in kohya if summary.rank_of(self.file, layer)]
+        scaled = [layer for layer in self._flat if summary.rank_of(self.file, layer)]
         return [layer.module.name for layer in scaled if "alpha" not in layer.parts]
 
     @cached_property
@@ -127,6 +136,8 @@ class Facts:
         module = layer.module
         if module.place is None or module.place.component != "unet":
             return None
+        if module.naming == "generic":
+            return "generic"
         if module.naming == "original":
             return "original" if self.spec.original_names else "foreign original"
         if module.naming == "diffusers":
@@ -147,6 +158,8 @@ class Facts:
         module = layer.module
         if module.place is None or module.place.component != "transformer":
             return None
+        if module.naming == "generic":
+            return "generic peft" if any(".lora_A." in key for key in layer.parts.values()) else "generic"
         if module.naming == "dotted":
             return "peft" if module.name.startswith(OWN_PREFIX) else "dotted"
         if module.naming == "original":
@@ -158,6 +171,8 @@ class Facts:
         module = layer.module
         if module.place is None or module.place.component in DENOISERS:
             return None
+        if module.naming == "generic":
+            return "generic"
         if module.naming == "dotted":
             return "dotted" if module.text_model else "dotted flat"
         if not module.text_model:
@@ -233,8 +248,7 @@ class Facts:
     def family_for_invoke(self) -> FamilyName | None:
         """Return the family that InvokeAI takes the file for, by widths that it sees in few kinds of layers."""
         kinds = ("LoRA", "Tucker LoRA", "DoRA", "LoHa", "whole LoKr", "full", "IA3")
-        flat = [layer for layer in self.layers if layer.module.naming != "dotted"]
-        seen = [layer for layer in flat if self.kind_of(layer).startswith(kinds)]
+        seen = [layer for layer in self._flat if self.kind_of(layer).startswith(kinds)]
         deep = any(
             re.search(r"transformer_blocks\.([2-9]|\d\d)\.", layer.module.place.path)
             for layer in self.layers

@@ -19,22 +19,28 @@ from trainer.i18n import _
 #   diffusers          as diffusers, with underscores: lora_unet_down_blocks_0_...
 #   lycoris            the same with the prefix lycoris_
 #   dotted, bare       with dots, with and without `unet.`; peft: with `base_model.model.`
+#   generic            as ComfyUI's own models: diffusion_model.input_blocks.4.1...
 #   processor          with dots, attention as diffusers named it in 2023; mixed processor: the same with PEFT's tensors
 UnetName = Literal[
     "original", "foreign original", "diffusers", "lycoris", "dotted", "dotted attention", "bare", "bare attention",
-    "peft", "processor", "mixed processor",
+    "peft", "processor", "mixed processor", "generic",
 ]  # fmt: skip
 # How it names a layer of a text encoder:
 #   own                with the family's own prefix: lora_te_, and for XL lora_te1_ and lora_te2_
 #   te1 for the only   lora_te1_ where there is one encoder; te for the first: lora_te_ where there are two
 #   other prefix       that of another family
 #   dotted             text_encoder.text_model...; dotted flat: without text_model
-TextName = Literal["own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat", "flat"]
+#   generic            as ComfyUI's own models: text_encoders.clip_l.transformer.text_model...
+TextName = Literal[
+    "own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat", "flat", "generic"
+]
 # How an adapter file names a layer of a transformer:
 #   joined       as the original code, which joins layers: lora_unet_joint_blocks_0_x_block_attn_qkv
 #   onetrainer   as diffusers, with underscores: lora_transformer_transformer_blocks_0_attn_to_q; lycoris: lycoris_...
 #   dotted       with dots: transformer.transformer_blocks.0.attn.to_q; peft: base_model.model....
-LayerNaming = Literal["joined", "onetrainer", "lycoris", "dotted", "peft"]
+#   generic      as the original code, with dots: diffusion_model.joint_blocks.0.x_block.attn.qkv; generic peft: the
+#                same with PEFT's tensors
+LayerNaming = Literal["joined", "onetrainer", "lycoris", "dotted", "peft", "generic", "generic peft"]
 # What a program does with a file of which it cannot use everything.
 Strictness = Literal["leaves out", "refuses"]
 
@@ -94,14 +100,24 @@ class Program:
     biases: Literal["reads", "leaves out", "stops"] = "leaves out"  # changes of biases beside a LoRA
     text_projection: bool = True  # whether it applies the layer after XL's second text encoder
     reads_peft_alpha: bool = False
-    lenient_with_peft: bool = False  # leaves out what it does not know in PEFT's format
+    lenient_with_peft: bool = False  # leaves out what it does not know in PEFT's format, and all names of ComfyUI
     refused_kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 _RESHAPES = _("it reshapes what does not fit, and then silently does something else")
 _STOPS, _LEFT_OUT = _("it stops with an error"), _("left out")
 _COMFY_UNET: frozenset[UnetName] = frozenset(
-    ("original", "foreign original", "diffusers", "lycoris", "dotted", "bare", "processor", "mixed processor")
+    (
+        "original",
+        "foreign original",
+        "diffusers",
+        "lycoris",
+        "dotted",
+        "bare",
+        "processor",
+        "mixed processor",
+        "generic",
+    )
 )
 _COMFY_TEXT: frozenset[TextName] = frozenset(("own", "te1 for the only", "te for the first", "dotted"))
 _COMFY_KINDS = {
@@ -115,7 +131,7 @@ _WEBUI_KINDS = {
 
 PROGRAMS = (
     Program(
-        "ComfyUI", "comfyanonymous/ComfyUI", "3cd7b32f", _COMFY_UNET, _COMFY_TEXT,
+        "ComfyUI", "comfyanonymous/ComfyUI", "3cd7b32f", _COMFY_UNET, _COMFY_TEXT | {"generic"},
         {**_COMFY_KINDS, "OFT": RIGHT, "constrained OFT": _CONSTRAINT, "BOFT": RIGHT},
         _("left out, with a line in the log only"), _RESHAPES, biases="reads",
     ),
@@ -200,16 +216,17 @@ class Support:
         return bool(name and place and place.block == "outside" and place.path.startswith(self.lost.get(name, ())))
 
 
+_GENERIC: tuple[LayerNaming, ...] = ("generic", "generic peft")
 # By the family of the transformer. Read at the same commits: InvokeAI has no adapters for SD 3, A1111 has no FLUX.
 SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
     "sd3": {
-        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "peft"))),
+        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "peft", *_GENERIC))),
         "A1111": Support(
             frozenset(("dotted",)),
             layers=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
             stops=dict.fromkeys(("joined", "onetrainer"), _("it stops at the alphas of kohya's format")),
         ),
-        "Forge": Support(frozenset(("joined",)), refuses_unmatched=True),
+        "Forge": Support(frozenset(("joined", *_GENERIC)), refuses_unmatched=True),
         "sd-scripts": Support(frozenset(("joined",)), kinds=frozenset(("LoRA",))),
         "diffusers": Support(frozenset(("dotted",)), kinds=frozenset(("LoRA", "DoRA of PEFT"))),
         "SD.Next": Support(
@@ -222,16 +239,18 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
         ),
     },
     "flux": {
-        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted"))),
-        "Forge": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted")), refuses_unmatched=True),
+        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC))),
+        "Forge": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC)), refuses_unmatched=True),
         "InvokeAI": Support(
-            frozenset(("joined", "onetrainer", "dotted")), outside=frozenset(("dotted",)), refuses_unmatched=True
+            frozenset(("joined", "onetrainer", "dotted", "generic peft")),
+            outside=frozenset(("dotted",)),
+            refuses_unmatched=True,
         ),
         "sd-scripts": Support(
             frozenset(("joined",)), kinds=frozenset(("LoRA",)), lost={"joined": ("norm_out", "proj_out")}
         ),
         "diffusers": Support(
-            frozenset(("joined", "dotted")),
+            frozenset(("joined", "dotted", "generic")),
             kinds=frozenset(("LoRA", "DoRA of PEFT")),
             lost={"joined": ("",)},
             refuses_unmatched=True,

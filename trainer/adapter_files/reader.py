@@ -1,6 +1,7 @@
 """Read adapter files strictly, whichever program made them, as what they do to a base model.
 
-A file may be in kohya's format, with the blocks of diffusers or of the original models, in PEFT's, or in LyCORIS'.
+A file may be in kohya's format, with the blocks of diffusers or of the original models, or in that of PEFT, LyCORIS
+or ComfyUI.
 Modules are always named as `layer_names.kohya` names them, so that nothing behind this module knows another format.
 """
 
@@ -147,10 +148,13 @@ def _of_layer(file: SafetensorsFile, layer: Layer, settings: PeftSettings) -> di
     place = layer.module.place
     assert place  # else it was among the unknown
     parts = {ending: _tensor(file, key) for ending, key in layer.parts.items()}
-    if layer.module.naming == "dotted":
+    naming = layer.module.naming
+    if naming == "dotted":
         parts = _from_peft(settings, place, parts)
+    elif naming == "generic":  # a LoRA that ComfyUI saves has no alpha
+        parts = {"alpha": _from_peft(peft_settings.NONE, place, parts)["alpha"], **parts}
     module = _module(layer, parts, file.name)
-    if (own := joined.apart(place, module, originally=layer.module.naming == "original")) is None:
+    if (own := joined.apart(place, module, originally=naming in ("original", "generic"))) is None:
         raise refusal(
             file.name,
             "{module} is a {kind} of layers that are one in the original code, which Limner cannot take apart",

@@ -221,12 +221,13 @@ def describe(file: SafetensorsFile) -> dict[str, Any]:
     keys = {key for layer in known_layers for ending, key in layer.parts.items() if ending != "alpha"}
     dtypes = {file.entries[key].dtype for key in keys}
     alphas = {file.number(layer.parts["alpha"]) for layer in known_layers if "alpha" in layer.parts}
-    peft = any(layer.module.naming == "dotted" for layer in known_layers)
+    namings = {layer.module.naming for layer in known_layers}
+    form = "PEFT/diffusers" if "dotted" in namings else "ComfyUI" if "generic" in namings else "kohya"
     return {
         "family": FAMILIES[family_name].title if family_name else "unknown",
         "architecture": metadata.get("modelspec.architecture", "unknown"),
         "base": metadata.get("ss_base_model_version", "unknown"),
-        "form": "PEFT/diffusers" if peft else "kohya",
+        "form": form,
         "kind": " and ".join(sorted({layer.kind or "unknown" for layer in known_layers})) or "none",
         "modules": len(known_layers),
         "unet_modules": len(known_layers) - len(text_layers),

@@ -1,4 +1,4 @@
-"""Names of layers in adapter files: kohya's, with the blocks of diffusers or of the original models, and PEFT's.
+"""Names of layers in adapter files: kohya's, with the blocks of diffusers or of the original models, PEFT's, ComfyUI's.
 
 A layer has one `Place`: its component and its path as in the diffusers library, without the text encoders' first level
 (`text_model`), which some versions of transformers leave out. Everything here is text; no file is read.
@@ -15,7 +15,7 @@ from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import DENOISERS, Shape
 
 Component = str  # as in folders in diffusers form: unet, transformer, text_encoder, text_encoder_2
-Naming = Literal["diffusers", "original", "dotted"]
+Naming = Literal["diffusers", "original", "dotted", "generic"]
 _TEXT_ENCODERS = {encoder.prefix: encoder.component for spec in FAMILIES.values() for encoder in spec.text_encoders}
 DENOISER_PREFIXES = ("lora_unet_", "lora_transformer_")
 PREFIXES = (*DENOISER_PREFIXES, *_TEXT_ENCODERS)
@@ -26,6 +26,13 @@ _COMPONENTS: dict[str, Component] = {
     "lycoris_": "unet",
     "lora_transformer_": "transformer",
     **_TEXT_ENCODERS,
+}
+# How names in ComfyUI's own files begin: they are the paths in its models, of denoisers the original ones.
+_GENERIC: dict[str, Component] = {
+    "diffusion_model.": "unet",
+    "text_encoders.clip_l.transformer.": "text_encoder",
+    "text_encoders.clip_h.transformer.": "text_encoder",
+    "text_encoders.clip_g.transformer.": "text_encoder_2",
 }
 # Layers of a residual block under their original names.
 _RESIDUAL = {
@@ -141,7 +148,8 @@ def read(name: str) -> Module:
         return Module(name, None, "diffusers", "")
     prefix = next((prefix for prefix in _COMPONENTS if name.startswith(prefix)), "")
     if not prefix:
-        return _read_dotted(name)
+        generic = next((prefix for prefix in _GENERIC if name.startswith(prefix)), "")
+        return _read_generic(name, generic) if generic else _read_dotted(name)
     component, inner = _COMPONENTS[prefix], name.removeprefix(prefix)
     if component in DENOISERS and (module := _read_transformer(name, inner, prefix)):
         return module
@@ -157,6 +165,15 @@ def _read_transformer(name: str, inner: str, prefix: str) -> Module | None:
     naming: Naming = "original" if prefix == "lora_unet_" else "diffusers"
     path = (transformer_names.from_original if naming == "original" else transformer_names.from_diffusers)(inner)
     return Module(name, Place("transformer", path), naming, prefix) if path else None
+
+
+def _read_generic(name: str, prefix: str) -> Module:
+    component, path = _GENERIC[prefix], name.removeprefix(prefix)
+    if component == "unet":
+        if layer := transformer_names.from_original(path):
+            return Module(name, Place("transformer", layer), "generic", prefix)
+        path = from_original(path)
+    return _module(name, component, path, "generic", prefix)
 
 
 def _read_dotted(name: str) -> Module:

@@ -284,6 +284,10 @@ def of_processor(name: str) -> str:
     return name.replace(".to_out.0", ".to_out").replace(".to_", ".processor.to_")
 
 
+def of_comfyui(name: str) -> str:
+    return f"diffusion_model.{layer_names.original(name.removeprefix('unet.'))}"
+
+
 def of_peft(name: str) -> str:
     return f"base_model.model.{name.removeprefix('unet.')}"
 
@@ -294,9 +298,10 @@ def of_peft(name: str) -> str:
         (str, {"ComfyUI": "differs", "Forge": "refuses", "SD.Next": "nothing"}),
         (of_processor, {"diffusers": "differs", "SD.Next": "nothing"}),
         (of_peft, dict.fromkeys(PROGRAMS, "nothing") | {"Forge": "refuses"}),
+        (of_comfyui, {"diffusers": "nothing", "SD.Next": "nothing"}),
     ],
 )
-def test_pefts_format_under_three_kinds_of_names(
+def test_pefts_format_under_four_kinds_of_names(
     tmp_path: Path, name_of: Callable[[str], str], expected: dict[str, str]
 ) -> None:
     """Of the UNet alone, with alpha = rank, so that what loads is right."""
@@ -399,6 +404,16 @@ def test_files_for_transformers(tmp_path: Path, family: FamilyName, form: Form, 
     report = check(tmp_path, of_transformer(family, form), facts)
     assert not report.problems
     assert wrong(report) == expected, failed(report)
+
+
+@pytest.mark.parametrize("ending", ["lora_down.weight", "lora_A.weight"])
+def test_a_transformer_under_the_names_of_comfyui(tmp_path: Path, ending: str) -> None:
+    name, is_peft = "diffusion_model.double_blocks.0.img_attn.proj", ending == "lora_A.weight"
+    tensors = {f"{name}.{ending}": torch.ones(2, 3072)}
+    tensors[f"{name}.{'lora_B' if is_peft else 'lora_up'}.weight"] = torch.ones(3072, 2)
+    nothing = dict.fromkeys(("sd-scripts", "SD.Next", *(("diffusers",) if is_peft else ())), "nothing")
+    refused = dict.fromkeys(("A1111", *(() if is_peft else ("InvokeAI",))), "refuses")
+    assert wrong(check(tmp_path, tensors)) == nothing | refused
 
 
 def test_text_encoders_cost_sd_next_all_joined_layers(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
         whole = transformer_names.joined(place.path, family)
         assert bool(original) != bool(whole), "each layer has a name in the original code, or is a part of one that has"
         if original:
-            assert layer_names.read(f"lora_unet_{flat(original)}").place == place
+            for name in (f"lora_unet_{flat(original)}", f"diffusion_model.{original}"):
+                assert layer_names.read(name).place == place
         else:
             assert place.path in transformer_names.parts(whole, family)
 
@@ -76,8 +77,8 @@ def test_every_name_is_read_back(family: FamilyName) -> None:
         assert layer_names.read(layer_names.peft(place)).place == place
         if place.component == "unet":
             original = layer_names.original(place.path, attends="up_blocks.0.up" not in place.path)
-            assert layer_names.read(f"lora_unet_{flat(original)}").place == place
-            assert layer_names.read(f"lora_unet_{flat(place.path)}").place == place
+            for name in (f"lora_unet_{flat(original)}", f"lora_unet_{flat(place.path)}", f"diffusion_model.{original}"):
+                assert layer_names.read(name).place == place
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,8 @@ def test_every_name_is_read_back(family: FamilyName) -> None:
         ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out",
          "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"),
         ("base_model.model.mid_block.resnets.1.conv2", "mid_block.resnets.1.conv2"),
+        ("text_encoders.clip_g.transformer.text_model.encoder.layers.0.mlp.fc1", "encoder.layers.0.mlp.fc1"),
+        ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn3.to_q", None),
         ("lycoris_mid_block_attentions_0_proj_in", "mid_block.attentions.0.proj_in"),
         ("lora_unet_single_blocks_0_linear1", "single_transformer_blocks.0.to_qkv_mlp"),
         ("lora_unet_single_blocks_0_linear3", None),

@@ -198,7 +198,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
         server: Server, *, projects: bool = True, login: tuple[str, str] = ("", ""), **options: object
     ) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -224,8 +224,7 @@ def sdnext(base: Base) -> Callable[[Path], Changes]:
     stub("modules.sd_models", read_state_dict=lambda file, what="": load_file(file))
     folder = checkout.path / "modules" / "lora"
     stub("modules.lora", __path__=[str(folder)])
-    kinds = ("lora", "hada", "ia3", "oft", "boft", "lokr", "full", "norm", "glora")
-    layers = [name for name in (f"network_{kind}" for kind in kinds) if (folder / f"{name}.py").exists()]
+    layers = [f"network_{kind}" for kind in ("lora", "hada", "ia3", "oft", "lokr", "full", "norm", "glora")]
     for name in ("lyco_helpers", "lora_timers", "network", "lora_convert", *layers, "lora_common", "lora_overrides",
                  "lora_diffusers", "lora_load", "lora_apply"):  # fmt: skip
         real(f"modules.lora.{name}", folder / f"{name}.py")

@@ -152,7 +152,7 @@ def _of_layer(file: SafetensorsFile, layer: Layer, settings: PeftSettings) -> di
     if naming == "dotted":
         parts = _from_peft(settings, place, parts)
     elif naming == "generic":  # a LoRA that ComfyUI saves has no alpha
-        parts = {"alpha": _from_peft(peft_settings.NONE, place, parts)["alpha"], **parts}
+        parts = {"alpha": torch.tensor(summary.rank_of(file, layer) or 1), **parts}
     module = _module(layer, parts, file.name)
     if (own := joined.apart(place, module, originally=naming in ("original", "generic"))) is None:
         raise refusal(

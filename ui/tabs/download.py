@@ -143,10 +143,11 @@ def _row(view: View) -> str:
     run, name, status = view.run, escape(label(view.run)), ""
     if view.status != "finished":
         status = f"<span class='pill {view.status}'>{runs.STATUS_LABELS[view.status]}</span>"
-    file, rest = run_html.export_link(view) or _checkpoints(view), _further_links(view)
+    file, kept = run_html.export_link(view), _checkpoints(view)
+    rest = f"{_peft_link(view)} {file and kept}"
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<div><h2>{name} {status}</h2>"
-        f"<p>{_facts(view)}</p>{_settings(view)}<p class='links'>{file}</p>{_verdicts(view)}"
+        f"<p>{_facts(view)}</p>{_settings(view)}<p class='links'>{file or kept}</p>{_verdicts(view)}"
         f"<details class='more'><summary>{_('More')}</summary><p class='links'>{rest}{_actions(view)}</p></details>"
         f"</div></article>"
     )
@@ -216,14 +217,12 @@ def _trigger(view: View) -> str:
         return ""
 
 
-def _further_links(view: View) -> str:
-    """Render the links to what a run has besides its file."""
-    links, peft_files = [], [verified.file for verified in view.state.verified if verified.file.startswith("peft/")]
-    if any((view.run.folder / file).is_file() for file in peft_files):
-        links.append(f"<a download href='/download/{quote(view.run.id)}/peft'>{_('in the format of diffusers')}</a>")
-    if run_html.export_link(view):
-        links.append(_checkpoints(view))
-    return " ".join(links)
+def _peft_link(view: View) -> str:
+    """Render the link to the file in diffusers' format; "" if there is none."""
+    files = [verified.file for verified in view.state.verified if verified.file.startswith("peft/")]
+    if not any((view.run.folder / file).is_file() for file in files):
+        return ""
+    return f"<a download href='/download/{quote(view.run.id)}/peft'>{_('in the format of diffusers')}</a>"
 
 
 def _checkpoints(view: View) -> str:

@@ -21,15 +21,16 @@ from tests.conftest import CHECKOUT, unmeasured
 GUARD = Path(__file__).with_name("guard.cpp")
 
 
-def measure(cache: Path, *arguments: str) -> dict[str, float]:
+def measure(cache: Path, *arguments: str, card: float = 80) -> dict[str, float]:
     """Run `program` with arguments; return the GiB that each of its parts takes.
 
     Args:
         cache: folder in which the compiled guard is kept.
         arguments: base model, and the parts.
+        card: GiB that it has; beyond them nothing fails.
     """
     environment = {**unmeasured(), "LIMNER_FAKE_CUDA_GUARD": str(compiled(cache))}
-    command = [sys.executable, "-m", "tests.fake_cuda.program", *arguments]
+    command = [sys.executable, "-m", "tests.fake_cuda.program", str(card), *arguments]
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {name: size / 2**30 for name, size in json.loads(done.stdout).items()}

@@ -1,8 +1,9 @@
-"""Print the peak memory of what a run does on a card, as JSON: `python -m tests.fake_cuda.program sdxl off all`.
+"""Print the peak memory of what a run does on a card, as JSON: `python -m tests.fake_cuda.program 8 sdxl off all`.
 
-The first argument is the family of the base model, which is built from its config. Then come ways of gradient
-checkpointing, and of offloading with all blocks computed twice, of each of which the gradients of one image are
-computed, beside the optimizer's state; `text-encoders` trains those too.
+The first argument is the size of the card in GB, the second the family of the base model, which is built from its
+config. Then come ways of gradient checkpointing, and of offloading with all blocks computed twice, of each of which the
+gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too, and `preserved` has
+a row that is preserved. `encoding` and `preview` are what they say.
 """
 
 # ruff: noqa: I001 - the card must be there before torch is
@@ -13,7 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -28,7 +29,7 @@ from trainer.base_models import CONFIGS
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.config import TrainConfig
-from trainer.families import Family, gradient_checkpointing
+from trainer.families import Family, gradient_checkpointing, loading
 from trainer.families.family import _model_class
 from trainer.training import optimizer_step
 from trainer.training.batches import Batch
@@ -54,7 +55,7 @@ class Accelerator:
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def main(base: FamilyName, parts: set[str]) -> dict[str, int]:
+def main(size: float, base: FamilyName, parts: set[str]) -> dict[str, int]:
     """Return the bytes that each part takes at its peak, by name."""
     peaks: dict[str, int] = {}
     gc.disable()  # a fifth of the time, and peaks are the same each time
@@ -66,15 +67,33 @@ def main(base: FamilyName, parts: set[str]) -> dict[str, int]:
         yield
         peaks[name] = meter.peak
 
-    with inserted(80 * 2**30) as meter:  # beyond them nothing would fail
+    with inserted(int(size * 2**30)) as meter:
         family = build(base)
         text_encoder = TEXT_ENCODERS in parts
-        settings = settings_of(base, text_encoder=text_encoder)
+        settings = settings_of(base, text_encoder=text_encoder, share=float("preserved" in parts))
+        side = settings.training.resolution
         with families.on_device(family, *family.encoders().values()), torch.no_grad():
             conditioning = family.encode_prompts(["a person"])
+            if "encoding" in parts:
+                with measured("encoding"):
+                    families.encode_images(family, torch.zeros(1, 3, side, side))
         families.place(family, text_encoder=text_encoder)
         train(family, settings, conditioning, [way for way in WAYS if way in parts], measured)
+        if "preview" in parts:
+            with measured("preview"):
+                preview(family, conditioning, side // 8)
     return peaks
+
+
+@torch.no_grad()
+def preview(family: Family, conditioning: dict[str, Tensor], side: int) -> None:
+    """Do what takes memory in a preview: predict with and without the prompt, and decode."""
+    doubled = {name: torch.cat([row, row]) for name, row in conditioning.items()}
+    noisy, timesteps = torch.zeros(2, 4, side, side, device=CARD), torch.zeros(2, dtype=torch.long, device=CARD)
+    with loading.autocast(family.denoiser):
+        family.predict(noisy, timesteps, {**doubled, "sizes": torch.zeros(2, 6, device=CARD)})
+    with families.on_device(family, family.encoders()["vae"]):
+        families.decode_to_pixels(family, noisy[:1])
 
 
 def train(
@@ -91,7 +110,8 @@ def train(
     latents, sizes = torch.zeros(1, channels, side, side, device=CARD), torch.zeros(1, 6, device=CARD)
     cached = None if settings.training.text_encoder else {**conditioning, "sizes": sizes}
     batch = Batch(latents, latents.clone(), cached, ("a person",), 1, sizes=sizes)
-
+    if settings.preservation.share:
+        batch = replace(batch, preserved=("a man",), preserved_conditioning={**conditioning, "sizes": sizes})
     for way in ways:
         gradient_checkpointing.recompute(family, *WAYS[way])
         with measured(way):
@@ -129,15 +149,15 @@ def build(base: FamilyName) -> Family:
     return cast(Family, model(pipeline, Base(base, predicts, False, ""), CARD, single_file=False))
 
 
-def settings_of(base: FamilyName, *, text_encoder: bool) -> TrainConfig:
+def settings_of(base: FamilyName, *, text_encoder: bool, share: float) -> TrainConfig:
     """Return the settings of a run with one image at a time at the base model's resolution."""
     resolution = next(iter(FAMILIES[base].variants.values()))
     data: dict[str, Any] = {"name": "x", "dataset": "x", "model": {"base": "x", "family": base}}
-    data |= {"adapter": {"rank": 16}, "preservation": {"share": 0.0}}
+    data |= {"adapter": {"rank": 16}, "preservation": {"share": share}}
     data["training"] = {"resolution": resolution, "text_encoder": text_encoder}
     data["training"] |= dict.fromkeys(("batch_size", "micro_batches", "gradient_accumulation"), 1)
     return config.build(data)
 
 
 if __name__ == "__main__":
-    json.dump(main(cast(FamilyName, sys.argv[1]), set(sys.argv[2:])), sys.stdout)
+    json.dump(main(float(sys.argv[1]), cast(FamilyName, sys.argv[2]), set(sys.argv[3:])), sys.stdout)

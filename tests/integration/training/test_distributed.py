@@ -2,10 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
-import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.conftest import CHECKOUT
 from tests.integration.runs.test_processes import processes, wait_until
 from tests.integration.training.test_memory import close, newest
 from tests.integration.training.test_train import finished, losses, settings
@@ -83,12 +83,26 @@ def test_two_processes_resume_after_one_was_killed(alone: Run, tiny_sd: Path) ->
     assert close(newest(run), newest(alone))
 
 
-def test_a_process_that_ended_early_is_noticed(tiny_sd: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+DEAD_EARLY = """
+import multiprocessing, os, sys, threading
+from pathlib import Path
+from trainer.training import ranks
+from trainer.runs import Run
+ranks.NOTICED_WITHIN = 0.1
+process = multiprocessing.get_context("fork").Process(target=os._exit, args=(1,))
+process.start()
+process.join()
+ranks._watch(Run(Path(sys.argv[1])), [process], threading.Event())
+print("not noticed")
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_ended_early_is_noticed(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__devices=2))
-    monkeypatch.setattr(ranks, "NOTICED_WITHIN", 0.1)
-    monkeypatch.setattr(os, "_exit", sys.exit)
-    with pytest.raises(SystemExit, match="1"):
-        ranks._watch(run, [SimpleNamespace(exitcode=1)], threading.Event())
+    command = [sys.executable, "-c", DEAD_EARLY, str(run.folder)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert runs.look(run).state.message.startswith("Another process of this run has ended")
 
 

@@ -324,3 +324,11 @@ def test_each_card_has_a_plan_for_xl_that_uses_it(card: int) -> None:
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
     taken = measure(guards, *arguments, *WAYS)
     assert {way: round(size, 1) for way, size in taken.items()} == documented(title)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("arguments", [("sdxl", "text-encoders"), ("sd15",)])
+def test_preservation_takes_no_memory_of_its_own(arguments: tuple[str, ...], guards: Path) -> None:
+    without, taken = (measure(guards, *arguments, *more, *WAYS) for more in ((), ("preserved",)))
+    for way, size in without.items():
+        assert taken[way] <= max(1.05 * size, size + 0.2), way

@@ -5,7 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from trainer import captioning, config, extension, nvidia, other_cards, processes, runs, storage
@@ -136,7 +136,6 @@ def _work_on_cards(run: Run, task: Callable[[Run], None], settings: TrainConfig 
 def _train_run(run: Run) -> None:
     settings = run.config()
     from trainer import devices  # imports torch, which a waiting run does not need
-    from trainer.runs import tensorboard
     from trainer.train import follow, train
     from trainer.training import ranks
 
@@ -147,17 +146,16 @@ def _train_run(run: Run) -> None:
         message = _("On this machine processes cannot share the work; this one trains alone. The log says why.")
         run.report(events.Warned(message=message))
         processes = 1
-    with tensorboard.shown(run) if settings.training.tensorboard else nullcontext(run) as watched:
-        try:
-            with ranks.followers(watched, processes, follow):
-                train(settings, watched)
-        except ranks.NotJoinedError:
-            if settings.training.wanted_devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
-                raise
-            traceback.print_exc()
-            message = _("No other process could be started to share the work; this one trains alone. The log says why.")
-            watched.report(events.Warned(message=message))
-            train(settings, watched)
+    try:
+        with ranks.followers(run, processes, follow):
+            train(settings, run)
+    except ranks.NotJoinedError:
+        if settings.training.wanted_devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
+            raise
+        traceback.print_exc()
+        message = _("No other process could be started to share the work; this one trains alone. The log says why.")
+        run.report(events.Warned(message=message))
+        train(settings, run)
 
 
 def _caption_run(run: Run) -> None:

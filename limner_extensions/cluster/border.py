@@ -97,7 +97,7 @@ class Border:
         return news
 
     def fetch(self, path: str, stamp: Stamp) -> Iterator[bytes]:
-        """Yield the pieces of a file, which together have the announced size; what has grown meanwhile comes later.
+        """Yield the pieces of a file, which together have the announced size.
 
         Raises:
             ChangedError: they do not, as the file was removed or replaced meanwhile.
@@ -108,8 +108,6 @@ class Border:
             raise OSError(errno.ENOSPC, "the files of a node do not fit on the disk")
         while True:
             piece = self.node.read(path, size - left)
-            if isinstance(piece, bytes) and run_files.grows(path):
-                piece = piece[:left]
             if not isinstance(piece, bytes) or len(piece) > min(left, PIECE) or (left and not piece):
                 self._mismatch(path, stamp, is_gone=piece is None)
             elif not piece:

@@ -74,7 +74,7 @@ _OF_OTHERS: dict[str, tuple[str, ...]] = {
 }
 _LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "checkpoint.", "export.",
                 "training.devices", "training.cards", "training.memory", "training.micro_batches",
-                "training.gradient_checkpointing", "training.offload", "training.exposures", "training.tensorboard",
+                "training.gradient_checkpointing", "training.offload", "training.exposures",
                 "captions.shuffles", "model.family")  # fmt: skip
 # Optimizers that sd-scripts has names for; it takes others by the dotted name of their class, as Limner does.
 OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",

@@ -127,11 +127,6 @@ class TrainingConfig(Section):
         title="Instability guard",
         description="Restart at half the learning rate if an early gradient is this many times their median; 0 = off.",
     )
-    tensorboard: bool = Field(
-        False,
-        title="TensorBoard",
-        description="Also write the curves and previews into the run's folder, for TensorBoard; needs its package.",
-    )
 
     @field_validator("cards", mode="before")
     @classmethod

@@ -18,7 +18,7 @@ MAX_PREVIEW = 64 * 2**20  # bytes
 _FILES = re.compile(
     r"[\w-]{1,64}\.safetensors|(peft/pytorch_lora_weights|adapters/\d{1,9})\.safetensors"
     r"|previews/\d{1,9}_\d{1,3}\.png|checkpoints/\d{1,9}/(adapter\.safetensors|optimizer\.safetensors|manifest\.json)"
-    r"|measured/table\.json|tensorboard/events\.out\.tfevents\.[\w.-]{1,200}"
+    r"|measured/table\.json"
 )
 
 
@@ -30,11 +30,6 @@ def is_file(path: str) -> bool:
 def is_any(path: str) -> bool:
     """Return True for the path of any file that a run may contain, settings and log included."""
     return path in (SETTINGS, LOG) or is_file(path)
-
-
-def grows(path: str) -> bool:
-    """Return True for a file that is appended to while a run goes on; all others are replaced as a whole."""
-    return path.startswith("tensorboard/")
 
 
 def named_by(event: events.Event) -> list[str]:

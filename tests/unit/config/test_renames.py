@@ -43,6 +43,10 @@ def test_a_setting_that_is_gone_is_refused_where_it_did_something() -> None:
     assert config.build(data).training.steps == 7
     with pytest.raises(UserError, match="low_resolution_share is not a setting"):
         config.build({**data, "training": {"low_resolution_share": 0.5}})
+    logged = {**data, "training": {"tensorboard": True}}
+    with pytest.raises(UserError, match="tensorboard is not a setting"):
+        config.build(logged)
+    assert config.build({**logged, "record": {}}).name == "x", "a run that wrote logs goes on"
 
 
 @pytest.mark.parametrize(

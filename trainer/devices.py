@@ -5,6 +5,7 @@ first two answer alike; MPS has no memory of its own and no statistics of peaks.
 """
 
 import os
+import re
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -33,18 +34,26 @@ _FAULTS = (
     "handles_.at(i) internal assert",  # after memory ran out, torch cannot allocate any more (pytorch 188008)
 )
 _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # variables with its settings; any torch reads the first
+# NVIDIA's cards of the Turing generation without tensor cores: cuDNN's first choice for them computes NaN in fp16.
+_NAN_IN_FP16 = re.compile(r"GTX 16|MX[45]50|CMP 30HX|\bT(500|550|600|1000|1200|2000)\b")
 
 
 def prepare() -> None:
     """Set torch up for an NVIDIA or AMD card, before the first tensor is on it; other devices have nothing to set.
 
     Matrices that are left in fp32 are multiplied in TF32, as convolutions are by default. On Linux, segments of memory
-    that can grow keep free memory from being split into pieces that are too small.
+    that can grow keep free memory from being split into pieces that are too small. AMD's builds compute attention in
+    little memory on recent Radeons only if they are asked to. Where cuDNN's own choice of a convolution fails in fp16,
+    it tries which one is fastest instead (AUTOMATIC1111/stable-diffusion-webui 4407).
     """
     if best().type != "cuda":
         return
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
+    if any(map(_NAN_IN_FP16.search, names())):
+        torch.backends.cudnn.benchmark = True
+    if torch.version.hip:
+        os.environ.setdefault("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
     if sys.platform == "linux" and not any(name in os.environ for name in _ALLOCATOR):
         os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
 
@@ -92,7 +101,8 @@ def best_precision(device: torch.device) -> Precision:
         has_bf16 = any(getattr(torch.cpu, check, bool)() for check in _CPU_BF16)
         return "bf16" if has_bf16 and _is_bf16_faster() else "fp32"
     if device.type == "mps":
-        return "bf16" if _computes_in_bf16(device) else "fp32"
+        # Older systems only emulate it, and accelerate refuses to train in it there.
+        return "bf16" if torch.backends.mps.is_macos_or_newer(14, 0) and _computes_in_bf16(device) else "fp32"
     return "bf16" if _module(device).is_bf16_supported(including_emulation=False) else "fp16"
 
 
@@ -134,7 +144,7 @@ def _computes_in_bf16(device: torch.device) -> bool:
     try:
         ones = torch.ones(2, 2, dtype=torch.bfloat16, device=device)
         return bool((ones @ ones == 2).all())
-    except (RuntimeError, TypeError):  # macOS 13 and older
+    except (RuntimeError, TypeError):  # a Mac with a card of AMD
         return False
 
 
@@ -145,8 +155,8 @@ def available_memory(device: torch.device) -> int:
     module = _module(device)
     if device.type == "mps":
         return int(module.recommended_max_memory())
-    free, _ = module.mem_get_info(device)
-    return int(free + module.memory_reserved(device))
+    free, _ = _free_and_total(device)
+    return free + int(module.memory_reserved(device))
 
 
 def unused_memory(device: torch.device) -> int:
@@ -156,7 +166,7 @@ def unused_memory(device: torch.device) -> int:
     module = _module(device)
     if device.type == "mps":
         return int(module.recommended_max_memory() - module.current_allocated_memory())
-    room, (_, total) = available_memory(device), module.mem_get_info(device)
+    room, (_, total) = available_memory(device), _free_and_total(device)
     if hasattr(module, "get_per_process_memory_fraction"):
         room = min(room, int(total * module.get_per_process_memory_fraction(_numbered(device))))
     return room - int(module.memory_allocated(device))
@@ -173,7 +183,7 @@ def limit_memory(device: torch.device, most: float) -> None:
     if device.type == "mps":
         module.set_per_process_memory_fraction(min(1.0, most / module.recommended_max_memory()))
     else:
-        module.set_per_process_memory_fraction(min(1.0, most / module.mem_get_info(device)[1]), _numbered(device))
+        module.set_per_process_memory_fraction(min(1.0, most / _free_and_total(device)[1]), _numbered(device))
 
 
 def reset_peak(device: torch.device) -> None:
@@ -249,6 +259,23 @@ class Pinned:
         copy = self._free[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         self._free = self._free[taken:]
         return copy.copy_(tensor)
+
+
+def _free_and_total(device: torch.device) -> tuple[int, int]:
+    """Return the free bytes and all bytes of a device with memory of its own.
+
+    Graphics that are part of a processor of Intel, and cards of Intel in WSL2, do not say what is free (pytorch
+    194576): it is what this process has not taken, but no more than main memory has left, which may be the same.
+    """
+    module = _module(device)
+    try:
+        free, total = module.mem_get_info(device)
+    except RuntimeError as error:
+        if is_out_of_memory(error) or is_fault(error):
+            raise
+        total = module.get_device_properties(device).total_memory
+        free = min(total - module.memory_reserved(device), psutil.virtual_memory().available)
+    return int(free), int(total)
 
 
 def _numbered(device: torch.device) -> torch.device | None:

@@ -60,6 +60,20 @@ def test_a_card_with_memory_of_its_own(monkeypatch: pytest.MonkeyPatch, kind: st
     assert calls == ["reset", "empty"]
 
 
+@pytest.mark.parametrize(("main", "free"), [(64, 14), (6, 6)])
+def test_graphics_of_intel_may_not_say_what_is_free(monkeypatch: pytest.MonkeyPatch, main: int, free: int) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("The device (Intel(R) Graphics [0xb080]) doesn't support querying the available free memory")
+
+    sizes = {
+        "memory_reserved": lambda _: 2 * GB,
+        "get_device_properties": lambda _: SimpleNamespace(total_memory=16 * GB),
+    }
+    graphics = pretend(monkeypatch, "xpu", mem_get_info=refuse, **sizes)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=main * GB))
+    assert devices.available_memory(graphics) == (free + 2) * GB
+
+
 def test_a_mac_shares_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, fractions = list[str](), list[float]()
     sizes = {"recommended_max_memory": 11, "current_allocated_memory": 2, "driver_allocated_memory": 3}
@@ -115,9 +129,9 @@ def settings_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Monkey
     for variable in devices._ALLOCATOR:
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
-    before = torch.backends.cuda.matmul.allow_tf32
+    before, benchmark = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
     yield monkeypatch
-    torch.backends.cuda.matmul.allow_tf32 = before
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = before, benchmark
 
 
 @pytest.mark.parametrize(
@@ -142,6 +156,35 @@ def test_torch_is_set_up_for_a_card(
     assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ, "an allocator that is set up stays so"
 
 
+@pytest.mark.parametrize(
+    ("name", "benchmark"),
+    [
+        ("NVIDIA GeForce GTX 1660 Ti", True),
+        ("NVIDIA T1000", True),
+        ("Tesla T4", False),
+        ("NVIDIA GeForce RTX 2060", False),
+    ],
+)
+def test_cards_that_compute_nan_in_fp16_try_other_convolutions(
+    settings_of_torch: pytest.MonkeyPatch, name: str, benchmark: bool
+) -> None:
+    pretend(settings_of_torch, "cuda", get_device_name=lambda _: name)
+    devices.prepare()
+    assert torch.backends.cudnn.benchmark is benchmark
+
+
+def test_attention_of_amd_is_asked_to_save_memory(settings_of_torch: pytest.MonkeyPatch) -> None:
+    variable = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
+    settings_of_torch.setenv(variable, "0")
+    settings_of_torch.setattr(torch.version, "hip", "7.0")
+    pretend(settings_of_torch, "cuda")
+    devices.prepare()
+    assert os.environ[variable] == "0", "what somebody has set stays so"
+    del os.environ[variable]
+    devices.prepare()
+    assert os.environ[variable] == "1"
+
+
 @pytest.mark.parametrize(("in_hardware", "precision"), [(True, "bf16"), (False, "fp16")])
 def test_a_card_that_only_emulates_bf16_computes_in_fp16(
     monkeypatch: pytest.MonkeyPatch, in_hardware: bool, precision: str
@@ -152,9 +195,14 @@ def test_a_card_that_only_emulates_bf16_computes_in_fp16(
 
 
 def test_a_mac_without_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    mac = pretend(monkeypatch, "mps")
+    """Before macOS 14 it is emulated, and accelerate refuses it there; a card of AMD has none."""
+    mac, newer = pretend(monkeypatch, "mps"), [True]
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: newer[0])
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.eye(2) + 1 - torch.eye(2))
     assert devices.best_precision(mac) == "bf16"
+    newer[0] = False
+    assert devices.best_precision(mac) == "fp32"
+    newer[0] = True
 
     def refuse(*_: object, **__: object) -> None:
         raise TypeError("BFloat16 is not supported on MPS")

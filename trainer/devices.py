@@ -106,6 +106,32 @@ def best_precision(device: torch.device) -> Precision:
     return "bf16" if _module(device).is_bf16_supported(including_emulation=False) else "fp16"
 
 
+def speeds() -> dict[str, float]:
+    """Return how many numbers this processor multiplies in a second, as training small and large models uses it.
+
+    In a product of matrices as large as those of a step; {} of a machine with an accelerator.
+    """
+    device, threads = best(), torch.get_num_threads()
+    if is_accelerator(device):
+        return {}
+    large = {"bf16": torch.bfloat16}.get(best_precision(device), torch.float32)
+    return {"small": _speed(1, torch.float32), "large": _speed(threads, large)}
+
+
+def _speed(threads: int, dtype: torch.dtype) -> float:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    matrix, seconds = torch.ones(1024, 1024, dtype=dtype), []
+    try:
+        for _ in range(8):
+            began = time.perf_counter()
+            matrix @ matrix
+            seconds.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(before)
+    return 1024**3 / min(seconds)
+
+
 @cache
 def _is_bf16_faster() -> bool:
     """Return True if the CPU multiplies matrices faster in bf16 than in fp32.

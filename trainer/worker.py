@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from trainer import captioning, config, extension, nvidia, other_cards, processes, runs, storage
+from trainer import captioning, config, extension, nvidia, other_cards, pace, processes, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, explain_disk, is_out_of_memory
 from trainer.i18n import _
@@ -97,8 +97,10 @@ def wait_for_run() -> Run | None:
     From then on nothing connects this process with the one that started it: it writes to the log of the run.
     """
     processes.tune_malloc()
-    from trainer import train  # noqa: F401 - imports torch and the rest
+    from trainer import devices, train  # noqa: F401 - imports torch and the rest
 
+    with suppress(OSError):  # the disk may be full
+        pace.note(devices.speeds())
     folder = sys.stdin.readline().rstrip("\n")
     if not folder:
         return None

@@ -89,6 +89,7 @@ SPEC = FamilySpec(
         entry="img_in.weight",
         entry_channels=64,
         widths=(3072,),
+        text_tokens=512,
         shapes=shapes,
         swapped=("norm_out.linear",),
         need=Need(

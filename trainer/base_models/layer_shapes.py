@@ -52,6 +52,14 @@ def with_joined(shapes: Mapping[str, Shape], family: FamilyName) -> dict[str, Sh
     return {**shapes, **joined}
 
 
+def vae_factor(model: str) -> int:
+    """Return how many pixels a side of the image one of the latents has, in one of the `MODELS`."""
+    family, folder = MODELS[model]
+    if not (folder / "vae").is_dir():  # a size, of which only the denoiser differs
+        folder = CONFIGS / family
+    return int(2 ** (len(_config(folder / "vae")["block_out_channels"]) - 1))
+
+
 def text_encoder_size(model: str) -> int:
     """Count the parameters of the text encoders of one of the `MODELS`, but for biases and norms."""
     folder, layers = MODELS[model][1], known(model)

@@ -81,6 +81,7 @@ SPEC = FamilySpec(
         entry="x_embedder.proj.weight",
         entry_channels=16,
         widths=(1536, 2432),
+        text_tokens=333,  # 77 of CLIP and 256 of T5
         shapes=shapes,
         swapped=("norm1_context.linear", "norm_out.linear"),
     ),

@@ -105,6 +105,7 @@ class Transformer:
     entry: str  # key of the layer that the latents enter
     entry_channels: int  # its inputs; more are for inpainting or editing
     widths: tuple[int, ...]  # of its published models
+    text_tokens: int  # that its blocks see beside those of an image
     shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config
     swapped: tuple[str, ...] = ()  # layers whose weights have their two halves in the other order originally
     need: Need | None = None

@@ -7,20 +7,22 @@ from typing import Any, TypedDict
 import gradio as gr
 import psutil
 
-from trainer import paths, runs, storage
+from trainer import pace, paths, runs, storage
 from trainer.base_models import MICRO, detect, layer_shapes
 from trainer.config import TrainConfig, adjustments, base_notes
 from trainer.data import dataset
 from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
-from ui.state import page_memory
+from ui.state import documentation, page_memory
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import base_model
 from ui.widgets import settings_form
 
 EFFORTS = {"quick": (_("Quick look"), 0.4), "balanced": (_("Balanced"), 1.0), "thorough": (_("Thorough"), 2.0)}
 VAE = "form-model-vae"
+LONG = 12 * 3600  # seconds of a run on a processor from which the plan names another way
+RENTED = "docs/rented-gpu.md"
 LITTLE_SPACE = 2 * 2**30  # bytes of free disk space below which the plan warns
 
 
@@ -90,9 +92,26 @@ def _summary(config: TrainConfig, examples: Sequence[Example], images: int, simi
             steps=steps,
             times=times,
         )
-        cost = _("An estimate of the duration appears after the first steps.")
+        cost = _computed(config, steps)
     subjects = _subjects(examples, exposures) if config.subjects else ""
     return [sentence for sentence in (size, subjects, cost, _text_encoder(config), _disk()) if sentence]
+
+
+def _computed(config: TrainConfig, steps: int) -> str:
+    """Say how long a run takes that is like none before, as computed for this processor; a card tells it soon."""
+    seconds = pace.seconds_per_step(config)
+    if not seconds:
+        return _("An estimate of the duration appears after the first steps.")
+    least, most = (duration(steps * each) for each in seconds)
+    text = _(
+        "On this processor it takes between {least} and {most}. That is computed, not measured.",
+        least=least,
+        most=most,
+    )
+    if steps * seconds[0] > LONG:
+        link = f"<a href='{documentation.ADDRESS}{RENTED}' target='_blank'>{escape(_('rent a graphics card'))}</a>"
+        text += " " + _("That is long: practice with micro, or {rent_one}.", rent_one=link)
+    return text
 
 
 def _subjects(examples: Sequence[Example], exposures: float) -> str:

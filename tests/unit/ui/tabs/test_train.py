@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.ui.answers import FORM, answers, by_id, form_values
 from tests.unit.ui.widgets.test_run_html import STEP
-from trainer import config, runs
+from trainer import config, pace, runs, storage
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
@@ -33,6 +33,11 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     assert effort.value == "balanced"
     assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]
     assert "7 steps" in plan(**{"form-training-steps": 7})
+    storage.write(pace._file(), '{"small": 2e10}')
+    assert "On this processor it takes between" in plan()
+    assert "rented-gpu.md" not in plan()
+    storage.write(pace._file(), '{"small": 2e7}')
+    assert "rented-gpu.md" in plan(), "days are too long"
     assert "Rank" in plan(**{"form-adapter-rank-lora": -1})
     assert "first" in plan(project="")
     dataset.create("empty")

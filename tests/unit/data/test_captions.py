@@ -19,6 +19,7 @@ def test_triggers_are_whole_words() -> None:
     captions = {"a cat": "rin, a cat", "Rin in a hat": "Rin in a hat", "string": "rin, string", "": "rin"}
     assert {caption: with_trigger(caption, "rin") for caption in captions} == captions
     assert with_trigger("x", "") == "x"
+    assert with_trigger("<rin>, a cat", "<rin>") == "<rin>, a cat"
 
 
 @pytest.mark.parametrize(

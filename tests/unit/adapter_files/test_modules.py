@@ -113,6 +113,8 @@ def test_the_alpha_of_a_whole_lokr_is_not_used(tmp_path: Path, alpha: float) -> 
     data = save({**tensors, f"{LINEAR}.alpha": torch.tensor(alpha).half()})
     (module,) = reader.of_file(safetensors_reader.parse(data, "x")).modules.values()
     assert torch.equal(module.delta(), torch.kron(random(2, 2), random(2, 3)))
+    with_bias = read(LINEAR, lokr_w1=random(2, 2), lokr_w2=random(2, 3), diff_b=random(4), alpha=torch.tensor(2.0))
+    assert torch.equal(with_bias.delta(), module.delta())
     assert summary.describe(safetensors_reader.parse(data, "x"))["finite"]
     with pytest.raises(UserError, match=r"alpha has values that are not finite"):
         read(LINEAR, lora_down__weight=random(2, 6), lora_up__weight=random(4, 2), alpha=torch.tensor(alpha).half())

@@ -78,7 +78,8 @@ def write_apart(folder: Path, path: Path) -> Path:
     for name in ("clip_l", "clip_g", "t5xxl"):
         start = f"text_encoders.{name}.transformer."
         if own := {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}:
-            save_file(own, path.parent / f"{name}_fp16.safetensors")
+            useless = {"logit_scale": torch.tensor(1.0)} if name.startswith("clip") else {}  # published files have it
+            save_file(own | useless, path.parent / f"{name}_fp16.safetensors")
     save_file(tensors, path)
     return path
 

@@ -13,6 +13,7 @@ from limner_extensions.cluster import parcels
 from limner_extensions.cluster.border import Border
 from limner_extensions.cluster.mirror import Mirror
 from limner_extensions.cluster.node import Node
+from tests.unit.base_models.test_detect import SD3, write
 from trainer import config, runs, storage
 from trainer.data import dataset
 from trainer.runs import Run, events
@@ -177,6 +178,13 @@ def test_masks_captions_and_metadata_go_with_the_images(character: Path) -> None
     names = {path.name for path in character.glob("[01]*.*")} | {"metadata.jsonl"}
     assert {name.partition("/")[2] for name in parcel.files} == names
     assert "01.mask.png" in names
+
+
+def test_text_encoders_beside_a_single_file_go_with_it(character: Path, tmp_path: Path) -> None:
+    base = write(tmp_path / "sd3.safetensors", SD3)
+    names = {base.name, *(write(tmp_path / f"{name}.safetensors", {}).name for name in ("clip_l", "t5xxl_fp16"))}
+    settings = config.build({"name": "rin", "dataset": "rin", "model": {"base": str(base)}})
+    assert parcels.pack(settings)[str(base)].files.keys() == names
 
 
 def test_a_parcel_is_sent_once_and_only_if_it_is_whole(rig: Rig) -> None:

@@ -102,6 +102,14 @@ def test_masks_are_paired_with_their_images(home: Path, tmp_path: Path) -> None:
         assert dataset.read_mask(folder / name), "the bin keeps it under a name that no image has"
 
 
+def test_a_new_image_does_not_get_the_caption_of_one_that_is_gone(home: Path, tmp_path: Path) -> None:
+    folder = dataset.create("rin")
+    (folder / "01.txt").write_text("a lost hat")
+    (tmp_path / "new.png").write_bytes(png(1))
+    (name,) = sandbox.add(folder, [("01.png", tmp_path / "new.png")]).added
+    assert (name, read_caption(folder / name)) == ("01-2.png", "")
+
+
 def test_a_file_that_is_not_there_costs_no_other_one(home: Path, tmp_path: Path) -> None:
     folder = dataset.create("rin")
     (tmp_path / "good").write_bytes(png(1))

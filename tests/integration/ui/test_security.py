@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from trainer.errors import UserError
 from ui import launch
@@ -69,6 +70,14 @@ def test_a_change_from_another_site_is_refused(site: str) -> None:
         answer = client().request(method, "/gradio_api/upload", content=b"x", headers=headers)
         assert (answer.status_code, answer.text) == (403, security.CROSS_SITE)
     assert client().get("/", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(("site", "code"), [("http://evil.example", 1008), (OURS, 1000)])
+def test_a_socket_from_another_site_is_refused(site: str, code: int) -> None:
+    """From ours, it is only closed because the app has none there."""
+    with pytest.raises(WebSocketDisconnect) as closed:
+        client().websocket_connect(OURS.replace("http", "ws") + "/x", headers={"Origin": site}).__enter__()
+    assert closed.value.code == code
 
 
 def test_a_large_body_is_refused_with_or_without_a_length(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,7 @@ def test_a_tagger_has_thresholds_categories_and_a_blacklist(form: str, tmp_path:
     # Probabilities: 1girl 0.95, mirax 0.92, pink_hair 0.62, ^_^ 0.60; the rating general 0.73.
     assert caption(load(folder)) == "1girl, mirax (series), pink hair, ^_^"
     assert caption(load(folder, threshold=0.61)) == "1girl, mirax (series), pink hair"
+    assert caption(load(folder, threshold=0.94)) == "1girl, mirax (series)"
     for without_series in ({"character_threshold": 0.95}, {"categories": ["general"]}):
         assert caption(load(folder, **without_series)) == "1girl, pink hair, ^_^"
     assert caption(load(folder, categories=["rating"])) == "general"

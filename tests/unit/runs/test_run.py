@@ -141,6 +141,8 @@ def test_a_run_on_hold_lets_others_pass_until_it_is_released(home: Path) -> None
     with held(older.lock):
         assert queue.position(newer) == 0
         assert queue.line() == [older]
+        with held(cards.known()[0].lock):
+            assert queue.position(newer) == 1
         queue.wait_for_cards(newer).release()
     with ThreadPoolExecutor(1) as thread:
         resting = thread.submit(queue.wait_for_cards, older)

@@ -45,7 +45,7 @@ def test_who_may_read_a_file_is_for_the_system_to_say(tmp_path: Path, umask: int
         assert path.stat().st_mode & 0o777 == mode
 
 
-def test_a_folder_appears_at_once_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_appears_and_disappears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(folder: Path) -> None:
         (folder / "half").touch()
         raise RuntimeError("cut")
@@ -56,12 +56,9 @@ def test_a_folder_appears_at_once_or_not_at_all(tmp_path: Path) -> None:
     storage.write_folder(tmp_path / "000001", lambda folder: storage.write(folder / "a", "x"))
     assert (tmp_path / "000001" / "a").read_text() == "x"
 
-
-def test_a_folder_disappears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(self: Path, *_: object, **__: object) -> None:
         raise KeyboardInterrupt  # the power, after nothing or some of it was removed
 
-    storage.write_folder(tmp_path / "000001", lambda folder: storage.write(folder / "a", "x"))
     monkeypatch.setattr(os, "unlink", cut)
     with pytest.raises(KeyboardInterrupt):
         storage.remove_folder(tmp_path / "000001")

@@ -12,7 +12,7 @@ from trainer.adapter_files import compatibility, reader, safetensors_reader
 from trainer.errors import UserError
 
 
-def test_a_missing_file_and_one_of_very_many_tensors(tmp_path: Path) -> None:
+def test_missing_replaced_and_endless_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
         reader.read(tmp_path / "absent.safetensors")
     with pytest.raises(UserError, match="folder"):
@@ -22,6 +22,12 @@ def test_a_missing_file_and_one_of_very_many_tensors(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(containers.raw(header))
     with pytest.raises(UserError, match="more than 20000 tensors"):
         reader.read(tmp_path / "x.safetensors")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(containers.tensors())
+    file = safetensors_reader.read(path)
+    path.write_bytes(b"short")
+    with pytest.raises(UserError, match="was changed or removed"):
+        reader.of_file(file)
 
 
 def test_an_adapter_of_whole_numbers_is_refused(tmp_path: Path) -> None:
@@ -32,12 +38,3 @@ def test_an_adapter_of_whole_numbers_is_refused(tmp_path: Path) -> None:
     assert "whole numbers" in compatibility.check(path).problems[0]
     path.write_bytes(containers.tensors(alpha=np.array(4, "<i8")))  # as some old programs write it
     assert reader.read(path).modules[NAME].alpha == 4
-
-
-def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(containers.tensors())
-    file = safetensors_reader.read(path)
-    path.write_bytes(b"short")
-    with pytest.raises(UserError, match="was changed or removed"):
-        reader.of_file(file)

@@ -62,24 +62,21 @@ def test_the_place_goes_and_all_else_stays(form: str, order: str) -> None:
         assert len(cleaned) == len(data)
 
 
-def test_each_image_of_several_in_a_file() -> None:
+def test_each_image_of_several_in_a_file_and_none_without_a_place() -> None:
     data = photo("JPEG") + photo("JPEG", order=">")
     cleaned = location.removed(data)
     assert not PLACE.search(cleaned)
     assert len(cleaned) == len(data)
+    for form in ("JPEG", "PNG", "WEBP", "BMP"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (20, 20), "red").save(buffer, form)
+        assert location.removed(buffer.getvalue()) == buffer.getvalue()
 
 
 def test_compressed_text_of_a_png_is_left_out() -> None:
     with Image.open(io.BytesIO(location.removed(photo("PNG", compressed=True)))) as image:
         image.load()
         assert set(image.info) & {"XML:com.adobe.xmp", "xmp", "Raw profile type exif"} == set()
-
-
-def test_an_image_without_a_place_stays_as_it_is() -> None:
-    for form in ("JPEG", "PNG", "WEBP", "BMP"):
-        buffer = io.BytesIO()
-        Image.new("RGB", (20, 20), "red").save(buffer, form)
-        assert location.removed(buffer.getvalue()) == buffer.getvalue()
 
 
 def test_an_upload_loses_its_place_unless_it_is_to_be_kept(home: Path) -> None:

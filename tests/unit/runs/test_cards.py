@@ -46,7 +46,7 @@ def forget() -> None:
     nvidia.installed.cache_clear()
 
 
-def test_the_driver_lists_the_cards_and_which_are_small(driver: Path) -> None:
+def test_the_driver_lists_the_cards_and_the_only_one_needs_no_selection(driver: Path) -> None:
     largest, middle, small = cards.known()
     assert (largest, middle) == (Card("2", "GPU-cc3"), Card("1", "GPU-bb2"))
     assert small == Card("0", "GPU-aa1", is_small=True)
@@ -57,6 +57,10 @@ def test_the_driver_lists_the_cards_and_which_are_small(driver: Path) -> None:
     cards.check(Wish(2))
     with pytest.raises(UserError, match="There is no card 3 on this machine"):
         cards.check(Wish(2, ("0", "3")))
+    answer(driver, ONE)
+    assert cards.known() == (Card("0"),)
+    with cards.visible(cards.known()):
+        assert cards.CUDA not in os.environ
 
 
 @pytest.mark.parametrize(
@@ -96,14 +100,7 @@ def test_a_machine_of_which_nothing_is_known_is_one_device(driver: Path, monkeyp
     assert os.environ[cards.HIP] == "0,1"
 
 
-def test_the_only_card_needs_no_selection(driver: Path) -> None:
-    answer(driver, ONE)
-    assert cards.known() == (Card("0"),)
-    with cards.visible(cards.known()):
-        assert cards.CUDA not in os.environ
-
-
-def test_the_task_of_a_run_sees_the_card_that_is_free(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_task_of_a_run_sees_its_cards(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
     monkeypatch.setitem(worker.TASKS, "train", lambda run: seen.append(os.environ.get(cards.CUDA)))
     run = make()
@@ -114,20 +111,14 @@ def test_the_task_of_a_run_sees_the_card_that_is_free(driver: Path, monkeypatch:
     assert cards.CUDA not in os.environ
     assert numbers(run) == [("1",)]
     assert cards.beside_runs() == (Card("2", "GPU-cc3"),)
-
-
-def test_several_processes_see_the_cards_of_their_run(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a launcher's processes, those that its variable names."""
-    seen: list[str | None] = []
-    monkeypatch.setitem(worker.TASKS, "train", lambda run: seen.append(os.environ.get(cards.CUDA)))
-    run = make()
+    run = make()  # with several processes
     training = run.config().training.model_copy(update={"cards": "1, 2"})
     run.save_config(run.config().model_copy(update={"training": training}))
     assert worker.work(run) == 0
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv(cards.CUDA, "1,0")
     assert worker.work(run) == 0
-    assert seen == ["GPU-cc3,GPU-bb2", "1,0"]
+    assert seen[1:] == ["GPU-cc3,GPU-bb2", "1,0"], "of a launcher's processes, those that its variable names"
     assert numbers(run) == [("2", "1"), ("1", "0")]
 
 

@@ -74,7 +74,7 @@ def test_images_have_the_type_of_their_extension_and_thumbnails_are_webp(web: Te
     assert max(Image.open(io.BytesIO(answer.content)).size) == 320
 
 
-def test_a_finished_adapter_and_a_checkpoint_are_attachments(web: TestClient, run: Run) -> None:
+def test_adapters_checkpoints_and_backups_are_attachments(web: TestClient, run: Run) -> None:
     answer = web.get(f"/download/{run.id}/rin.safetensors")
     assert answer.content == b"adapter"
     assert answer.headers["content-type"] == "application/octet-stream"
@@ -82,6 +82,11 @@ def test_a_finished_adapter_and_a_checkpoint_are_attachments(web: TestClient, ru
     answer = web.get(f"/download/{run.id}/checkpoint/10")
     assert answer.content == b"step ten"
     assert "rin-000010.safetensors" in answer.headers["content-disposition"]
+    for address, inside in (("project/rin", "01.png"), (f"run/{run.id}", "config.toml")):
+        answer = web.get(f"/backup/{address}")
+        assert answer.headers["content-disposition"] == f'attachment; filename="{address.partition("/")[2]}.zip"'
+        assert inside in {Path(name).name for name in zipfile.ZipFile(io.BytesIO(answer.content)).namelist()}
+        assert list(paths.uploads().rglob("*.zip")) == []
 
 
 def test_previews_and_pictures_are_png(web: TestClient, run: Run, character: Path) -> None:
@@ -93,14 +98,6 @@ def test_previews_and_pictures_are_png(web: TestClient, run: Run, character: Pat
     name = "0" * 32 + ".png"
     (page_folders.sample_images() / name).write_bytes(b"x")
     assert web.get(f"/media/picture/{name}").status_code == 200
-
-
-def test_backups_are_zips_that_are_deleted_once_they_are_sent(web: TestClient, run: Run) -> None:
-    for address, inside in (("project/rin", "01.png"), (f"run/{run.id}", "config.toml")):
-        answer = web.get(f"/backup/{address}")
-        assert answer.headers["content-disposition"] == f'attachment; filename="{address.partition("/")[2]}.zip"'
-        assert inside in {Path(name).name for name in zipfile.ZipFile(io.BytesIO(answer.content)).namelist()}
-        assert list(paths.uploads().rglob("*.zip")) == []
 
 
 IMAGES = ["rin/01.txt", "rin/..%2f..%2fsecret.png", "..%2fdatasets/01.png", "rin/.hidden.png"]

@@ -9,7 +9,7 @@ from trainer import paths
 from ui.state import pending_uploads
 
 
-def test_uploads_that_nobody_imports_count_and_expire(home: Path) -> None:
+def test_uploads_that_wait_count_expire_and_leave_no_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = pending_uploads.create_folder()
     for number, size in enumerate((1000, 500)):
         (folder / str(number)).mkdir()
@@ -20,9 +20,6 @@ def test_uploads_that_nobody_imports_count_and_expire(home: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["1"]
     pending_uploads.delete_expired(-1.0)
     assert list(paths.uploads().iterdir()) == []
-
-
-def test_too_many_files_that_wait_leave_no_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = pending_uploads.create_folder()
     monkeypatch.setattr(pending_uploads, "MAX_FILES", 3)
     for number in range(3):

@@ -38,22 +38,16 @@ def test_requests_that_wait_share_one_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert reads == [1, 2]
 
 
-def test_a_read_that_fails_is_tried_again() -> None:
+def test_what_fails_is_read_again_and_few_results_are_kept() -> None:
     with pytest.raises(ZeroDivisionError):
         shared("fails", lambda: 1 / 0)
     assert shared("fails", lambda: 1) == 1
-
-
-def test_few_results_are_kept() -> None:
-    for number in range(3 * KEPT):
-        shared(number, lambda: "x")
-    assert len(shared_reads._SLOTS) == KEPT
-
-
-def test_nothing_is_read_twice_in_a_read() -> None:
     values = iter(range(10))
 
     def look() -> list[int]:
         return [shared("inner", lambda: next(values)) for _ in range(3)]
 
     assert [shared("outer", look) for _ in range(2)] == [[0, 0, 0], [1, 1, 1]]
+    for number in range(3 * KEPT):
+        shared(number, lambda: "x")
+    assert len(shared_reads._SLOTS) == KEPT

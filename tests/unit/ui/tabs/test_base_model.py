@@ -26,7 +26,7 @@ def described(base: str) -> tuple[str, bool, bool]:
     return values["text"], base_model.look(base).is_usable, values["download"].visible
 
 
-def test_what_can_be_trained_is_named(home: Path, tiny_sd: Path, bases: dict[str, Path]) -> None:
+def test_what_can_be_trained_or_downloaded_first_is_named(home: Path, tiny_sd: Path, bases: dict[str, Path]) -> None:
     micro = f"<p class='quiet'>{base_model_choices.practice('micro')}</p>"
     assert described("micro") == (micro, True, False)
     sdxl = "<p class='quiet'>Stable Diffusion XL · predicts noise · 1.6 MB</p>"
@@ -34,6 +34,12 @@ def test_what_can_be_trained_is_named(home: Path, tiny_sd: Path, bases: dict[str
     assert "Stable Diffusion 2.x · v-prediction" in described(str(bases["sd21-v"]))[0]
     assert described(f'  "{tiny_sd}" ')[1]
     assert [paths.unquoted(text) for text in (" 'a b' ", '"', "it's")] == ["a b", '"', "it's"]
+    text, usable, download = described("stabilityai/stable-diffusion-xl-base-1.0")
+    assert "6.9 GB from the Hugging Face Hub, license CreativeML Open RAIL++-M." in text
+    assert (usable, download) == (False, True)
+    text, usable, download = described("anna/base")
+    assert "anna/base is not on this machine." in text
+    assert (usable, download) == (False, True)
 
 
 def test_what_the_name_tells_is_said_too(home: Path, tmp_path: Path, character: Path) -> None:
@@ -48,15 +54,6 @@ def test_what_the_name_tells_is_said_too(home: Path, tmp_path: Path, character: 
     planned = train.plan(replace(answers(), base=anime, own={}))["cautions"]
     assert "distilled" not in planned
     assert "Clip skip" not in planned
-
-
-def test_what_can_be_downloaded_first_says_how_large_it_is(home: Path) -> None:
-    text, usable, download = described("stabilityai/stable-diffusion-xl-base-1.0")
-    assert "6.9 GB from the Hugging Face Hub, license CreativeML Open RAIL++-M." in text
-    assert (usable, download) == (False, True)
-    text, usable, download = described("anna/base")
-    assert "anna/base is not on this machine." in text
-    assert (usable, download) == (False, True)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from babel.messages import pofile
 
 from scripts import translations
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, unmeasured
 from trainer.errors import UserError
 from trainer.i18n import _
 from ui.widgets import templates
@@ -29,7 +29,7 @@ def both(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def in_german(code: str, **variables: str) -> Any:  # noqa: ANN401 - JSON
     """What a program says as JSON that runs in German."""
-    environment = {**os.environ, "LANGUAGE": "de", "PYTHONIOENCODING": "utf-8", **variables}
+    environment = unmeasured() | {"LANGUAGE": "de", "PYTHONIOENCODING": "utf-8"} | variables
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, cwd=CHECKOUT, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stderr
@@ -53,11 +53,18 @@ def test_translations_take_the_same_values_and_tags() -> None:
             assert re.findall(r"</?\w+>", text) == re.findall(r"</?\w+>", english), text
 
 
-def test_a_message_that_cannot_be_looked_up_is_noticed() -> None:
+def test_messages_are_looked_up_and_formatted_once() -> None:
     code = "_('a', x=1); ngettext('{n} b', '{n} c', 2); _(d); UserError('e', f)"
     assert list(translations.calls(code)) == ["a", ("{n} b", "{n} c"), "e"]
     with pytest.raises(ValueError, match="f-string"):
         list(translations.calls("_(f'a {b}')"))
+    named = UserError("The adapter {name} is not there.", "Choose another one.", name="{x}")
+    assert str(named) == "The adapter {x} is not there. Choose another one."
+    again = UserError(named.message, named.remedy)
+    assert (again.message, again.remedy) == (named.message, named.remedy)
+    assert str(UserError("The template has no {caption}.", "")) == "The template has no {caption}."
+    assert _("{name!r} is taken.", name="miku \\(vocaloid\\) 😀") == "'miku \\(vocaloid\\) 😀' is taken."
+    assert _("{name!r} is taken.", name="a\x1b[31m") == "'a\\x1b[31m' is taken.", "no codes for a terminal"
 
 
 NAMED = {"label", "info", "placeholder"}
@@ -132,13 +139,3 @@ def test_words_in_scripts_and_templates_fit_their_quotes(monkeypatch: pytest.Mon
     assert '= "\\"Saving' not in templates.read("captions.js")  # it stands behind a question mark
     assert '? "\\"Saving' in templates.read("captions.js")
     assert 'aria-label="&quot;Pages&quot;"' in templates.read("captions.html")
-
-
-def test_a_text_is_formatted_once_and_quoted_as_it_was_written() -> None:
-    named = UserError("The adapter {name} is not there.", "Choose another one.", name="{x}")
-    assert str(named) == "The adapter {x} is not there. Choose another one."
-    again = UserError(named.message, named.remedy)
-    assert (again.message, again.remedy) == (named.message, named.remedy)
-    assert str(UserError("The template has no {caption}.", "")) == "The template has no {caption}."
-    assert _("{name!r} is taken.", name="miku \\(vocaloid\\) 😀") == "'miku \\(vocaloid\\) 😀' is taken."
-    assert _("{name!r} is taken.", name="a\x1b[31m") == "'a\\x1b[31m' is taken.", "no codes for a terminal"

@@ -39,11 +39,7 @@ def test_a_busy_cluster_is_asked_again_and_one_that_stays_so_is_an_error(monkeyp
         connect(monkeypatch, errors)
     assert len(errors) == 1, "where nothing answers, it is not asked again"
     assert connect(monkeypatch, [ConnectionAbortedError(BUSY)]) == ["ray://head:10001"] * 2
-
-
-def test_a_run_that_is_told_to_end_while_ray_connects_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Meanwhile Ray answers SIGTERM, and ends the process."""
-    with pytest.raises(StopRequestedError):
+    with pytest.raises(StopRequestedError):  # while it connects Ray answers SIGTERM, and ends the process
         connect(monkeypatch, [SystemExit(signal.SIGTERM)])
 
 

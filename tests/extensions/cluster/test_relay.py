@@ -64,22 +64,17 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def test_a_run_that_loses_every_node_gives_up(character: Path, tmp_path: Path) -> None:
+def test_what_no_node_does_is_given_up_and_a_wait_for_one_can_be_stopped(
+    character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = Homes(tmp_path / "cluster", Dead)
     with pytest.raises(UserError, match="3 nodes that this run was on were lost"):
         relay.work(make(), cluster)
     assert len(cluster.placed) == 3
-
-
-def test_another_version_of_limner_is_refused(character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "__version__", "0.0.1")
     with pytest.raises(UserError, match=r"has Limner 0\.0\.1; here it is"):
         relay.work(make(), Homes(tmp_path / "cluster"))
-
-
-def test_a_run_that_waits_for_a_node_can_be_stopped(character: Path, tmp_path: Path) -> None:
-    run = make()
-    runs.request(run, "stop")
+    runs.request(run := make(), "stop")
     with pytest.raises(StopRequestedError):
         relay.work(run, Homes(tmp_path / "cluster"))
 

@@ -41,7 +41,8 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
-def test_a_report_holds_all_there_is_to_judge_a_run(run: Run) -> None:
+def test_a_report_asks_nobody_runs_nothing_and_tells_no_path(run: Run) -> None:
+    """But it holds all there is to judge a run."""
     text = report.render(run)
     page = Page(text)
     images = page.all("img")
@@ -55,11 +56,6 @@ def test_a_report_holds_all_there_is_to_judge_a_run(run: Run) -> None:
                   "14 with a caption", "refuses <it>", "Exact to 0.01 %.", "ab" * 32, "Batch size", "512 x 512 (14)",
                   "batch_size = 3", "orange", "Preset: Character"):  # fmt: skip
         assert words in page.text, words
-
-
-def test_a_report_asks_nobody_runs_nothing_and_tells_no_path(run: Run) -> None:
-    text = report.render(run)
-    page = Page(text)
     assert {"script", "link", "iframe", "object", "form"}.isdisjoint(tag for tag, _ in page.tags)
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert not re.findall(r"https?:|url\(|@import", text)

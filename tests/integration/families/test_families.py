@@ -294,16 +294,6 @@ def test_a_base_that_does_not_say_is_asked(
     assert family.noise.prediction_type == kind
 
 
-@pytest.mark.slow
-def test_what_is_said_is_not_asked(character: Path, bases: dict[str, Path]) -> None:
-    run = finished(bases["sd21"], model__prediction_type="v_prediction", training__steps=1)
-    assert (run.config().model.family, run.config().model.prediction_type) == ("sd21", "v_prediction")
-    assert run.config().record.prediction_type == "as set"
-    assert reader.read(run.export).metadata["ss_base_model_version"] == "sd_v2_768_v"
-    other = finished(bases["sd21-v"], training__steps=1)
-    assert other.config().record.prediction_type == "read from its scheduler's config"
-
-
 def test_a_folder_may_have_files_of_the_fp16_variant(bases: dict[str, Path], tmp_path: Path) -> None:
     """That of the UNet, or all of them."""
     expected = answer(load(bases["sd15"]))
@@ -398,9 +388,16 @@ def test_cached_embeddings_are_kept_apart(character: Path, tiny_sd: Path) -> Non
 
 
 @pytest.mark.slow
-def test_other_families_ignore_it_and_say_so(character: Path, bases: dict[str, Path]) -> None:
-    run, usual = (finished(bases["sd21"], model__clip_skip=clip_skip, training__steps=2) for clip_skip in (2, 1))
+def test_what_is_said_is_not_asked_and_clip_skip_ignored(character: Path, bases: dict[str, Path]) -> None:
+    """Of a base that is no Stable Diffusion 1.x."""
+    said = {"model__prediction_type": "v_prediction", "training__steps": 2}
+    run, usual = (finished(bases["sd21"], model__clip_skip=clip_skip, **said) for clip_skip in (2, 1))
     assert same(load_file(run.export), load_file(usual.export))
     assert any("Clip skip is ignored" in warning for warning in runs.look(run).state.warnings)
     assert not any("Clip skip" in warning for warning in runs.look(usual).state.warnings)
     assert (run.config().model.clip_skip, reader.read(run.export).metadata["ss_clip_skip"]) == (1, "None")
+    assert (run.config().model.family, run.config().model.prediction_type) == ("sd21", "v_prediction")
+    assert run.config().record.prediction_type == "as set"
+    assert reader.read(run.export).metadata["ss_base_model_version"] == "sd_v2_768_v"
+    other = finished(bases["sd21-v"], training__steps=1)
+    assert other.config().record.prediction_type == "read from its scheduler's config"

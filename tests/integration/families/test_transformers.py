@@ -136,7 +136,7 @@ def pair(name: str, rows: int, rank: int) -> dict[str, Tensor]:
     return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
 
 
-def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it() -> None:
+def test_joined_and_swapped_layers_of_sd_scripts_are_read_as_diffusers_has_them() -> None:
     """The last modulations: sd-scripts trains them too, in the order of the original code."""
     name = "lora_unet_joint_blocks_2_context_block_adaLN_modulation_1"
     up, down, _alpha = (tensors := pair(name, 32, 2)).values()
@@ -145,6 +145,12 @@ def test_a_layer_with_swapped_halves_is_read_as_diffusers_has_it() -> None:
     assert torch.allclose(module.delta(), torch.cat([(up @ down)[16:], (up @ down)[:16]]))
     written = parse(writer.write(modules, {}, form="kohya", precision="fp32", family="sd3"))
     assert torch.equal(written[f"{name}.lora_up.weight"], up)
+    # Trained unless told to split it: the parts share the first matrix.
+    up, down, _alpha = (tensors := pair("lora_unet_joint_blocks_0_x_block_attn_qkv", 48, 4)).values()
+    modules = reader.of_tensors(tensors, "x").modules
+    parts = transformer_names.parts("transformer_blocks.0.attn.to_qkv", "sd3")
+    deltas = [modules["lora_transformer_" + part.replace(".", "_")].delta() for part in parts]
+    assert torch.allclose(torch.cat(deltas), 0.5 * up @ down, atol=1e-6)
 
 
 OUTSIDE = {
@@ -198,15 +204,6 @@ def test_layers_outside_the_blocks_are_layers(
         in_block = family == "flux" and "blocks" in path
         assert adapted == (verdicts["diffusers"].loads or naming == "onetrainer" or in_block)
         assert not adapted or torch.allclose(layer.get_delta_weight("default_0").flatten(1), delta, atol=1e-5)
-
-
-def test_a_joined_layer_without_blocks_of_its_own_is_taken_apart() -> None:
-    """As sd-scripts trains it unless told to split it: the parts share the first matrix."""
-    up, down, _alpha = (tensors := pair("lora_unet_joint_blocks_0_x_block_attn_qkv", 48, 4)).values()
-    modules = reader.of_tensors(tensors, "x").modules
-    parts = transformer_names.parts("transformer_blocks.0.attn.to_qkv", "sd3")
-    deltas = [modules["lora_transformer_" + part.replace(".", "_")].delta() for part in parts]
-    assert torch.allclose(torch.cat(deltas), 0.5 * up @ down, atol=1e-6)
 
 
 def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path]) -> None:

@@ -44,7 +44,7 @@ def test_projects_and_settings_open_and_runs_have_the_state_that_they_had(versio
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["averaged", "stopped", "failed"])
+@pytest.mark.parametrize("name", ["averaged", pytest.param("stopped", marks=pytest.mark.nightly), "failed"])
 def test_runs_go_on_and_say_what_differs(version: str, name: str, workers: Workers) -> None:
     run = runs.find(name)
     if name == "stopped":

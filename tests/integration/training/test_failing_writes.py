@@ -5,7 +5,7 @@ As SQLite tests it. The disk is full when a file is opened, or breaks when it is
 
 import errno
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,19 +43,18 @@ def finished(character: Path, tiny_sd: Path, workers: Workers) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("kind", "numbers"),
+    "faults",
     [
-        pytest.param("enospc", (3,), marks=pytest.mark.slow),
-        pytest.param("eio", (9,), marks=pytest.mark.slow),
-        pytest.param("enospc", range(1, 40), marks=pytest.mark.nightly, id="all"),
+        pytest.param([("eio", 9), ("enospc", 3)], marks=pytest.mark.slow, id="two"),
+        pytest.param([("enospc", number) for number in range(1, 40)], marks=pytest.mark.nightly, id="all"),
     ],
 )
 def test_whichever_write_of_a_run_fails(
-    character: Path, finished: Run, workers: Workers, home: Path, kind: str, numbers: Iterable[int]
+    character: Path, finished: Run, workers: Workers, home: Path, faults: list[tuple[str, int]]
 ) -> None:
     expected, before = finished.export.read_bytes()[-1000:], everything(home)
     failed = 0
-    for number in numbers:
+    for kind, number in faults:
         run = runs.create(finished.config().model_copy(update={"record": config.Record()}))
         code = workers.work(run, f"{kind}@{number}")
         whole(run)

@@ -29,9 +29,9 @@ def waiting() -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_run_has_the_worker_that_waits(character: Path) -> None:
+def test_a_run_has_the_worker_that_waits(character: Path, tiny_sd: Path) -> None:
     """Or one that starts then, if the one that waited was killed, as by a system that is short of memory."""
-    run, other = (make(steps=2, batch_size=1) for _ in range(2))
+    run, other = (make(str(tiny_sd), steps=2, resolution=64) for _ in range(2))
     warm_worker.prepare()
     waiting().kill()
     waiting().wait()
@@ -51,9 +51,9 @@ def test_a_run_has_the_worker_that_waits(character: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_handed_over_once_if_no_note_can_be_written(character: Path) -> None:
+def test_a_run_is_handed_over_once_if_no_note_can_be_written(character: Path, tiny_sd: Path) -> None:
     """A second worker would wait for the lock, and begin again once the run was stopped."""
-    run = make(steps=2, batch_size=1)
+    run = make(str(tiny_sd), steps=2, resolution=64)
     (run.folder / "ask" / "process").mkdir(parents=True)
     part = run.folder / "ask" / ".stop.1.part"  # of a request that another process is writing
     part.touch()

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,8 +20,10 @@ import pytest
 from safetensors import safe_open
 
 from tests.e2e.conftest import CHECKOUT, Server, make_home, serving, wait
+from tests.unit.ui.test_page import in_loop
 from trainer import runs
 from trainer.runs import events
+from ui.page import make_app
 
 SECRET = "hf_SECRETSECRETSECRET"
 PNG = (CHECKOUT / "datasets" / "example-character" / "01.png").read_bytes()
@@ -354,25 +355,6 @@ def test_a_header_that_never_ends_is_cut_off(shared: Server) -> None:
         wait(lambda: is_closed(slow), seconds=120, every=0.5)
 
 
-def test_only_a_trusted_proxy_is_believed(tmp_path: Path) -> None:
-    """Guesses that each name another address, as if they came through a proxy."""
-    for number, arguments in enumerate(([], ["--trusted-proxy", "127.0.0.1"])):
-        home = tmp_path / str(number)
-        home.mkdir()
-        made = Server(make_home(home))
-        try:
-            made.start("--listen", *arguments, LIMNER_PASSWORD="correct horse")
-            with httpx.Client(base_url=made.url, timeout=30) as stranger:
-                sources = [{"X-Forwarded-For": f"10.{guess}.0.1"} for guess in range(8)]
-                guess = {"data": {"password": "x"}}
-                statuses = [stranger.post("/login", headers=source, **guess).status_code for source in sources]
-        finally:
-            made.stop()
-        log = (made.home / "outputs" / ".audit.log").read_text(encoding="utf-8")
-        assert (statuses[:5], "10.0.0.1" in log) == ([403] * 5, bool(arguments))
-        assert statuses[5:] == [403 if arguments else 429] * 3  # each network has its own attempts
-
-
 # One start is one run, and nothing private leaves it ------------------------------------------------------------
 
 
@@ -414,35 +396,25 @@ def test_a_start_sent_twice_is_one_run_without_secrets(shared: Server, started: 
     assert os.stat(folder / "rin.safetensors").st_mode & 0o022 == 0
 
 
-LIST = """
-import json
-from ui import page
-
-def listed(routes):
+def listed(routes: list[Any]) -> Iterator[tuple[str, str]]:
     for route in routes:
         inside = getattr(route, "original_router", None) or getattr(route, "app", None)
         if hasattr(inside, "routes"):
             yield from listed(inside.routes)
         elif hasattr(route, "path"):
-            yield from ([method, route.path] for method in getattr(route, "methods", None) or ["GET"])
-
-print(json.dumps(list(listed(page.make_app().routes))))
-"""
+            yield from ((method, route.path) for method in getattr(route, "methods", None) or ["GET"])
 
 
 @pytest.fixture(scope="module")
 def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     """(method, path with names in braces) of each route."""
-    home = make_home(tmp_path_factory.mktemp("home"))
-    done = subprocess.run(
-        [sys.executable, "-c", LIST], cwd=CHECKOUT, env={**os.environ, "LIMNER_HOME": str(home)}, check=True,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    listed = [(method, path) for method, path in json.loads(done.stdout.splitlines()[-1])]
-    paths = {path for _, path in listed}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+        found = in_loop(lambda: list(listed(make_app().routes)))
+    paths = {path for _, path in found}
     assert {"/", "/media/dataset/{name}/{image}", "/gradio_api/upload", "/gradio_api/file={path_or_url:path}"} <= paths
-    assert len(listed) > 60
-    return listed
+    assert len(found) > 60
+    return found
 
 
 def answer_of(web: httpx.Client, method: str, path: str) -> tuple[int, bytes]:
@@ -484,15 +456,32 @@ def test_no_route_tells_a_secret_or_where_things_lie(
     assert statuses.count(200) > 20
 
 
-def test_without_the_password_no_route_answers(routes: list[tuple[str, str]], tmp_path: Path) -> None:
-    with (
-        serving(make_home(tmp_path), LIMNER_PASSWORD="correct horse") as server,
-        httpx.Client(base_url=server.url, timeout=30) as stranger,
-    ):
+def guesses(server: Server) -> tuple[list[int], bool]:
+    """Guess passwords as if through a proxy from other networks; return the answers, and whether that is in the log."""
+    with httpx.Client(base_url=server.url, timeout=30) as stranger:
+        sources = [{"X-Forwarded-For": f"10.{guess}.0.1"} for guess in range(8)]
+        answers = [stranger.post("/login", headers=source, data={"password": "x"}) for source in sources]
+    log = (server.home / "outputs" / ".audit.log").read_text(encoding="utf-8")
+    return [answer.status_code for answer in answers], "10.0.0.1" in log
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a password."""
+    with serving(make_home(tmp_path_factory.mktemp("locked")), LIMNER_PASSWORD="correct horse") as made:
+        yield made
+
+
+def test_without_the_password_no_route_answers(routes: list[tuple[str, str]], locked: Server) -> None:
+    with httpx.Client(base_url=locked.url, timeout=30) as stranger:
         for method, path in routes:
             addresses = re.sub(r"{.*?}", "x", path)
             if addresses not in ("/", "/login", "/logout"):
                 assert stranger.request(method, addresses).status_code == 401, (method, addresses)
         assert stranger.get("/").headers["location"] == "/login"
         assert stranger.get("/logout").headers["location"] == "/login"
-        assert stranger.post("/login", data={"password": "x"}).status_code == 403
+
+
+def test_only_a_trusted_proxy_is_believed(locked: Server) -> None:
+    """Here none is named; one that is named is believed by the server of `test_listening_needs_a_password`."""
+    assert guesses(locked) == ([403] * 5 + [429] * 3, False), "they all are of one network"

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 
 from tests import fake_hub
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, unmeasured
 from tests.fake_hub import FakeHub
 from trainer import config, families
-from trainer.base_models import MICRO_FOLDER, hub
+from trainer.base_models import MICRO_FOLDER, detect, hub
 from trainer.base_models.hub import RemoteFile
 from trainer.config import ModelConfig, PictureConfig
 from trainer.sampling.sampler import generate
@@ -41,7 +42,7 @@ def fake(tiny_sd: Path) -> Iterator[FakeHub]:
 
 
 def environment(fake: FakeHub, home: Path) -> dict[str, str]:
-    return {**os.environ, "HF_ENDPOINT": fake.url, "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": "0"}
+    return {**unmeasured(), "HF_ENDPOINT": fake.url, "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": "0"}
 
 
 def download(fake: FakeHub, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +51,9 @@ def download(fake: FakeHub, home: Path, *arguments: str) -> subprocess.Completed
 
 
 @pytest.mark.slow
-def test_half_precision_is_taken_and_nothing_unneeded(fake: FakeHub, home: Path) -> None:
+def test_half_precision_is_taken_and_nothing_unneeded(
+    fake: FakeHub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = download(fake, home, BASE, "--json")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -60,18 +63,11 @@ def test_half_precision_is_taken_and_nothing_unneeded(fake: FakeHub, home: Path)
     weights = {path for path in sent if path.endswith(".safetensors")}
     assert weights == {f"{half}.fp16.safetensors" for half in halves}
     assert sent[-1] == hub.INDEX  # a download that was interrupted is not taken for a model
-    code = f"""
-from trainer.base_models import detect
-from trainer.config import ModelConfig
-from trainer import families
-import torch
-print(detect.glance({BASE!r}).family)
-family = families.load(ModelConfig(base={BASE!r}), torch.device("cpu"), torch.float32)
-print(family.base.revision)
-"""
-    offline = environment(fake, home) | {"HF_HUB_OFFLINE": "1"}
-    used = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, env=offline)
-    assert used.stdout.split() == ["sd15", fake_hub.COMMIT], used.stderr
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    detected = detect.glance(BASE)
+    assert detected
+    assert detected.family == "sd15"
+    assert families.load(ModelConfig(base=BASE), torch.device("cpu"), torch.float32).base.revision == fake_hub.COMMIT
 
 
 @pytest.mark.slow
@@ -117,7 +113,8 @@ def test_what_cannot_be_downloaded_is_said(fake: FakeHub, home: Path) -> None:
     fake.gated.add("anna/gated")
     fake.repositories["anna/gated"] = dict(fake.repositories[BASE])
     command = [sys.executable, "-c", ALL, *REFUSED]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=environment(fake, home))
+    env = {**os.environ, **environment(fake, home)}
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=env)
     assert done.stdout == f"{[2] * len(REFUSED)}\n", done.stderr
     assert [sentence for sentence in REFUSED.values() if sentence not in done.stderr] == []
     fake.url = "http://127.0.0.1:9"

@@ -192,7 +192,9 @@ def test_a_single_file_is_multiplied_out(bases: dict[str, Path], tiny_configs: P
         assert torch.allclose(answer(scaled), answer(plain), atol=0.05 * float(answer(plain).abs().max()))
 
 
-def test_what_nothing_would_use_is_refused_by_name(bases: dict[str, Path], tmp_path: Path, tiny_configs: Path) -> None:
+def test_what_nothing_would_use_or_could_multiply_out_is_refused_by_name(
+    bases: dict[str, Path], tmp_path: Path, tiny_configs: Path
+) -> None:
     file = single_file.write(bases["sd15"], tmp_path / "base.safetensors")
     tensors = load_file(file)
     for key, tensor in {
@@ -205,10 +207,7 @@ def test_what_nothing_would_use_is_refused_by_name(bases: dict[str, Path], tmp_p
         save_file(tensors | {key: tensor}, file)
         with pytest.raises(UserError, match=".".join(key.split(".")[-2:])):
             load(file)
-
-
-def test_scales_that_cannot_be_multiplied_out_are_refused(bases: dict[str, Path], tmp_path: Path) -> None:
-    """Those of blocks, of integers, and any in a folder."""
+    # Scales of blocks, of integers, and any in a folder.
     for tensors in (
         {"x.weight": torch.ones(4, 64).to(torch.float8_e4m3fn), "x.weight_scale": torch.ones(4, 2)},
         {"x.weight": torch.ones(4, 64, dtype=torch.int8), "x.weight_scale": torch.ones(())},

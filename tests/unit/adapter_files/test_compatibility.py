@@ -332,12 +332,21 @@ def test_kinds_of_other_makers(tmp_path: Path, make: Make, expected: dict[str, s
     assert wrong(check(tmp_path, made(make)(good()), metadata())) == expected
 
 
-def test_another_family_in_the_metadata(tmp_path: Path) -> None:
+def test_files_for_another_family_than_they_say_for_micro_and_for_none(tmp_path: Path) -> None:
     report = check(tmp_path, good("sd15"), metadata("sdxl"))
     (problem,) = report.problems
     assert problem == "Its metadata name Stable Diffusion XL, but its layers are those of Stable Diffusion 1.x."
     assert set(failed(report)) == {"A1111"}
     assert "hidden for Stable Diffusion 1.x" in failed(report)["A1111"]
+    report = check(tmp_path, good("sd15", "micro"), metadata("sd15"))
+    assert report.notes == (compatibility.MICRO,)
+    assert set(failed(report)) == PROGRAMS - {"diffusers"}
+    assert all("does not have the base model Micro" in sentence for sentence in failed(report).values())
+    report = check(tmp_path, {"lora_unet_layers_0_attention_qkv.lora_down.weight": torch.ones(2, 4)})
+    assert "It is not for any of the families that Limner trains." in report.problems
+    report = check(tmp_path, {"vae.x": torch.ones(1)})
+    assert report.problems == ("It has no adapter layers.",)
+    assert set(failed(report)) == PROGRAMS
 
 
 @pytest.mark.parametrize(
@@ -355,21 +364,6 @@ def test_metadata(tmp_path: Path, family: FamilyName, facts: dict[str, str], pro
     report = check(tmp_path, good(family), {**metadata(family), **facts})
     assert set(failed(report)) == programs
     assert all(words in sentence for sentence in failed(report).values())
-
-
-def test_a_file_for_micro(tmp_path: Path) -> None:
-    report = check(tmp_path, good("sd15", "micro"), metadata("sd15"))
-    assert report.notes == (compatibility.MICRO,)
-    assert set(failed(report)) == PROGRAMS - {"diffusers"}
-    assert all("does not have the base model Micro" in sentence for sentence in failed(report).values())
-
-
-def test_a_file_that_is_no_adapter_of_a_known_family(tmp_path: Path) -> None:
-    report = check(tmp_path, {"lora_unet_layers_0_attention_qkv.lora_down.weight": torch.ones(2, 4)})
-    assert "It is not for any of the families that Limner trains." in report.problems
-    report = check(tmp_path, {"vae.x": torch.ones(1)})
-    assert report.problems == ("It has no adapter layers.",)
-    assert set(failed(report)) == PROGRAMS
 
 
 def of_transformer(family: FamilyName, form: Form) -> Tensors:

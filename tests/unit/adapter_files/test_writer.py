@@ -20,6 +20,7 @@ from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import FamilyName
 from trainer.errors import UserError
 
+LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
 PLACES: dict[FamilyName, list[tuple[Place, int]]] = {
     family: [(Place(component, path), len(shape))  # type: ignore[arg-type] # one of the three
@@ -114,9 +115,8 @@ PRECISIONS: dict[Precision, tuple[torch.dtype, float]] = {
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("form", ["kohya", "peft"])
 def test_precision(precision: Precision, form: writer.Form) -> None:
-    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     lora = module("LoRA", 3, (5, 6), 1.7, 0)
-    tensors = load(writer.write({name: lora}, {}, form=form, precision=precision))
+    tensors = load(writer.write({LINEAR: lora}, {}, form=form, precision=precision))
     dtype, rounding = PRECISIONS[precision]
     for key, tensor in tensors.items():
         assert tensor.dtype == (torch.float32 if key.endswith("alpha") else dtype)
@@ -129,19 +129,22 @@ def test_precision(precision: Precision, form: writer.Form) -> None:
 
 @pytest.mark.parametrize("form", ["kohya", "peft"])
 def test_magnitudes_of_whole_weights_are_not_rounded(form: writer.Form) -> None:
-    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     dora = module("DoRA", 3, (5, 6), 1.7, 0)
-    tensors = load(writer.write({name: dora}, {}, form=form, precision="fp16"))
+    tensors = load(writer.write({LINEAR: dora}, {}, form=form, precision="fp16"))
     (magnitudes,) = (tensor for key, tensor in tensors.items() if "dora_scale" in key or "magnitude" in key)
     assert torch.equal(magnitudes.flatten(), dora.parts["dora_scale"].flatten())
 
 
-def test_an_adapter_that_is_dora_in_part_has_no_form_for_peft() -> None:
+def test_dora_in_part_has_no_form_for_peft_and_a_layer_one_name() -> None:
     names = [f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{layer}" for layer in "qk"]
     modules = {names[0]: module("LoRA", 2, (3, 4), 1.0, 0), names[1]: module("DoRA", 2, (3, 4), 1.0, 0)}
     with pytest.raises(UserError, match="Only some layers"):
         writer.write(modules, {}, form="peft", precision="fp16")
     assert same(read_back(writer.write(modules, {}, form="kohya", precision="fp32")).modules, modules)
+    names = ("lora_unet_mid_block_attentions_0_proj_in", "unet.mid_block.attentions.0.proj_in")
+    tensors = {f"{name}.{part}.weight": torch.ones(2, 2) for name in names for part in ("lora_up", "lora_down")}
+    with pytest.raises(UserError, match="twice, under two names"):
+        read_back(save({**tensors, f"{names[0]}.alpha": torch.tensor(1.0)}))
 
 
 @pytest.mark.parametrize("count", [2, 300])
@@ -162,10 +165,9 @@ def test_the_hashes_are_those_of_their_definition(count: int) -> None:
 
 
 def test_a_stripped_file_keeps_what_loading_needs() -> None:
-    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     facts = {**writer.of_family("sdxl", "epsilon"), "modelspec.title": "x", "ss_tag_frequency": "{}", "ss_seed": "1",
             summary.COVER: "[]", "limner.config": "x"}  # fmt: skip
-    modules = {name: module("LoRA", 2, (3, 4), 1.0, 0)}
+    modules = {LINEAR: module("LoRA", 2, (3, 4), 1.0, 0)}
     data = writer.write(modules, {**facts, **writer.network(modules)}, form="kohya", precision="fp16", strip=True)
     assert set(safetensors_reader.parse(data, "x").metadata) == set(writer.NEEDED)
     peft = writer.write(modules, facts, form="peft", precision="fp16", strip=True)
@@ -246,13 +248,6 @@ def test_the_settings_beside_a_file_that_peft_wrote(tmp_path: Path, config: dict
         assert module.alpha == expected
 
 
-def test_a_layer_under_two_names_is_refused() -> None:
-    names = ("lora_unet_mid_block_attentions_0_proj_in", "unet.mid_block.attentions.0.proj_in")
-    tensors = {f"{name}.{part}.weight": torch.ones(2, 2) for name in names for part in ("lora_up", "lora_down")}
-    with pytest.raises(UserError, match="twice, under two names"):
-        read_back(save({**tensors, f"{names[0]}.alpha": torch.tensor(1.0)}))
-
-
 @pytest.mark.parametrize("rank", [0, 2])
 def test_the_best_approximation_is_that_of_the_whole_matrix(rank: int) -> None:
     pair = low_rank.Pair(random((9, 5), 0).double(), random((5, 12), 1).double(), (12,))
@@ -286,8 +281,4 @@ def test_inspect(tmp_path: Path) -> None:
     expected |= {"precision": ["float16"], "blocks": {"down_blocks.1": 2 * 2 * (4 + 6) + 4}, "trigger": "rin"}
     expected |= {"begun": "2026-01-01T00:00:00+00:00", "recipe": {"optimizer": "adamw"}, "cover": True}
     assert {name: facts[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize("text", ["[", "{}", '["<script>"]', "[]"])
-def test_a_cover_that_is_none(text: str) -> None:
-    assert summary.cover({summary.COVER: text}) == ""
+    assert {summary.cover({summary.COVER: text}) for text in ("[", "{}", '["<script>"]', "[]")} == {""}

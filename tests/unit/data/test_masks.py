@@ -26,7 +26,7 @@ def corners(data: bytes) -> tuple[object, object]:
         return mask.convert("L").getpixel((0, 0)), mask.convert("L").getpixel((39, 29))
 
 
-def test_a_mask_is_drawn_and_undone(folder: Path) -> None:
+def test_a_mask_is_drawn_undone_or_refused(folder: Path) -> None:
     drawn = Image.new("RGBA", (40, 30), "white")
     drawn.paste("black", (0, 0, 10, 10))
     undo.edit_masks(folder, {"c.png": image_edits.mask_from_drawing(saved(drawn, "PNG"))}, "draw")
@@ -38,6 +38,9 @@ def test_a_mask_is_drawn_and_undone(folder: Path) -> None:
     assert corners(dataset.read_mask(folder / "c.png")) == (0, 255)
     assert undo.undo(folder) is not None
     assert dataset.read_mask(folder / "c.png") == b""
+    for data in (b"", b"<svg/>", png(40000, 40000, 8, 0, b""), bytes(image_edits.MAX_MASK_BYTES + 1)):
+        with pytest.raises(UserError):
+            image_edits.mask_from_drawing(data)
 
 
 def test_a_mask_that_changed_since_is_not_undone(folder: Path) -> None:
@@ -60,9 +63,3 @@ def test_transparency_becomes_masks_with_one_undo(folder: Path) -> None:
     assert not (folder / "c.mask.png").exists()
     undo.undo(folder)
     assert not (folder / "a.mask.png").exists()
-
-
-@pytest.mark.parametrize("data", [b"", b"<svg/>", png(40000, 40000, 8, 0, b""), bytes(image_edits.MAX_MASK_BYTES + 1)])
-def test_what_is_no_drawing_is_refused(data: bytes) -> None:
-    with pytest.raises(UserError):
-        image_edits.mask_from_drawing(data)

@@ -28,13 +28,12 @@ def robots(tmp_path: Path) -> list[Path]:
     return [drawn(tmp_path / f"{number}.png", number) for number in range(6)]
 
 
-def test_the_same_figure_in_other_colors_is_like_it(robots: list[Path], tmp_path: Path) -> None:
+def test_the_same_figure_in_other_colors_is_like_it_and_another_or_a_blur_is_not(
+    robots: list[Path], tmp_path: Path
+) -> None:
     picture = tmp_path / "preview.png"
     ImageOps.invert(ImageOps.mirror(Image.open(drawn(picture, 9)))).save(picture)
     assert result_check.likeness([picture], robots) > 0.9
-
-
-def test_another_figure_and_a_blur_of_it_are_not(robots: list[Path], tmp_path: Path) -> None:
     blurred, block = tmp_path / "blurred.png", tmp_path / "block.png"
     Image.open(robots[0]).filter(ImageFilter.GaussianBlur(12)).save(blurred)
     Image.new("RGB", (256, 256), "teal").save(block)

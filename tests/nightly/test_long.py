@@ -1,11 +1,24 @@
-"""What takes long and is run before a release: kills, soaks, ten thousand images, each by a bench of its own."""
+"""What takes long and is run before a release: kills, soaks, ten thousand images, and transformers in real width."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from tests import single_file, tiny
 from tests.conftest import CHECKOUT
+from tests.integration.families.test_vae import quantize
+from tests.integration.training.test_train import losses, settings
+from trainer import families, runs
+from trainer.base_models import detect
+from trainer.config import ModelConfig
+from trainer.families import loading, text_encoder_loading
+from trainer.rng import generator
+from trainer.train import train
 
 pytestmark = pytest.mark.nightly
 
@@ -23,3 +36,42 @@ def test_a_bench_finds_nothing_wrong(command: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-m", *command], cwd=CHECKOUT, capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+pytestmark = pytest.mark.nightly
+
+
+def test_a_single_file_of_flux_is_the_folder_and_trains(
+    character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.make_flux(tmp_path / "flux", wide=True)
+    configs = single_file.write_configs(tmp_path / "configs", {"flux": folder})
+    for module in (loading, text_encoder_loading):
+        monkeypatch.setattr(module, "CONFIGS", configs)
+    file = single_file.write(folder, tmp_path / "base.safetensors")
+    assert detect.look(file).family == "flux"
+
+    def predicted(base: Path) -> Tensor:
+        family = families.load(ModelConfig(base=str(base)), torch.device("cpu"), torch.bfloat16)
+        noisy = torch.randn(1, 16, 8, 8, generator=generator(1))
+        with torch.no_grad():
+            return family.predict(noisy, torch.tensor([500.0]), family.encode_prompts(["rin"]))
+
+    expected = predicted(folder)
+    assert torch.equal(predicted(file), expected)
+    quantized = quantize(shutil.copy(file, tmp_path / "scaled.safetensors"), "scale_weight")
+    assert torch.allclose(predicted(quantized), expected, atol=0.1 * float(expected.abs().max()))
+    run = runs.create(settings(file, training__steps=3, training__batch_size=1, training__precision="bf16",
+                               preview__prompts=["rin --w 64 --h 64"]))  # fmt: skip
+    train(run.config(), run)
+    assert len(losses(run)) == 3
+    assert run.export.is_file()
+
+
+@pytest.mark.parametrize(("heads", "dual"), [(24, True), (38, False)], ids=["Medium", "Large"])
+def test_stable_diffusion_3_5_trains(character: Path, tmp_path: Path, heads: int, dual: bool) -> None:
+    base = tiny.make_sd3(tmp_path / "sd3", dual=dual, heads=heads)
+    run = runs.create(settings(base, training__steps=3, training__batch_size=1, training__precision="bf16"))
+    train(run.config(), run)
+    assert len(losses(run)) == 3
+    assert run.export.is_file()

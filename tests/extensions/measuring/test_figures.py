@@ -1,10 +1,17 @@
-"""Figures from features whose meaning is known: each measure answers to what it is named for, and to nothing else."""
+"""Prompts near the captions, none of which was trained, and figures of features whose meaning is known."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from limner_extensions.measuring import prompts
 from limner_extensions.measuring.figures import Array, Images, Scale, rows
+from limner_extensions.measuring.prompts import Prompt
 from limner_extensions.measuring.table import Figure, Measure, Row, Table, notes, verdict
+from trainer import config
+from trainer.config import TrainConfig
+from trainer.data.dataset import Example
 
 PROMPTS, SEEDS, SIZE = 8, 2, 40
 SUBJECT, OTHER = 0, 1  # directions in features; each prompt has one of its own behind them
@@ -42,20 +49,22 @@ def values(measured: Images, texts: Array | None = None, count: int = 12) -> dic
     return {name: float(each.mean()) for name, each in figures.items()}
 
 
-def test_the_base_model_is_zero_and_its_adherence_one() -> None:
+def test_each_figure_is_zero_of_the_base_and_rises_with_what_it_is_named_for() -> None:
     own = values(BASE)
     assert own["likeness"] == own["leak"] == 0
     assert own["drift"] == pytest.approx(0, abs=1e-9)
     assert own["copying"] == 0
     assert own["adherence"] == pytest.approx(1, abs=0.05)
-
-
-def test_likeness_is_with_the_trigger_and_leak_without() -> None:
     right, leaking = values(images(6.0, 0.0)), values(images(6.0, 2.0))
     assert 0.7 < right["likeness"] < 1.1
     assert right["likeness"] == pytest.approx(leaking["likeness"])
     assert abs(right["leak"]) < 0.05 < 0.3 < leaking["leak"] < leaking["likeness"]
     assert right["drift"] < 0.2 < leaking["drift"]
+    copies = training()[:8][:, None].repeat(SEEDS, 1)
+    assert values(Images(copies, BASE.plain))["copying"] == pytest.approx(1)
+    fresh = vectors(PROMPTS, SEEDS, seed=77)
+    fresh[..., SUBJECT] += 5.0
+    assert values(Images(fresh, BASE.plain))["copying"] < 0.1
 
 
 def test_drift_that_is_not_toward_the_subject_is_no_leak() -> None:
@@ -78,14 +87,6 @@ def test_adherence_answers_to_the_prompt_not_the_subject(with_texts: bool) -> No
     assert values(images(0.0, 0.0), texts)["adherence"] == pytest.approx(1, abs=0.05)
     weak, deaf = values(images(3.0, 0.0, prompt=1.5), texts), values(images(3.0, 0.0, prompt=0.0), texts)
     assert abs(deaf["adherence"]) < 0.15 < weak["adherence"] < 0.9
-
-
-def test_a_copy_is_one_and_another_image_of_the_subject_none() -> None:
-    copies = training()[:8][:, None].repeat(SEEDS, 1)
-    assert values(Images(copies, BASE.plain))["copying"] == pytest.approx(1)
-    fresh = vectors(PROMPTS, SEEDS, seed=77)
-    fresh[..., SUBJECT] += 5.0
-    assert values(Images(fresh, BASE.plain))["copying"] < 0.1
 
 
 def test_what_cannot_be_measured_is_missing_with_its_reason() -> None:
@@ -165,3 +166,48 @@ def test_the_best_is_a_checkpoint_and_notes_say_how() -> None:
     table = Table("CLIP", 8, 2, 12, table.rows[1:], {"adherence": "one prompt"})
     assert "8 prompts with 2 seeds, compared with 12 training images in the features of CLIP" in notes(table)[0]
     assert notes(table)[1:] == ["Adherence is missing: There is only one prompt."]
+
+
+def settings(**changes: object) -> TrainConfig:
+    return config.build({"name": "rin", "dataset": "rin", "trigger": "rin", **changes})
+
+
+def example(caption: str, trigger: str = "rin") -> Example:
+    return Example(Path(f"{caption or 'none'}.png"), caption, 64, 64, trigger)
+
+
+TRAINED = [
+    example(text) for text in ("smiling, red shirt, indoors", "sad, blue shirt, outdoors", "angry, hat, at night")
+]
+
+
+def called(*arguments: object, **options: object) -> list[str]:
+    return [prompt.called for prompt in prompts.choose(*arguments, **options)]  # type: ignore[arg-type]
+
+
+def test_held_out_captions_come_first_and_short_ones_last() -> None:
+    held = [example("laughing, green shirt, indoors")]
+    chosen = called(settings(preview={"prompts": ["rin, on the moon --d 7", "without it"]}), TRAINED, held, 12)
+    assert chosen[:3] == ["rin, laughing, green shirt, indoors", "rin, on the moon", "rin, sad, hat, indoors"]
+    assert chosen[-1] in {f"rin, {short}" for short in prompts.SHORT["character"]}
+    assert len(set(chosen)) == 12
+    learned = {"rin, smiling, red shirt, indoors", "rin, sad, blue shirt, outdoors", "rin, angry, hat, at night"}
+    again = called(settings(preview={"prompts": sorted(learned)}), TRAINED, [TRAINED[0]], 14)
+    assert not learned & set(again), "none was trained"
+
+
+def test_the_plain_prompt_has_the_class_word_or_nothing_for_the_trigger() -> None:
+    captions = [example("smiling, indoors"), example("sad, outdoors")]
+    assert prompts.choose(settings(), captions, [], 1) == [Prompt("rin, sad, indoors", "sad, indoors")]
+    own = settings(class_word="girl")
+    assert prompts.choose(own, captions, [], 1) == [Prompt("rin, sad, indoors", "girl, sad, indoors")]
+    plain = [example(each.caption, "") for each in TRAINED]
+    chosen = prompts.choose(settings(trigger=""), plain, [], 4)
+    assert chosen[0] == Prompt("smiling, blue shirt, at night", "smiling, blue shirt, at night")
+
+
+@pytest.mark.parametrize("preset", ["character", "style", "plain"])
+def test_without_captions_there_are_short_ones(preset: str) -> None:
+    chosen = prompts.choose(settings(preset=preset), [example("")], [], 8)
+    assert [prompt.called for prompt in chosen] == [f"rin, {short}" for short in prompts.SHORT[preset][:8]]
+    assert [prompt.plain for prompt in chosen] == list(prompts.SHORT[preset][:8])

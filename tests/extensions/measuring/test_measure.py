@@ -1,28 +1,77 @@
-"""Measuring jobs on a tiny real model: the table, a stop and what follows it, another feature model, and refusals."""
+"""Measuring jobs on a tiny real model, and on the page: the table, a stop and what follows it, refusals."""
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+from filelock import FileLock
 from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from limner_extensions.measuring import features
+from limner_extensions.measuring import endpoints, features, panel
 from limner_extensions.measuring import job as jobs
 from limner_extensions.measuring.features import FeatureModel
+from limner_extensions.measuring.html import section
 from limner_extensions.measuring.job import MeasureConfig
-from limner_extensions.measuring.table import Table
+from limner_extensions.measuring.table import Figure, Row, Table
 from tests.conftest import CHARACTER, STYLE
 from tests.integration.training.test_train import finish, settings
-from tests.tiny_feature_models import make_clip, make_dino, make_dinov2
-from trainer import config, runs
+from tests.tiny import seeded
+from trainer import config, paths, runs
+from trainer.base_models import MICRO_FOLDER
 from trainer.cli.commands import main
 from trainer.config import ModelConfig, TrainConfig
 from trainer.errors import UserError
-from trainer.runs import Run, events
+from trainer.runs import Run, archive, events
 from trainer.sampling.sampler import Sampler
 from trainer.worker import work
+from ui.state import page_memory
+from ui.state.sampler_client import SamplerClient
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 16,
+}  # fmt: skip
+
+
+def make_clip(folder: Path) -> Path:
+    """Save a CLIP of a few thousand parameters."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer", local_files_only=True)
+    text = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=20, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    vision = transformers.CLIPVisionConfig(intermediate_size=16, **SMALL)
+    settings = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+    _save(transformers.CLIPModel, settings, folder)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    CLIPImageProcessorPil(**size).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_dinov2(folder: Path) -> Path:
+    """Save a DINOv2 of a few thousand parameters."""
+    _save(transformers.Dinov2Model, transformers.Dinov2Config(**SMALL), folder)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.BitImageProcessor(**size).save_pretrained(folder)
+    return folder
+
+
+def make_dino(folder: Path) -> Path:
+    """Save a DINO of a few thousand parameters, without the pooling layer, as those that are published."""
+    _save(transformers.ViTModel, transformers.ViTConfig(intermediate_size=16, **SMALL), folder, add_pooling_layer=False)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def _save(model_class: Any, settings: Any, folder: Path, **options: bool) -> None:  # noqa: ANN401 - untyped
+    with seeded(2):
+        model_class(settings, **options).save_pretrained(folder)
+
 
 # peft's, when an adapter is loaded beside another one.
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
@@ -173,3 +222,78 @@ def test_images_of_a_subject_are_close_in_its_features() -> None:
     both = torch.nn.functional.normalize(torch.cat([ours, others]) - torch.cat([ours, others]).mean(0))
     close = both @ both.T
     assert close[:6, :6].mean() > close[:6, 6:].mean() + 0.2
+
+
+def figures(value: float) -> dict[Any, Figure]:
+    return {"likeness": Figure(value, value - 0.1, value + 0.1), "leak": Figure(value / 2, 0.0, value)}
+
+
+WORSE = {"likeness": Figure(-0.2, -0.3, -0.1), "leak": Figure(-0.1, -0.2, 0.1)}
+ROWS = (Row(0, 0.0, figures(0.0)), Row(2, 1.0, figures(0.5), WORSE), Row(5, 1.0, figures(0.7)))
+MISSING: dict[Any, Any] = {"adherence": "one prompt", "copying": "few images", "drift": "no trigger"}
+TABLE = Table("<CLIP>", 8, 2, 14, ROWS, MISSING)
+
+
+@pytest.fixture
+def measurable(finished: Run) -> Run:
+    """A finished run with the checkpoints of steps 2 and 5."""
+    folder = finished.folder / "checkpoints" / "000002"
+    folder.mkdir()
+    (folder / "adapter.safetensors").write_bytes(b"b")
+    return finished
+
+
+def start(key: str, started: list[Run], **settings: Any) -> list[Any]:  # noqa: ANN401 - any settings
+    return panel.start(key, MeasureConfig(**settings), SamplerClient(), started.append)
+
+
+def test_the_table_is_on_the_page_in_reports_and_in_the_api(measurable: Run) -> None:
+    assert section(measurable) == ("Checkpoints, measured", "")
+    made = jobs.create(measurable, MeasureConfig())
+    made.report(events.Started(step=0, steps=1, pid=1, device="CPU"))
+    made.report(events.Finished(step=1, export=""))
+    jobs.save_table(made, TABLE)
+    assert jobs.read_table(measurable) == TABLE
+    html, _begin, stop, timer = panel.draw(measurable.id).values()
+    assert (stop.visible, timer.active) == (False, False)
+    some = ["Base model", "step 2", "<b>0.70</b>", "(0.60 to 0.80)", "clearly worse: Likeness", "&lt;CLIP&gt;"]
+    for words in (*some, "Adherence is missing: There is only one prompt."):
+        assert words in html, words
+        assert words in section(measurable)[1], words
+    assert "<b>0.25</b>" not in html, "its difference from the last may be chance"
+    assert endpoints.measured(measurable.id)["table"]["rows"][2]["figures"]["leak"]["value"] == 0.35
+    facts = '"features": "x", "prompts": 1, "seeds": 1, "references": 1'
+    for broken in ("{}", f'{{{facts}, "rows": [{{"step": 1, "strength": 1, "figures": {{}}}}]}}'):
+        (made.folder / "table.json").write_text(broken)
+        assert jobs.read_table(measurable) is None
+
+
+def test_an_adapter_from_elsewhere_has_no_checkpoints(home: Path) -> None:
+    for key in ("", "kept:other", None):
+        html, begin, stop, timer = panel.draw(key).values()
+        assert "trained here" in html
+        assert (begin.interactive, stop.visible, timer.active) == (False, False, False)
+    with pytest.raises(UserError, match="no checkpoints to compare"):
+        start("", [])
+
+
+def test_the_feature_model_is_remembered_or_refused(measurable: Run, tmp_path: Path) -> None:
+    started: list[Run] = []
+    with pytest.raises(UserError, match="There is no feature model 'nothing'"):
+        start(measurable.id, started, features="/nowhere/nothing")
+    paths.models().mkdir()
+    listed, elsewhere = make_dinov2(paths.models() / "dino"), make_dinov2(tmp_path / "other")
+    assert panel.show(measurable.id)["features"].value == ""
+    start(measurable.id, started, features=str(elsewhere))
+    chosen = panel.show(measurable.id)["features"]
+    assert chosen.value == page_memory.feature_model() == str(elsewhere)
+    assert [folder for _label, folder in chosen.choices] == ["", str(listed), str(elsewhere)]
+
+
+def test_a_run_that_is_being_measured_is_not_moved(measurable: Run) -> None:
+    made = jobs.create(measurable, MeasureConfig())
+    with FileLock(made.lock):
+        for change in (lambda: archive.delete(measurable), lambda: archive.rename(measurable, "other")):
+            with pytest.raises(UserError, match="are being measured"):
+                change()
+    assert archive.rename(measurable, "other") in runs.all_runs()

@@ -1,14 +1,26 @@
-"""The accounts file: its content, what is refused, and how it is read again."""
+"""The accounts file, logins of people with accounts, the commands for these, and what does not go with them."""
 
+import html
 import shutil
+import socket
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from limner_extensions.people import accounts
 from tests.conftest import CHARACTER
+from tests.integration.runs.test_processes import limner
 from trainer.errors import UserError
+from ui import launch
+from ui.server import logins
+from ui.server.security import SecurityMiddleware
 
 
 def test_a_password_is_made_and_only_its_hash_is_kept(home: Path) -> None:
@@ -68,3 +80,112 @@ def test_what_is_unknown_in_the_accounts_file_is_named(home: Path, text: str, wo
     accounts.file().write_text(text)
     with pytest.raises(UserError, match=words):
         accounts.read()
+
+
+OURS = "http://127.0.0.1:7860"
+
+
+async def whose(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(request.scope["user"])
+
+
+def shared(source: object = accounts.read) -> TestClient:
+    app = SecurityMiddleware(Starlette(routes=[Route("/x", whose)]), accounts=source)
+    return TestClient(app, base_url=OURS, follow_redirects=False)
+
+
+def test_a_name_and_its_password_open_the_page_of_that_user(home: Path) -> None:
+    passwords = {name: accounts.add(name) for name in ("anna", "ben")}
+    user = shared()
+    assert user.get("/").headers["location"] == "/login"
+    assert 'name="name"' in user.get("/login").text
+    assert user.get("/x").status_code == 401
+    for name, password in passwords.items():
+        assert user.post("/login", data={"name": f" {name} ", "password": password}).status_code == 303
+        assert user.get("/x").text == name
+
+
+def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    password = accounts.add("anna")
+    monkeypatch.setattr(logins, "FREE", 100)
+    stranger = shared()
+    tries = [("anna", "wrong"), ("nobody", "wrong"), ("nobody", password), ("", password), ("Anna", password)]
+    tries += [("anna", ""), ("nobody", ""), ('"><script>', "x")]
+    pages = set()
+    for name, password in tries:
+        answer = stranger.post("/login", data={"name": name, "password": password})
+        assert answer.status_code == 403
+        assert "Wrong name or password." in answer.text
+        assert "<script>" not in answer.text
+        pages.add(answer.text.replace(f'value="{html.escape(name)}"', 'value=""'))
+    assert len(pages) == 1
+    took = {"anna": [], "nobody": []}
+    for _ in range(5):
+        for name, times in took.items():
+            begun = time.process_time()
+            stranger.post("/login", data={"name": name, "password": "wrong"})
+            times.append(time.process_time() - begun)
+    assert 0.5 < min(took["anna"]) / min(took["nobody"]) < 2
+    assert min(took["nobody"]) > 0.01  # a hash is made for a name that is not there too
+
+
+def test_guessing_somebodys_password_is_slowed_down(home: Path) -> None:
+    password = accounts.add("anna")
+    stranger = shared()
+    for names in ([f"n{n}" for n in range(7)], ["anna"] * 7):
+        statuses = [stranger.post("/login", data={"name": name, "password": "x"}).status_code for name in names]
+        assert statuses == [403] * 5 + [429] * 2
+    assert stranger.post("/login", data={"name": "anna", "password": password}).status_code == 429
+
+
+def test_a_removed_user_or_a_new_password_ends_the_session(home: Path) -> None:
+    here = shared()
+    here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
+    assert here.get("/x").text == "anna"
+    again = accounts.add("anna")
+    assert here.get("/x").status_code == 401
+    here.post("/login", data={"name": "anna", "password": again})
+    assert here.get("/x").text == "anna"
+    accounts.add("ben")
+    assert here.get("/x").text == "anna"
+    accounts.remove("anna")
+    assert here.get("/x").status_code == 401
+    accounts.remove("ben")  # and with nobody left nothing is open
+    assert here.get("/x").status_code == 401
+    here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
+    text = accounts.file().read_text()
+    accounts.file().write_text(text + "secret = 1")
+    for path in ("/x", "/login"):
+        assert here.get(path).status_code == 503
+        assert "secret" not in here.get(path).text
+    accounts.file().write_text(text + " ")
+    assert here.get("/x").text == "anna"
+
+
+def test_commands_add_and_remove_a_person_who_keeps_their_files(home: Path) -> None:
+    added = limner("add-person", "anna")
+    assert added.returncode == 0
+    assert accounts.read()["anna"].accepts(added.stdout.removeprefix("Password of anna: ").strip())
+    removed = limner("remove-person", "anna")
+    assert removed.stdout == f"anna can no longer log in. Their files stay in {home / 'people' / 'anna'}.\n"
+    assert (accounts.read(), (home / "people" / "anna" / "datasets").is_dir()) == ({}, True)
+    again = limner("remove-person", "anna")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == "There is no account 'anna' in people.toml. Accounts: -.\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "arguments", "words"),
+    [
+        ("LIMNER_CLUSTER", [], "--cluster is for a page without accounts"),
+        ("LIMNER_PASSWORD", [], "LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts"),
+        ("", ["--host", "0.0.0.0"], "Add --listen"),
+    ],
+)
+def test_what_does_not_go_with_accounts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, arguments: list[str], words: str
+) -> None:
+    monkeypatch.setenv(variable or "UNUSED", "127.0.0.1:6379")
+    accounts.add("anna")
+    with socket.socket() as listener, pytest.raises(UserError, match=words):
+        launch.make_server(launch.parse_options(arguments), listener)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, unmeasured
 from tests.integration.runs.test_processes import limner
 from trainer import selftest
 from trainer.selftest import Case
@@ -32,7 +32,7 @@ def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def environment(site_packages: Path, tmp_path: Path) -> dict[str, str]:
     """Of a user who has installed the package and has no other copy of it."""
-    variables = {**os.environ, "PYTHONPATH": str(site_packages), "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    variables = unmeasured() | {"PYTHONPATH": str(site_packages), "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
     variables.pop("LIMNER_HOME", None)
     return variables
 

@@ -30,7 +30,10 @@ def waiting() -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_a_run_has_the_worker_that_waits(character: Path, tiny_sd: Path) -> None:
-    """Or one that starts then, if the one that waited was killed, as by a system that is short of memory."""
+    """Or one that starts then, if the one that waited was killed, as by a system that is short of memory.
+
+    It is handed over once, though no note can be written: a second worker would begin again once the run was stopped.
+    """
     run, other = (make(str(tiny_sd), steps=2, resolution=64) for _ in range(2))
     warm_worker.prepare()
     waiting().kill()
@@ -42,27 +45,20 @@ def test_a_run_has_the_worker_that_waits(character: Path, tiny_sd: Path) -> None
     process = waiting()
     warm_worker.prepare()
     assert waiting() is process
-    warm_worker.start(run)
-    assert warm_worker._waiting is None
-    warm_worker.close()  # the page ends: what has a run goes on
-    wait_until(lambda: runs.look(run).status == "finished")
-    assert runs.look(run).state.pid == process.pid
-    wait_until(lambda: process.poll() == 0)
-
-
-@pytest.mark.slow
-def test_a_run_is_handed_over_once_if_no_note_can_be_written(character: Path, tiny_sd: Path) -> None:
-    """A second worker would wait for the lock, and begin again once the run was stopped."""
-    run = make(str(tiny_sd), steps=2, resolution=64)
     (run.folder / "ask" / "process").mkdir(parents=True)
     part = run.folder / "ask" / ".stop.1.part"  # of a request that another process is writing
     part.touch()
-    warm_worker.prepare()
     warm_worker._hand_over(run)
+    assert warm_worker._waiting is None
+    warm_worker.close()  # the page ends: what has a run goes on
+    wait_until(lambda: runs.look(run).state.pid)
+    (run.folder / "ask" / "process").rmdir()  # as the worker does with a note when it ends
     wait_until(lambda: runs.look(run).status == "finished")
+    assert runs.look(run).state.pid == process.pid
     assert part.exists()
     assert len(set(re.findall(r'"kind":"began","pid":(\d+)', run.log.read_text()))) == 1
     assert "already running" not in run.worker_log.read_text()
+    wait_until(lambda: process.poll() == 0)
 
 
 @pytest.mark.slow

@@ -410,11 +410,11 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     """(method, path with names in braces) of each route."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIMNER_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        found = in_loop(lambda: list(listed(make_app().routes)))
-    paths = {path for _, path in found}
+        answered = in_loop(lambda: list(listed(make_app().routes)))
+    paths = {path for _, path in answered}
     assert {"/", "/media/dataset/{name}/{image}", "/gradio_api/upload", "/gradio_api/file={path_or_url:path}"} <= paths
-    assert len(found) > 60
-    return found
+    assert len(answered) > 60
+    return answered
 
 
 def answer_of(web: httpx.Client, method: str, path: str) -> tuple[int, bytes]:

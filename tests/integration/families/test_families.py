@@ -390,8 +390,8 @@ def test_cached_embeddings_are_kept_apart(character: Path, tiny_sd: Path) -> Non
 @pytest.mark.slow
 def test_what_is_said_is_not_asked_and_clip_skip_ignored(character: Path, bases: dict[str, Path]) -> None:
     """Of a base that is no Stable Diffusion 1.x."""
-    said = {"model__prediction_type": "v_prediction", "training__steps": 2}
-    run, usual = (finished(bases["sd21"], model__clip_skip=clip_skip, **said) for clip_skip in (2, 1))
+    options = {"model__prediction_type": "v_prediction", "training__steps": 2}
+    run, usual = (finished(bases["sd21"], model__clip_skip=clip_skip, **options) for clip_skip in (2, 1))
     assert same(load_file(run.export), load_file(usual.export))
     assert any("Clip skip is ignored" in warning for warning in runs.look(run).state.warnings)
     assert not any("Clip skip" in warning for warning in runs.look(usual).state.warnings)

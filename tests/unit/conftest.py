@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.ui.answers import answers
-from trainer import runs
+from trainer import extension, runs
+from trainer.extension import Extension
 from trainer.runs import events
 from ui.tabs import train
 
@@ -23,3 +24,10 @@ def finished(character: Path) -> runs.Run:
     ):  # fmt: skip
         run.report(event)
     return run
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extension that takes runs to clusters, at addresses of two forms."""
+    elsewhere = Extension("elsewhere", places=dict.fromkeys(("", "ray"), "trainer.worker:work"))
+    monkeypatch.setattr(extension, "installed", lambda: (elsewhere,))

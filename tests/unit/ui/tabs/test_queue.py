@@ -33,6 +33,7 @@ def part(watch: RunWatcher, name: str, run: str = "") -> str:
     return str(run_view.draw(watch, run)["panel"]["parts"][name])
 
 
+@pytest.mark.usefixtures("places")
 def test_a_run_that_waits_for_a_cluster_has_no_place_here(waiting: list[Run], home: Path) -> None:
     storage.write(waiting[0].folder / "cluster", "ray://there:10001?GPU=1\n")
     assert waiting[0].cluster == "ray://there:10001?GPU=1"

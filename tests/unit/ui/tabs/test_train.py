@@ -220,6 +220,7 @@ def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None
     assert len(runs.all_runs()) == 2
 
 
+@pytest.mark.usefixtures("places")
 def test_a_start_goes_to_the_cluster_of_this_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_actions.cluster() == ""
     monkeypatch.setenv("LIMNER_CLUSTER", "127.0.0.1:6379")

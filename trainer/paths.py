@@ -74,6 +74,11 @@ def uploads() -> Path:
     return outputs() / ".tmp"
 
 
+def sample_images() -> Path:
+    """Return the folder of images that were generated in the Try out tab."""
+    return outputs() / ".pictures"
+
+
 def is_name(name: str) -> bool:
     """Return True if a name is valid in a path on every system: at most 64 letters, digits, `_` and `-`, no device."""
     return bool(_NAME.fullmatch(name)) and not is_device(name)

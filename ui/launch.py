@@ -22,7 +22,6 @@ from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import control
 from ui.server import passwords
-from ui.state import page_folders
 
 if TYPE_CHECKING:
     import uvicorn
@@ -136,7 +135,7 @@ def _clean_up() -> None:
         if folder.is_dir():
             storage.remove_leftovers(folder, folder / ".cache" / "thumbnails", folder / ".cache" / "undo")
             storage.empty_bin(folder)
-    storage.remove_leftovers(paths.datasets(), paths.outputs(), page_folders.sample_images(), paths.adapters())
+    storage.remove_leftovers(paths.datasets(), paths.outputs(), paths.sample_images(), paths.adapters())
     storage.empty_bin(paths.outputs())
     storage.empty_bin(paths.datasets())
 

@@ -18,7 +18,7 @@ from trainer import paths, runs
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
-from ui.state import audit, documentation, page_folders, projects
+from ui.state import audit, documentation, projects
 from ui.widgets.templates import read
 
 router = APIRouter()
@@ -113,7 +113,7 @@ def nearest_to_preview(run_id: str, preview: str) -> Response:
 def nearest_to_sample_image(image: str, run_id: str) -> Response:
     """Serve the image that is most similar to a sample image, among those that a run is trained on."""
     run = or_404(lambda: runs.find(run_id))
-    return _nearest(_checked(page_folders.sample_images(), image, SAMPLE_IMAGE), run)
+    return _nearest(_checked(paths.sample_images(), image, SAMPLE_IMAGE), run)
 
 
 def _nearest(image: Path, run: runs.Run) -> Response:
@@ -127,7 +127,7 @@ def _nearest(image: Path, run: runs.Run) -> Response:
 @router.get("/media/picture/{image}")
 def sample_image(image: str) -> FileResponse:
     """Serve an image generated in the Try out tab."""
-    path = _checked(page_folders.sample_images(), image, SAMPLE_IMAGE)
+    path = _checked(paths.sample_images(), image, SAMPLE_IMAGE)
     return FileResponse(path, media_type="image/png", headers=PRIVATE)
 
 

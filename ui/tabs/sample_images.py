@@ -14,12 +14,11 @@ from typing import Any
 from urllib.parse import quote
 
 from trainer import config as configs
-from trainer import foreign_text
+from trainer import foreign_text, paths
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.sampling import png_info
-from ui.state import page_folders
 from ui.tabs import comparison
 from ui.tabs.comparison import Cell
 
@@ -43,7 +42,7 @@ def request(*, base: str, adapters: Sequence[tuple[Path, float]], **settings: ob
     config = configs.check(PictureConfig, {"base": base, "adapters": named, "out": "x", **settings})
     versions = [file.stat().st_mtime_ns for file, _ in used]
     name = hashlib.sha256(_SECRET + f"{versions}{config.model_dump_json()}".encode()).hexdigest()[:32]
-    return config.model_copy(update={"out": str(page_folders.sample_images() / f"{name}.png")})
+    return config.model_copy(update={"out": str(paths.sample_images() / f"{name}.png")})
 
 
 def size(text: str) -> tuple[int, int]:
@@ -68,7 +67,7 @@ def prune() -> None:
 
 
 def _newest() -> list[Path]:
-    dated = [(path.stat().st_mtime_ns, path) for path in page_folders.sample_images().glob("*.png")]
+    dated = [(path.stat().st_mtime_ns, path) for path in paths.sample_images().glob("*.png")]
     return [path for _, path in sorted(dated, reverse=True)]
 
 

@@ -16,7 +16,6 @@ from trainer.config import build
 from trainer.data import image_stats
 from trainer.runs import Run
 from ui.server import media
-from ui.state import page_folders
 
 
 @pytest.fixture
@@ -94,9 +93,9 @@ def test_previews_and_pictures_are_png(web: TestClient, run: Run, character: Pat
     assert web.get(preview).headers["content-type"] == "image/png"
     image_stats.measure_missing(character)
     assert Image.open(io.BytesIO(web.get(f"{preview}/nearest").content)).size == (256, 256), "a training image"
-    page_folders.sample_images().mkdir()
+    paths.sample_images().mkdir()
     name = "0" * 32 + ".png"
-    (page_folders.sample_images() / name).write_bytes(b"x")
+    (paths.sample_images() / name).write_bytes(b"x")
     assert web.get(f"/media/picture/{name}").status_code == 200
 
 

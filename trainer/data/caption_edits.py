@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer import foreign_text, paths, storage
 from trainer.data import dataset, undo
-from trainer.data.captions import one_line, read_text, with_trigger, without_trigger
+from trainer.data.captions import contains_trigger, one_line, read_text, with_trigger, without_trigger
 from trainer.errors import UserError
 
 Change = Callable[[str], str]
@@ -72,7 +72,7 @@ def add_tag(tag: str) -> Change:
     """Return a change that puts a tag at the end of a caption that lacks it."""
 
     def change(caption: str) -> str:
-        if tag.lower() in caption.lower():
+        if contains_trigger(caption, tag):  # as words of their own
             return caption
         return f"{caption}, {tag}" if caption else tag
 

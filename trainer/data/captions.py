@@ -81,7 +81,7 @@ def _read_metadata(path: Path, _changed: int, size: int) -> dict[str, str]:
 def parse_metadata(data: bytes) -> dict[str, str]:
     """Return the captions in a `metadata.jsonl` by the names of their images; lines that name none are left out."""
     texts = {}
-    for line in decode_text(data).splitlines():
+    for line in decode_text(data).split("\n"):  # JSON may have other separators of lines in its texts
         try:
             row = foreign_text.parse_json(line)
         except foreign_text.ForeignTextError:

@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock
 
 from trainer import paths, storage
 from trainer.data import images
-from trainer.data.captions import caption_file, lines, one_line, read_caption, read_text
+from trainer.data.captions import FORMS, caption_file, lines, one_line, read_caption, read_text
 from trainer.errors import UserError
 from trainer.i18n import _
 
@@ -344,17 +344,18 @@ def remove(*files: Path) -> Path:
     bin_folder.mkdir(parents=True)
     with captions_lock(folder):
         for file in files:
-            caption, mask = caption_file(file), mask_file(file)
+            mask = mask_file(file)
             # A mask from a folder of masks would come back under the name of an image.
             mask_name = mask.name if mask.parent == folder else file.with_suffix(MASK).name
-            for path, name in ((caption, caption.name), (mask, mask_name), (file, file.name)):
+            texts = [(path, path.name) for path in map(file.with_suffix, FORMS)]
+            for path, name in (*texts, (mask, mask_name), (file, file.name)):
                 if path.is_file():
                     storage.replace(path, bin_folder / name)
     return bin_folder
 
 
 def restore(bin_folder: Path) -> None:
-    """Bring back what `remove` moved away, except files whose name is taken by now: they stay in the bin.
+    """Bring back what `remove` moved away; an image whose name is taken by now stays there, with its caption and mask.
 
     Raises:
         UserError: a name is taken.
@@ -362,7 +363,8 @@ def restore(bin_folder: Path) -> None:
     folder = bin_folder.parent.parent
     with captions_lock(folder):
         files = [path for path in bin_folder.iterdir() if path.is_file()]
-        restored = sorted(path.name for path in files if not (folder / path.name).exists())
+        taken = {masked_stem(path) for path in folder.iterdir() if path.is_file()}
+        restored = sorted(path.name for path in files if masked_stem(path) not in taken)
         for name in restored:
             storage.replace(bin_folder / name, folder / name)
     if len(restored) < len(files):

@@ -17,7 +17,7 @@ from trainer.config import PictureConfig, prompt_lines
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import archive, cards
-from ui.state import adapter_choices, page_folders, pending_uploads, run_actions
+from ui.state import adapter_choices, pending_uploads, run_actions
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_form, sample_images
@@ -74,7 +74,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
     listen(generating.then, lambda: {"recent": sample_images.recent()}, {}, {"recent": recent})
     listen(form.cancel.click, sampler.cancel, kind=DIRECT)
     notes = {"note": note, "hold": hold}
-    listen(hold.click, partial(toggle_training, watch, sampler), {}, notes)
+    listen(hold.click, partial(toggle_training, watch, sampler), {"form": form.form}, notes)
     offered = {"offered": gr.JSON(visible=False), "defaults": form.defaults, "recent": recent, **notes}
     offered |= form.named("adapter", "others")
     tab = Tab(form, {"project": project, "form": form.form, "defaults": form.defaults}, offered)
@@ -188,12 +188,12 @@ def _notes(watch: RunWatcher, *, small: bool) -> dict[str, Any]:
     return {"note": "".join(f"<p>{note}</p>" for note in notes), "hold": gr.Button(label, visible=shares)}
 
 
-def toggle_training(watch: RunWatcher, sampler: SamplerClient) -> dict[str, Any]:
+def toggle_training(watch: RunWatcher, sampler: SamplerClient, *, form: SampleForm) -> dict[str, Any]:
     """Pause the run that trains, or let it continue."""
     active = watch.active()
     if active and active.status == "running":
         run_actions.pause(active.run, sampler, go_on=active.paused)
-    return _notes(watch, small=True)
+    return _notes(watch, small=usual_settings(form.adapter, form.base).model.base == MICRO)
 
 
 def usual_settings(adapter: str, base: str = "") -> configs.TrainConfig:
@@ -275,7 +275,7 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
     sheet = Sheet(form.view, cells, _facts(requests[0]), small=model.base == MICRO, run=run.id if run else "")
     if len(form.files) == len(cells):
         sheet.files = list(form.files)
-    page_folders.sample_images().mkdir(parents=True, exist_ok=True)
+    paths.sample_images().mkdir(parents=True, exist_ok=True)
     canceled = sampler.canceled
     for number, request in enumerate(requests):
         try:

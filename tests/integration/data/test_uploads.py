@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from trainer import paths, storage
 from trainer.data import caption_edits, dataset, sandbox
 from trainer.data.captions import read_caption
+from trainer.errors import UserError
 
 TOGETHER, EACH = 4, 15
 
@@ -108,6 +110,22 @@ def test_a_new_image_does_not_get_the_caption_of_one_that_is_gone(home: Path, tm
     (tmp_path / "new.png").write_bytes(png(1))
     (name,) = sandbox.add(folder, [("01.png", tmp_path / "new.png")]).added
     assert (name, read_caption(folder / name)) == ("01-2.png", "")
+
+
+def test_what_is_restored_stays_together(home: Path, tmp_path: Path) -> None:
+    """The caption of an image whose name is taken by now would be that of another image."""
+    folder = dataset.create("rin")
+    for name in ("01.txt", "02.caption"):
+        (folder / name).write_text("a lost hat")
+    for number in (1, 2):
+        (folder / f"0{number}.png").write_bytes(png(number))
+    dataset.remove(folder / "01.png", folder / "02.png")
+    (tmp_path / "new.png").write_bytes(png(3))
+    assert sandbox.add(folder, [("01.jpg", tmp_path / "new.png")]).added == ["01.png"]
+    with pytest.raises(UserError, match="same name"):
+        dataset.restore_last(folder)
+    captions = {path.name: read_caption(path) for path in dataset.image_files(folder)}
+    assert captions == {"01.png": "", "02.png": "a lost hat"}
 
 
 def test_a_file_that_is_not_there_costs_no_other_one(home: Path, tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_texts_and_tags_are_replaced_and_touch_nothing_else() -> None:
     assert caption_edits.add_tag("white background")("rin") == "rin, white background"
     assert caption_edits.add_tag("white background")("a White background") == "a White background"
     assert caption_edits.add_tag("sun")("") == "sun"
+    assert caption_edits.add_tag("hat")("what, that") == "what, that, hat"
     change = caption_edits.replace_tag("red", "blue hat")
     assert change("rin, Red, red coat") == "rin, blue hat, red coat"
     assert caption_edits.replace_tag("red", "")("rin, red, smiling") == "rin, smiling"

@@ -14,7 +14,8 @@ from trainer.data import captions, dataset, uploads
 
 
 def rows(**texts: str) -> str:
-    return "\n".join(json.dumps({"file_name": name, "text": text}) for name, text in texts.items()) + "\nnot json\n[]\n"
+    entries = ({"file_name": name, "text": text} for name, text in texts.items())
+    return "\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries) + "\nnot json\n[]\n"
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def foreign(tmp_path: Path) -> Path:
     (tmp_path / "a.txt").write_text("of a text")
     (tmp_path / "a.caption").write_text("of a caption")
     (tmp_path / "b.caption").write_text("of\nb caption")
-    (tmp_path / "metadata.jsonl").write_text(rows(**{"a.png": "of metadata", "b.png": "x", "c.png": "of metadata"}))
+    texts = {"a.png": "of metadata", "b.png": "x", "c.png": "of\u2028metadata"}
+    (tmp_path / "metadata.jsonl").write_text(rows(**texts), encoding="utf-8")
     return tmp_path
 
 

@@ -21,7 +21,7 @@ from tests.unit.ui.answers import FakeSampler, sample_form
 from trainer import paths, runs
 from trainer.errors import UserError
 from trainer.runs import Run, checkpoints, events
-from ui.state import adapter_choices, page_folders
+from ui.state import adapter_choices
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_images, try_out
@@ -110,7 +110,7 @@ def test_images_are_generated_once_and_strength_zero_is_plain(finished: Run) -> 
     assert "step 1 of 2" in grown[1][0]
     assert seed == 1.0
     assert len(set(files)) == 2
-    assert all((page_folders.sample_images() / file).is_file() for file in files)
+    assert all((paths.sample_images() / file).is_file() for file in files)
     assert "count-2 done" in drawn
     assert "Seed 1" in drawn
     list(try_out.generate(sampler, RunWatcher(), form))
@@ -180,8 +180,8 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     png_info.write(file, Image.new("RGB", (64, 32)), picture)
     assert str(tmp_path).encode() not in file.read_bytes()
     assert b"Clip skip: 2, Seed: 7" in file.read_bytes()
-    page_folders.sample_images().mkdir(exist_ok=True)
-    shutil.copy(file, page_folders.sample_images() / f"{'a' * 32}.png")
+    paths.sample_images().mkdir(exist_ok=True)
+    shutil.copy(file, paths.sample_images() / f"{'a' * 32}.png")
     assert "seed 7" in sample_images.recent()
     restored = try_out.settings_from(str(file), RunWatcher())
     assert dataclasses.replace(restored, others=()) == dataclasses.replace(form, steps=20)
@@ -233,10 +233,11 @@ def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.Mon
     sampler.warm()
     process = sampler._process
     assert process
-    assert try_out.toggle_training(RunWatcher(), sampler)["hold"].value == "Continue training"
+    held = try_out.toggle_training(RunWatcher(), sampler, form=sample_form("", base="xl.safetensors"))
+    assert (held["hold"].value, "miniature" in held["note"].lower()) == ("Continue training", False)
     assert runs.look(finished).paused
     assert process.poll() is None
-    try_out.toggle_training(RunWatcher(), sampler)
+    assert "miniature" in try_out.toggle_training(RunWatcher(), sampler, form=sample_form(""))["note"].lower()
     assert not runs.look(finished).paused
     assert process.poll() is not None, "the training needs the memory"
 
@@ -253,8 +254,8 @@ def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
 
 def test_old_pictures_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_images, "KEPT", 3)
-    page_folders.sample_images().mkdir()
+    paths.sample_images().mkdir()
     for number in range(5):
-        (page_folders.sample_images() / f"{number}.png").write_bytes(b"x")
+        (paths.sample_images() / f"{number}.png").write_bytes(b"x")
     sample_images.prune()
-    assert len(list(page_folders.sample_images().iterdir())) == 3
+    assert len(list(paths.sample_images().iterdir())) == 3

@@ -295,7 +295,7 @@ def fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     'answers(message(["answer", ["name", "version"]]))',
     'answers(message(["refused", 5]))',
     'answers(message(["refused", ["{0.__class__}", "{x}"]]))',
-    'answers(message(["failed", "\\x1b[2J" + "x" * 2**22]))',
+    'answers(message(["failed", "\\x1b[2J" + "x" * 2**20]))',
 ], ids=range(8))  # fmt: skip
 def test_bytes_that_are_no_answer_end_the_connection(
     fake_ssh: Callable[[str], None], attack: str, tmp_path: Path

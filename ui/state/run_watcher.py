@@ -109,13 +109,13 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
 
 
 def label(run: Run) -> str:
-    """Return the label of a run, such as `rin, 24 Nov 14:05:00`, from the name of its folder."""
+    """Return the label of a run, such as `rin, 24 Nov 14:05`, from the name of its folder."""
     stamp, name = run.id[:17], run.id[18:]
     try:
         begun = datetime.strptime(stamp, "%Y-%m-%d_%H%M%S")
     except ValueError:
         return run.id
-    return _("{name}, {begun.day} {begun:%b %H:%M:%S}", name=name, begun=begun)
+    return _("{name}, {begun.day} {begun:%b %H:%M}", name=name, begun=begun)
 
 
 def log_tail(run: Run) -> str:

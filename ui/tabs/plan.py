@@ -103,11 +103,7 @@ def _computed(config: TrainConfig, steps: int) -> str:
     if not seconds:
         return _("An estimate of the duration appears after the first steps.")
     least, most = (duration(steps * each) for each in seconds)
-    text = _(
-        "On this processor it takes between {least} and {most}. That is computed, not measured.",
-        least=least,
-        most=most,
-    )
+    text = _("On this processor the steps take {least} to {most}, as computed.", least=least, most=most)
     if steps * seconds[0] > LONG:
         link = f"<a href='{documentation.ADDRESS}{RENTED}' target='_blank'>{escape(_('rent a graphics card'))}</a>"
         text += " " + _("That is long: practice with micro, or {rent_one}.", rent_one=link)

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -166,7 +167,9 @@ def _pickers(listed: Sequence[Run], chosen: str, others: list[str], *, changed: 
     """Return the lists of runs if they change; the choice in the first is left alone unless another run is shown."""
     if not changed and not choose:
         return {"picker": gr.skip(), "compared": gr.skip()}
-    choices = [(label(run), run.id) for run in listed]
+    times = Counter(map(label, listed))
+    # Two that began within a minute have their seconds, too.
+    choices = [(label(run) + f":{run.id[15:17]}" * (times[label(run)] > 1), run.id) for run in listed]
     rest = [choice for choice in choices if choice[1] != chosen]
     choice = {"value": chosen or None} if choose else {}
     return {

@@ -50,10 +50,18 @@ def test_a_run_that_waits_for_a_cluster_has_no_place_here(waiting: list[Run], ho
     assert runs.create(waiting[0].config()).cluster == ""
 
 
+def test_runs_that_began_within_a_minute_are_told_apart(home: Path) -> None:
+    for second in (1, 2):
+        named(f"2026-11-24_14050{second}_rin")
+    named("2026-11-24_140600_rin")
+    labels = [label for label, _run in run_view.draw(RunWatcher(), None)["picker"].choices]
+    assert labels == ["rin, 24 Nov 14:06", "rin, 24 Nov 14:05:02", "rin, 24 Nov 14:05:01"]
+
+
 def test_the_first_cannot_go_up_nor_the_last_down(waiting: list[Run]) -> None:
     rows = queue_list.render(waiting).split("<li")[1:]
     off = [re.findall(r"aria-label='([^']+)' disabled", row) for row in rows]
-    assert off == [["Move rin, 24 Nov 14:05:01 up"], [], ["Move cat, 24 Nov 14:05:03 down"]]
+    assert off == [["Move rin, 24 Nov 14:05 up"], [], ["Move cat, 24 Nov 14:05 down"]]
     assert queue_list.render([]) == ""
     waiting[0].config_file.write_text("broken")
     assert len(listed(queue_list.render(waiting))) == 3

@@ -34,7 +34,7 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]
     assert "7 steps" in plan(**{"form-training-steps": 7})
     storage.write(pace._file(), '{"small": 2e10}')
-    assert "On this processor it takes between" in plan()
+    assert "On this processor the steps take" in plan()
     assert "rented-gpu.md" not in plan()
     storage.write(pace._file(), '{"small": 2e7}')
     assert "rented-gpu.md" in plan(), "days are too long"

@@ -87,7 +87,7 @@ def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
 
 
 def test_names_and_logs_for_people(run: Run, home: Path) -> None:
-    assert label(run) == "rin, 24 Nov 14:05:00"
+    assert label(run) == "rin, 24 Nov 14:05"
     assert label(Run(home / "outputs" / "mine")) == "mine"
     (run.folder / "worker.log").write_text(f"File {home}/outputs/x\n")
     assert str(home) not in log_tail(run)

@@ -15,8 +15,9 @@ import pytest
 
 from tests.conftest import CHECKOUT, unmeasured
 from tests.integration.runs.test_processes import limner
-from trainer import selftest
+from trainer import runs, selftest
 from trainer.selftest import Case
+from trainer.train import train
 
 CONFIG = 'name = "mira"\ndataset = "example-character"\npreset = "character"\ntrigger = "miraxo"\n'
 
@@ -120,6 +121,15 @@ def test_the_self_test_passes_on_this_cpu(home: Path, monkeypatch: pytest.Monkey
     assert case["deviation"] < 0.001
     assert str(home) not in report.read_text(encoding="utf-8")
     assert list(home.glob("outputs/*")) == []  # it has a home of its own
+
+
+@pytest.mark.slow
+def test_the_reference_is_of_the_example_as_it_is_shipped(home: Path) -> None:
+    settings = selftest._settings("fp32")
+    run = runs.create(settings.model_copy(update={"preview": settings.preview.model_copy(update={"every": 0})}))
+    train(run.config(), run)
+    losses = selftest._losses(runs.look(run).state)
+    assert selftest.deviation(losses, json.loads(selftest.LOSSES.read_text(encoding="utf-8"))) < 0.001
 
 
 def test_other_losses_are_noticed() -> None:

@@ -1,9 +1,9 @@
 """Print the peak memory of what a run does on a card, as JSON: `python -m tests.fake_cuda.program 8 sdxl off all`.
 
-The first argument is the size of the card in GB, the second the family of the base model, which is built from its
-config. Then come ways of gradient checkpointing, and of offloading with all blocks computed twice, of each of which the
-gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too, and `preserved` has
-a row that is preserved. `encoding` and `preview` are what they say.
+The first argument is the size of the card in GB, the second the family or size of the base model, which is built from
+its config. Then come ways of gradient checkpointing, and of offloading with all blocks computed twice, of each of which
+the gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too, and `preserved`
+has a row that is preserved. `encoding` and `preview` are what they say.
 """
 
 # ruff: noqa: I001 - the card must be there before torch is
@@ -27,7 +27,8 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from trainer import config, families
 from trainer.base_models import CONFIGS
 from trainer.base_models.detect import Base
-from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.base_models.layer_shapes import MODELS
+from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig
 from trainer.families import Family, gradient_checkpointing, loading
 from trainer.families.family import _model_class
@@ -55,7 +56,7 @@ class Accelerator:
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def main(size: float, base: FamilyName, parts: set[str]) -> dict[str, int]:
+def main(size: float, base: str, parts: set[str]) -> dict[str, int]:
     """Return the bytes that each part takes at its peak, by name."""
     peaks: dict[str, int] = {}
     gc.disable()  # a fifth of the time, and peaks are the same each time
@@ -122,9 +123,10 @@ def train(
         optimizer.zero_grad()
 
 
-def build(base: FamilyName) -> Family:
+def build(base: str) -> Family:
     """Build a base model in main memory, in bf16 and without values."""
-    folder, spec = CONFIGS / base, FAMILIES[base]
+    family, own = MODELS[base]
+    folder, spec = CONFIGS / family, FAMILIES[family]
     components: dict[str, Any] = dict(spec.pipeline_options)
     for name, origin in json.loads((folder / "model_index.json").read_text()).items():
         if name.startswith("_") or not isinstance(origin, list) or name in components:
@@ -139,20 +141,22 @@ def build(base: FamilyName) -> Family:
             with unset_fake_temporarily():
                 component = kind.from_config(kind.load_config(folder / name))
         else:
-            component = kind.from_config(kind.load_config(folder / name))
+            source = next(path for path in (own / name, folder / name) if path.is_dir())
+            component = kind.from_config(kind.load_config(source))
         if isinstance(component, nn.Module):
             component.to(torch.float32 if name == "vae" else torch.bfloat16).requires_grad_(False).eval()
         components[name] = component
     pipeline = getattr(diffusers, spec.pipeline)(**components)
     model: Any = _model_class(spec)
     predicts = next(iter(spec.variants))
-    return cast(Family, model(pipeline, Base(base, predicts, False, ""), CARD, single_file=False))
+    return cast(Family, model(pipeline, Base(family, predicts, False, ""), CARD, single_file=False))
 
 
-def settings_of(base: FamilyName, *, text_encoder: bool, share: float) -> TrainConfig:
+def settings_of(base: str, *, text_encoder: bool, share: float) -> TrainConfig:
     """Return the settings of a run with one image at a time at the base model's resolution."""
-    resolution = next(iter(FAMILIES[base].variants.values()))
-    data: dict[str, Any] = {"name": "x", "dataset": "x", "model": {"base": "x", "family": base}}
+    family = MODELS[base][0]
+    resolution = next(iter(FAMILIES[family].variants.values()))
+    data: dict[str, Any] = {"name": "x", "dataset": "x", "model": {"base": "x", "family": family}}
     data |= {"adapter": {"rank": 16}, "preservation": {"share": share}}
     data["training"] = {"resolution": resolution, "text_encoder": text_encoder}
     data["training"] |= dict.fromkeys(("batch_size", "micro_batches", "gradient_accumulation"), 1)
@@ -160,4 +164,4 @@ def settings_of(base: FamilyName, *, text_encoder: bool, share: float) -> TrainC
 
 
 if __name__ == "__main__":
-    json.dump(main(float(sys.argv[1]), cast(FamilyName, sys.argv[2]), set(sys.argv[3:])), sys.stdout)
+    json.dump(main(float(sys.argv[1]), sys.argv[2], set(sys.argv[3:])), sys.stdout)

@@ -229,7 +229,7 @@ def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path]) -> None
     assert all("transformer_blocks_1_attn" in name for name in adapter.layers)
 
 
-def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None:
+def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None:  # model.guidance
     plain, guided = (load(bases["flux"], guidance=guidance) for guidance in (1.0, 3.5))
     heard = []
     guided.denoiser.register_forward_pre_hook(

@@ -115,21 +115,11 @@ def speeds() -> dict[str, float]:
     if is_accelerator(device):
         return {}
     large = {"bf16": torch.bfloat16}.get(best_precision(device), torch.float32)
-    return {"small": _speed(1, torch.float32), "large": _speed(threads, large)}
-
-
-def _speed(threads: int, dtype: torch.dtype) -> float:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    matrix, seconds = torch.ones(1024, 1024, dtype=dtype), []
-    try:
-        for _ in range(8):
-            began = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(before)
-    return 1024**3 / min(seconds)
+    seconds = {
+        "small": _seconds_of_product(torch.float32, 1024),
+        "large": _seconds_of_product(large, 1024, threads=threads),
+    }
+    return {kind: 1024**3 / least for kind, least in seconds.items()}
 
 
 @cache
@@ -140,22 +130,25 @@ def _is_bf16_faster() -> bool:
     Xeon (Emerald Rapids) whose AMX a virtual machine hides, half as much: there a step of Stable Diffusion at 256
     pixels took 5.5 s in bf16 and 4.2 s in fp32.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other, which is not what is measured
+    # On one thread: several wait for each other, which is not what is measured.
+    return _seconds_of_product(torch.bfloat16, 512) < _seconds_of_product(torch.float32, 512)
+
+
+def _seconds_of_product(dtype: torch.dtype, side: int, *, threads: int = 1) -> float:
+    """Return the seconds of a product of two matrices, the least of some, as others may use the machine.
+
+    Of one thread they are CPU seconds, which others hardly lengthen.
+    """
+    clock = {1: time.process_time}.get(threads, time.perf_counter)
+    matrix, seconds, before = torch.ones(side, side, dtype=dtype), [], torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
-        return _seconds_of_product(torch.bfloat16) < _seconds_of_product(torch.float32)
+        for _ in range(8):
+            began = clock()
+            matrix @ matrix
+            seconds.append(clock() - began)
     finally:
-        torch.set_num_threads(threads)
-
-
-def _seconds_of_product(dtype: torch.dtype) -> float:
-    """Return the CPU seconds of a product of two matrices, the least of some, as others may use the machine."""
-    matrix = torch.ones(512, 512, dtype=dtype)
-    seconds = []
-    for _ in range(8):
-        began = time.process_time()
-        matrix @ matrix
-        seconds.append(time.process_time() - began)
+        torch.set_num_threads(before)
     return min(seconds)
 
 

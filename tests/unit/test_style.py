@@ -103,8 +103,8 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 32_989, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 43_169, lines(".py", *ALL)),
+    ("lines of trainer and ui (27,000)", 32_985, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 43_165, lines(".py", *ALL)),
     ("lines of tests (22,000)", 24_552, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_588, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 4, modules),

@@ -37,9 +37,9 @@ def note(speeds: Mapping[str, float]) -> None:
 
 def seconds_per_step(config: TrainConfig) -> tuple[float, float] | None:
     """Return the least and the most seconds that a step takes on this processor; None if that is not known."""
-    training, model = config.training, _model(config)
-    speed = _speeds().get("small" if model == MICRO else "large", 0.0)
-    if not model or not speed:
+    training, speed = config.training, _speeds().get("small" if config.model.base == MICRO else "large")
+    # The base model is looked at only where there is a processor to compute for.
+    if not speed or not (model := _model(config)):
         return None
     image = sum(_of_image(config, model, side) for side in training.resolutions) / len(training.resolutions)
     total = image * training.batch_size * training.gradient_accumulation

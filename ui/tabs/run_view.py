@@ -167,9 +167,12 @@ def _pickers(listed: Sequence[Run], chosen: str, others: list[str], *, changed: 
     """Return the lists of runs if they change; the choice in the first is left alone unless another run is shown."""
     if not changed and not choose:
         return {"picker": gr.skip(), "compared": gr.skip()}
-    times = Counter(map(label, listed))
+    names = [label(run) for run in listed]
+    times = Counter(names)
     # Two that began within a minute have their seconds, too.
-    choices = [(label(run) + f":{run.id[15:17]}" * (times[label(run)] > 1), run.id) for run in listed]
+    choices = [
+        (name + f":{run.id[15:17]}" * (times[name] > 1), run.id) for name, run in zip(names, listed, strict=True)
+    ]
     rest = [choice for choice in choices if choice[1] != chosen]
     choice = {"value": chosen or None} if choose else {}
     return {

@@ -9,10 +9,10 @@ from trainer.families.family import (
     decode_to_pixels,
     encode_images,
     encoding_precision,
-    fingerprint,
     load,
     on_device,
     place,
     precision,
     read,
 )
+from trainer.families.weights import fingerprint, fingerprints

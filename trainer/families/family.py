@@ -4,7 +4,6 @@ A family is one file here with its model: how it is loaded, encodes prompts, and
 datasets, losses or files for other programs.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -360,13 +359,3 @@ def decode_to_pixels(family: Family, latents: Tensor) -> Tensor:
         return pixels
 
     return _in_tiles_if_needed(pipeline, latents[:, 0].numel() * pipeline.vae_scale_factor**2, all_at_once)
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Return the SHA-256 over the names, shapes and values of a module's tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if tensor.dim():
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

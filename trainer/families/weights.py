@@ -1,20 +1,27 @@
-"""Read weights from safetensors files: scaled fp8 is multiplied out, other quantization and unknown keys are refused.
+"""Read weights from safetensors files, and take their fingerprints.
 
+Scaled fp8 is multiplied out; other quantization and unknown keys are refused.
 ComfyUI stores a layer in fp8 with a scale beside it, so that values use the whole range of the type: its weight is
 `X.weight` times `X.scale_weight` or, in newer files, `X.weight_scale`. Read as plain fp8, such a model is another one.
 """
 
+import hashlib
+import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from trainer import foreign_text, paths, storage
+from trainer.base_models import detect
 from trainer.base_models.spec import DENOISER_KEYS
+from trainer.config import ModelConfig
 from trainer.devices import Untyped
 from trainer.errors import UserError
 
@@ -28,6 +35,9 @@ KNOWN = {
     *(WEIGHT, "bias", "scale", "in_proj_weight", "in_proj_bias", "positional_embedding", "text_projection"),
     *("logit_scale", "position_ids", "pos_embed"),
 }
+LARGE = 2**28  # bytes; a processor hashes about seven times as many in a second
+KEPT = 50  # fingerprints of large parts, the latest
+LIBRARIES = ("limner", "torch", "diffusers", "transformers")  # which load the files, and may do so in another way
 _PARTS = re.compile(r"(model\.diffusion_model|cond_stage_model|conditioner|text_encoders|first_stage_model|vae)\.")
 
 
@@ -154,3 +164,60 @@ def check_folder(folder: Path) -> None:
                     "Use the model as a single file, or in fp16 or bf16.",
                     name=path.name,
                 )
+
+
+def fingerprints(model: ModelConfig, parts: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return the fingerprints of named parts of a model that was loaded by these settings and has not changed since.
+
+    Those of large parts are kept: they hold as long as all files that the parts may have come from have the same names,
+    sizes and times.
+    """
+    known, before = _read_fingerprints(), _read_fingerprints()
+    origin = f"{sorted(_stamps(model))} {model.weights} {[version(name) for name in LIBRARIES]}"
+    result = {}
+    for name, part in parts.items():
+        tensors = part.state_dict().values()
+        if sum(tensor.nbytes for tensor in tensors) < LARGE:
+            result[name] = fingerprint(part)
+            continue
+        precisions = sorted({str(tensor.dtype) for tensor in tensors})
+        key = hashlib.sha256(f"{origin} {name} {precisions}".encode()).hexdigest()
+        result[name] = known.pop(key, "") or fingerprint(part)
+        known[key] = result[name]
+    if known != before:
+        storage.write(_fingerprints_file(), json.dumps(dict(list(known.items())[-KEPT:])))
+    return result
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return the SHA-256 over the names, shapes and values of a module's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if tensor.dim():
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _stamps(model: ModelConfig) -> Iterator[tuple[str, int, int]]:
+    """Yield path, size in bytes and time in nanoseconds of each file that a part of a base model may come from.
+
+    Beside a single file these are all other models, as its text encoders and its VAE may be among them.
+    """
+    for path in (detect.locate(model.base, model.revision)[0], *([Path(model.vae).expanduser()] if model.vae else ())):
+        beside = path.parent.glob("*.safetensors")
+        for file in [*path.rglob("*.safetensors"), *path.rglob("*.json")] if path.is_dir() else beside:
+            stat = file.stat()
+            yield str(file.resolve()), stat.st_size, stat.st_mtime_ns
+
+
+def _read_fingerprints() -> dict[str, str]:
+    try:
+        data = dict(foreign_text.read_json(_fingerprints_file()))
+    except (OSError, ValueError, TypeError):  # broken, or written by something else
+        return {}
+    return {key: value for key, value in data.items() if isinstance(value, str)}
+
+
+def _fingerprints_file() -> Path:
+    return paths.outputs() / ".fingerprints.json"

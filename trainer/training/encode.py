@@ -30,6 +30,7 @@ from trainer.families import (
     encode_images,
     encoding_precision,
     fingerprint,
+    fingerprints,
     gradient_checkpointing,
     offload,
     on_device,
@@ -69,16 +70,16 @@ def build(
         UserError: no image can be decoded, or one is too large or has latents that are not finite; it names the file.
             Or there are no regularization images.
     """
-    fingerprints = {name: fingerprint(module) for name, module in family.encoders().items()}
+    prints = fingerprints(config.model, family.encoders())
     precision = encoding_precision(family)
     if precision != torch.float32:
-        fingerprints["vae"] += f" {precision}"
+        prints["vae"] += f" {precision}"
     if config.model.vae:  # its weights do not tell how its latents are scaled
-        fingerprints["vae"] += f" for {family.spec.name}"
+        prints["vae"] += f" for {family.spec.name}"
     if config.model.clip_skip > 1:
         for name in family.text_encoders:
-            fingerprints[name] += f" clip skip {config.model.clip_skip}"
-    encoder = _Encoder(family, config, TensorCache(), progress, fingerprints, start)
+            prints[name] += f" clip skip {config.model.clip_skip}"
+    encoder = _Encoder(family, config, TensorCache(), progress, prints, start)
     with on_device(family, *family.encoders().values()):
         return _build(encoder, examples, held)
 

@@ -80,14 +80,16 @@ def complete(
     Raises:
         UserError: the images changed since the run started.
     """
+    parts = {"denoiser": family.denoiser}
+    if config.model.vae or not family.base.has_vae:
+        parts["vae"] = family.encoders()["vae"]
+    known = families.fingerprints(config.model, parts)
     regularization = chain.from_iterable(dataset.read_regularization(config.taught))
     record = Record(
         program=__version__,
         dataset_sha256=dataset.digest((*examples, *held, *regularization), by_line=config.captions.multiple),
-        base_sha256=families.fingerprint(family.denoiser),
-        vae_sha256=families.fingerprint(family.encoders()["vae"])
-        if config.model.vae or not family.base.has_vae
-        else "",
+        base_sha256=known["denoiser"],
+        vae_sha256=known.get("vae", ""),
         start_sha256=adapter.start_checksum(config.adapter),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=devices.name(family.device),

@@ -1,5 +1,7 @@
 """Bringing parts of a model to its device and back, on a device that this machine need not have."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +10,9 @@ import torch
 from torch import nn
 
 from trainer import families
-from trainer.families.family import fingerprint
+from trainer.config import ModelConfig
+from trainer.families import weights
+from trainer.families.weights import fingerprint
 
 
 class Part(nn.Linear):
@@ -49,3 +53,28 @@ def test_a_fingerprint_is_of_values_and_not_of_their_order() -> None:
     with torch.no_grad():
         module[0].weight[0, 0] += 1
     assert fingerprint(module) != before
+
+
+def test_large_parts_of_the_same_files_are_hashed_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = home / "model.safetensors"
+    file.write_bytes(b"as it was")
+    model, parts = ModelConfig(base=str(file)), {"denoiser": nn.Linear(2, 2), "vae": nn.Linear(3, 3)}
+    hashed = list[nn.Module]()
+
+    def count(part: nn.Module) -> str:
+        hashed.append(part)
+        return fingerprint(part)
+
+    monkeypatch.setattr(weights, "fingerprint", count)
+    expected = {name: fingerprint(part) for name, part in parts.items()}
+    assert [families.fingerprints(model, parts) for _ in range(2)] == [expected] * 2
+    assert len(hashed) == 4, "small ones are hashed each time"
+    monkeypatch.setattr(weights, "LARGE", 0)
+    assert [families.fingerprints(model, parts) for _ in range(2)] == [expected] * 2
+    assert len(hashed) == 6
+    for change in (lambda: os.utime(file, ns=(1, 1)), lambda: (home / "clip_l.safetensors").write_bytes(b"is new")):
+        change()
+        families.fingerprints(model, parts)
+    families.fingerprints(model.model_copy(update={"weights": "int8"}), parts)
+    families.fingerprints(model, {"denoiser": parts["denoiser"].to(torch.float16), "vae": parts["vae"]})
+    assert len(hashed) == 6 + 2 + 2 + 2 + 1

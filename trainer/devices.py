@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, Literal, TypeAlias
@@ -278,6 +279,34 @@ class Pinned:
         copy = self._free[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         self._free = self._free[taken:]
         return copy.copy_(tensor)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from main memory to a device, without a wait for what that is computing.
+
+    Only pinned memory is copied so: of other memory the copy begins when all work before it is done.
+    """
+    if not has_own_memory(device) or tensor.device.type != "cpu":
+        return tensor.to(device)
+    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return pinned.to(device, non_blocking=True)
+
+
+def read_later(*numbers: Tensor) -> Callable[[], list[float]]:
+    """Begin to read numbers of one type from a device; the function returned waits for these, not for later work."""
+    values = torch.stack(numbers)
+    if not has_own_memory(values.device):
+        known: list[float] = values.tolist()
+        return lambda: known
+    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    copied = compute_stream(values.device).record_event()
+
+    def read() -> list[float]:
+        copied.synchronize()
+        result: list[float] = copy.tolist()
+        return result
+
+    return read
 
 
 def _free_and_total(device: torch.device) -> tuple[int, int]:

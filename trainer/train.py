@@ -33,6 +33,7 @@ from trainer.training import (
 from trainer.training.batches import Batches
 from trainer.training.checkpoint import TrainState
 from trainer.training.loss import training_loss
+from trainer.training.optimizer_step import ExplodedError, Readings
 from trainer.training.recovery import Recovery, initial_state
 
 
@@ -61,7 +62,7 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
     config = memory.fit(config, family, accelerator, run, largest(accelerator, family, adapter, batches))
     step = checkpoint.resume(run, state, partial(distributed.broadcast, accelerator))
     scaler = optimizer_step.restore_scaler(accelerator.scaler, state)
-    after = AfterStep(run, accelerator, family, adapter, batches, preview, materials)
+    after = AfterStep(run, adapter, batches, preview, materials, Readings(run, accelerator, scaler))
     run.report(started(step, config, family.device))
     if step == 0:
         after.begin(config, state)
@@ -82,15 +83,9 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             continue
         loss = distributed.reduce_gradients(accelerator, state, loss)
 
-        # Step: follow the gradient, unless it exploded.
+        # Step: follow the gradient.
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
         norm = optimizer_step.clip(state, config.training.max_grad_norm, scaler)
-        if optimizer_step.exploded(norm, step, config, state):
-            config, state = recovery.at_half_the_rate(config, step, norm)
-            step = 0
-            run.report(started(step, config, family.device))
-            continue
-        optimizer_step.check(loss.item(), norm, step, config, scaler)
         try:
             fault_injection.on_advance(step + 1)
             optimizer_step.advance(state, rate, scaler)
@@ -99,10 +94,16 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
             continue
         step += 1
         state.update_ema(step, config.training.ema_decay)
-        run.report(completed(step, loss, rate, norm, time.monotonic() - started_at))
+        after.readings.add(step, loss, norm, rate, started_at)
 
-        # Measure, preview, save, and do what was asked for.
-        config, stopped = after.work(config, state, step)
+        # Look at the numbers, measure, preview, save, and do what was asked for.
+        try:
+            config, stopped = after.work(config, state, step)
+        except ExplodedError as jump:
+            config, state = recovery.at_half_the_rate(config, jump.step, jump.norm)
+            step = 0
+            run.report(started(step, config, family.device))
+            continue
         if stopped:
             return run.report(events.Stopped(step=step))
 
@@ -120,12 +121,11 @@ class AfterStep:
     """Work after a step: held-out loss, previews, requests and checkpoints, in this order."""
 
     run: Run
-    accelerator: Accelerator
-    family: families.Family
     adapter: families.Adapter
     batches: Batches
     preview: previews.Previews
     materials: preparation.Materials
+    readings: Readings
     saved_at: float = field(default_factory=time.monotonic)
 
     def begin(self, config: TrainConfig, state: TrainState) -> None:
@@ -134,28 +134,32 @@ class AfterStep:
             self.run.report(events.Warned(message=note))
         self.measure(config, state, 0)
         if config.preview.at_start and config.preview.every:
-            self.preview.make(self.family, self.adapter, self.run, 0)
+            self.preview.make(self.materials.family, self.adapter, self.run, 0)
         self.saved_at = time.monotonic()
 
     def work(self, config: TrainConfig, state: TrainState, step: int) -> tuple[TrainConfig, bool]:
         """Do what is due after a step; return the settings, which a cool-down changes, and whether the run stops."""
-        run = self.run
-        resumed, paused = started(step, config, self.family.device), partial(memory.set_aside, self.family)
-        requests = distributed.requests(self.accelerator, run, resumed, paused)
+        run, family = self.run, self.materials.family
+        self.readings.report(config, state)
+        resumed, paused = started(step, config, family.device), partial(memory.set_aside, family)
+        requests = distributed.requests(self.materials.accelerator, run, resumed, paused)
+        is_late = time.monotonic() - self.saved_at > 60 * config.checkpoint.minutes
+        regular = (config.preview.every, config.checkpoint.every, config.held_out.every, config.training.steps)
+        if requests or is_late or any(due(step, every) for every in regular):
+            self.readings.report(config, state, every=True)
         self.measure(config, state, step)
         last = is_over(step, config, state)
         if due(step, config.preview.every) or (last and config.preview.every) or "preview" in requests:
             with state.exported_weights(self.adapter):
-                self.preview.make(self.family, self.adapter, run, step)
+                self.preview.make(family, self.adapter, run, step)
         if run.is_main and last:
             result_check.report(run, config, self.materials, step)
         if "cooldown" in requests:
             config = cool_down(config, run, step)
-            run.report(started(step, config, self.family.device))
-        is_late = time.monotonic() - self.saved_at > 60 * config.checkpoint.minutes
+            run.report(started(step, config, family.device))
         is_asked_for = bool(requests & {"checkpoint", "stop"}) or held_out.is_lowest(state, config, step)
         if run.is_main and (due(step, config.checkpoint.every) or last or is_late or is_asked_for):
-            metadata = export.metadata(self.family, config, run, self.materials.captions, step)
+            metadata = export.metadata(family, config, run, self.materials.captions, step)
             checkpoint.save_checkpoint(run, self.adapter, state, step, config.checkpoint, metadata)
             self.saved_at = time.monotonic()
         return config, "stop" in requests and not last
@@ -165,7 +169,8 @@ class AfterStep:
         if not self.batches.held_count or not (due(step, config.held_out.every) or step == config.training.steps):
             return
         with state.exported_weights(self.adapter):
-            measured = held_out.measure(self.accelerator, self.family, self.adapter, self.batches, config, step)
+            model = self.materials.accelerator, self.materials.family, self.adapter
+            measured = held_out.measure(*model, self.batches, config, step)
         self.run.report(held_out.note(state, config, measured))
 
 
@@ -200,18 +205,6 @@ def largest(
             parameter.grad = None
 
     return compute
-
-
-def completed(step: int, loss: torch.Tensor, rate: float, norm: float, seconds: float) -> events.Step:
-    """Build the event for a step that took `seconds`."""
-    return events.Step(
-        step=step,
-        loss=loss.item(),
-        learning_rate=rate,
-        grad_norm=norm,
-        seconds=seconds,
-        memory=devices.peak_memory(loss.device),
-    )
 
 
 def started(step: int, config: TrainConfig, device: torch.device) -> events.Started:

@@ -1,8 +1,9 @@
 """A CUDA card without one: the memory that real code would take on it, for models of real size, in seconds.
 
-`guard.cpp` lets torch compute with tensors that have no values on "cuda:0", `card` counts what is alive there, and
-`program` trains, generates and encodes on it. The rest of a process could not be trusted after that, so that it is one
-of its own. What a real card takes beside (CUDA's own context, workspaces of its libraries, fragments) is not counted.
+`guard.cpp` lets torch compute with tensors that have no values on "cuda:0", `card` counts what is alive there,
+`program` trains, generates and encodes on it, and `steps` finds where training waits for it. The rest of a process
+could not be trusted after that, so that it is one of its own. What a real card takes beside (CUDA's own context,
+workspaces of its libraries, fragments) is not counted.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,11 +31,21 @@ def measure(cache: Path, *arguments: str, card: float = 80) -> dict[str, float]:
         arguments: base model, and the parts.
         card: GiB that it has; beyond them nothing fails.
     """
+    return {name: size / 2**30 for name, size in _run(cache, "program", str(card), *arguments).items()}
+
+
+def waits(cache: Path, *arguments: str) -> list[str]:
+    """Return the places at which a step waits for the card; the arguments are those of `steps`."""
+    places: list[str] = _run(cache, "steps", *arguments)
+    return places
+
+
+def _run(cache: Path, program: str, *arguments: str) -> Any:  # noqa: ANN401 - what it prints
     environment = {**unmeasured(), "LIMNER_FAKE_CUDA_GUARD": str(compiled(cache))}
-    command = [sys.executable, "-m", "tests.fake_cuda.program", str(card), *arguments]
+    command = [sys.executable, "-m", f"tests.fake_cuda.{program}", *arguments]
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return {name: size / 2**30 for name, size in json.loads(done.stdout).items()}
+    return json.loads(done.stdout)
 
 
 def compiled(cache: Path) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer import devices
 from trainer.base_models.detect import Base
 from trainer.devices import Untyped
 from trainer.families.family import JOINT_TARGETS, Conditioning, DiffusersModel
@@ -82,10 +83,15 @@ class Flux(DiffusersModel):
             encoder_hidden_states=text.to(dtype),
             pooled_projections=conditioning["pooled"].to(dtype),
             txt_ids=torch.zeros(text.shape[1], 3, device=noisy.device, dtype=dtype),
-            img_ids=self._pipeline._prepare_latent_image_ids(batch, height // 2, width // 2, noisy.device, dtype),
+            img_ids=self._places(height // 2, width // 2, dtype),
             return_dict=False,
         )[0]
         return self._unpack(prediction, height, width)
+
+    def _places(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
+        """Return the places [tokens, 3] of an image's tokens, of which the pipeline would have the device wait."""
+        places = self._pipeline._prepare_latent_image_ids(1, height, width, torch.device("cpu"), dtype)
+        return devices.send(places, self.device)
 
     def _unpack(self, packed: Tensor, height: int, width: int) -> Tensor:
         scale = self._pipeline.vae_scale_factor

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from trainer import devices
 from trainer.base_models.detect import Base
 from trainer.base_models.spec import PredictionType
 from trainer.devices import Untyped
@@ -52,7 +53,7 @@ class SD(DiffusersModel):
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Encode prompts to the text encoder's hidden states [b, chunks * tokens, width]; longer ones are cut off."""
         tokens = tokenize(self._pipeline.tokenizer, prompts, chunks)
-        hidden = self.text_encoders["lora_te"](tokens.to(self.device))[0]
+        hidden = self.text_encoders["lora_te"](devices.send(tokens, self.device))[0]
         return {"text": hidden.reshape(len(prompts), -1, hidden.shape[-1])}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer import devices
 from trainer.base_models import layer_names
 from trainer.base_models.detect import Base
 from trainer.families.family import Conditioning
@@ -46,7 +47,8 @@ class SDXL(SD):
         """
         states = []
         for tokenizer, encoder in zip(self._tokenizers, self.text_encoders.values(), strict=True):
-            output = encoder(tokenize(tokenizer, prompts, chunks).to(self.device), output_hidden_states=True)
+            tokens = devices.send(tokenize(tokenizer, prompts, chunks), self.device)
+            output = encoder(tokens, output_hidden_states=True)
             hidden = output.hidden_states[-2]
             states.append(hidden.reshape(len(prompts), -1, hidden.shape[-1]))
         return {"text": torch.cat(states, dim=-1), "pooled": output.text_embeds[::chunks]}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainer import devices
 from trainer.config import TrainConfig
 from trainer.data.captions import of_class
 from trainer.families import Conditioning
@@ -216,7 +217,7 @@ class Batches:
         chosen = [int(torch.randint(len(pool.views[index]), (), generator=rng)) for index in indices]
         views = [self.cache.get(pool.views[index][view]) for index, view in zip(indices, chosen, strict=True)]
         rows = [pool.size_conditioning[index][view] for index, view in zip(indices, chosen, strict=True)]
-        sizes = torch.tensor(rows, dtype=torch.float32, device=self.device)
+        sizes = devices.send(torch.tensor(rows, dtype=torch.float32), self.device)
         dropped = torch.rand(len(indices), generator=rng) < (config.captions.dropout if own else 0.0)
         picks = torch.rand(len(indices), generator=rng).tolist()
         texts = [
@@ -230,14 +231,14 @@ class Batches:
         mean = torch.stack([view["mean"] for view in views])
         masks = [view["mask"] for view in views if "mask" in view]  # either all views of a run have one or none
         return Batch(
-            mean.to(self.device),
-            torch.stack([view["std"] for view in views]).to(self.device),
+            devices.send(mean, self.device),
+            devices.send(torch.stack([view["std"] for view in views]), self.device),
             None if config.training.text_encoder else self._conditioning_of(captions, sizes),
             captions,
             len(indices),
             preserved,
             self._conditioning_of(preserved, sizes),
-            torch.stack(masks).to(self.device) if masks else None,
+            devices.send(torch.stack(masks), self.device) if masks else None,
             1.0 if own else config.regularization.weight,
             sizes,
             self._preserved_latents(preserved, mean),
@@ -263,14 +264,14 @@ class Batches:
                 # The target is the base's own prediction, for which any size will do: they are resized to this bucket.
                 generated = self.cache.get(self.preserved[prompt])["latents"]
                 latents[number] = functional.interpolate(generated[None], own.shape[-2:])[0]
-        return torch.stack(latents).to(self.device) if latents else None
+        return devices.send(torch.stack(latents), self.device) if latents else None
 
     def _preserved_from(self, prompts: Sequence[str]) -> Tensor | None:
         """Return the share of noise [k] from which each is preserved: from the first on if the base generated it."""
         least = self.config.preservation.noise_from
         if not prompts or not least:
             return None
-        return torch.tensor([least * (prompt not in self.preserved) for prompt in prompts], device=self.device)
+        return devices.send(torch.tensor([least * (prompt not in self.preserved) for prompt in prompts]), self.device)
 
     def largest(self, steps: int) -> tuple[int, int]:
         """Return step and micro-step of the batch, among the last of a run, that takes the most memory."""
@@ -287,7 +288,7 @@ class Batches:
         if not texts:
             return None
         rows = [self.cache.get(self.conditioning[text]) for text in texts]
-        stacked = {key: torch.stack([row[key] for row in rows]).to(self.device) for key in rows[0]}
+        stacked = {key: devices.send(torch.stack([row[key] for row in rows]), self.device) for key in rows[0]}
         return {**stacked, "sizes": sizes[: len(texts)]}
 
     def _preserved_prompts(self, number: int, captions: Sequence[str], triggers: Sequence[str]) -> tuple[str, ...]:

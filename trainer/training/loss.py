@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainer import devices
 from trainer.config import TrainConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.families import Adapter, Conditioning, Family
@@ -72,11 +73,12 @@ def add_noise(family: Family, batch: Batch, objective: ObjectiveConfig, rng: tor
     schedule = family.noise
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn((batch.whole, *shape[1:]), generator=rng)[batch.rows].to(family.device)
+        return devices.send(torch.randn((batch.whole, *shape[1:]), generator=rng)[batch.rows], family.device)
 
     latents = batch.mean + batch.std * draw(*batch.std.shape)
     noise = draw(*latents.shape)
-    timesteps = draw_timesteps(batch.whole, schedule, objective, rng, latents.shape)[batch.rows].to(family.device)
+    drawn = draw_timesteps(batch.whole, schedule, objective, rng, latents.shape)[batch.rows]
+    timesteps = devices.send(drawn, family.device)
     if objective.noise_offset:
         noise = noise + objective.noise_offset * draw(*latents.shape[:2], 1, 1)
     perturbed = noise

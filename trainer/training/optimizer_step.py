@@ -3,18 +3,21 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate import Accelerator
 from torch import Generator, Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from trainer import devices
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError
 from trainer.families import Adapter, Family
 from trainer.rng import generator, seed_dropout
+from trainer.runs import Run, events
 from trainer.training.batches import Batch, Batches
 from trainer.training.checkpoint import TrainState
 from trainer.training.loss import add_noise, predict_base, training_loss
@@ -110,11 +113,76 @@ def restore_scaler(scaler: GradScaler | None, state: TrainState) -> GradScaler |
     return scaler
 
 
-def clip(state: TrainState, limit: float, scaler: GradScaler | None) -> float:
-    """Scale the gradient down to a norm of `limit` (0 = no limit); return its norm before."""
+def clip(state: TrainState, limit: float, scaler: GradScaler | None) -> Tensor:
+    """Scale the gradient down to a norm of `limit` (0 = no limit); return its norm before, a number on its device."""
     if scaler:
         scaler.unscale_(state.optimizer)
-    return torch.nn.utils.clip_grad_norm_(state.parameters(), limit or float("inf")).item()
+    return torch.nn.utils.clip_grad_norm_(state.parameters(), limit or float("inf"))
+
+
+class ExplodedError(Exception):
+    """The gradient of a step was far larger than those before it."""
+
+    def __init__(self, step: int, norm: float) -> None:
+        super().__init__(step, norm)
+        self.step, self.norm = step, norm
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A step that was taken; `read` returns its loss and the norm of its gradient."""
+
+    step: int
+    read: Callable[[], list[float]]
+    rate: float
+    started_at: float
+    device: torch.device
+
+
+@dataclass
+class Readings:
+    """Reports steps, with losses and gradient norms that are read while the device is at work on the next step.
+
+    If the processor waited for each step's numbers, the device would wait for it in turn before the next one. What a
+    step did to an adapter is noticed a step late then, but before anything is saved. Several processes, which have to
+    notice it in the same step, and devices that share main memory do not go ahead.
+    """
+
+    run: Run
+    accelerator: Accelerator
+    scaler: GradScaler | None
+    _taken: list[_Taken] = field(default_factory=list)
+    _read_at: float = 0.0
+
+    def add(self, step: int, loss: Tensor, norm: Tensor, rate: float, started_at: float) -> None:
+        """Note completed step `step`, which began at `started_at` of the monotonic clock."""
+        self._taken.append(_Taken(step, devices.read_later(loss, norm), rate, started_at, loss.device))
+
+    def report(self, config: TrainConfig, state: TrainState, *, every: bool = False) -> None:
+        """Check and report the steps that are not reported yet; the newest may wait, unless `every` one is to be.
+
+        Raises:
+            ExplodedError: a gradient exploded in a step; it is not reported, nor are those after it.
+            UserError: a loss or a gradient is not finite.
+        """
+        goes_ahead = devices.has_own_memory(self.accelerator.device) and self.accelerator.num_processes == 1
+        while len(self._taken) > int(goes_ahead and not every):
+            taken = self._taken.pop(0)
+            loss, norm = taken.read()
+            if exploded(norm, taken.step - 1, config, state):
+                self._taken.clear()
+                raise ExplodedError(taken.step - 1, norm)
+            check(loss, norm, taken.step - 1, config, self.scaler)
+            before, self._read_at = self._read_at, time.monotonic()
+            event = events.Step(
+                step=taken.step,
+                loss=loss,
+                learning_rate=taken.rate,
+                grad_norm=norm,
+                seconds=self._read_at - max(before, taken.started_at),
+                memory=devices.peak_memory(taken.device),
+            )
+            self.run.report(event)
 
 
 def exploded(norm: float, step: int, config: TrainConfig, state: TrainState) -> bool:
@@ -134,7 +202,7 @@ def exploded(norm: float, step: int, config: TrainConfig, state: TrainState) -> 
 
 
 def check(loss: float, norm: float, step: int, config: TrainConfig, scaler: GradScaler | None) -> None:
-    """Stop before a step that would destroy the adapter; a scaler skips gradients that are too large by itself.
+    """Stop after a step that destroyed the adapter; a scaler skips gradients that are too large by itself.
 
     Raises:
         UserError: the loss or the gradient is not finite.

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import CHECKOUT
-from tests.fake_cuda import measure
+from tests.fake_cuda import measure, waits
 from tests.integration.sampling.test_sampler import before_each, run_out
 from tests.integration.training.test_train import cases, finish, finished, losses, same, settings
 from trainer import families, processes, runs
@@ -350,3 +350,13 @@ def test_preservation_takes_no_memory_of_its_own(arguments: tuple[str, ...], gua
     without, taken = (measure(guards, *arguments, *more, *WAYS) for more in ((), ("preserved",)))
     for way, size in without.items():
         assert taken[way] <= max(1.05 * size, size + 0.2), way
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [("sd15",), *(pytest.param(rest, marks=pytest.mark.nightly) for rest in (("sdxl", "text-encoders"), ("flux",)))],
+)
+def test_no_step_waits_for_the_card(arguments: tuple[str, ...], guards: Path) -> None:
+    """While it computes a step, the processor prepares the next."""
+    assert waits(guards, *arguments) == []

@@ -1,8 +1,12 @@
 """Each setting of a recipe does something, and what it should, on a tiny real model."""
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,8 +247,33 @@ def test_gradients_explode_or_are_scaled_down_to_the_limit(progress: TrainState,
     assert not optimizer_step.exploded(1e9, 6, settings(tiny_sd, training__steps=100), progress)
     set_gradients(progress, 2.0)
     norm = 2 * sum(parameter.numel() for parameter in progress.parameters()) ** 0.5
-    before = [optimizer_step.clip(progress, limit, None) for limit in (0.0, 1.0, 0.0)]
+    before = [float(optimizer_step.clip(progress, limit, None)) for limit in (0.0, 1.0, 0.0)]
     assert before == pytest.approx([norm, norm, 1.0], rel=1e-4), "0 is no limit, and a norm is that before"
+
+
+def test_a_card_is_a_step_ahead_of_its_numbers(progress: TrainState, tiny_sd: Path) -> None:
+    config = settings(tiny_sd, training__spike_threshold=10.0, training__steps=100)
+    run = runs.create(config)
+    card: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1)
+    readings = optimizer_step.Readings(run, card, None)
+
+    def take(step: int, loss: float, norm: float) -> list[int]:
+        """Return the steps that are reported after a step without anything that needs its numbers."""
+        readings.add(step, torch.tensor(loss), torch.tensor(norm), 0.1, time.monotonic())
+        readings.report(config, progress)
+        return list(runs.look(run).state.losses)
+
+    assert [take(step, 0.1, 1.0) for step in (1, 2, 3)] == [[], [1], [1, 2]]
+    readings.report(config, progress, every=True)
+    assert list(runs.look(run).state.losses) == [1, 2, 3], "before anything is saved"
+    assert [take(step, 0.1, norm)[-1] for step, norm in ((4, 1.0), (5, 1.0), (6, 99.0))] == [3, 4, 5]
+    with pytest.raises(optimizer_step.ExplodedError) as jump:
+        take(7, 0.1, 99.0)
+    assert (jump.value.step, jump.value.norm) == (5, 99.0)
+    assert take(1, 0.1, 1.0)[-1] == 5, "what came after the explosion is forgotten"
+    take(2, math.nan, 1.0)
+    with pytest.raises(UserError, match="after step 1: loss nan"):
+        readings.report(config, progress, every=True)
 
 
 def test_a_scaler_passes_over_what_is_too_large_and_is_kept(progress: TrainState, tiny_sd: Path) -> None:
@@ -252,14 +281,14 @@ def test_a_scaler_passes_over_what_is_too_large_and_is_kept(progress: TrainState
     scaler.scale(torch.zeros(()))  # makes its tensors
     before = [parameter.detach().clone() for parameter in progress.parameters()]
     set_gradients(progress, float("inf"))
-    norm = optimizer_step.clip(progress, 1.0, scaler)
+    norm = float(optimizer_step.clip(progress, 1.0, scaler))
     optimizer_step.check(1.0, norm, 0, settings(tiny_sd), scaler)
     optimizer_step.advance(progress, 0.01, scaler)
     assert all(torch.equal(old, new) for old, new in zip(before, progress.parameters(), strict=True))
     assert progress.extra["scaler"]["scale"] == 512.0
     set_gradients(progress, 512.0)
     count = sum(each.numel() for each in progress.parameters())
-    assert optimizer_step.clip(progress, 0.0, scaler) == pytest.approx(count**0.5, rel=1e-4)
+    assert float(optimizer_step.clip(progress, 0.0, scaler)) == pytest.approx(count**0.5, rel=1e-4)
     optimizer_step.advance(progress, 0.01, scaler)
     assert not torch.equal(before[0], progress.parameters()[0])
     fresh = torch.amp.GradScaler("cpu")

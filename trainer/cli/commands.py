@@ -328,6 +328,10 @@ def check(
         for form in forms:
             echo(form)
         _echo_problems(problems, count)
+        if count and not any(problem.fatal for problem in problems):
+            data = {"name": "check", "dataset": name, "trigger": trigger, "preset": preset, "model": {"base": base}}
+            if time := run_queue.takes(config.build(data)):
+                echo(_("To train it takes {time}.", time=time))
     if any(problem.fatal for problem in problems):
         raise typer.Exit(2)
 

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from trainer import config, extension, paths, runs
+from trainer import config, extension, pace, paths, runs
 from trainer.base_models import detect
 from trainer.cli.console import echo, echo_table
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, adjustments
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.i18n import _
+from trainer.i18n import _, duration
 from trainer.runs import Run, archive, cards, queue
 
 app = typer.Typer(help="Show the queue of runs, and change it.")
@@ -40,11 +40,38 @@ def show() -> None:
                 status += f", {view.run.cluster}"
             rows.append(("-", view.run.id, ", ".join(filter(None, (status, cards.describe(view.state.cards))))))
     for place, run in enumerate(waiting, 1):
-        rows.append((str(place), run.id, _("On hold") if run.on_hold else labels["waiting"]))
+        status = _("On hold") if run.on_hold else labels["waiting"]
+        rows.append((str(place), run.id, ", ".join(filter(None, (status, _takes(run))))))
     if rows:
         echo_table([*rows])
     else:
         echo("No run is active.")
+
+
+def _takes(run: Run) -> str:
+    """Say how long a run that waits will take here; "" if it is broken, or trains elsewhere."""
+    try:
+        return "" if run.cluster else takes(run.config())
+    except UserError:  # as the worker will say
+        return ""
+
+
+def takes(settings: TrainConfig) -> str:
+    """Say how long the steps of a run take here, by one like it, or as computed for this processor; "" if that is open.
+
+    Raises:
+        UserError: a dataset is not there or cannot be read.
+    """
+    examples = dataset.read_subjects(settings.taught)
+    images = len(examples) - adjustments.held_out_count(settings, len(examples))
+    steps = adjustments.planned_steps(settings.training, images, len(settings.taught))
+    similar = runs.find_similar(settings)
+    if similar and similar.seconds_per_step:
+        return _("about {time} for {n} steps", time=duration(similar.seconds_per_step * steps), n=steps)
+    if seconds := pace.seconds_per_step(settings):
+        least, most = (duration(steps * each) for each in seconds)
+        return _("{least} to {most} for {n} steps, as computed", least=least, most=most, n=steps)
+    return ""
 
 
 @app.command()
@@ -83,7 +110,7 @@ def add(
     for settings, chosen in added:  # all of them are valid
         run = runs.create(settings.model_copy(update={"name": _name(settings.name, chosen)}), cluster=on)
         runs.start(run)
-        echo("  ".join((run.id, *chosen)))
+        echo("  ".join(filter(None, (run.id, *chosen, _takes(run)))))
 
 
 def read_settings(file: Path, assignments: Sequence[str], on: str = "") -> TrainConfig:

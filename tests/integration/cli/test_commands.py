@@ -19,11 +19,11 @@ from tests.integration.training.test_train import finished
 from tests.unit.adapter_files.test_compatibility import good
 from tests.unit.runs.test_run import held
 from tests.unit.ui.tabs.test_queue import NAMES, waiting
-from trainer import runs
+from trainer import pace, runs
 from trainer.adapter_files import reader, safetensors_reader, writer
 from trainer.cli.adapter_files import parse_adapter
 from trainer.cli.commands import app, main
-from trainer.runs import Run
+from trainer.runs import Run, events
 
 __all__ = ["waiting"]
 
@@ -78,6 +78,25 @@ def test_a_run_is_queued_for_each_file_and_each_combination(
     done = limner("queue", "add", str(tmp_path / "one.toml"), "--grid", f"seed={','.join(map(str, range(201)))}")
     assert (done.returncode, started) == (2, [])
     assert "Add at most 200 at once" in done.stderr
+
+
+def test_the_time_of_a_run_is_told_before_it(
+    waiting: list[Run], character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a run like it, or as computed for a processor that was measured; otherwise only steps would tell."""
+    assert "take" not in limner("check", "rin").stdout
+    assert "steps" not in limner("queue").stdout
+    pace.note({"small": 1e11, "large": 1e11})
+    assert re.search(r"To train it takes \w.* to \w.* for \d+ steps, as computed\.", limner("check", "rin").stdout)
+    assert limner("queue").stdout.count("steps, as computed") == len(waiting)
+    started: list[Run] = []
+    monkeypatch.setattr(runs, "start", started.append)
+    (tmp_path / "run.toml").write_text('name = "x"\ndataset = "rin"\ntraining.steps = 240\n')
+    done = limner("queue", "add", str(tmp_path / "run.toml"))
+    assert "for 240 steps, as computed" in done.stdout, done.stderr
+    for step in range(1, 41):
+        started[0].report(events.Step(step=step, loss=0.1, learning_rate=1e-4, grad_norm=1.0, seconds=0.5, memory=1))
+    assert "about 2 min for 240 steps" in limner("queue", "add", str(tmp_path / "run.toml")).stdout
 
 
 def sample(folder: Path, *arguments: object) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_a_folder_is_dropped_and_captions_may_come_later(shared: Server, visit: 
     for number, name in enumerate(("left", "right")):
         (mine / name).mkdir(parents=True)
         (mine / name / "a.png").write_bytes(png(10 + number))
-        (mine / name / "a.txt").write_text(name)
+        (mine / name / "a.txt").write_text(f"zorblax, {name}")
     (mine / ".DS_Store").write_text("x")
     (mine / "single.png").write_bytes(png(1))
     page.locator("#folder input[type=file]").set_input_files(mine)
@@ -68,9 +68,24 @@ def test_a_folder_is_dropped_and_captions_may_come_later(shared: Server, visit: 
     page.get_by_text("Added 3 images. 2 captions came with them.", exact=True).wait_for()
     folder = shared.home / "datasets" / "odd"
     captions = {path.read_bytes(): path.with_suffix(".txt") for path in folder.glob("*.png")}
-    assert [captions[png(10 + number)].read_text() for number in range(2)] == ["left\n", "right\n"]
-    upload(page, [{"name": "single.txt", "mimeType": "text/plain", "buffer": b"came later"}])
-    page.wait_for_function("[...document.querySelectorAll('textarea')].some((area) => area.value === 'came later')")
+    assert [captions[png(10 + number)].read_text() for number in range(2)] == ["zorblax, left\n", "zorblax, right\n"]
+    trigger = page.locator("#trigger :is(input, textarea)").first
+    assert trigger.input_value() == "", "it is in two of three captions"
+    caption = {"mimeType": "text/plain", "buffer": b"zorblax, came later"}
+    new = {"name": "new.png", "mimeType": "image/png", "buffer": png(2)}
+    for count, word, files in (
+        (3, "zorblax", [{"name": "single.txt", **caption}]),
+        (4, "own", [new, {"name": "new.txt", **caption}]),
+    ):
+        upload(page, files)
+        cards(page, count)
+        script = "word => document.querySelector('#trigger :is(input, textarea)').value === word"
+        page.wait_for_function(script, arg=word)  # proposed where there is none yet
+        page.get_by_role("tab", name="Train").click()
+        page.wait_for_function(script.replace("#trigger", "#train-trigger"), arg=word)
+        page.get_by_role("tab", name="Images").click()
+        fill(page, "trigger", "own")
+    assert [path.read_text() for path in folder.glob("single.txt")] == ["zorblax, came later\n"]
 
 
 def test_what_is_wrong_is_shown_and_mended(shared: Server, visit: Visit, project: Path) -> None:

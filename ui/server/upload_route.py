@@ -83,7 +83,8 @@ def _add(project: str, files: Sequence[tuple[Path, str]]) -> dict[str, object]:
     text = report.sentence()
     if is_new and report.added:
         text += " " + _("They are in the project {project}.", project=project)
-    return {"project": project, "report": text, "bad": bool(report.refused)}
+    trigger = page_memory.answer(project, "trigger")
+    return {"project": project, "report": text, "bad": bool(report.refused), "trigger": trigger}
 
 
 async def _receive(request: Request, upload_id: str = "") -> list[tuple[Path, str]]:

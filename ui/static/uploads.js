@@ -12,6 +12,14 @@ function tell(/** @type {number} */ share) {
   part(".share").textContent = share < 1 ? `${Math.floor(100 * share)} %` : "[[Taking in the images…]]";
 }
 
+// Fills in the trigger word that the captions share, as if it was typed, unless there is one or the field is being edited.
+function propose(/** @type {string | undefined} */ word) {
+  const field = /** @type {HTMLInputElement | null} */ (document.querySelector("#trigger :is(input, textarea)"));
+  if (!word || !field || field.value || field === document.activeElement) return;
+  field.value = word;
+  for (const event of ["input", "blur"]) field.dispatchEvent(new Event(event, { bubbles: event === "input" }));
+}
+
 // Resolves to what the server says, or to nothing if the upload was canceled.
 function send(/** @type {string} */ project, /** @type {File[]} */ files, /** @type {(share: number) => void} */ progress) {
   const request = new XMLHttpRequest(), body = new FormData();
@@ -43,6 +51,7 @@ async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
     reports += (reports && " ") + answer.report;
     bad ||= answer.bad;
     if (!answer.project) break;
+    if (target === own()) propose(answer.trigger);
   }
   running = null;
   waiting -= 1;

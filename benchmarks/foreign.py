@@ -61,6 +61,34 @@ def loha(shape: tuple[int, ...], *, cores: bool = False, alpha: float = RANK) ->
     return parts
 
 
+def lokr_with_cores(shape: tuple[int, ...]) -> Parts:
+    """As LyCORIS with `use_tucker`, which has cores for convolutions of more than 1 x 1."""
+    if len(shape) == 2 or shape[2] == 1:
+        return lokr(shape)
+    sides = {"lokr_w2_a": random(2, shape[0] // 4), "lokr_w2_b": random(2, shape[1] // 4)}
+    core = {"lokr_t2": 10 * random(2, 2, *shape[2:])}
+    return {"lokr_w1": 10 * random(4, 4), "alpha": torch.tensor(2.0), **sides, **core}
+
+
+def dylora(shape: tuple[int, ...]) -> Parts:
+    """As LyCORIS, which leaves the ups of convolutions flat."""
+    parts = lora(shape)
+    return {**parts, "lora_up.weight": parts["lora_up.weight"].flatten(1)}
+
+
+def loha_of_onetrainer(shape: tuple[int, ...]) -> Parts:
+    """Factors of convolutions in the shape of convolutions."""
+    parts, ones = loha(shape), (1,) * (len(shape) - 2)
+    for one in (1, 2):
+        parts[f"hada_w{one}_a"] = parts[f"hada_w{one}_a"].reshape(shape[0], RANK, *ones)
+        parts[f"hada_w{one}_b"] = parts[f"hada_w{one}_b"].reshape(RANK, *shape[1:])
+    return parts
+
+
+def ai_toolkit_dora(shape: tuple[int, ...]) -> Parts:
+    return {**down_up(shape), "magnitude": magnitudes(shape, by_input=False).flatten()}
+
+
 def lokr(shape: tuple[int, ...], form: str = "low", alpha: float = 2.0) -> Parts:
     """Of rank 2, or 1 if both are factored: LyCORIS has whole matrices where the rank is half a side or more."""
     factor, rank = 4, 2
@@ -152,6 +180,33 @@ def processors(name: str) -> str:
     return dotted(name).replace(".to_out.0", ".to_out").replace(".to_", ".processor.to_")
 
 
+def in_2023(name: str, ending: str) -> str:
+    """The key of a tensor as diffusers had it in 2023, in its processors of attention and in text encoders."""
+    side = "down" if ending == "lora_down.weight" else "up"
+    part = "_lora" if ".processor." in name else ".lora_linear_layer" if name.startswith("text_") else ".lora"
+    return f"{name}{part}.{side}.weight"
+
+
+def diffusers_of_2023(tensors: Parts) -> Parts:
+    split = ((*key.partition(".")[::2], tensor) for key, tensor in tensors.items())
+    return {in_2023(processors(name), ending): tensor for name, ending, tensor in split if ending != "alpha"}
+
+
+def diffusers_of_peft(tensors: Parts) -> Parts:
+    """As diffusers' `convert_state_dict_to_diffusers`: attention as in 2023, all other layers as PEFT has them."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    converted: Parts = convert_state_dict_to_diffusers(peft(tensors))
+    return converted
+
+
+def kohya_of_diffusers(tensors: Parts) -> Parts:
+    from diffusers.utils import convert_state_dict_to_kohya
+
+    converted: Parts = convert_state_dict_to_kohya(peft(tensors))
+    return converted
+
+
 def modules_of(tensors: Parts) -> dict[str, Module]:
     from trainer.adapter_files import reader
 
@@ -210,7 +265,8 @@ def others(base: Base) -> Iterator[tuple[str, Parts, dict[str, str]]]:
             "LoHa, alpha = rank / 2": lambda s: loha(s, alpha=2.0), "LoHa, Tucker": lambda s: loha(s, cores=True),
             "LoHa with DoRA": lambda s: {**loha(s), "dora_scale": magnitudes(s, by_input=False)},
             "LoHa with DoRA by input": lambda s: {**loha(s), "dora_scale": magnitudes(s, by_input=True)},
-            "LoKr": lokr, "LoKr, alpha = rank / 2": lambda s: lokr(s, alpha=1.0),
+            "DyLoRA": dylora, "LoKr": lokr, "LoKr, Tucker": lokr_with_cores,
+            "LoKr, alpha = rank / 2": lambda s: lokr(s, alpha=1.0),
             "LoKr, both factored": lambda s: lokr(s, "both"),
             "LoKr with DoRA": lambda s: {**lokr(s), "dora_scale": magnitudes(s, by_input=False)},
             "GLoRA": glora, "OFT": oft, "OFT, constrained": lambda s: oft(s, 1e-3), "BOFT": boft, "full": full,
@@ -220,6 +276,17 @@ def others(base: Base) -> Iterator[tuple[str, Parts, dict[str, str]]]:
             for conv in (False, True):
                 tensors = adapter(base, make, text=text, conv=conv)
                 yield f"LyCORIS {kind}{' of convolutions' if conv else ''}{where}", tensors, {}
+        for conv in (False, True):
+            of_what = " of convolutions" if conv else ""
+            equal_too = adapter(base, lambda s: lora(s, RANK), text=text, conv=conv)
+            yield f"diffusers, convert_state_dict_to_diffusers{of_what}{where}", diffusers_of_peft(equal_too), {}
+            yield f"diffusers, convert_state_dict_to_kohya{of_what}{where}", kohya_of_diffusers(equal_too), {}
+            yield f"OneTrainer LoHa{of_what}{where}", adapter(base, loha_of_onetrainer, text=text, conv=conv), {}
+        yield f"diffusers of 2023{where}", diffusers_of_2023(equal), {}
+        yield f"ai-toolkit DoRA{where}", adapter(base, ai_toolkit_dora, text=text), {}
+        constrained = adapter(base, lambda s: oft(s, 1e-3), text=text)
+        renamed_oft = {key.replace("lora_unet_", "oft_unet_"): tensor for key, tensor in constrained.items()}
+        yield f"sd-scripts OFT{where}", renamed_oft if not text else {}, {}
         norms = {name: shape for name, shape in base.shapes.items() if len(shape) == 1 and "final" not in name
                  and writer.place_of(name).block != "outside" and (text or name.startswith("lora_unet_"))}  # fmt: skip
         changes = {f"{name}.{one}_norm": random(*shape) for name, shape in norms.items() for one in "wb"}

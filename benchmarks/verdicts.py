@@ -31,6 +31,7 @@ from benchmarks.loaders import LOADERS
 from benchmarks.narrow import Base
 from benchmarks.stand_ins import variable
 from trainer.adapter_files import compatibility, safetensors_reader, summary
+from trainer.base_models import layer_names
 
 
 def behaviors(program: str, base: Base, files: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -46,7 +47,17 @@ def behaviors(program: str, base: Base, files: list[Path]) -> Iterator[tuple[str
 
 def needs_lycoris(file: Path) -> bool:
     layers, _ = summary.layers(safetensors_reader.read(file))
-    return any(layer.kind != "LoRA" or "lora_mid.weight" in layer.parts for layer in layers)
+    return any(
+        layer.algorithm != "LoRA"
+        or "lora_mid.weight" in layer.parts
+        or (layer.kind == "DoRA" and not layer.by_ai_toolkit)
+        for layer in layers
+    )
+
+
+def by_own_oft(file: Path) -> bool:
+    """True if a file is for sd-scripts' `networks.oft`, which is not run here."""
+    return any(key.startswith(layer_names.OFT_PREFIX) for key in safetensors_reader.read(file).entries)
 
 
 def compare(base: Base, files: list[Path], programs: list[str]) -> Iterator[tuple[str, str, str, str, str, str]]:
@@ -59,6 +70,7 @@ def compare(base: Base, files: list[Path], programs: list[str]) -> Iterator[tupl
             continue
         judged = "sd-scripts" if program == "LyCORIS" else program
         fitting = [file for file in files if judged != "sd-scripts" or needs_lycoris(file) == (program == "LyCORIS")]
+        fitting = [file for file in fitting if judged != "sd-scripts" or not by_own_oft(file)]
         for name, answer in behaviors(program, base, fitting):
             verdict = next(one for one in reports[name].verdicts if one.program == judged)
             detail = answer.get("detail", "") or f"{answer.get('error', 0):.3g} of the change"

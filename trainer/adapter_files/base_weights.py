@@ -141,7 +141,7 @@ def _read_header(path: Path) -> dict[str, Entry]:
 
 
 def _in_folder(path: Path, headers: dict[Path, dict[str, Entry]]) -> Iterator[tuple[Place, str, Weight]]:
-    for component in (*DENOISERS, "text_encoder", "text_encoder_2"):
+    for component in (*DENOISERS, "text_encoder", "text_encoder_2", "text_encoder_3"):
         for file in _weight_files(path / component):
             headers[file] = _read_header(file)
             for key in headers[file]:
@@ -189,6 +189,8 @@ def _in_file(
             if part and module.place:
                 yield module.place, part, Weight(path, key)
             continue
+        if (t5 := FAMILIES[family].t5) and key.startswith(t5.single_file):
+            yield from _text(layer_names.T5, key.removeprefix(t5.single_file), Weight(path, key), 0)
         for encoder in FAMILIES[family].text_encoders:
             projection = Place(encoder.component, layer_names.TEXT_PROJECTION)
             if key.startswith(encoder.single_file):

@@ -176,6 +176,11 @@ def _layer_problems(facts: Facts) -> Iterator[str]:
         )
 
 
+def _lenient(program: Program, facts: Facts) -> bool:
+    """Return True if a program leaves out what it does not know in the format of a file, whatever it does elsewhere."""
+    return program.lenient_with_peft and (facts.peft or facts.generic)
+
+
 def _judge(program: Program, facts: Facts) -> Verdict:
     if not facts.layers:
         return Verdict(program.name, False, _("it has nothing that could be loaded"), "nothing")
@@ -192,9 +197,10 @@ def _judge(program: Program, facts: Facts) -> Verdict:
     unknown = [
         layer
         for layer in left_out
-        if not (support and support.drops(facts.transformer_name(layer), layer.module.place))
+        if not (support and support.drops(facts.transformer_name(layer), layer.module.place, facts.transformer_names))
     ]
     unmatched = [key for layer in unknown for key in layer.parts.values()] + _unknown_keys(program, facts)
+    unmatched += [layer.parts["dora_scale"] for layer in applied if layer.by_ai_toolkit]
     biases = [layer.parts["diff_b"] for layer in applied if "diff_b" in layer.parts and layer.algorithm != "full"]
     if program.biases == "leaves out":
         unmatched += biases
@@ -206,7 +212,6 @@ def _judge(program: Program, facts: Facts) -> Verdict:
     reasons = list(_unmatched(program, facts, unmatched))
     if len(left_out) == len(facts.layers):
         return Verdict(program.name, False, _("loads nothing: {reasons}", reasons="; ".join(reasons)), "nothing")
-    reasons += _share(left_out, facts)
     reasons += _differences(program, facts, applied)
     if reasons:
         return Verdict(program.name, False, _("loads, but differs: {reasons}", reasons="; ".join(reasons)), "differs")
@@ -252,7 +257,7 @@ def _unknown_keys(program: Program, facts: Facts) -> list[str]:
 
 def _unmatched(program: Program, facts: Facts, keys: list[str]) -> Iterator[str]:
     what = program.unmatched
-    if facts.peft and program.lenient_with_peft:
+    if _lenient(program, facts):
         what = _("left out")
     if keys:
         yield _(
@@ -264,23 +269,14 @@ def _unmatched(program: Program, facts: Facts, keys: list[str]) -> Iterator[str]
         )
 
 
-def _share(left_out: list[Layer], facts: Facts) -> Iterator[str]:
-    if left_out:
-        yield _("{number} of {all} layers are without effect", number=len(left_out), all=len(facts.layers))
-
-
 def _differences(program: Program, facts: Facts, layers: list[Layer]) -> Iterator[str]:
-    """List how the effect of layers that a program applies differs from the one that is meant."""
-    readings = [(layer, _reading(program, facts, layer)) for layer in layers]
-    yield from dict.fromkeys(reading.differs for _layer, reading in readings if reading and reading.differs)
-    yield from dict.fromkeys(
-        reading.scaled for layer, reading in readings if reading and reading.scaled and facts.is_scaled(layer)
-    )
-    if facts.scaled_by_settings and not program.reads_peft_alpha:
-        yield _("it does not read the alpha in the metadata, so that the strength is wrong")
+    """List how the effect of the layers that a program applies differs from the one that is meant."""
+    if left_out := len(facts.layers) - len(layers):
+        yield _("{number} of {all} layers are without effect", number=left_out, all=len(facts.layers))
+    yield from _differences_of_kinds(program, facts, layers)
     if support := _support(program, facts):
-        names = dict.fromkeys(name for layer in layers if (name := facts.transformer_name(layer)))
-        yield from (support.differs[name] for name in names if name in support.differs)
+        names = {facts.transformer_name(layer) for layer in layers}
+        yield from (reason for name, reason in support.differs.items() if name in names)
     yield from _metadata_faults(program, facts)
     if facts.incomplete:
         yield _(
@@ -299,6 +295,14 @@ def _differences(program: Program, facts: Facts, layers: list[Layer]) -> Iterato
         yield _("of a file with both kinds of names it loads one kind")
     if facts.not_finite:
         yield _("values that are not finite make its images black")
+
+
+def _differences_of_kinds(program: Program, facts: Facts, layers: list[Layer]) -> Iterator[str]:
+    readings = [(layer, reading) for layer in layers if (reading := _reading(program, facts, layer))]
+    yield from dict.fromkeys(reading.differs for _layer, reading in readings if reading.differs)
+    yield from dict.fromkeys(reading.scaled for layer, reading in readings if reading.scaled and facts.is_scaled(layer))
+    if facts.scaled_by_settings and not program.reads_peft_alpha:
+        yield _("it does not read the alpha in the metadata, so that the strength is wrong")
 
 
 def _metadata_faults(program: Program, facts: Facts) -> Iterator[str]:
@@ -323,14 +327,12 @@ def _metadata_faults(program: Program, facts: Facts) -> Iterator[str]:
 
 def _refusals(program: Program, facts: Facts, unmatched: list[str]) -> Iterator[str]:
     """List why a program does not load a file at all."""
-    strict, support = program.strictness == "refuses", _support(program, facts)
-    strict &= not (facts.peft and program.lenient_with_peft)
+    support = _support(program, facts)
+    strict = program.strictness == "refuses"
     if support:
         strict = support.refuses_unmatched
-        names = dict.fromkeys(name for layer in facts.layers if (name := facts.transformer_name(layer)))
-        yield from dict.fromkeys(support.stops[name] for name in names if name in support.stops)
-    strict &= not (facts.generic and program.lenient_with_peft)
-    if strict and len(unmatched) > program.limit:
+        yield from dict.fromkeys(reason for name, reason in support.stops.items() if name in facts.transformer_names)
+    if strict and len(unmatched) > program.limit and not _lenient(program, facts):
         yield from _unmatched(program, facts, unmatched)
         if program.limit:
             yield _("more than {number} such keys, so that it refuses the whole file", number=program.limit)
@@ -356,8 +358,7 @@ def _invoke_refusals(facts: Facts) -> Iterator[str]:
     prefixes = ("lora_unet_", *facts.spec.prefixes.values(), "bundle_emb")
     if facts.spec.original_names and not all(key.startswith(prefixes) for key in facts.file.entries):
         yield _("it stops at a key without one of the prefixes {prefixes}", prefixes=", ".join(prefixes[:-1]))
-    unread = {layer.kind for layer in facts.layers} & {"GLoRA", "OFT", ""}
-    if unread:
+    if {layer.kind for layer in facts.layers} & {"GLoRA", "OFT", ""}:
         yield _("it stops at a layer of a kind that it does not read")
     if facts.family_for_invoke != facts.family:
         yield _("it cannot detect the family, which it does by the widths of cross-attention or text encoder")
@@ -385,10 +386,14 @@ def _remark(program: Program, facts: Facts) -> str:
     """Describe what is worth knowing about a file that loads; "" if nothing is."""
     if any(key.startswith(_EMBEDDING) for key in facts.unknown_keys) and program.name not in ("A1111", "SD.Next"):
         return _(", but the embedding in it is left out")
+    if program.name == "sd-scripts" and facts.unet_names & {"oft", "oft diffusers"}:
+        return _(", with --network_module networks.oft")
     if program.name == "sd-scripts" and facts.by_lycoris:
         return _(", with --network_module lycoris.kohya")
     if program.name == "sd-scripts" and facts.spec.original_names and facts.unet_names == {"diffusers"}:
         return _("; training cannot be resumed from it under these names")
+    if program.name == "A1111" and any(facts.kind_of(layer) == "LoKr" for layer in facts.layers):
+        return _("; it multiplies in fp16, in which a LoKr with factors is off where it changes little")
     if program.name == "diffusers" and facts.model == "micro":
         return _(", with Micro's folder as the base model")
     return ""

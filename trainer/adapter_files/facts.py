@@ -10,10 +10,18 @@ from trainer.adapter_files.peft_settings import OWN_PREFIX, PeftSettings
 from trainer.adapter_files.programs import METADATA, LayerNaming, TextName, UnetName
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
-from trainer.base_models import layer_names
+from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Module, Place
 from trainer.base_models.registry import FAMILIES, UNETS, FamilyName
 from trainer.base_models.spec import DENOISERS, FamilySpec, Shape
+
+_FORMS = {  # kinds by their algorithm, and a tensor with the dimensions of a convolution
+    ("LoRA", "lora_mid.weight"): "Tucker LoRA",
+    ("LoHa", "hada_w1_b"): "convolution LoHa",
+    ("LoKr", "lokr_t2"): "Tucker LoKr",
+    ("OFT", "oft_blocks"): "BOFT",
+    ("IA3", "weight"): "convolution IA3",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Facts:
     @cached_property
     def without_alpha(self) -> list[str]:
         """Layers in kohya's format that lack their alpha, of kinds that are scaled by one."""
-        scaled = [layer for layer in self._flat if summary.rank_of(self.file, layer)]
+        scaled = [layer for layer in self._flat if summary.rank_of(self.file, layer) and not layer.by_ai_toolkit]
         return [layer.module.name for layer in scaled if "alpha" not in layer.parts]
 
     @cached_property
@@ -66,7 +74,7 @@ class Facts:
         return [layer.module.name for layer in complete if not summary.fits(self.file, layer, self.known)]
 
     def _is_complete(self, layer: Layer) -> bool:
-        return layer_names.weight_size(summary.shapes(self.file, layer)) is not None
+        return layer_shapes.weight_size(summary.shapes(self.file, layer)) is not None
 
     @cached_property
     def twice(self) -> list[str]:
@@ -87,32 +95,29 @@ class Facts:
     def kind_of(self, layer: Layer) -> str:
         """Return the kind of a layer as the rules of programs name it, such as `DoRA by input` or `whole LoKr`."""
         shapes = summary.shapes(self.file, layer)
-        kind = layer.algorithm
-        if kind == "LoRA" and "lora_mid.weight" in shapes:
-            kind = "Tucker LoRA"
-        elif kind == "LoKr" and {"lokr_w1", "lokr_w2"} <= shapes.keys():
-            kind = "whole LoKr"
-        elif kind == "OFT":
-            kind = self._kind_of_oft(layer, shapes.get("oft_blocks", ()))
-        elif kind == "IA3" and len(shapes.get("weight", ())) == 4:
-            kind = "convolution IA3"
-        elif kind == "norm" and layer.module.place and layer.module.place.component not in DENOISERS:
-            kind = "text norm"
-        elif kind == "full" and "diff" not in shapes:
-            kind = "bias"
-        magnitude = shapes.get("dora_scale")
-        if magnitude is None:
+        kind, magnitude = self._form_of(layer, shapes), shapes.get("dora_scale")
+        if magnitude is None or layer.by_ai_toolkit:  # no program knows the name of its magnitudes
             return kind
-        if layer.module.naming == "dotted":
+        if layer.by_output:
             return "DoRA of PEFT"
         axis = "by output" if magnitude and magnitude[0] > 1 else "by input"
         return f"DoRA {axis}" if kind == "LoRA" else f"{kind} with DoRA {axis}"
 
-    def _kind_of_oft(self, layer: Layer, blocks: Shape) -> str:
-        if len(blocks) == 4:
-            return "BOFT"
-        limited = "alpha" in layer.parts and self.file.number(layer.parts["alpha"]) > 0
-        return "constrained OFT" if limited else "OFT"
+    def _form_of(self, layer: Layer, shapes: Mapping[str, Shape]) -> str:
+        """Return the kind of a layer without regard to magnitudes."""
+        kind, dims = layer.algorithm, {ending: len(shape) for ending, shape in shapes.items()}
+        for (algorithm, ending), form in _FORMS.items():
+            if kind == algorithm and dims.get(ending) == 4:
+                return form
+        if kind == "LoRA" and dims.get("lora_up.weight") == 2 and dims.get("lora_down.weight") == 4:
+            return "DyLoRA"
+        if kind == "LoKr" and {"lokr_w1", "lokr_w2"} <= dims.keys():
+            return "whole LoKr"
+        if kind == "OFT" and "alpha" in layer.parts and self.file.number(layer.parts["alpha"]) > 0:
+            return "constrained OFT"
+        if kind == "norm" and layer.module.place and layer.module.place.component not in DENOISERS:
+            return "text norm"
+        return "bias" if kind == "full" and "diff" not in dims else kind
 
     def is_scaled(self, layer: Layer) -> bool:
         """Return True if a layer's alpha is another number than its rank."""
@@ -122,7 +127,7 @@ class Facts:
     @cached_property
     def scaled_by_settings(self) -> bool:
         """True if PEFT's settings give a layer another alpha than its rank."""
-        ranks = {layer.module.place: summary.rank_of(self.file, layer) for layer in self.layers
+        ranks = {layer.module.named: summary.rank_of(self.file, layer) for layer in self.layers
                  if layer.module.naming == "dotted"}  # fmt: skip
         return any(place and rank and self.peft_settings.alpha(place, rank) != rank for place, rank in ranks.items())
 
@@ -138,6 +143,8 @@ class Facts:
             return None
         if module.naming == "generic":
             return "generic"
+        if module.prefix == layer_names.OFT_PREFIX:
+            return "oft diffusers" if module.naming == "diffusers" else "oft"
         if module.naming == "original":
             return "original" if self.spec.original_names else "foreign original"
         if module.naming == "diffusers":
@@ -166,6 +173,11 @@ class Facts:
             return "joined"
         return "lycoris" if module.prefix == "lycoris_" else "onetrainer"
 
+    @cached_property
+    def transformer_names(self) -> set[LayerNaming]:
+        """Ways in which the file names layers of a transformer."""
+        return {name for layer in self.layers if (name := self.transformer_name(layer))}
+
     def text_name(self, layer: Layer) -> TextName | None:
         """Return how the file names a layer of a text encoder; None if it is not one."""
         module = layer.module
@@ -173,6 +185,14 @@ class Facts:
             return None
         if module.naming == "generic":
             return "generic"
+        if module.place.component == layer_names.T5:
+            if module.naming == "dotted":
+                return "dotted t5"
+            if module.prefix == layer_names.T5_PREFIX:
+                return "t5"
+            if self.spec.t5 and layer_names.is_t5(module.prefix, self.spec.t5.component):
+                return "t5 by folder"
+            return "other prefix"
         if module.naming == "dotted":
             return "dotted" if module.text_model else "dotted flat"
         if not module.text_model:
@@ -247,7 +267,7 @@ class Facts:
     @cached_property
     def family_for_invoke(self) -> FamilyName | None:
         """Return the family that InvokeAI takes the file for, by widths that it sees in few kinds of layers."""
-        kinds = ("LoRA", "Tucker LoRA", "DoRA", "LoHa", "whole LoKr", "full", "IA3")
+        kinds = ("LoRA", "Tucker LoRA", "DyLoRA", "DoRA", "LoHa", "whole LoKr", "full", "IA3")
         seen = [layer for layer in self._flat if self.kind_of(layer).startswith(kinds)]
         deep = any(
             re.search(r"transformer_blocks\.([2-9]|\d\d)\.", layer.module.place.path)

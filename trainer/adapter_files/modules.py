@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainer.base_models import layer_names
+from trainer.base_models import layer_shapes
 
 
 class Module(Protocol):
@@ -226,7 +226,7 @@ def bias_change(module: Module) -> Tensor | None:
 
 def size(module: Module) -> tuple[int, int]:
     """Return rows and columns [out, in * kh * kw] of the weight that a module changes; 0 if its tensors do not tell."""
-    known = layer_names.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
+    known = layer_shapes.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
     assert known  # read as a module, so that its tensors fit together
     return known
 
@@ -238,7 +238,7 @@ def fits(module: Module, weight: tuple[int, int]) -> bool:
         return weight[1] % factors == 0 if bool(module.parts["on_input"]) else weight[0] == factors
     if isinstance(module, GLoRA) and weight[1] % len(module.parts["a1.weight"]):
         return False
-    return layer_names.same_size(size(module), weight)
+    return layer_shapes.same_size(size(module), weight)
 
 
 def needs_base(module: Module) -> bool:

@@ -4,11 +4,11 @@ They were read from the programs' sources, at the commit that stands with each, 
 do by `benchmarks.verdicts`, which runs their own loading code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from trainer.base_models.layer_names import Place
+from trainer.base_models.layer_names import T5, Place
 from trainer.base_models.registry import FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.i18n import _
@@ -20,10 +20,11 @@ from trainer.i18n import _
 #   lycoris            the same with the prefix lycoris_
 #   dotted, bare       with dots, with and without `unet.`; peft: with `base_model.model.`
 #   generic            as ComfyUI's own models: diffusion_model.input_blocks.4.1...
+#   oft                as sd-scripts' OFT: oft_unet_input_blocks_4_1_...; oft diffusers: oft_unet_down_blocks_0_...
 #   processor          with dots, attention as diffusers named it in 2023; mixed processor: the same with PEFT's tensors
 UnetName = Literal[
     "original", "foreign original", "diffusers", "lycoris", "dotted", "dotted attention", "bare", "bare attention",
-    "peft", "processor", "mixed processor", "generic",
+    "peft", "processor", "mixed processor", "generic", "oft", "oft diffusers",
 ]  # fmt: skip
 # How it names a layer of a text encoder:
 #   own                with the family's own prefix: lora_te_, and for XL lora_te1_ and lora_te2_
@@ -31,9 +32,12 @@ UnetName = Literal[
 #   other prefix       that of another family
 #   dotted             text_encoder.text_model...; dotted flat: without text_model
 #   generic            as ComfyUI's own models: text_encoders.clip_l.transformer.text_model...
-TextName = Literal[
-    "own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat", "flat", "generic"
-]
+#   t5                 T5 as sd-scripts: lora_te3_encoder_block...; t5 by folder: as OneTrainer, for FLUX.1 lora_te2_
+#   dotted t5          T5 as in folders in diffusers form: text_encoder_2.encoder.block...
+TextName = (
+    Literal["own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat", "flat", "generic"]
+    | Literal["t5", "t5 by folder", "dotted t5"]
+)
 # How an adapter file names a layer of a transformer:
 #   joined       as the original code, which joins layers: lora_unet_joint_blocks_0_x_block_attn_qkv
 #   onetrainer   as diffusers, with underscores: lora_transformer_transformer_blocks_0_attn_to_q; lycoris: lycoris_...
@@ -65,8 +69,10 @@ _CONSTRAINT = Reading(_("it takes OFT's constraint for a much smaller one, so th
 _SQUARED = Reading(scaled=_("LyCORIS multiplies by alpha / rank twice"))
 _BROKEN_BIAS = Reading(_("it adds the change of the biases to the weights"))
 
-_LORA: Mapping[str, Reading] = {"LoRA": RIGHT, "Tucker LoRA": RIGHT}
-_HADAMARD: Mapping[str, Reading] = {"LoHa": RIGHT, "LoKr": RIGHT, "whole LoKr": RIGHT}
+_LORA: Mapping[str, Reading] = {"LoRA": RIGHT, "Tucker LoRA": RIGHT, "DyLoRA": RIGHT}
+_HADAMARD: Mapping[str, Reading] = dict.fromkeys(
+    ("LoHa", "convolution LoHa", "LoKr", "Tucker LoKr", "whole LoKr"), RIGHT
+)
 _DORA_BY_INPUT: Mapping[str, Reading] = {
     "DoRA by input": RIGHT, "LoHa with DoRA by input": RIGHT, "LoKr with DoRA by input": RIGHT,
     "whole LoKr with DoRA by input": RIGHT,
@@ -80,7 +86,7 @@ def _by_output(reading: Reading) -> dict[str, Reading]:
 
 @dataclass(frozen=True)
 class Program:
-    """Rules by which a program reads adapter files, and the source that they were read from.
+    """Rules by which a program reads adapter files, and the source that they were read from, on the day `read`.
 
     `reads` are the kinds of layers that it applies; layers of other kinds or names are unmatched. The texts say what it
     does with a key that matches nothing, a missing alpha and a wrong size.
@@ -89,6 +95,7 @@ class Program:
     name: str
     repository: str
     commit: str
+    read: str
     unet_names: frozenset[UnetName]
     text_names: frozenset[TextName]
     reads: Mapping[str, Reading]
@@ -104,22 +111,17 @@ class Program:
     refused_kinds: Mapping[str, str] = field(default_factory=dict)
 
 
+_LOSES_CORES = Reading(_("it leaves out the convolutions of a LoKr that has cores (Tucker)"))
+_FLAT_UPS = _("it stops at convolutions whose ups are flat, as LyCORIS' DyLoRA has them")
+_FLAT_LOHA = _("it stops at a LoHa whose factors have the shapes of convolutions")
 _RESHAPES = _("it reshapes what does not fit, and then silently does something else")
 _STOPS, _LEFT_OUT = _("it stops with an error"), _("left out")
-_COMFY_UNET: frozenset[UnetName] = frozenset(
-    (
-        "original",
-        "foreign original",
-        "diffusers",
-        "lycoris",
-        "dotted",
-        "bare",
-        "processor",
-        "mixed processor",
-        "generic",
-    )
+_COMFY_UNET: frozenset[UnetName] = frozenset(get_args(UnetName)) - {
+    *("dotted attention", "bare attention", "peft", "oft", "oft diffusers")
+}
+_COMFY_TEXT: frozenset[TextName] = frozenset(
+    ("own", "te1 for the only", "te for the first", "dotted", "t5", "t5 by folder")
 )
-_COMFY_TEXT: frozenset[TextName] = frozenset(("own", "te1 for the only", "te for the first", "dotted"))
 _COMFY_KINDS = {
     **_LORA, **_HADAMARD, **_DORA_BY_INPUT, **_by_output(_OVER_BASE), "GLoRA": RIGHT, "full": RIGHT, "norm": RIGHT,
     "DoRA of PEFT": _LORA_ALONE,
@@ -131,23 +133,28 @@ _WEBUI_KINDS = {
 
 PROGRAMS = (
     Program(
-        "ComfyUI", "comfyanonymous/ComfyUI", "3cd7b32f", _COMFY_UNET, _COMFY_TEXT | {"generic"},
-        {**_COMFY_KINDS, "OFT": RIGHT, "constrained OFT": _CONSTRAINT, "BOFT": RIGHT},
+        "ComfyUI", "comfyanonymous/ComfyUI", "3cd7b32f", "2026-11-27", _COMFY_UNET, _COMFY_TEXT | {"generic"},
+        {**_COMFY_KINDS, "Tucker LoKr": _LOSES_CORES, "OFT": RIGHT, "constrained OFT": _CONSTRAINT, "BOFT": RIGHT},
         _("left out, with a line in the log only"), _RESHAPES, biases="reads",
+        refused_kinds={"convolution LoHa": _FLAT_LOHA},
     ),
     Program(
-        "A1111", "AUTOMATIC1111/stable-diffusion-webui", "82a973c0",
-        frozenset(("original", "foreign original", "diffusers")), frozenset(("own", "te1 for the only")),
+        "A1111", "AUTOMATIC1111/stable-diffusion-webui", "82a973c0", "2026-11-27",
+        frozenset(("original", "foreign original", "diffusers", "oft")), frozenset(("own", "te1 for the only")),
         {**_WEBUI_KINDS, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT},
         _LEFT_OUT, _("it stops or does something else"), text_projection=False,
         refused_kinds={"bias": _("it stops at a layer that has the change of a bias alone")},
     ),
     Program(
-        "Forge", "lllyasviel/stable-diffusion-webui-forge", "dfdcbab6", _COMFY_UNET, _COMFY_TEXT, _COMFY_KINDS,
-        _LEFT_OUT, _RESHAPES, strictness="refuses", limit=12, biases="reads",
+        "Forge", "lllyasviel/stable-diffusion-webui-forge", "dfdcbab6", "2026-11-30", _COMFY_UNET, _COMFY_TEXT,
+        _COMFY_KINDS, _LEFT_OUT, _RESHAPES, strictness="refuses", limit=12, biases="reads",
+        refused_kinds={
+            "Tucker LoKr": _("it stops at a LoKr that has cores (Tucker)"), "convolution LoHa": _FLAT_LOHA,
+        },
     ),
     Program(
-        "InvokeAI", "invoke-ai/InvokeAI", "8e71a8a5", frozenset(("original", "diffusers")), frozenset(("own",)),
+        "InvokeAI", "invoke-ai/InvokeAI", "8e71a8a5", "2026-11-30",
+        frozenset(("original", "diffusers")), frozenset(("own", "t5 by folder")),
         {**_LORA, **_HADAMARD, "DoRA by input": RIGHT, "DoRA by output": _WRONG_AXIS, "IA3": RIGHT, "full": RIGHT,
          "norm": RIGHT, "text norm": RIGHT},
         _LEFT_OUT, _STOPS,
@@ -156,39 +163,48 @@ PROGRAMS = (
             "LoKr with DoRA": _("it takes LoKr with DoRA for a LoRA, and stops"),
             "whole LoKr with DoRA": _("it takes LoKr with DoRA for a LoRA, and stops"),
             "convolution IA3": _("it stops at IA3 of a convolution"),
+            "convolution LoHa": _FLAT_LOHA,
         },
     ),
     Program(
-        "sd-scripts", "kohya-ss/sd-scripts, KohakuBlueleaf/LyCORIS", "48d368fa, f49d30d6",
-        frozenset(("original", "diffusers")), frozenset(("own",)),
+        "sd-scripts", "kohya-ss/sd-scripts, KohakuBlueleaf/LyCORIS", "48d368fa, f49d30d6", "2026-11-30",
+        frozenset(("original", "diffusers", "oft", "oft diffusers")), frozenset(("own", "t5")),
         {"LoRA": RIGHT, "Tucker LoRA": RIGHT, **_by_output(_SQUARED), "DoRA by output": RIGHT, "LoHa": _SQUARED,
          "LoKr": _SQUARED, "whole LoKr": RIGHT, "GLoRA": RIGHT, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT,
          "norm": RIGHT, "text norm": RIGHT},
         _("silently left out"), _STOPS, text_projection=False,
         refused_kinds=dict.fromkeys(
-            ("full", "IA3", "convolution IA3"), _("it stops: LyCORIS cannot load this kind again")
+            ("full", "IA3", "convolution IA3", "convolution LoHa", "Tucker LoKr"),
+            _("it stops: LyCORIS cannot load this kind again"),
         ) | dict.fromkeys(
             _DORA_BY_INPUT,
             _("it stops: LyCORIS reads DoRA's magnitudes for each output only; training can be resumed from it with "
               "wd_on_output=False"),
-        ),
+        ) | {"DyLoRA": _FLAT_UPS},
     ),
     Program(
-        "diffusers", "huggingface/diffusers", "0.42.1",
+        "diffusers", "huggingface/diffusers", "0.42.1", "2026-11-30",
         frozenset(("original", "diffusers", "dotted", "dotted attention", "processor")),
         frozenset(("own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat")),
         {"LoRA": RIGHT, "DoRA by input": _LORA_ALONE, "DoRA by output": _LORA_ALONE, "DoRA of PEFT": RIGHT},
         _STOPS, _STOPS, strictness="refuses", missing_alpha="", reads_peft_alpha=True,
-        lenient_with_peft=True,
+        lenient_with_peft=True, refused_kinds={"DyLoRA": _FLAT_UPS},
     ),
     Program(
-        "SD.Next", "vladmandic/sdnext", "058a7f0c", frozenset(("original", "diffusers")), frozenset(("own",)),
+        "SD.Next", "vladmandic/sdnext", "058a7f0c", "2026-11-30",
+        frozenset(("original", "diffusers", "oft")), frozenset(("own", "t5 by folder")),
         {**_WEBUI_KINDS, **_by_output(RIGHT), "constrained OFT": RIGHT, "norm": _BROKEN_BIAS,
          "text norm": _BROKEN_BIAS},
         _LEFT_OUT, _STOPS, biases="stops",
         refused_kinds={"convolution IA3": _("it stops at IA3 of a convolution")},
     ),
 )  # fmt: skip
+
+
+def sources() -> str:
+    """Return which code the rules were read from, and when."""
+    read = [f"{program.name} {program.commit} ({program.read})" for program in PROGRAMS]
+    return _("By the rules of the programs' code, as read on these days: {sources}.", sources="; ".join(read))
 
 
 @dataclass(frozen=True)
@@ -205,14 +221,18 @@ class Support:
     outside: frozenset[LayerNaming] = frozenset(get_args(LayerNaming))  # in which it also reads layers outside blocks
     lost: Mapping[LayerNaming, tuple[str, ...]] = field(default_factory=dict)  # of these, what it drops without a word
 
+    t5_left_out: frozenset[LayerNaming] = frozenset()  # beside which it leaves out T5's layers, whatever it refuses
+
     def applies(self, name: LayerNaming, place: Place) -> bool:
         """Return True if a program applies a layer with such a name."""
-        if place.block == "outside" and (self.drops(name, place) or name not in self.outside):
+        if place.block == "outside" and (self.drops(name, place, {name}) or name not in self.outside):
             return False
         return name in self.reads and place.path.endswith(self.layers or ("",))
 
-    def drops(self, name: LayerNaming | None, place: Place | None) -> bool:
-        """Return True if a program knows the name of a transformer's layer and leaves it out."""
+    def drops(self, name: LayerNaming | None, place: Place | None, beside: Set[LayerNaming]) -> bool:
+        """Return True if a program knows the name of a layer and leaves it out, in a file with such names."""
+        if place and place.component == T5:
+            return bool(self.t5_left_out & beside)
         return bool(name and place and place.block == "outside" and place.path.startswith(self.lost.get(name, ())))
 
 
@@ -253,6 +273,7 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
             frozenset(("joined", "dotted", "generic")),
             kinds=frozenset(("LoRA", "DoRA of PEFT")),
             lost={"joined": ("",)},
+            t5_left_out=frozenset(("joined",)),
             refuses_unmatched=True,
         ),
         "SD.Next": Support(

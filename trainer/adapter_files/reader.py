@@ -7,7 +7,7 @@ Modules are always named as `layer_names.kohya` names them, so that nothing behi
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,10 +19,10 @@ from trainer.adapter_files.modules import IA3, Full, GLoRA, LoHa, LoKr, Lora, Mo
 from trainer.adapter_files.peft_settings import PeftSettings
 from trainer.adapter_files.safetensors_reader import SafetensorsFile, refusal
 from trainer.adapter_files.summary import Layer
-from trainer.base_models import layer_names
+from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import DEFAULT, FamilyName
-from trainer.i18n import _
+from trainer.i18n import _, ngettext
 
 # Tensors that make a layer of a kind, beside its alpha.
 _SCALED: dict[frozenset[str], type[Lora] | type[LoHa] | type[LoKr] | type[GLoRA] | type[Oft]] = {
@@ -150,9 +150,13 @@ def _of_layer(file: SafetensorsFile, layer: Layer, settings: PeftSettings) -> di
     parts = {ending: _tensor(file, key) for ending, key in layer.parts.items()}
     naming = layer.module.naming
     if naming == "dotted":
-        parts = _from_peft(settings, place, parts)
-    elif naming == "generic":  # a LoRA that ComfyUI saves has no alpha
+        parts = _from_peft(settings, layer.module.named or place, parts)
+    elif naming == "generic" or layer.by_ai_toolkit:  # a LoRA that ComfyUI saves has no alpha
         parts = {"alpha": torch.tensor(summary.rank_of(file, layer) or 1), **parts}
+    if layer.by_output and "lora_down.weight" in parts:
+        parts["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * (parts["lora_down.weight"].dim() - 1))
+    if (up := parts.get("lora_up.weight")) is not None and up.dim() == 2:  # as LyCORIS' DyLoRA has all
+        parts["lora_up.weight"] = up.reshape(*up.shape, *[1] * (parts.get("lora_down.weight", up).dim() - 2))
     module = _module(layer, parts, file.name)
     if (own := joined.apart(place, module, originally=naming in ("original", "generic"))) is None:
         raise refusal(
@@ -194,14 +198,12 @@ def _alpha(module: Module) -> dict[str, Tensor]:
 
 
 def _from_peft(settings: PeftSettings, place: Place, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a layer's tensors in kohya's format: with an alpha, and DoRA's magnitudes as a column."""
+    """Return a layer's tensors with an alpha, as in kohya's format."""
     endings = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
     rank = next((parts[ending].shape[0] for ending in endings if ending in parts and parts[ending].dim()), 1)
     converted = {"alpha": torch.tensor(settings.alpha(place, rank)), **parts}
     if parts.keys() == {"lokr_w1", "lokr_w2"}:  # LyCORIS would not scale them
         converted["lokr_w1"] = parts["lokr_w1"] * settings.scale(place)
-    if "dora_scale" in parts and "lora_down.weight" in parts:
-        converted["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * (parts["lora_down.weight"].dim() - 1))
     return converted
 
 
@@ -209,7 +211,7 @@ def _module(layer: Layer, parts: dict[str, Tensor], name: str) -> Module:
     module = layer.module.name
     alpha = parts.pop("alpha", None)
     kind_of = _required(module, parts, name)
-    size = layer_names.weight_size({ending: tuple(part.shape) for ending, part in parts.items()})
+    size = layer_shapes.weight_size({ending: tuple(part.shape) for ending, part in parts.items()})
     if (alpha is not None and alpha.numel() != 1) or size is None or not _fits(parts, size):
         raise refusal(name, "the shapes of {module} do not fit together", module=module)
     if kind_of in _UNSCALED:
@@ -269,7 +271,8 @@ def _without_cores(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
     LyCORIS (Yeh et al. 2024, https://arxiv.org/abs/2309.14859, section 3.2) has them for convolutions.
     """
-    plain = dict(parts)
+    # OneTrainer has the factors of a LoHa of a convolution as convolutions.
+    plain = {**parts, **{key: part.flatten(1) for key, part in parts.items() if key.startswith("hada_w")}}
     for core_name, second in (("lora_mid.weight", "lora_down.weight"), ("bm.weight", "b2.weight")):
         if (core := plain.pop(core_name, None)) is not None:
             down = torch.einsum("pqhw,qi->pihw", core.float(), parts[second].flatten(1).float())
@@ -284,6 +287,20 @@ def _without_cores(parts: dict[str, Tensor]) -> dict[str, Tensor]:
             wide = torch.einsum("pqhw,qi->pihw", core.float(), parts[second].float()).to(core.dtype)
             plain[second] = wide.flatten(1)
     return plain
+
+
+def without_t5(file: AdapterFile, title: str) -> tuple[AdapterFile, tuple[str, ...]]:
+    """Return a file without its layers of T5, for a base model without it, and the sentence that says so, if any."""
+    kept = {name: module for name, module in file.modules.items() if not name.startswith(layer_names.T5_PREFIX)}
+    if not (count := len(file.modules) - len(kept)):
+        return file, ()
+    sentence = ngettext(
+        "{title} changes {n} layer of T5, which this base model does not have: it is left out.",
+        "{title} changes {n} layers of T5, which this base model does not have: they are left out.",
+        count,
+        title=title,
+    )
+    return replace(file, modules=kept, tensors=tensors_of(kept)), (sentence,)
 
 
 def readable_by_diffusers(file: AdapterFile) -> bool:

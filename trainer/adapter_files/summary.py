@@ -58,6 +58,16 @@ class Layer:
         return next((kind for start, kind in _ALGORITHMS if any(part.startswith(start) for part in self.parts)), "")
 
     @property
+    def by_ai_toolkit(self) -> bool:
+        """True if it is a DoRA under the name that ai-toolkit alone has for magnitudes, which stores no alpha."""
+        return self.parts.get("dora_scale", "").endswith(layer_names.MAGNITUDE)
+
+    @property
+    def by_output(self) -> bool:
+        """True if it is a DoRA whose magnitudes, one for each output, are a vector, as PEFT and ai-toolkit store it."""
+        return "dora_scale" in self.parts and not self.parts["dora_scale"].endswith(".dora_scale")
+
+    @property
     def kind(self) -> str:
         """Its algorithm, but DoRA for a LoRA with magnitudes."""
         if "dora_scale" not in self.parts:
@@ -91,7 +101,7 @@ def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | 
     by_context_width = {unet.context_width: family for family, unet in UNETS.items()}
     encoder_widths: dict[str, int] = {}
     for layer in layers:
-        place, size = layer.module.place, layer_names.weight_size(shapes(file, layer))
+        place, size = layer.module.place, layer_shapes.weight_size(shapes(file, layer))
         if not place or not size:
             continue
         if place.component == "transformer":
@@ -164,6 +174,8 @@ def _can_have(spec: FamilySpec, module: Module) -> bool:
         return any(family == spec.name for family in transformer_names.families(module.place.path))
     if module.place and module.place.component == "unet" and not spec.unet:
         return False
+    if module.place and module.place.component == layer_names.T5:
+        return spec.t5 is not None and layer_names.is_t5(module.prefix, spec.t5.component)
     block = re.search(r"transformer_blocks\.(\d+)\.", module.place.path if module.place else "")
     if block and spec.unet and int(block[1]) >= spec.unet.depth:
         return False
@@ -207,8 +219,8 @@ def fits(file: SafetensorsFile, layer: Layer, known: Mapping[str, Shape]) -> boo
     weight = known.get(f"{place.component}:{place.path}") if place else None
     if not weight:
         return False
-    size = layer_names.weight_size(shapes(file, layer))
-    return size is not None and layer_names.same_size(size, (weight[0], math.prod(weight[1:])))
+    size = layer_shapes.weight_size(shapes(file, layer))
+    return size is not None and layer_shapes.same_size(size, (weight[0], math.prod(weight[1:])))
 
 
 def describe(file: SafetensorsFile) -> dict[str, Any]:
@@ -289,7 +301,7 @@ def _bytes_by_block(file: SafetensorsFile, layers: list[Layer]) -> dict[str, int
         block = layer.module.place.block if layer.module.place else "unknown"
         sizes[block] += sum(file.entries[key].size for key in layer.parts.values())
     order = (
-        *("text_encoder", "text_encoder_2", "down_blocks", "mid_block", "up_blocks"),
+        *("text_encoder", "text_encoder_2", layer_names.T5, "down_blocks", "mid_block", "up_blocks"),
         *("transformer_blocks", "single_transformer_blocks", "outside", "unknown"),
     )
 

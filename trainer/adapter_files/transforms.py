@@ -14,9 +14,9 @@ from trainer.adapter_files import low_rank
 from trainer.adapter_files.base_weights import Change, Checkpoint, Weight, rewrite
 from trainer.adapter_files.low_rank import Pair
 from trainer.adapter_files.modules import Module, bias_change, fits, size
-from trainer.adapter_files.reader import AdapterFile
+from trainer.adapter_files.reader import AdapterFile, without_t5
 from trainer.adapter_files.writer import kernel_of, place_of
-from trainer.base_models import layer_names
+from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -59,7 +59,7 @@ def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
     for name, file in files.items():
         for module_name, module in file.modules.items():
             other, known = sizes.setdefault(module_name, (name, size(module)))
-            if not layer_names.same_size(known, size(module)):
+            if not layer_shapes.same_size(known, size(module)):
                 raise UserError(
                     "{other} and {name} are for base models of different sizes (in {module_name}).",
                     "Only adapters of one base model can be combined.",
@@ -142,13 +142,17 @@ def resize(file: AdapterFile, rank: int = 0, energy: float = 1.0) -> Made:
     return Made(modules, *errors(wholes, modules))
 
 
-def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out: Path) -> int:
-    """Write a base model with adapters in its weights, each (name, file, strength); return how many layers changed.
+def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out: Path) -> tuple[int, tuple[str, ...]]:
+    """Write a base model with adapters in its weights, each (name, file, strength).
+
+    Returns:
+        How many layers changed, and a sentence about each file with layers of T5 that the base model lacks.
 
     Raises:
         UserError: an adapter is for another base model, or something exists at `out`.
     """
-    changes: dict[str, list[tuple[Module, float]]] = {}
+    changes, notes = dict[str, list[tuple[Module, float]]](), tuple[str, ...]()
+    has_t5 = any(name.startswith(layer_names.T5_PREFIX) for name in base.weights)
     for title, file, strength in files:
         if file.family and file.family != base.family:
             raise UserError(
@@ -159,12 +163,15 @@ def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out:
                 base=base.path.name,
                 other=FAMILIES[base.family].title,
             )
+        if not has_t5:
+            file, sentence = without_t5(file, title)
+            notes += sentence
         for name, module in file.modules.items():
             _check_fits(title, name, module, base)
             if strength:
                 changes.setdefault(name, []).append((module, strength))
     rewrite(base, [change for name, modules in changes.items() for change in _changes(base, name, modules)], out)
-    return len(changes)
+    return len(changes), notes
 
 
 def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None:

@@ -109,16 +109,16 @@ def peft(
         )
     tensors, by_component = {}, dict[str, list[tuple[Place, Module]]]()
     for name, module in modules.items():
-        place = place_of(name)
+        place, dotted = place_of(name), layer_names.peft(place_of(name), family)
         if not isinstance(module, Lora) or bias_change(module) is not None:
             module = low_rank.cut(low_rank.factors(module, kernel_of(name, module, family))).pair.module()
-        by_component.setdefault(place.component, []).append((place, module))
-        tensors[f"{layer_names.peft(place)}.lora_A.weight"] = module.parts["lora_down.weight"]
-        tensors[f"{layer_names.peft(place)}.lora_B.weight"] = module.parts["lora_up.weight"]
+        by_component.setdefault(dotted.partition(".")[0], []).append((place, module))
+        tensors[f"{dotted}.lora_A.weight"] = module.parts["lora_down.weight"]
+        tensors[f"{dotted}.lora_B.weight"] = module.parts["lora_up.weight"]
         if "dora_scale" in module.parts:
             scale = module.parts["dora_scale"]
             shape = (1, -1, 1, 1) if scale.dim() == 4 else (-1,)
-            tensors[f"{layer_names.peft(place)}.lora_magnitude_vector.weight"] = scale.reshape(shape)
+            tensors[f"{dotted}.lora_magnitude_vector.weight"] = scale.reshape(shape)
     settings = {
         f"{component}.{key}": value
         for component, modules in by_component.items()

@@ -4,28 +4,32 @@ A layer has one `Place`: its component and its path as in the diffusers library,
 (`text_model`), which some versions of transformers leave out. Everything here is text; no file is read.
 """
 
-import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from trainer.base_models import transformer_names
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import DENOISERS, Shape
+from trainer.base_models.spec import DENOISERS
 
-Component = str  # as in folders in diffusers form: unet, transformer, text_encoder, text_encoder_2
+Component = str  # as in folders in diffusers form: unet, transformer, text_encoder, text_encoder_2; but t5
 Naming = Literal["diffusers", "original", "dotted", "generic"]
 _TEXT_ENCODERS = {encoder.prefix: encoder.component for spec in FAMILIES.values() for encoder in spec.text_encoders}
+T5 = "t5"  # component of T5, which is in another folder in each family
+T5_PREFIX = "lora_te3_"  # in any family, as sd-scripts has it
+_T5_FOLDERS = {spec.t5.component for spec in FAMILIES.values() if spec.t5}
+OFT_PREFIX = "oft_unet_"  # of sd-scripts' own OFT, for the denoiser alone
 DENOISER_PREFIXES = ("lora_unet_", "lora_transformer_")
-PREFIXES = (*DENOISER_PREFIXES, *_TEXT_ENCODERS)
+PREFIXES = (*DENOISER_PREFIXES, *_TEXT_ENCODERS, T5_PREFIX)
 MAX_NAME = 300
 PER_BLOCK = 3  # indices that a block of the UNet takes in the original numbering, in all three families
 _COMPONENTS: dict[str, Component] = {
     "lora_unet_": "unet",
     "lycoris_": "unet",
+    OFT_PREFIX: "unet",
     "lora_transformer_": "transformer",
     **_TEXT_ENCODERS,
+    T5_PREFIX: T5,
 }
 # How names in ComfyUI's own files begin: they are the paths in its models, of denoisers the original ones.
 _GENERIC: dict[str, Component] = {
@@ -33,6 +37,7 @@ _GENERIC: dict[str, Component] = {
     "text_encoders.clip_l.transformer.": "text_encoder",
     "text_encoders.clip_h.transformer.": "text_encoder",
     "text_encoders.clip_g.transformer.": "text_encoder_2",
+    "text_encoders.t5xxl.transformer.": T5,
 }
 # Layers of a residual block under their original names.
 _RESIDUAL = {
@@ -60,7 +65,7 @@ _WORD = re.compile(
     r"|proj_in|proj_out|conv_shortcut|time_emb_proj|conv_in|conv_norm_out|conv_out|time_embedding|add_embedding"
     r"|linear_[12]|layer_norm[12]|final_layer_norm|text_projection"
     r"|in_layers|out_layers|emb_layers|skip_connection|time_embed|label_emb|text_model|self_attn|[qkv]_proj|out_proj"
-    r"|[a-z]+\d?|\d+)(?:_|$)"
+    r"|SelfAttention|DenseReluDense|wi_[01]|[a-z]+\d?|\d+)(?:_|$)"
 )
 _UNET_PATH = re.compile(
     r"(?:down_blocks\.\d+|up_blocks\.\d+|mid_block)\.(?:attentions\.\d+\.(?:norm|proj_in|proj_out|transformer_blocks\.\d+"
@@ -71,7 +76,9 @@ _UNET_PATH = re.compile(
 _TEXT_PATH = re.compile(
     r"encoder\.layers\.\d+\.(?:layer_norm[12]|self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])|final_layer_norm|text_projection"
 )
+_T5_PATH = re.compile(r"encoder\.block\.\d+\.layer\.(?:0\.SelfAttention\.[qkvo]|1\.DenseReluDense\.w(?:i_[01]|o))")
 TEXT_PROJECTION = "text_projection"  # the only layer beside a text encoder's first level, not in it
+MAGNITUDE = ".magnitude"  # of a DoRA of ai-toolkit: a length for each output
 # Endings of keys in other formats, as kohya's; those that are not here are kohya's or LyCORIS' own.
 _ENDINGS = {
     ".lora_A.weight": "lora_down.weight",
@@ -87,6 +94,7 @@ _ENDINGS = {
     ".lora_magnitude_vector.weight": "dora_scale",
     ".lora_magnitude_vector.default.weight": "dora_scale",
     ".lora_magnitude_vector": "dora_scale",
+    MAGNITUDE: "dora_scale",
 }
 OWN_ENDINGS = (
     "alpha",
@@ -127,6 +135,11 @@ class Module:
     naming: Naming
     prefix: str
     text_model: bool = True  # whether a text encoder's first level is in the name
+
+    @property
+    def named(self) -> Place | None:
+        """Its place with the component as a dotted name has it: that of T5 is its folder."""
+        return self.place and Place(self.prefix.removesuffix(".") or self.place.component, self.place.path)
 
 
 def split(key: str) -> tuple[str, str]:
@@ -178,7 +191,7 @@ def _read_generic(name: str, prefix: str) -> Module:
 
 def _read_dotted(name: str) -> Module:
     path, prefix = name.removeprefix("base_model.model."), ""
-    component = next((known for known in {*_COMPONENTS.values()} if path.startswith(f"{known}.")), "")
+    component = next((known for known in {*_COMPONENTS.values(), *_T5_FOLDERS} if path.startswith(f"{known}.")), "")
     if component:
         prefix = f"{component}."
         path = path.removeprefix(prefix)
@@ -195,8 +208,10 @@ def _module(name: str, component: Component, path: str, naming: Naming, prefix: 
         return Module(
             name, Place(component, path) if component == "unet" and _UNET_PATH.fullmatch(path) else None, naming, prefix
         )
+    if component in (T5, *_T5_FOLDERS) and _T5_PATH.fullmatch(path):
+        return Module(name, Place(T5, path), naming, prefix)
     inner = path.removeprefix("text_model.")
-    place = Place(component, inner) if _TEXT_PATH.fullmatch(inner) else None
+    place = Place(component, inner) if component in _TEXT_ENCODERS.values() and _TEXT_PATH.fullmatch(inner) else None
     return Module(name, place, naming, prefix, path.startswith("text_model.") or path == TEXT_PROJECTION)
 
 
@@ -216,13 +231,27 @@ def kohya(place: Place, family: FamilyName) -> str:
     if place.component == "unet":
         path = original(place.path) if FAMILIES[family].original_names else place.path
         return "lora_unet_" + path.replace(".", "_")
+    if place.component == T5:
+        return T5_PREFIX + place.path.replace(".", "_")
     prefixes = {component: prefix for prefix, component in _TEXT_ENCODERS.items()} | FAMILIES[family].prefixes
     return f"{prefixes[place.component]}{_with_first_level(place).replace('.', '_')}"
 
 
-def peft(place: Place) -> str:
-    """Return the name in PEFT's format, with the text encoders' first level as the published models have it."""
+def peft(place: Place, family: FamilyName | None = None) -> str:
+    """Return the name in PEFT's format, with the text encoders' first level as the published models have it.
+
+    T5 is named by the folder that the family has it in.
+    """
+    if place.component == T5:
+        folders = [t5.component for name, spec in FAMILIES.items() if name == family and (t5 := spec.t5)]
+        return f"{(*folders, T5)[0]}.{place.path}"
     return f"{place.component}.{place.path if place.component in DENOISERS else _with_first_level(place)}"
+
+
+def is_t5(prefix: str, folder: str) -> bool:
+    """Return True if a name with this prefix can be of T5 in a family that has it in this folder."""
+    own = (f"{folder}.", folder.replace("text_encoder_", "lora_te") + "_")  # OneTrainer numbers encoders as folders are
+    return prefix in (*own, T5_PREFIX, *_GENERIC)
 
 
 def _with_first_level(place: Place) -> str:
@@ -294,89 +323,3 @@ def _from_middle(index: int, inner: str) -> str:
     if index == 1:
         return f"mid_block.attentions.0.{inner}"
     return f"mid_block.resnets.{index // 2}.{_RESIDUAL_BACK[inner]}" if inner in _RESIDUAL_BACK else ""
-
-
-def weight_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
-    """Return rows and columns [out, in * kh * kw] of the weight that a module changes, by the shapes of its tensors.
-
-    Each is 0 where they do not tell it, as with OFT. None if they do not fit together, or one is missing or empty.
-    """
-    if any(0 in shape for shape in shapes.values()):
-        return None
-    try:
-        return _size(shapes)
-    except (KeyError, ValueError, IndexError):
-        return None
-
-
-def _size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
-    if "lora_down.weight" in shapes:
-        return _lora_size(shapes["lora_down.weight"], shapes["lora_up.weight"], shapes.get("lora_mid.weight"))
-    if "hada_w1_a" in shapes:
-        first, second = _hada_size(shapes, "1"), _hada_size(shapes, "2")
-        return first if first == second else None
-    if "a1.weight" in shapes:
-        return _glora_size(shapes)
-    if "oft_blocks" in shapes:
-        return _oft_size(shapes["oft_blocks"])
-    if "on_input" in shapes:
-        return 0, 0
-    for ending in ("diff", "w_norm"):
-        if ending in shapes:
-            return shapes[ending][0], math.prod(shapes[ending][1:])
-    if shapes and shapes.keys() <= {"diff_b", "b_norm"}:
-        return next(iter(shapes.values()))[0], 0
-    first, second = _lokr_size(shapes, "1"), _lokr_size(shapes, "2")
-    return (first[0] * second[0], first[1] * second[1]) if first and second else None
-
-
-def same_size(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    """Return True if two sizes can be those of the same weight; 0 is unknown."""
-    return all(left == right or 0 in (left, right) for left, right in zip(first, second, strict=True))
-
-
-def _lora_size(down: Shape, up: Shape, mid: Shape | None) -> tuple[int, int] | None:
-    rank = (mid or down)[0]
-    if math.prod(up[2:]) != 1 or up[1] != rank:
-        return None
-    if mid is None:
-        return up[0], math.prod(down[1:])
-    if mid[1] != down[0] or math.prod(down[2:]) != 1:
-        return None
-    return up[0], math.prod(down[1:]) * math.prod(mid[2:])
-
-
-def _hada_size(shapes: Mapping[str, Shape], number: str) -> tuple[int, int] | None:
-    (rows, inner), (rank, columns) = shapes[f"hada_w{number}_a"], shapes[f"hada_w{number}_b"]
-    core = shapes.get(f"hada_t{number}")
-    if core:  # the first factor is transposed then
-        return (inner, columns * math.prod(core[2:])) if core[:2] == (rows, rank) else None
-    return (rows, columns) if inner == rank else None
-
-
-def _lokr_size(shapes: Mapping[str, Shape], number: str) -> tuple[int, int] | None:
-    if whole := shapes.get(f"lokr_w{number}"):
-        return whole[0], math.prod(whole[1:])
-    first, second = shapes[f"lokr_w{number}_a"], shapes[f"lokr_w{number}_b"]
-    core = shapes.get(f"lokr_t{number}")
-    if core:
-        return (first[1], second[1] * math.prod(core[2:])) if core[:2] == (first[0], second[0]) else None
-    return (first[0], math.prod(second[1:])) if first[1] == second[0] else None
-
-
-def _glora_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
-    a1, a2 = shapes["a1.weight"], shapes["a2.weight"]
-    size = _lora_size(shapes["b2.weight"], shapes["b1.weight"], shapes.get("bm.weight"))
-    inputs = shapes["b2.weight"][1]
-    fits = a1[:2] == a2[1::-1] == (inputs, a2[0]) and math.prod(a1[2:]) == math.prod(a2[2:]) == 1
-    return size if fits else None
-
-
-def _oft_size(blocks: Shape) -> tuple[int, int] | None:
-    *levels, count, size, width = blocks
-    rows = count * size
-    if size != width or len(levels) > 1:
-        return None
-    # Each level of a butterfly pairs halves of blocks that are twice as far apart.
-    largest = 2 ** (levels[0] - 1) * size if levels else size
-    return (rows, 0) if rows % largest == 0 and (not levels or size % 2 == 0) else None

@@ -27,7 +27,7 @@ def known(model: str) -> dict[str, Shape]:
     family, folder = MODELS[model]
     shapes = of_folder(folder, family)
     if model not in FAMILIES and model != MICRO:  # a size, of which only the denoiser differs
-        shapes |= {name: shape for name, shape in known(family).items() if name.startswith("text_encoder")}
+        shapes |= {name: shape for name, shape in known(family).items() if name.startswith(("text_encoder", "t5"))}
     return shapes
 
 
@@ -39,6 +39,8 @@ def of_folder(folder: Path, family: FamilyName = DEFAULT) -> dict[str, Shape]:
     for component in _text_encoders(folder):
         layers = text_encoder(_config(folder / component))
         shapes |= {f"{component}:{path}": shape for path, shape in layers.items()}
+    if spec.t5 and (folder / spec.t5.component).is_dir():
+        shapes |= {f"t5:{path}": shape for path, shape in t5(_config(folder / spec.t5.component)).items()}
     return with_joined(shapes, family)
 
 
@@ -68,15 +70,28 @@ def text_encoder_size(model: str) -> int:
     for component in _text_encoders(folder):
         config = _config(folder / component)
         size += (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * int(config["hidden_size"])
-    t5 = FAMILIES[MODELS[model][0]].t5
-    return size + (_t5_size(_config(folder / t5.component)) if t5 else 0)
+    third = FAMILIES[MODELS[model][0]].t5
+    if not third:
+        return size
+    config = _config(folder / third.component)
+    weights = [*t5(config).values(), (int(config["vocab_size"]), int(config["d_model"]))]
+    return size + sum(math.prod(shape) for shape in weights)
 
 
-def _t5_size(config: Mapping[str, Any]) -> int:
-    """Count the parameters of T5, whose feed-forward layers have two gates (Shazeer 2020, arXiv 2002.05202)."""
-    width, inner = int(config["d_model"]), int(config["num_heads"]) * int(config["d_kv"])
-    layer = 4 * width * inner + 3 * width * int(config["d_ff"])
-    return int(config["vocab_size"]) * width + int(config["num_layers"]) * layer
+def t5(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """Return the linear layers of T5's encoder and the shapes of their weights.
+
+    Raffel et al. 2019, section 2.1; its feed-forward layers have two gates (Shazeer 2020, arXiv 2002.05202).
+    """
+    width, inner, middle = int(config["d_model"]), int(config["num_heads"]) * int(config["d_kv"]), int(config["d_ff"])
+    layers: dict[str, Shape] = {f"0.SelfAttention.{name}": (inner, width) for name in ("q", "k", "v")}
+    layers |= {"0.SelfAttention.o": (width, inner), "1.DenseReluDense.wo": (width, middle)}
+    layers |= {f"1.DenseReluDense.wi_{number}": (middle, width) for number in range(2)}
+    return {
+        f"encoder.block.{number}.layer.{path}": shape
+        for number in range(int(config["num_layers"]))
+        for path, shape in layers.items()
+    }
 
 
 def _text_encoders(folder: Path) -> list[str]:
@@ -179,3 +194,92 @@ def _attention(path: str, width: int, depth: int, config: Mapping[str, Any]) -> 
         yield from ((f"{block}.norm{part}", (width,)) for part in (1, 2, 3))
         yield f"{block}.ff.net.0.proj", (8 * width, width)
         yield f"{block}.ff.net.2", (width, 4 * width)
+
+
+def weight_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
+    """Return rows and columns [out, in * kh * kw] of the weight that a module changes, by the shapes of its tensors.
+
+    Each is 0 where they do not tell it, as with OFT. None if they do not fit together, or one is missing or empty.
+    """
+    if any(0 in shape for shape in shapes.values()):
+        return None
+    try:
+        return _size(shapes)
+    except (KeyError, ValueError, IndexError):
+        return None
+
+
+def _size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
+    if "lora_down.weight" in shapes:
+        return _lora_size(shapes["lora_down.weight"], shapes["lora_up.weight"], shapes.get("lora_mid.weight"))
+    if "hada_w1_a" in shapes:
+        first, second = _hada_size(shapes, "1"), _hada_size(shapes, "2")
+        return first if first == second else None
+    if "a1.weight" in shapes:
+        return _glora_size(shapes)
+    if "oft_blocks" in shapes:
+        return _oft_size(shapes["oft_blocks"])
+    if "on_input" in shapes:
+        return 0, 0
+    for ending in ("diff", "w_norm"):
+        if ending in shapes:
+            return shapes[ending][0], math.prod(shapes[ending][1:])
+    if shapes and shapes.keys() <= {"diff_b", "b_norm"}:
+        return next(iter(shapes.values()))[0], 0
+    first, second = _lokr_size(shapes, "1"), _lokr_size(shapes, "2")
+    return (first[0] * second[0], first[1] * second[1]) if first and second else None
+
+
+def same_size(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Return True if two sizes can be those of the same weight; 0 is unknown."""
+    return all(left == right or 0 in (left, right) for left, right in zip(first, second, strict=True))
+
+
+def _lora_size(down: Shape, up: Shape, mid: Shape | None) -> tuple[int, int] | None:
+    rank = (mid or down)[0]
+    if math.prod(up[2:]) != 1 or up[1] != rank:
+        return None
+    if mid is None:
+        return up[0], math.prod(down[1:])
+    if mid[1] != down[0] or math.prod(down[2:]) != 1:
+        return None
+    return up[0], math.prod(down[1:]) * math.prod(mid[2:])
+
+
+def _hada_size(shapes: Mapping[str, Shape], number: str) -> tuple[int, int] | None:
+    # OneTrainer's factors of a convolution have the shapes of convolutions.
+    (rows, inner), (rank, columns) = (
+        (shape[0], math.prod(shape[1:])) for shape in (shapes[f"hada_w{number}_a"], shapes[f"hada_w{number}_b"])
+    )
+    core = shapes.get(f"hada_t{number}")
+    if core:  # the first factor is transposed then
+        return (inner, columns * math.prod(core[2:])) if core[:2] == (rows, rank) else None
+    return (rows, columns) if inner == rank else None
+
+
+def _lokr_size(shapes: Mapping[str, Shape], number: str) -> tuple[int, int] | None:
+    if whole := shapes.get(f"lokr_w{number}"):
+        return whole[0], math.prod(whole[1:])
+    first, second = shapes[f"lokr_w{number}_a"], shapes[f"lokr_w{number}_b"]
+    core = shapes.get(f"lokr_t{number}")
+    if core:
+        return (first[1], second[1] * math.prod(core[2:])) if core[:2] == (first[0], second[0]) else None
+    return (first[0], math.prod(second[1:])) if first[1] == second[0] else None
+
+
+def _glora_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
+    a1, a2 = shapes["a1.weight"], shapes["a2.weight"]
+    size = _lora_size(shapes["b2.weight"], shapes["b1.weight"], shapes.get("bm.weight"))
+    inputs = shapes["b2.weight"][1]
+    fits = a1[:2] == a2[1::-1] == (inputs, a2[0]) and math.prod(a1[2:]) == math.prod(a2[2:]) == 1
+    return size if fits else None
+
+
+def _oft_size(blocks: Shape) -> tuple[int, int] | None:
+    *levels, count, size, width = blocks
+    rows = count * size
+    if size != width or len(levels) > 1:
+        return None
+    # Each level of a butterfly pairs halves of blocks that are twice as far apart.
+    largest = 2 ** (levels[0] - 1) * size if levels else size
+    return (rows, 0) if rows % largest == 0 and (not levels or size % 2 == 0) else None

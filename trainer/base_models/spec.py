@@ -54,13 +54,18 @@ def clip_l(title: str, *, projected: bool = True) -> TextEncoder:
 
 @dataclass(frozen=True)
 class T5:
-    """T5 as a text encoder, which takes no adapter (Raffel et al. 2019, https://arxiv.org/abs/1910.10683)."""
+    """T5 as a text encoder, which is not trained here (Raffel et al. 2019, https://arxiv.org/abs/1910.10683)."""
 
     component: str
     tokenizer: str
     needed: bool  # else zeros take the place of its embeddings
     key: str = "text_encoders.t5xxl.transformer.shared.weight"  # of a single file that has it
     file_name: str = "t5xxl"
+
+    @property
+    def single_file(self) -> str:
+        """Prefix of its layers in a single file."""
+        return self.key.removesuffix("shared.weight")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import typer
 
 from trainer import storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
+from trainer.adapter_files.programs import sources
 from trainer.cli.console import echo, echo_facts, echo_table
 from trainer.errors import UserError
 
@@ -101,6 +102,7 @@ def _echo_report(report: compatibility.Report, *, as_json: bool) -> None:
     for line in (*report.problems, *report.notes):
         echo(f"  {line}")
     echo_table([("yes" if verdict.loads else "NO", verdict.program, verdict.words) for verdict in report.verdicts])
+    echo(sources())
 
 
 def of_report(report: compatibility.Report) -> dict[str, Any]:
@@ -206,8 +208,8 @@ def bake(
 
     check_out(out)
     adapters = _read_adapters(adapter)
-    count = transforms.bake(_checkpoint(base), adapters, out)
-    echo_facts({"file": out.name, "layers": count}, as_json=as_json)
+    count, notes = transforms.bake(_checkpoint(base), adapters, out)
+    echo_facts({"file": out.name, "layers": count, "notes": list(notes)}, as_json=as_json)
 
 
 def _read_adapters(texts: Sequence[str]) -> list[tuple[str, AdapterFile, float]]:

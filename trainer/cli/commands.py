@@ -228,6 +228,8 @@ def sample(
     for image in images:
         png_info.write(Path(image.out), sampler.generate(image), image)
         echo(image.out)
+    for note in sampler.notes:
+        echo(note)
 
 
 @app.command("generate-regularization")

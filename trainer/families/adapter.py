@@ -173,6 +173,8 @@ def _add_started(targets: dict[nn.Module, list[str]], family: Family, settings: 
         remedy = _("Choose the base model that it was trained on.")
         if len(targets) == 1 and all(name.startswith(tuple(family.text_encoders)) for name in missing):
             remedy = _("Turn on Text encoder.")
+        if all(name.startswith(layer_names.T5_PREFIX) for name in missing):
+            remedy = _("Start from an adapter without layers of T5, which is not trained.")
         raise UserError(
             "The adapter {file} also changes {count} layers that this run does not train, such as {layer}.",
             remedy,
@@ -188,8 +190,8 @@ def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:
 
 
 def _text_name(prefix: str, path: str) -> str:
-    if path == layer_names.TEXT_PROJECTION:
-        return f"{prefix}_{path}"
+    if path == layer_names.TEXT_PROJECTION or f"{prefix}_" == layer_names.T5_PREFIX:
+        return f"{prefix}_{path.replace('.', '_')}"
     # transformers 5 leaves the first level out in one of its two classes.
     return f"{prefix}_text_model_" + path.removeprefix("text_model.").replace(".", "_")
 
@@ -199,7 +201,10 @@ def named(family: Family) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
 
     Each is (name, owner, attribute there, layer); what an adapter put inside of one is left out.
     """
-    for prefix, host in {f"lora_{family.spec.denoiser}": family.denoiser, **family.text_encoders}.items():
+    hosts = {f"lora_{family.spec.denoiser}": family.denoiser, **family.text_encoders}
+    if t5 := family.prompt_encoders().get(layer_names.T5):
+        hosts[layer_names.T5_PREFIX.removesuffix("_")] = t5
+    for prefix, host in hosts.items():
         adapted_path = "\0"  # no path begins with it
         for path, module in host.named_modules():
             if path.startswith(adapted_path) or not isinstance(module, _NAMED):
@@ -207,8 +212,9 @@ def named(family: Family) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
             if isinstance(module, BaseTunerLayer):
                 adapted_path = f"{path}."
             owner, _, attribute = path.rpartition(".")
-            in_denoiser = host is family.denoiser
-            name = f"{prefix}_{family.module_name(path)}" if in_denoiser else _text_name(prefix, path)
+            name = _text_name(prefix, path)
+            if host is family.denoiser:
+                name = f"{prefix}_{family.module_name(path)}"
             yield name, host.get_submodule(owner), attribute, module
 
 

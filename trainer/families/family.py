@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer import devices
-from trainer.base_models import detect, vae
+from trainer.base_models import detect, layer_names, vae
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, PredictionType
@@ -189,7 +189,7 @@ class DiffusersModel:
     def prompt_encoders(self) -> dict[str, nn.Module]:
         """Return the modules that encode prompts, by name: those that can take an adapter, and T5 if it is there."""
         if self.spec.t5 and (t5 := getattr(self._pipeline, self.spec.t5.component)) is not None:
-            return {**self.text_encoders, "t5": t5}
+            return {**self.text_encoders, layer_names.T5: t5}
         return self.text_encoders
 
     def encoders(self) -> dict[str, nn.Module]:
@@ -251,7 +251,7 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     family.set_clip_skip(model.clip_skip)
     family.set_guidance(model.guidance)
     quantize(family.denoiser, model.weights)
-    if t5 := family.prompt_encoders().get("t5"):
+    if t5 := family.prompt_encoders().get(layer_names.T5):
         quantize(t5, model.weights)
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from PIL import Image
 from trainer import devices, families
 from trainer.adapter_files import reader
 from trainer.adapter_files.reader import AdapterFile
-from trainer.base_models import MICRO
+from trainer.base_models import MICRO, layer_names
 from trainer.config import ModelConfig, PictureConfig
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
@@ -60,13 +60,14 @@ def native_side(family: Family) -> int:
 
 
 class Sampler:
-    """One base model with the adapters used so far, kept loaded."""
+    """One base model with the adapters used so far, kept loaded; `notes` are on the latest image."""
 
     def __init__(self) -> None:
         self._base: ModelConfig | None = None
         self._family: Family | None = None
         self._loaded: dict[tuple[str, int], str] = {}
         self._frugal = False
+        self.notes: tuple[str, ...] = ()
         devices.prepare()
 
     def generate(self, request: PictureConfig, progress: Progress | None = None) -> Image.Image:
@@ -110,10 +111,14 @@ class Sampler:
         )
         family.set_clip_skip(request.clip_skip)
         names, strengths, patches = [], [], []
+        self.notes = ()
         for file, strength in request.adapters:
             if not strength:
                 continue
             adapter = read_adapter(Path(file))
+            if layer_names.T5 not in family.prompt_encoders():
+                adapter, sentence = reader.without_t5(adapter, Path(file).name)
+                self.notes += sentence
             # In the layers of a small model, peft's own take a fifth of the time; its weights are patched in 10 ms.
             # Those that wait in main memory are patched there.
             as_layers = request.base != MICRO and not offload.is_offloaded(family.denoiser)

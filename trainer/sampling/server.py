@@ -27,7 +27,7 @@ def cancellation_file(request: PictureConfig) -> Path:
 def serve() -> None:
     """Answer requests (one JSON line each) until standard input ends.
 
-    Answers: `{"progress": done, "of": steps}` any number of times, then `{"done": true}` or
+    Answers: `{"progress": done, "of": steps}` any number of times, then `{"done": true, "notes": [...]}` or
     `{"error": message, "remedy": remedy}`.
     """
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries must not print between the answers
@@ -48,7 +48,7 @@ def serve() -> None:
             request = PictureConfig.model_validate_json(line)
             image = sampler.generate(request, partial(report, request))
             png_info.write(Path(request.out), image, request)
-            answer(done=True)
+            answer(done=True, notes=list(sampler.notes))
         except ValidationError as error:
             reasons = "; ".join(config.error_messages(error).values())
             answer(error=f"{reasons}.", remedy=_("Correct it and try again."))

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from trainer import paths, runs, storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
+from trainer.adapter_files.programs import sources
 from trainer.errors import UserError
 from trainer.i18n import _, file_size
 from trainer.runs import checkpoints
@@ -193,7 +194,8 @@ def verdicts(loads: Sequence[tuple[str, bool, str]], remarks: Sequence[str] = ()
         )
     notes = "".join(f"<p>{escape(remark)}</p>" for remark in remarks)
     return (
-        f"<details class='notes verdicts'><summary>{sentence}</summary>{notes}<table>{''.join(rows)}</table></details>"
+        f"<details class='notes verdicts'><summary>{sentence}</summary>{notes}<table>{''.join(rows)}</table>"
+        f"<p class='quiet'>{escape(sources())}</p></details>"
     )
 
 

@@ -31,6 +31,7 @@ class SamplerClient:
         self._process: subprocess.Popen[str] | None = None
         self._timer: threading.Timer | None = None
         self._request: PictureConfig | None = None  # being generated
+        self.notes: list[str] = []  # on the latest image
         self.canceled = 0  # number of calls of `cancel`; a caller that generates several images checks it between them
 
     def warm(self) -> None:
@@ -69,7 +70,7 @@ class SamplerClient:
                         finished = True
                         raise UserError(str(answer["error"]), str(answer.get("remedy", "")))
                     elif "done" in answer:
-                        finished = True
+                        finished, self.notes = True, list(answer.get("notes", ()))
                         return
                 finished = True
                 self._forget(process)

@@ -302,7 +302,7 @@ def test_kinds_of_other_makers_are_drawn_with_and_baked(
     assert torch.equal(draw(model.pipeline()), before), "nothing is left behind"
     base = bases[family] if form == "folder" else single_file(bases[family], tmp_path / "base.safetensors")
     out = tmp_path / "out" if form == "folder" else tmp_path / "out.safetensors"
-    assert transforms.bake(base_weights.open_checkpoint(base), [("it", file, 0.5)], out) == len(file.modules)
+    assert transforms.bake(base_weights.open_checkpoint(base), [("it", file, 0.5)], out) == (len(file.modules), ())
     assert far(draw(load(out).pipeline()), live) < 1e-4
 
 

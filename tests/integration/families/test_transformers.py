@@ -206,6 +206,92 @@ def test_layers_outside_the_blocks_are_layers(
         assert not adapted or torch.allclose(layer.get_delta_weight("default_0").flatten(1), delta, atol=1e-5)
 
 
+def of_t5(family: FamilyName, prefix: str, rank: int = 2) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A LoRA of a miniature's T5 and of a block, with an alpha of half its rank, and its changes by path."""
+    dotted, block = prefix.endswith("."), "transformer_blocks.0.attn.to_out.0"
+    names = {path: f"{prefix}{path if dotted else path.replace('.', '_')}" for path in T5_SHAPES}
+    names[block] = f"transformer.{block}" if dotted else f"lora_transformer_{block.replace('.', '_')}"
+    shapes = T5_SHAPES | {block: (16, 16) if family == "sd3" else (32, 32)}
+    tensors, deltas = dict[str, Tensor](), dict[str, Tensor]()
+    for number, (path, name) in enumerate(names.items()):
+        rng = generator(number)
+        down, up = torch.randn(rank, shapes[path][1], generator=rng), torch.randn(shapes[path][0], rank, generator=rng)
+        parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(rank / 2)}
+        tensors |= {f"{name}.{ending}": part for ending, part in parts.items()}
+        deltas[path] = 0.5 * up @ down
+    return tensors, deltas
+
+
+T5_SHAPES = {
+    f"encoder.block.0.layer.{layer}": shape
+    for layer, shape in {
+        **dict.fromkeys((f"0.SelfAttention.{name}" for name in "qkv"), (32, 40)),
+        "0.SelfAttention.o": (40, 32),
+        **dict.fromkeys(("1.DenseReluDense.wi_0", "1.DenseReluDense.wi_1"), (48, 40)),
+        "1.DenseReluDense.wo": (40, 48),
+    }.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix"),
+    [
+        ("sd3", "lora_te3_"),
+        ("sd3", "text_encoders.t5xxl.transformer."),
+        ("flux", "lora_te3_"),
+        ("flux", "lora_te2_"),
+        ("flux", "text_encoder_2."),
+    ],
+)
+def test_layers_of_t5_are_layers(bases: dict[str, Path], tmp_path: Path, family: FamilyName, prefix: str) -> None:
+    """sd-scripts and OneTrainer train them on request."""
+    tensors, deltas = of_t5(family, prefix)
+    file = tmp_path / "x.safetensors"
+    save_file(tensors, file, writer.of_family(family, "flow"))
+    adapter = reader.read(file)
+    live = load(bases[family])
+    before = {path: live.prompt_encoders()["t5"].get_submodule(path).weight.clone() for path in T5_SHAPES}
+    with families.patched(live, [(adapter, 0.5)]):
+        for path, weight in before.items():
+            change = live.prompt_encoders()["t5"].get_submodule(path).weight - weight
+            assert torch.allclose(change, 0.5 * deltas[path], atol=1e-5)
+    baked = tmp_path / "baked"
+    assert main(["bake", str(bases[family]), "--adapter", str(file), "--out", str(baked)]) == 0
+    encoder = load(baked).prompt_encoders()["t5"]
+    for path, weight in before.items():
+        assert torch.allclose(encoder.get_submodule(path).weight - weight, deltas[path], atol=1e-5)
+    for form in ("kohya", "peft"):
+        out = tmp_path / f"{form}.safetensors"
+        assert main(["resize", str(file), "--rank", "1", "--to", form, "--precision", "fp32", "--out", str(out)]) == 0
+        assert reader.read(out).modules.keys() == adapter.modules.keys()
+
+
+def test_layers_of_t5_are_left_out_where_the_base_has_none(
+    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = bases["sd3-5-medium"]
+    file, alone = tmp_path / "x.safetensors", tmp_path / "alone.safetensors"
+    tensors, _deltas = of_t5("sd3", "lora_te3_")
+    facts = writer.of_family("sd3", "flow")
+    save_file(tensors, file, facts)
+    save_file({key: tensor for key, tensor in tensors.items() if "lora_te3_" not in key}, alone, facts)
+    sentence = "x.safetensors changes 7 layers of T5, which this base model does not have: they are left out."
+    images = {}
+    for adapter in (file, alone):
+        out = tmp_path / f"{adapter.stem}.png"
+        options = ["--base", str(without), "--prompt", "rin", "--out", str(out), "--steps", "2"]
+        assert main(["sample", *options, "--adapter", str(adapter)]) == 0
+        assert (sentence in "".join(capsys.readouterr())) == (adapter == file)
+        images[adapter] = out.read_bytes()[-1000:]
+    assert images[file] == images[alone]
+    baked = [tmp_path / "baked", tmp_path / "baked-alone"]
+    for adapter, out in zip((file, alone), baked, strict=True):
+        assert main(["bake", str(without), "--adapter", str(adapter), "--out", str(out)]) == 0
+        assert (sentence in "".join(capsys.readouterr())) == (adapter == file)
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    assert (baked[0] / weights).read_bytes() == (baked[1] / weights).read_bytes()
+
+
 def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path]) -> None:
     kind = "sd3"
     assert settings(bases[kind]).objective.timestep_sampling == "logit-normal", "by its preset"

@@ -63,6 +63,27 @@ def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
             assert place.path in transformer_names.parts(whole, family)
 
 
+T5_LAYERS = ("0.SelfAttention.q", "0.SelfAttention.o", "1.DenseReluDense.wi_0", "1.DenseReluDense.wo")
+T5_SHAPES = ((4096, 4096), (4096, 4096), (10240, 4096), (4096, 10240))
+
+
+@pytest.mark.parametrize(("family", "folder", "own"), [("sd3", "text_encoder_3", 3), ("flux", "text_encoder_2", 2)])
+def test_layers_of_t5_are_read_under_each_makers_names(family: FamilyName, folder: str, own: int) -> None:
+    """sd-scripts has T5 as the third encoder of both families, OneTrainer as the second of FLUX."""
+    for layer, shape in zip(T5_LAYERS, T5_SHAPES, strict=True):
+        path = f"encoder.block.23.layer.{layer}"
+        place = Place(layer_names.T5, path)
+        assert layer_shapes.known(family)[f"{place.component}:{path}"] == shape
+        assert layer_names.kohya(place, family) == f"lora_te3_{flat(path)}"
+        assert layer_names.peft(place, family) == f"{folder}.{path}"
+        for prefix in ("lora_te3_", f"lora_te{own}_"):
+            assert layer_names.read(prefix + flat(path)).place == place
+        for prefix in (f"{folder}.", f"base_model.model.{folder}.", "text_encoders.t5xxl.transformer."):
+            assert layer_names.read(prefix + path).place == place
+    assert layer_names.read("lora_te3_text_model_encoder_layers_0_mlp_fc1").place is None
+    assert layer_names.read(f"lora_te1_{flat(path)}").place is None
+
+
 def flat(path: str) -> str:
     return path.replace(".", "_")
 
@@ -127,4 +148,4 @@ def test_names_of_other_programs(name: str, path: str | None) -> None:
 def test_the_size_of_the_weight_that_a_module_changes(
     shapes: dict[str, tuple[int, ...]], size: tuple[int, int] | None
 ) -> None:
-    assert layer_names.weight_size(shapes) == size
+    assert layer_shapes.weight_size(shapes) == size

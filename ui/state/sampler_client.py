@@ -31,7 +31,7 @@ class SamplerClient:
         self._process: subprocess.Popen[str] | None = None
         self._timer: threading.Timer | None = None
         self._request: PictureConfig | None = None  # being generated
-        self.notes: list[str] = []  # on the latest image
+        self.notes: dict[str, list[str]] = {}  # sentences on images that have any, by their files
         self.canceled = 0  # number of calls of `cancel`; a caller that generates several images checks it between them
 
     def warm(self) -> None:
@@ -70,7 +70,9 @@ class SamplerClient:
                         finished = True
                         raise UserError(str(answer["error"]), str(answer.get("remedy", "")))
                     elif "done" in answer:
-                        finished, self.notes = True, list(answer.get("notes", ()))
+                        finished = True
+                        if notes := answer.get("notes"):
+                            self.notes[request.out] = notes
                         return
                 finished = True
                 self._forget(process)

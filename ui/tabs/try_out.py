@@ -290,7 +290,8 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
             sheet.files[number:] = [""] * (len(cells) - number)
             break
         sheet.files[number] = Path(request.out).name
-        sheet.facts += "".join(f". {note}" for note in sampler.notes if note not in sheet.facts).rstrip(".")
+        notes = sampler.notes.get(request.out, ())
+        sheet.facts += "".join(f". {note}" for note in notes if note not in sheet.facts)
     sample_images.prune()
     yield sheet.html(), sheet.files, seed
 

@@ -39,7 +39,7 @@ class FakeSampler:
     def __init__(self) -> None:
         self.requests: list[PictureConfig] = []
         self.canceled = 0
-        self.notes: list[str] = []
+        self.notes: dict[str, list[str]] = {}
 
     def generate(self, request: PictureConfig) -> Iterator[tuple[int, int]]:
         self.requests.append(request)

@@ -119,6 +119,8 @@ def test_images_are_generated_once_and_strength_zero_is_plain(finished: Run) -> 
     assert slid.count("<img") == 2
     assert "type='range'" in slid
     assert len(sampler.requests) == 2
+    sampler.notes[sampler.requests[1].out] = ["x changes 7 layers of T5: they are left out."]
+    assert "they are left out." in list(try_out.generate(sampler, RunWatcher(), form))[-1][0]
     fresh = dataclasses.replace(form, new_seed=True)
     assert len({list(try_out.generate(sampler, RunWatcher(), fresh))[-1][2] for _ in range(2)}) == 2
 

@@ -33,7 +33,7 @@ UnetName = Literal[
 #   dotted             text_encoder.text_model...; dotted flat: without text_model
 #   generic            as ComfyUI's own models: text_encoders.clip_l.transformer.text_model...
 #   t5                 T5 as sd-scripts: lora_te3_encoder_block...; t5 by folder: as OneTrainer, for FLUX.1 lora_te2_
-#   dotted t5          T5 as in folders in diffusers form: text_encoder_2.encoder.block...
+#   dotted t5          T5 by its folder: text_encoder_2.encoder.block...; ComfyUI read at 41444b52 on 2026-11-30
 TextName = (
     Literal["own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat", "flat", "generic"]
     | Literal["t5", "t5 by folder", "dotted t5"]

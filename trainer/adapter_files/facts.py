@@ -242,7 +242,8 @@ class Facts:
         keys = sorted((key, layer.module.name) for layer in layers for key in layer.parts.values())
         if not keys or ".lora_A." not in keys[0][0]:
             return set()
-        return {name for key, name in keys if ".lora_A." not in key and ".lora_B." not in key}
+        current = (".lora_A.", ".lora_B.", ".lora_magnitude_vector")
+        return {name for key, name in keys if not any(part in key for part in current)}
 
     @cached_property
     def lost_of_openclip(self) -> set[str]:

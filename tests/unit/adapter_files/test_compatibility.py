@@ -335,6 +335,13 @@ def test_pefts_format_under_four_kinds_of_names(
     assert wrong(check(tmp_path, tensors, metadata())) == expected | everywhere
 
 
+def test_diffusers_applies_a_dora_of_peft(tmp_path: Path) -> None:
+    tensors = with_endings(good(), str)
+    ups = {key.removesuffix("lora_B.weight"): part for key, part in tensors.items() if key.endswith("lora_B.weight")}
+    lengths = {f"{name}lora_magnitude_vector.weight": torch.ones(len(up)) for name, up in ups.items()}
+    assert "diffusers" not in wrong(check(tmp_path, tensors | lengths, metadata()))
+
+
 REFUSED = {"InvokeAI": "refuses", "diffusers": "refuses"}
 OTHERS: dict[str, tuple[Make, dict[str, str]]] = {
     "GLoRA": (of_glora, {**REFUSED, "A1111": "nothing", "SD.Next": "nothing"}),

@@ -21,6 +21,7 @@ _DOUBLE = Blocks(
         "norm1_context.linear": "txt_mod.lin",
     },
     joined={"attn.to_qkv": QKV, "attn.to_added_qkv": ADD_QKV},
+    feed_forwards=("ff", "ff_context"),
 )
 _SINGLE = Blocks(
     original="single_blocks",

@@ -24,6 +24,7 @@ _BLOCKS = Blocks(
         "norm1_context.linear": "context_block.adaLN_modulation.1",
     },
     joined={"attn.to_qkv": QKV, "attn.to_added_qkv": ADD_QKV, "attn2.to_qkv": _SECOND},
+    feed_forwards=("ff", "ff_context"),
 )
 _OUTSIDE = {
     "pos_embed.proj": "x_embedder.proj",

@@ -69,6 +69,16 @@ class T5:
 
 
 @dataclass(frozen=True)
+class Modules:
+    """Names of a denoiser's modules as diffusers has them, by which memory is saved and features are read."""
+
+    blocks: tuple[str, ...]  # lists of transformer blocks; all of the image passes the first
+    feed_forwards: tuple[str, ...]  # layers of such a block, the largest in training
+    quantized: tuple[str, ...]  # lists of modules whose linear layers take fewer bits
+    other_blocks: tuple[str, ...] = ()  # lists of blocks without a transformer
+
+
+@dataclass(frozen=True)
 class UNet:
     """A denoiser of down and up blocks with cross-attention (Rombach et al. 2022, section 3.3)."""
 
@@ -77,6 +87,7 @@ class UNet:
     linear_projections: bool  # linear layers around attention, not 1 x 1 convolutions
     size_conditioned: bool = False  # it is told image sizes
     original_names: bool = False  # adapter files name its layers as the original code does, not as diffusers does
+    modules: Modules = Modules(("transformer_blocks",), ("ff",), ("attentions",), ("resnets",))
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ class Blocks:
     original: str
     layers: Mapping[str, str]  # original names by those of diffusers, both within a block
     joined: Mapping[str, Mapping[str, int]]  # parts of joined layers, in the order of their rows, with their shares
+    feed_forwards: tuple[str, ...] = ()  # layers of each block that keep most for the backward pass, if one does
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,12 @@ class Transformer:
     shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config
     swapped: tuple[str, ...] = ()  # layers whose weights have their two halves in the other order originally
     need: Need | None = None
+
+    @cached_property
+    def modules(self) -> Modules:
+        """Its modules by which memory is saved."""
+        layers = {layer: None for blocks in self.blocks.values() for layer in blocks.feed_forwards}
+        return Modules(tuple(self.blocks), tuple(layers), tuple(self.blocks))
 
     @cached_property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -158,6 +176,14 @@ class FamilySpec:
     def denoiser(self) -> str:
         """Component of its denoiser, as in folders in diffusers form."""
         return "unet" if self.unet else "transformer"
+
+    @property
+    def modules(self) -> Modules:
+        """Modules of its denoiser by which memory is saved and features are read."""
+        for model in (self.unet, self.transformer):
+            if model:
+                return model.modules
+        raise RuntimeError(f"{self.name} has no denoiser")
 
     @property
     def original_names(self) -> bool:

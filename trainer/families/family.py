@@ -250,9 +250,9 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
         family.set_prediction_type(model.prediction_type)
     family.set_clip_skip(model.clip_skip)
     family.set_guidance(model.guidance)
-    quantize(family.denoiser, model.weights)
+    quantize(family.denoiser, model.weights, family.spec.modules.quantized, family.spec.title)
     if t5 := family.prompt_encoders().get(layer_names.T5):
-        quantize(t5, model.weights)
+        quantize(t5, model.weights, ("block",), family.spec.title)
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)
     return family

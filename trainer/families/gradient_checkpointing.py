@@ -6,36 +6,48 @@ transformer blocks 6.4 GB for a third, and all other blocks together less than 1
 encoders, 1.3 GB of that model, wait in main memory while they are not needed; at last those of the denoiser's blocks.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
-from diffusers.models.attention import FeedForward
-from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from trainer.base_models.spec import Modules
+from trainer.errors import UserError
 from trainer.families.offload import offload
 
 if TYPE_CHECKING:
     from trainer.families.family import Family
 
-_TRANSFORMER_BLOCK = re.compile(r"transformer_blocks\.\d+$")  # at the end of its path
 Recomputed = Literal["off", "feed-forward", "half", "transformers", "all"]  # as in training.gradient_checkpointing
 Waiting = Literal["off", "half", "all"]  # as in training.offload
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Blocks of a denoiser, in the order in which it holds them; each transformer block has a feed-forward layer."""
+    """Blocks of a denoiser, in the order in which it holds them, and the feed-forward layers of transformer blocks."""
 
     feed_forwards: list[nn.Module]
     transformers: list[nn.Module]
     others: list[nn.Module]
+
+    @classmethod
+    def of(cls, denoiser: nn.Module, names: Modules) -> Self:
+        """Find the blocks of a denoiser by the names of their lists."""
+        modules = dict(denoiser.named_modules())
+        transformers = {path: module for path, module in modules.items() if _is_in(path, names.blocks)}
+        feed_forwards = [
+            module
+            for path, module in modules.items()
+            for block, _, name in [path.rpartition(".")]
+            if block in transformers and name in names.feed_forwards
+        ]
+        others = [module for path, module in modules.items() if _is_in(path, names.other_blocks)]
+        return cls(feed_forwards, [*transformers.values()], others)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -67,21 +79,36 @@ def recompute(family: "Family", which: Recomputed, waiting: Waiting = "off") -> 
 
     Raises:
         RuntimeError: the device has too little memory for the rest.
+        UserError: the model has none of the blocks that its family names.
     """
-    modules = list(family.denoiser.modules())
-    blocks = _Blocks(
-        [module for module in modules if isinstance(module, FeedForward)],
-        [module for path, module in family.denoiser.named_modules() if _TRANSFORMER_BLOCK.search(path)],
-        [module for module in modules if isinstance(module, ResnetBlock2D)],
-    )
+    blocks = _Blocks.of(family.denoiser, family.spec.modules)
+    chosen, away = blocks.chosen(which), blocks.waiting(waiting)
+    if which != "off" and not chosen:
+        raise UserError(
+            "The model has no blocks to compute twice under the names that {family} has for them.",
+            "Set training.gradient_checkpointing to 'off', or use another base model.",
+            family=family.spec.title,
+        )
+    if waiting != "off" and not away:
+        raise UserError(
+            "The model has no blocks whose weights could wait under the names that {family} has for them.",
+            "Set training.offload to 'off', or use another base model.",
+            family=family.spec.title,
+        )
     _clear((*blocks.feed_forwards, *blocks.transformers, *blocks.others))
-    _replace_forward(family.denoiser, blocks.chosen(which), blocks.waiting(waiting), family.device)
+    _replace_forward(family.denoiser, chosen, away, family.device)
     for encoder in family.text_encoders.values():
         if any(parameter.requires_grad for parameter in encoder.parameters()):
             layers = [module for module in encoder.modules() if isinstance(module, CLIPEncoderLayer)]
             _clear(layers)
             twice, away = layers if which != "off" else [], layers if which == "all" else []
             _replace_forward(encoder, twice, away, family.device)
+
+
+def _is_in(path: str, lists: tuple[str, ...]) -> bool:
+    """Return True if a module is an item of a list of one of these names."""
+    owner, _, number = path.rpartition(".")
+    return number.isdigit() and owner.rpartition(".")[2] in lists
 
 
 def _clear(blocks: Iterable[nn.Module]) -> None:

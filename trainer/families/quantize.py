@@ -7,7 +7,7 @@ of 64 with the quantiles of a normal distribution as levels: Dettmers et al. 202
 
 import importlib
 import logging
-import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -18,14 +18,19 @@ from trainer.errors import UserError
 
 Bits = Literal["full", "int8", "nf4"]
 ROWS, COLUMNS = 32, 64  # block size of the library's kernels; it divides all layers of real models
-BLOCKS = re.compile(r"attentions|transformer_blocks|encoder\.block\.")
 
 
-def quantize(model: nn.Module, bits: Bits) -> None:
-    """Quantize the linear layers in the blocks of a denoiser or of T5; convolutions and modulations stay as they are.
+def quantize(model: nn.Module, bits: Bits, lists: Sequence[str], title: str) -> None:
+    """Quantize the linear layers in a model's blocks; convolutions and modulations stay as they are.
+
+    Args:
+        model: a denoiser, or a large text encoder.
+        bits: what its weights are stored in.
+        lists: names of the lists of its blocks.
+        title: name of its family, for people.
 
     Raises:
-        UserError: bitsandbytes is not installed.
+        UserError: bitsandbytes is not installed, or the model has no layer of a fitting size in such blocks.
     """
     if bits == "full":
         return
@@ -39,12 +44,15 @@ def quantize(model: nn.Module, bits: Bits) -> None:
         ) from None
     # With int8 it warns in each layer of each step that it casts the layer's input.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    layers = dict(_layers(model, lists))
+    if not layers:
+        raise UserError(
+            "The model has no layers to quantize under the names that {family} has for its blocks.",
+            "Set model.weights to 'full', or use another base model.",
+            family=title,
+        )
     eight_bit = _movable(library.Linear8bitLt)
-    for path, layer in list(model.named_modules()):
-        if type(layer) is not nn.Linear or not BLOCKS.search(path) or ".norm" in path:
-            continue
-        if layer.out_features % ROWS or layer.in_features % COLUMNS:
-            continue
+    for path, layer in layers.items():
         size, dtype = (layer.in_features, layer.out_features, layer.bias is not None), layer.weight.dtype
         if bits == "int8" or path.endswith(".wo"):  # T5 would convert the input of this one to packed 4-bit weights
             quantized = eight_bit(*size, has_fp16_weights=False)
@@ -55,6 +63,15 @@ def quantize(model: nn.Module, bits: Bits) -> None:
         setattr(model.get_submodule(owner), name, quantized.to("cpu").requires_grad_(False))
         if quantized.bias is not None:
             quantized.bias.data = quantized.bias.data.to(dtype)
+
+
+def _layers(model: nn.Module, lists: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
+    """Yield the linear layers in lists of blocks that the kernels take, but for modulations, with their paths."""
+    for path, layer in model.named_modules():
+        if type(layer) is not nn.Linear or ".norm" in path or not any(name in path.split(".") for name in lists):
+            continue
+        if layer.out_features % ROWS == layer.in_features % COLUMNS == 0:
+            yield path, layer
 
 
 def set_weight(layer: nn.Module, name: str, value: Tensor) -> None:

@@ -19,6 +19,7 @@ from tests.integration.families.test_transformers import small_sd3
 from tests.integration.training.test_train import disturb, taken_from
 from trainer import config, families
 from trainer.adapter_files import reader
+from trainer.base_models.registry import FAMILIES
 from trainer.families import Family, gradient_checkpointing, offload, quantize
 
 KINDS: dict[str, dict[str, Any]] = {"LoRA": {}, "LoHa": {"kind": "loha"}, "DoRA": {"dora": True}}
@@ -127,8 +128,9 @@ def test_an_adapter_patches_weights_that_wait(bases: dict[str, Path]) -> None:
 def test_weights_in_fewer_bits_wait_too(bits: quantize.Bits) -> None:
     pytest.importorskip("bitsandbytes")
     transformer = small_sd3(4).requires_grad_(False)
-    quantize.quantize(transformer, bits)
-    family: Any = SimpleNamespace(denoiser=transformer, text_encoders={}, device=torch.device("cpu"))
+    spec = FAMILIES["sd3"]
+    quantize.quantize(transformer, bits, spec.modules.quantized, spec.title)
+    family: Any = SimpleNamespace(denoiser=transformer, text_encoders={}, device=torch.device("cpu"), spec=spec)
     noisy = torch.randn(1, 16, 8, 8, requires_grad=True)
     text, pooled = torch.randn(1, 4, 64), torch.randn(1, 64)
 

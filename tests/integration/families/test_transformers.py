@@ -20,7 +20,7 @@ from tests.integration.training.test_train import attached, disturb, finished, s
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, writer
 from trainer.base_models import layer_shapes, transformer_names
-from trainer.base_models.registry import FamilyName
+from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.cli.commands import main
 from trainer.config import PictureConfig
 from trainer.errors import UserError
@@ -368,7 +368,7 @@ def small_sd3(layers: int) -> SD3Transformer2DModel:
 @pytest.mark.parametrize("bits", ["int8", "nf4"])
 def test_blocks_take_fewer_bits_but_for_their_modulation(bits: Any) -> None:  # noqa: ANN401 - literals
     transformer = small_sd3(2)
-    quantize(transformer, bits)
+    quantize(transformer, bits, FAMILIES["sd3"].modules.quantized, "SD 3")
     linear = {path: module for path, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
     changed = {path for path, module in linear.items() if type(module) is not torch.nn.Linear}
     assert changed == {path for path in linear if path.startswith("transformer_blocks.") and ".norm" not in path}

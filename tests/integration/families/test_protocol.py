@@ -1,0 +1,65 @@
+"""Each registered family says what its model is made of; where a model has none of it, a sentence says so."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers.models.attention import FeedForward
+from diffusers.models.resnet import ResnetBlock2D
+
+from tests.integration.families.test_families import KINDS, load
+from trainer.base_models.registry import FAMILIES
+from trainer.base_models.spec import Modules
+from trainer.errors import UserError
+from trainer.families import Family, gradient_checkpointing
+from trainer.families.quantize import quantize
+
+ELSEWHERE = Modules(("levels",), ("mlp",), ("levels",))  # names that no model has
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_names_its_blocks(family: Any) -> None:  # noqa: ANN401 - literals
+    modules = FAMILIES[family].modules
+    assert all((modules.blocks, modules.feed_forwards, modules.quantized))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_named_blocks_are_those_of_the_model(bases: dict[str, Path], kind: str) -> None:
+    """Of each kind there are some, and they are all that diffusers has."""
+    family = load(bases[kind])
+    modules = list(family.denoiser.modules())
+    blocks = gradient_checkpointing._Blocks.of(family.denoiser, family.spec.modules)
+    assert blocks.feed_forwards == [module for module in modules if isinstance(module, FeedForward)] != []
+    assert blocks.others == [module for module in modules if isinstance(module, ResnetBlock2D)]
+    assert blocks.transformers == [module for module in modules if type(module).__name__.endswith("TransformerBlock")]
+    assert len({*blocks.blocks}) == len(blocks.blocks) > 0
+
+
+def misnamed(base: Path) -> Family:
+    """A model whose family has other names for its blocks."""
+    family = load(base)
+    assert family.spec.unet
+    family.spec = replace(family.spec, unet=replace(family.spec.unet, modules=ELSEWHERE))
+    return family
+
+
+@pytest.mark.parametrize("way", ["feed-forward", "half", "transformers", "all"])
+def test_blocks_that_are_not_there_are_not_computed_twice(tiny_sd: Path, way: Any) -> None:  # noqa: ANN401 - literals
+    with pytest.raises(UserError, match=r"no blocks to compute twice under the names that Stable Diffusion 1\.x"):
+        gradient_checkpointing.recompute(misnamed(tiny_sd), way)
+    gradient_checkpointing.recompute(misnamed(tiny_sd), "off")
+
+
+@pytest.mark.parametrize("share", ["half", "all"])
+def test_weights_that_are_not_there_do_not_wait(tiny_sd: Path, share: Any) -> None:  # noqa: ANN401 - literals
+    with pytest.raises(UserError, match="no blocks whose weights could wait"):
+        gradient_checkpointing.recompute(misnamed(tiny_sd), "off", share)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_layers_that_are_not_there_are_not_quantized(tiny_sd: Path, bits: Any) -> None:  # noqa: ANN401 - literals
+    pytest.importorskip("bitsandbytes")
+    family = misnamed(tiny_sd)
+    with pytest.raises(UserError, match="no layers to quantize"):
+        quantize(family.denoiser, bits, family.spec.modules.quantized, family.spec.title)

@@ -171,12 +171,24 @@ class DenoiserFeatures:
 
 
 def _middle(family: Family) -> nn.Module:
-    """Return the block whose output are the features: the second one up of a UNet, two thirds into a transformer."""
-    denoiser: Any = family.denoiser
+    """Return the block whose output are the features: the second one up of a UNet, two thirds into a transformer.
+
+    Raises:
+        UserError: the model has no blocks of the name that its family has for them.
+    """
+    name = family.spec.modules.blocks[0]
     if family.spec.unet:
-        ups: list[nn.Module] = list(denoiser.up_blocks)
-        return ups[min(1, len(ups) - 1)]
-    blocks: list[nn.Module] = list(denoiser.transformer_blocks)
+        name = "up_blocks"
+    blocks: list[nn.Module] = list(getattr(family.denoiser, name, ()))
+    if not blocks:
+        raise UserError(
+            "The model has no blocks to read features from under the name that {family} has for them: {name}.",
+            "Choose a feature model.",
+            family=family.spec.title,
+            name=name,
+        )
+    if family.spec.unet:
+        return blocks[min(1, len(blocks) - 1)]
     return blocks[2 * len(blocks) // 3]
 
 

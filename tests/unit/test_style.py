@@ -104,8 +104,8 @@ def per_thousand_words(pattern: str) -> float:
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
     ("lines of trainer and ui (27,000)", 33_409, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 43_568, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 25_130, lines(".py", "tests")),
+    ("lines of Python but tests and benchmarks (35,500)", 43_580, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 25_144, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_597, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 4, modules),
     ("functions of more than 60 lines (1)", 1, counted(lambda name: sum(n > 60 for n in lengths(name)), *PROGRAM)),

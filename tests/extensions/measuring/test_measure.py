@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from limner_extensions.measuring.html import section
 from limner_extensions.measuring.job import MeasureConfig
 from limner_extensions.measuring.table import Figure, Row, Table
 from tests.conftest import CHARACTER, STYLE
+from tests.integration.families.test_families import load
 from tests.integration.training.test_train import finish, settings
 from tests.tiny import seeded
 from trainer import config, paths, runs
 from trainer.base_models import MICRO_FOLDER
+from trainer.base_models.spec import Blocks
 from trainer.cli.commands import main
 from trainer.config import ModelConfig, TrainConfig
 from trainer.errors import UserError
 from trainer.runs import Run, archive, events
+from trainer.sampling import sampler
 from trainer.sampling.sampler import Sampler
 from trainer.worker import work
 from ui.state import page_memory
@@ -212,6 +216,16 @@ def test_a_model_in_a_folder(models: dict[str, Path], name: str, title: str) -> 
         assert texts is None
     assert model.key == features.load(str(models[name]), ModelConfig(), "", CPU).key
     assert len({features.load(str(path), ModelConfig(), "", CPU).key for path in models.values()}) == 3
+
+
+def test_features_are_read_from_the_blocks_that_a_family_names(bases: dict[str, Path]) -> None:
+    family = load(bases["flux"])
+    model = features.DenoiserFeatures(family, "", sampler.encode(family, [""])[""])
+    assert features._middle(family) is family.denoiser.transformer_blocks[1]
+    transformer = family.spec.transformer
+    family.spec = replace(family.spec, transformer=replace(transformer, blocks={"levels": Blocks("levels", {}, {})}))
+    with pytest.raises(UserError, match=r"no blocks to read features from .* that FLUX\.1 has for them: levels"):
+        model.image(Image.new("RGB", (64, 64)))
 
 
 @pytest.mark.slow

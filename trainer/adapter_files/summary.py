@@ -302,7 +302,8 @@ def _bytes_by_block(file: SafetensorsFile, layers: list[Layer]) -> dict[str, int
         sizes[block] += sum(file.entries[key].size for key in layer.parts.values())
     order = (
         *("text_encoder", "text_encoder_2", layer_names.T5, "down_blocks", "mid_block", "up_blocks"),
-        *("transformer_blocks", "single_transformer_blocks", "outside", "unknown"),
+        *dict.fromkeys(name for transformer in TRANSFORMERS.values() for name in transformer.blocks),
+        *("outside", "unknown"),
     )
 
     def place(block: str) -> tuple[int, int]:

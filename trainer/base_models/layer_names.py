@@ -122,6 +122,8 @@ class Place:
         """Block of the denoiser that it is in (`down_blocks.1`, `mid_block`), `outside` of them, or its component."""
         if self.component not in DENOISERS:
             return self.component
+        if self.component == "transformer":
+            return transformer_names.block(self.path) or "outside"
         block = re.match(r"\w+_blocks\.\d+|mid_block", self.path)
         return block[0] if block else "outside"
 

@@ -40,9 +40,28 @@ def _outside() -> tuple[dict[str, str], dict[str, str]]:
     return {path.replace(".", "_"): path for path, _ in pairs}, {name.replace(".", "_"): path for path, name in pairs}
 
 
+@cache
+def _in_block() -> re.Pattern[str]:
+    """Return a pattern of the names of layers in blocks, with underscores: the blocks, the number and the layer."""
+    known = {
+        name
+        for transformer in TRANSFORMERS.values()
+        for diffusers, blocks in transformer.blocks.items()
+        for name in (diffusers, blocks.original)
+    }
+    return re.compile(rf"({'|'.join(sorted(known, key=len, reverse=True))})_(\d+)_(.+)")
+
+
 def _split(name: str) -> tuple[str, str, str]:
-    match = re.fullmatch(r"([a-z_]+)_blocks_(\d+)_(.+)", name.replace(".", "_"))
-    return (f"{match[1]}_blocks", match[2], match[3]) if match else ("", "", "")
+    match = _in_block().fullmatch(name.replace(".", "_"))
+    return (match[1], match[2], match[3]) if match else ("", "", "")
+
+
+def block(path: str) -> str:
+    """Return the block that a layer is in, as `transformer_blocks.0`; "" if it is outside of them."""
+    name, _, rest = path.partition(".")
+    number = rest.partition(".")[0]
+    return f"{name}.{number}" if any(name in transformer.blocks for transformer in TRANSFORMERS.values()) else ""
 
 
 def from_diffusers(name: str) -> str:

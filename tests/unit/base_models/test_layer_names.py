@@ -1,14 +1,19 @@
 """Names of layers: every layer of every family through every form and back; and the layouts against the live models."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from trainer import families
+from trainer.adapter_files import safetensors_reader, summary
 from trainer.base_models import layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Place
-from trainer.base_models.registry import FamilyName
+from trainer.base_models.registry import TRANSFORMERS, FamilyName
+from trainer.base_models.spec import Blocks
 from trainer.config import ModelConfig
 
 
@@ -82,6 +87,36 @@ def test_layers_of_t5_are_read_under_each_makers_names(family: FamilyName, folde
             assert layer_names.read(prefix + path).place == place
     assert layer_names.read("lora_te3_text_model_encoder_layers_0_mlp_fc1").place is None
     assert layer_names.read(f"lora_te1_{flat(path)}").place is None
+
+
+@pytest.fixture
+def trial(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A family whose blocks are called as Z-Image's."""
+    blocks = Blocks("layers", {"attention.to_q": "attention.wq"}, {}, feed_forwards=("feed_forward",))
+    refiner = replace(blocks, original="refiner")
+    spec = replace(TRANSFORMERS["flux"], blocks={"layers": blocks, "noise_refiner": refiner}, outside={})
+    monkeypatch.setitem(TRANSFORMERS, "trial", spec)  # type: ignore[misc] # a name that no family has
+    names = [value for value in vars(transformer_names).values() if hasattr(value, "cache_clear")]
+    for table in names:
+        table.cache_clear()
+    yield "trial"
+    monkeypatch.undo()
+    for table in names:
+        table.cache_clear()
+
+
+@pytest.mark.parametrize(("blocks", "original"), [("layers", "layers"), ("noise_refiner", "refiner")])
+def test_blocks_may_have_any_name(trial: FamilyName, tmp_path: Path, blocks: str, original: str) -> None:
+    place = Place("transformer", f"{blocks}.12.attention.to_q")
+    assert transformer_names.original(place.path, trial) == f"{original}.12.attention.wq"
+    theirs = (f"lora_unet_{original}_12_attention_wq", f"diffusion_model.{original}.12.attention.wq")
+    for name in (layer_names.kohya(place, trial), layer_names.peft(place), *theirs):
+        assert layer_names.read(name).place == place
+    assert place.block == f"{blocks}.12"
+    names = [f"{name}.{end}" for name in theirs[:1] for end in ("lora_up.weight", "lora_down.weight")]
+    save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "x.safetensors")
+    facts = summary.describe(safetensors_reader.read(tmp_path / "x.safetensors"))
+    assert place.block in facts["blocks"]
 
 
 def flat(path: str) -> str:

@@ -111,6 +111,6 @@ def _model_files(path: Path) -> Iterator[Path]:
     spec = FAMILIES[facts.family] if facts else None
     if spec and spec.vae_file and (vae := path.with_name(f"{spec.vae_file}.safetensors")).is_file():
         yield vae
-    for encoder in (*spec.text_encoders, spec.t5) if spec else ():
+    for encoder in (*spec.text_encoders, spec.large_encoder) if spec else ():
         if encoder and (beside := detect.find_beside(path, encoder.file_name)):
             yield beside

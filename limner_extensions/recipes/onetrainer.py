@@ -181,7 +181,8 @@ def _leave_unused(draft: Draft, spec: FamilySpec) -> None:
     else:
         draft.leave("decided here", guidance)
     draft.leave("decided here", "force_v_prediction", "force_epsilon_prediction", "rescale_noise_scheduler_to_zero_snr")
-    if spec.t5 and str(draft.values.get(key := f"{spec.t5.component}.train", True)).lower() != "false":
+    large = spec.large_encoder
+    if large and str(draft.values.get(key := f"{large.component}.train", True)).lower() != "false":
         draft.leave("no counterpart", key)
         draft.note(_("The recipe also trains T5, the large text encoder; Limner does not."))
 

@@ -189,7 +189,7 @@ def _in_file(
             if part and module.place:
                 yield module.place, part, Weight(path, key)
             continue
-        if (t5 := FAMILIES[family].t5) and key.startswith(t5.single_file):
+        if (large := FAMILIES[family].large_encoder) and key.startswith(large.single_file):
             yield from _text(layer_names.T5, key.removeprefix(t5.single_file), Weight(path, key), 0)
         for encoder in FAMILIES[family].text_encoders:
             projection = Place(encoder.component, layer_names.TEXT_PROJECTION)

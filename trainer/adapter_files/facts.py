@@ -190,7 +190,7 @@ class Facts:
                 return "dotted t5"
             if module.prefix == layer_names.T5_PREFIX:
                 return "t5"
-            if self.spec.t5 and layer_names.is_t5(module.prefix, self.spec.t5.component):
+            if (large := self.spec.large_encoder) and layer_names.is_t5(module.prefix, large.component):
                 return "t5 by folder"
             return "other prefix"
         if module.naming == "dotted":

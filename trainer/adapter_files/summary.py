@@ -175,7 +175,7 @@ def _can_have(spec: FamilySpec, module: Module) -> bool:
     if module.place and module.place.component == "unet" and not spec.unet:
         return False
     if module.place and module.place.component == layer_names.T5:
-        return spec.t5 is not None and layer_names.is_t5(module.prefix, spec.t5.component)
+        return spec.large_encoder is not None and layer_names.is_t5(module.prefix, spec.large_encoder.component)
     block = re.search(r"transformer_blocks\.(\d+)\.", module.place.path if module.place else "")
     if block and spec.unet and int(block[1]) >= spec.unet.depth:
         return False

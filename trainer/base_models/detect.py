@@ -199,7 +199,7 @@ def _look_at_transformer_folder(folder: Path, family: FamilyName, config: Mappin
     need = TRANSFORMERS[family].need
     if need and not config.get(need.setting):
         raise _refusal(folder, "it is {kind}", kind=need.otherwise)
-    if config.get("in_channels") != TRANSFORMERS[family].entry_channels:
+    if config.get("in_channels") != TRANSFORMERS[family].config_channels:
         raise _refusal(folder, "it is made for inpainting or editing")
     names = name_hints.names(folder, {"modelspec.title": Path(str(config.get("_name_or_path", ""))).name})
     size = next((size for size in FAMILIES[family].sizes if all(config.get(mark) for mark in size.settings)), None)
@@ -295,9 +295,9 @@ def _check_text_encoders(path: Path, family: FamilyName, shapes: Mapping[str, li
         if not encoder.file_name:
             raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=encoder.title)
         raise _without(path, spec.title, encoder.title, encoder.file_name)
-    t5 = spec.t5
-    if t5 and t5.needed and t5.key not in shapes and not find_beside(path, t5.file_name):
-        raise _without(path, spec.title, "T5", t5.file_name)
+    large = spec.large_encoder
+    if large and large.needed and large.key not in shapes and not find_beside(path, large.file_name):
+        raise _without(path, spec.title, large.title, large.file_name)
 
 
 def _without(path: Path, family: str, part: str, file: str) -> UserError:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import ADD_QKV, QKV, T5, Blocks, FamilySpec, Need, Shape, Transformer, clip_l
+from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Need, Shape, Transformer, clip_l, t5
 from trainer.i18n import _
 
 _DOUBLE = Blocks(
@@ -89,6 +89,7 @@ SPEC = FamilySpec(
         key="double_blocks.0.img_attn.qkv.weight",
         entry="img_in.weight",
         entry_channels=64,
+        config_channels=64,
         widths=(3072,),
         text_tokens=512,
         shapes=shapes,
@@ -106,7 +107,7 @@ SPEC = FamilySpec(
     vae_shift=0.1159,
     vae_channels=16,
     text_encoders=(clip_l(_("text encoder")),),
-    t5=T5("text_encoder_2", "tokenizer_2", needed=True),
+    large_encoder=t5("text_encoder_2", "tokenizer_2", needed=True),
     vae_file="ae",
     variants={"flow": 1024},
     guided=True,

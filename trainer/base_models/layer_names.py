@@ -15,9 +15,9 @@ from trainer.base_models.spec import DENOISERS
 Component = str  # as in folders in diffusers form: unet, transformer, text_encoder, text_encoder_2; but t5
 Naming = Literal["diffusers", "original", "dotted", "generic"]
 _TEXT_ENCODERS = {encoder.prefix: encoder.component for spec in FAMILIES.values() for encoder in spec.text_encoders}
-T5 = "t5"  # component of T5, which is in another folder in each family
+T5 = "t5xxl"  # component of T5, which is in another folder in each family
 T5_PREFIX = "lora_te3_"  # in any family, as sd-scripts has it
-_T5_FOLDERS = {spec.t5.component for spec in FAMILIES.values() if spec.t5}
+_T5_FOLDERS = {spec.large_encoder.component for spec in FAMILIES.values() if spec.large_encoder}
 OFT_PREFIX = "oft_unet_"  # of sd-scripts' own OFT, for the denoiser alone
 DENOISER_PREFIXES = ("lora_unet_", "lora_transformer_")
 PREFIXES = (*DENOISER_PREFIXES, *_TEXT_ENCODERS, T5_PREFIX)
@@ -245,7 +245,7 @@ def peft(place: Place, family: FamilyName | None = None) -> str:
     T5 is named by the folder that the family has it in.
     """
     if place.component == T5:
-        folders = [t5.component for name, spec in FAMILIES.items() if name == family and (t5 := spec.t5)]
+        folders = [t5.component for name, spec in FAMILIES.items() if name == family and (t5 := spec.large_encoder)]
         return f"{(*folders, T5)[0]}.{place.path}"
     return f"{place.component}.{place.path if place.component in DENOISERS else _with_first_level(place)}"
 

@@ -39,8 +39,8 @@ def of_folder(folder: Path, family: FamilyName = DEFAULT) -> dict[str, Shape]:
     for component in _text_encoders(folder):
         layers = text_encoder(_config(folder / component))
         shapes |= {f"{component}:{path}": shape for path, shape in layers.items()}
-    if spec.t5 and (folder / spec.t5.component).is_dir():
-        shapes |= {f"t5:{path}": shape for path, shape in t5(_config(folder / spec.t5.component)).items()}
+    if (large := spec.large_encoder) and (folder / large.component).is_dir():
+        shapes |= {f"t5xxl:{path}": shape for path, shape in t5(_config(folder / large.component)).items()}
     return with_joined(shapes, family)
 
 
@@ -70,10 +70,10 @@ def text_encoder_size(model: str) -> int:
     for component in _text_encoders(folder):
         config = _config(folder / component)
         size += (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * int(config["hidden_size"])
-    third = FAMILIES[MODELS[model][0]].t5
-    if not third:
+    large = FAMILIES[MODELS[model][0]].large_encoder
+    if not large:
         return size
-    config = _config(folder / third.component)
+    config = _config(folder / large.component)
     weights = [*t5(config).values(), (int(config["vocab_size"]), int(config["d_model"]))]
     return size + sum(math.prod(shape) for shape in weights)
 

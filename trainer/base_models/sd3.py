@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import ADD_QKV, QKV, T5, Blocks, FamilySpec, Shape, Size, TextEncoder, Transformer, clip_l
+from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Size, TextEncoder, Transformer, clip_l, t5
 from trainer.i18n import _
 
 _SECOND = {"attn2.to_q": 1, "attn2.to_k": 1, "attn2.to_v": 1}
@@ -81,6 +81,7 @@ SPEC = FamilySpec(
         key="joint_blocks.0.context_block.attn.qkv.weight",
         entry="x_embedder.proj.weight",
         entry_channels=16,
+        config_channels=16,
         widths=(1536, 2432),
         text_tokens=333,  # 77 of CLIP and 256 of T5
         shapes=shapes,
@@ -103,7 +104,7 @@ SPEC = FamilySpec(
             file_name="clip_g",
         ),
     ),
-    t5=T5("text_encoder_3", "tokenizer_3", needed=False),
+    large_encoder=t5("text_encoder_3", "tokenizer_3", needed=False),
     variants={"flow": 1024},
     sizes=(
         Size(

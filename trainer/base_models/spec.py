@@ -53,19 +53,27 @@ def clip_l(title: str, *, projected: bool = True) -> TextEncoder:
 
 
 @dataclass(frozen=True)
-class T5:
-    """T5 as a text encoder, which is not trained here (Raffel et al. 2019, https://arxiv.org/abs/1910.10683)."""
+class LargeEncoder:
+    """A text encoder of billions of parameters, which takes no adapter: quantized with the denoiser, never in fp16."""
 
     component: str
     tokenizer: str
+    title: str
+    key: str  # of a single file that has it
+    file_name: str  # how files begin that hold it alone
+    blocks: str  # name of the list of its blocks
     needed: bool  # else zeros take the place of its embeddings
-    key: str = "text_encoders.t5xxl.transformer.shared.weight"  # of a single file that has it
-    file_name: str = "t5xxl"
 
     @property
     def single_file(self) -> str:
         """Prefix of its layers in a single file."""
         return self.key.removesuffix("shared.weight")
+
+
+def t5(component: str, tokenizer: str, *, needed: bool) -> LargeEncoder:
+    """Return T5-XXL (Raffel et al. 2019, https://arxiv.org/abs/1910.10683)."""
+    key = "text_encoders.t5xxl.transformer.shared.weight"
+    return LargeEncoder(component, tokenizer, "T5", key, "t5xxl", "block", needed)
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,7 @@ class Transformer:
     key: str  # of a single file, which only this family has
     entry: str  # key of the layer that the latents enter
     entry_channels: int  # its inputs; more are for inpainting or editing
+    config_channels: int  # the same as its config counts them, before latents are packed or after
     widths: tuple[int, ...]  # of its published models
     text_tokens: int  # that its blocks see beside those of an image
     shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config
@@ -169,7 +178,7 @@ class FamilySpec:
     vae_file: str = ""  # name, without extension, of the file beside a single one that holds its VAE
     unet: UNet | None = None  # its denoiser is one of the two
     transformer: Transformer | None = None
-    t5: T5 | None = None
+    large_encoder: LargeEncoder | None = None
     sizes: tuple[Size, ...] = ()  # the first whose marks are all there is that of a file
 
     @property

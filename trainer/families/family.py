@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer import devices
-from trainer.base_models import detect, layer_names, vae
+from trainer.base_models import detect, vae
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec, PredictionType
@@ -187,9 +187,10 @@ class DiffusersModel:
         return self._pipeline
 
     def prompt_encoders(self) -> dict[str, nn.Module]:
-        """Return the modules that encode prompts, by name: those that can take an adapter, and T5 if it is there."""
-        if self.spec.t5 and (t5 := getattr(self._pipeline, self.spec.t5.component)) is not None:
-            return {**self.text_encoders, layer_names.T5: t5}
+        """Return the modules that encode prompts, by name: those that can take an adapter, and a large one."""
+        large = self.spec.large_encoder
+        if large and (module := getattr(self._pipeline, large.component)) is not None:
+            return {**self.text_encoders, large.file_name: module}
         return self.text_encoders
 
     def encoders(self) -> dict[str, nn.Module]:
@@ -251,8 +252,9 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     family.set_clip_skip(model.clip_skip)
     family.set_guidance(model.guidance)
     quantize(family.denoiser, model.weights, family.spec.modules.quantized, family.spec.title)
-    if t5 := family.prompt_encoders().get(layer_names.T5):
-        quantize(t5, model.weights, ("block",), family.spec.title)
+    large = family.spec.large_encoder
+    if large and (encoder := family.prompt_encoders().get(large.file_name)):
+        quantize(encoder, model.weights, (large.blocks,), family.spec.title)
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)
     return family

@@ -24,7 +24,7 @@ from trainer import foreign_text
 from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import DENOISER_KEYS, PredictionType, Size
+from trainer.base_models.spec import DENOISER_KEYS, FamilySpec, PredictionType, Size
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import text_encoder_loading, weights
@@ -55,8 +55,9 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
     if vae:
         options["vae"] = _load_vae(vae, family)
     try:
-        if spec.t5 and not spec.t5.needed and not text_encoder_loading.has_t5(path, spec.t5):
-            options |= {spec.t5.component: None, spec.t5.tokenizer: None}
+        large = spec.large_encoder
+        if large and not large.needed and not text_encoder_loading.has_large(path, large):
+            options |= {large.component: None, large.tokenizer: None}
         if path.is_dir():
             weights.check_folder(path)
             # Each component is converted as it is read, so that the model is never in memory twice.
@@ -73,7 +74,7 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
             if isinstance(part, torch.nn.Module):
                 if isinstance(part, T5EncoderModel):
                     part.tie_weights()  # a single file may hold its embedding once, which diffusers leaves at that
-                part.to(_precision(name, part, dtype)).requires_grad_(False).eval()
+                part.to(_precision(name, spec, dtype)).requires_grad_(False).eval()
                 _check_finite(vae if vae and name == "vae" else path, name, part)
         if base.few_step and spec.first != "flow":
             scheduler_class = getattr(diffusers, base.few_step.scheduler)
@@ -138,14 +139,13 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
         parts[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
             CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
         )
-    if spec.t5:
-        file = detect.find_beside(path, spec.t5.file_name)
-        if spec.t5.key in keys or file:
-            parts[spec.t5.tokenizer] = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
-        if file and spec.t5.key not in keys:
-            parts[spec.t5.component] = text_encoder_loading.t5_in_file(
-                file, CONFIGS / base.family / spec.t5.component, dtype
-            )
+    if large := spec.large_encoder:
+        file = detect.find_beside(path, large.file_name)
+        if large.key in keys or file:
+            parts[large.tokenizer] = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
+        if file and large.key not in keys:
+            config = CONFIGS / base.family / large.component
+            parts[large.component] = text_encoder_loading.t5_in_file(file, config, dtype)
     if "vae" not in given:
         parts["vae"] = _vae_in_file(path, base.family)
     if base.size:
@@ -198,11 +198,12 @@ def _denoiser_in_file(path: Path, size: Size, pipeline_class: Untyped, dtype: to
     return denoiser
 
 
-def _precision(name: str, part: nn.Module, dtype: torch.dtype) -> torch.dtype:
-    """Return the precision for a part of a pipeline: in fp16 the VAE's decoder and T5 overflow."""
+def _precision(name: str, spec: FamilySpec, dtype: torch.dtype) -> torch.dtype:
+    """Return the precision for a part of a pipeline: in fp16 the VAE's decoder and large text encoders overflow."""
     if name == "vae":
         return torch.float32
-    return torch.bfloat16 if dtype == torch.float16 and isinstance(part, T5EncoderModel) else dtype
+    is_large = spec.large_encoder is not None and name == spec.large_encoder.component
+    return torch.bfloat16 if dtype == torch.float16 and is_large else dtype
 
 
 def _has_fp16_only(folder: Path) -> bool:

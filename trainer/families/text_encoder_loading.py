@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from trainer.base_models import CONFIGS, detect
 from trainer.base_models.registry import FamilyName
-from trainer.base_models.spec import T5, TextEncoder
+from trainer.base_models.spec import LargeEncoder, TextEncoder
 from trainer.families import weights
 
 UNPROJECTED = "text_projection.weight"
@@ -20,12 +20,12 @@ T5_DECODER = ("decoder.", "lm_head.")
 EMBEDDINGS = {"shared.weight", "encoder.embed_tokens.weight"}  # of T5, the same under two names
 
 
-def has_t5(path: Path, t5: T5) -> bool:
-    """Return True if a base model has T5: in its folder, in its file, or beside it."""
+def has_large(path: Path, encoder: LargeEncoder) -> bool:
+    """Return True if a base model has its large text encoder: in its folder, in its file, or beside it."""
     if path.is_dir():
-        return any((path / t5.component).glob("*.safetensors"))
+        return any((path / encoder.component).glob("*.safetensors"))
     with safe_open(path, "pt") as tensors:
-        return t5.key in set(tensors.keys()) or detect.find_beside(path, t5.file_name) is not None
+        return encoder.key in set(tensors.keys()) or detect.find_beside(path, encoder.file_name) is not None
 
 
 def of_2022(path: Path, family: FamilyName, encoder: TextEncoder) -> CLIPTextModel:

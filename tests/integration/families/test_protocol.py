@@ -1,18 +1,22 @@
 """Each registered family says what its model is made of; where a model has none of it, a sentence says so."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.resnet import ResnetBlock2D
 
 from tests.integration.families.test_families import KINDS, load
-from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import Modules
+from trainer.base_models import detect
+from trainer.base_models.registry import FAMILIES, TRANSFORMERS
+from trainer.base_models.spec import LargeEncoder, Modules
 from trainer.errors import UserError
-from trainer.families import Family, gradient_checkpointing
+from trainer.families import Family, gradient_checkpointing, loading
 from trainer.families.quantize import quantize
 
 ELSEWHERE = Modules(("levels",), ("mlp",), ("levels",))  # names that no model has
@@ -63,3 +67,32 @@ def test_layers_that_are_not_there_are_not_quantized(tiny_sd: Path, bits: Any) -
     family = misnamed(tiny_sd)
     with pytest.raises(UserError, match="no layers to quantize"):
         quantize(family.denoiser, bits, family.spec.modules.quantized, family.spec.title)
+
+
+def test_widths_of_config_and_file_may_differ(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Z-Image's config counts latents before 2 x 2 of them are packed, its file has the layer that they enter then."""
+    folder = shutil.copytree(bases["flux"], tmp_path / "base")
+    file = folder / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 16}))
+    with pytest.raises(UserError, match="made for inpainting or editing"):
+        detect.look(folder)
+    monkeypatch.setitem(TRANSFORMERS, "flux", replace(TRANSFORMERS["flux"], config_channels=16))
+    assert detect.look(folder).family == "flux"
+    with pytest.raises(UserError, match="made for inpainting or editing"):
+        detect.look(bases["flux"])
+
+
+def test_a_large_text_encoder_may_be_of_any_class(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes fewer bits with the denoiser, and is never in fp16."""
+    pytest.importorskip("bitsandbytes")
+    large = LargeEncoder("text_encoder", "tokenizer", "CLIP", "", "clip", "layers", needed=True)
+    monkeypatch.setitem(FAMILIES, "sd15", replace(FAMILIES["sd15"], text_encoders=(), large_encoder=large))
+    base = detect.look(tiny_sd)
+    assert loading.load_pipeline(tiny_sd, base, None, torch.float16).text_encoder.dtype == torch.bfloat16
+    layers = loading.load_pipeline(tiny_sd, base, None, torch.float32).text_encoder
+    quantize(layers, "nf4", (large.blocks,), "x")
+    changed = {path for path, layer in layers.named_modules() if type(layer).__name__ == "Linear4bit"}
+    assert changed
+    assert all(".layers." in path for path in changed)

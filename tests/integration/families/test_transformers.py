@@ -250,14 +250,14 @@ def test_layers_of_t5_are_layers(bases: dict[str, Path], tmp_path: Path, family:
     save_file(tensors, file, writer.of_family(family, "flow"))
     adapter = reader.read(file)
     live = load(bases[family])
-    before = {path: live.prompt_encoders()["t5"].get_submodule(path).weight.clone() for path in T5_SHAPES}
+    before = {path: live.prompt_encoders()["t5xxl"].get_submodule(path).weight.clone() for path in T5_SHAPES}
     with families.patched(live, [(adapter, 0.5)]):
         for path, weight in before.items():
-            change = live.prompt_encoders()["t5"].get_submodule(path).weight - weight
+            change = live.prompt_encoders()["t5xxl"].get_submodule(path).weight - weight
             assert torch.allclose(change, 0.5 * deltas[path], atol=1e-5)
     baked = tmp_path / "baked"
     assert main(["bake", str(bases[family]), "--adapter", str(file), "--out", str(baked)]) == 0
-    encoder = load(baked).prompt_encoders()["t5"]
+    encoder = load(baked).prompt_encoders()["t5xxl"]
     for path, weight in before.items():
         assert torch.allclose(encoder.get_submodule(path).weight - weight, deltas[path], atol=1e-5)
     for form in ("kohya", "peft"):
@@ -384,7 +384,7 @@ def test_text_encoders_may_be_in_files_beside_a_single_file(
     file = single_file.write_apart(bases[kind], tmp_path / "base.safetensors")
     family = load(file)
     assert torch.equal(answer(family), answer(load(bases[kind])))
-    assert ("t5" in family.encoders()) == (kind == "sd3")
+    assert ("t5xxl" in family.encoders()) == (kind == "sd3")
     (tmp_path / "clip_g_fp16.safetensors").unlink()
     with pytest.raises(UserError, match=r"has no second text encoder.*clip_g\.safetensors, into the same folder"):
         load(file)
@@ -398,7 +398,7 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
     tensors = load_file(next((bases["flux"] / "text_encoder_2").glob("*.safetensors")))
     file, folder = tmp_path / "t5xxl.safetensors", bases["flux"] / "text_encoder_2"
     save_file(tensors, file)
-    own, theirs = text_encoder_loading.t5_in_file(file, folder, torch.float32), load(bases["flux"]).encoders()["t5"]
+    own, theirs = text_encoder_loading.t5_in_file(file, folder, torch.float32), load(bases["flux"]).encoders()["t5xxl"]
     assert all(torch.equal(own.state_dict()[key], value) for key, value in theirs.state_dict().items())
     tensors.pop("encoder.final_layer_norm.weight")
     save_file(tensors, file)

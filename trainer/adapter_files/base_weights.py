@@ -190,7 +190,7 @@ def _in_file(
                 yield module.place, part, Weight(path, key)
             continue
         if (large := FAMILIES[family].large_encoder) and key.startswith(large.single_file):
-            yield from _text(layer_names.T5, key.removeprefix(t5.single_file), Weight(path, key), 0)
+            yield from _text(layer_names.T5, key.removeprefix(large.single_file), Weight(path, key), 0)
         for encoder in FAMILIES[family].text_encoders:
             projection = Place(encoder.component, layer_names.TEXT_PROJECTION)
             if key.startswith(encoder.single_file):

@@ -112,6 +112,12 @@ class Family(Protocol):
     def encoders(self) -> dict[str, nn.Module]:
         """Return the modules whose outputs are cached, by name."""
 
+    def encode_latents(self, pixels: Tensor, precision: torch.dtype, *, tiled: bool) -> tuple[Tensor, Tensor]:
+        """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, h, w] of their scaled latents."""
+
+    def decode_latents(self, latents: Tensor, *, tiled: bool) -> Tensor:
+        """Decode scaled latents [b, c, h, w] in fp32 to pixels [b, 3, H, W] in -1..1."""
+
 
 class DiffusersModel:
     """A frozen model that diffusers has a pipeline for; what its families have in common.
@@ -196,6 +202,34 @@ class DiffusersModel:
     def encoders(self) -> dict[str, nn.Module]:
         """Return the modules whose outputs are cached, by name."""
         return {"vae": self._pipeline.vae, **self.prompt_encoders()}
+
+    def encode_latents(self, pixels: Tensor, precision: torch.dtype, *, tiled: bool) -> tuple[Tensor, Tensor]:
+        """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, h, w] of their scaled latents."""
+        vae = self._vae(tiled=tiled)
+        mixed: AbstractContextManager[Any] = nullcontext()
+        if precision != torch.float32:
+            vae.encoder.to(memory_format=torch.channels_last)  # without it bf16 takes three times as long
+            mixed = torch.autocast(self.device.type, dtype=precision)
+        with mixed:
+            posterior = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
+        config = vae.config
+        mean, std = posterior.mean.float(), posterior.std.float()
+        return (mean - (config.shift_factor or 0.0)) * config.scaling_factor, std * config.scaling_factor
+
+    def decode_latents(self, latents: Tensor, *, tiled: bool) -> Tensor:
+        """Decode scaled latents [b, c, h, w] in fp32 to pixels [b, 3, H, W] in -1..1."""
+        vae = self._vae(tiled=tiled)
+        config = vae.config
+        latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        pixels: Tensor = vae.decode(latents, return_dict=False)[0]
+        return pixels
+
+    def _vae(self, *, tiled: bool) -> Untyped:
+        """Return the VAE, which computes in overlapping tiles or all at once."""
+        vae = self._pipeline.vae
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self._pipeline.vae_scale_factor
+        vae.use_tiling = tiled
+        return vae
 
 
 def load(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:
@@ -299,38 +333,26 @@ def _bring(family: Family, module: nn.Module) -> None:
 
 def encode_images(family: Family, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, H/8, W/8] of their scaled latents."""
-    pipeline, dtype = family.pipeline(), encoding_precision(family)
-    mixed: AbstractContextManager[Any] = nullcontext()
-    if dtype != torch.float32:
-        pipeline.vae.encoder.to(memory_format=torch.channels_last)  # without it bf16 takes three times as long
-        mixed = torch.autocast(family.device.type, dtype=dtype)
-
-    def encode() -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), mixed:
-            posterior = pipeline.vae.encode(pixels.to(family.device, torch.float32)).latent_dist
-        return posterior.mean.float(), posterior.std.float()
-
-    mean, std = _in_tiles_if_needed(pipeline, pixels[:, 0].numel(), encode)
-    config = pipeline.vae.config
-    return (mean - (config.shift_factor or 0.0)) * config.scaling_factor, std * config.scaling_factor
+    precision = encoding_precision(family)
+    return _in_tiles_if_needed(
+        family, pixels[:, 0].numel(), lambda tiled: family.encode_latents(pixels, precision, tiled=tiled)
+    )
 
 
-def _in_tiles_if_needed(pipeline: Pipeline, pixels: int, compute: Callable[[], Result]) -> Result:
-    """Let the VAE encode or decode so many pixels in overlapping tiles, if there is too little memory for all at once.
+@torch.no_grad()
+def _in_tiles_if_needed(family: Family, pixels: int, compute: Callable[[bool], Result]) -> Result:
+    """Encode or decode so many pixels in overlapping tiles, if there is too little memory for all at once.
 
     The seams are blended; what is encoded so differs less than two encodings of one image do.
     """
-    vae = pipeline.vae
-    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // pipeline.vae_scale_factor
-    vae.use_tiling = pixels * BYTES_PER_PIXEL > devices.unused_memory(vae.device)
+    tiled = pixels * BYTES_PER_PIXEL > devices.unused_memory(family.device)
     try:
-        return compute()
+        return compute(tiled)
     except RuntimeError as error:
-        if vae.use_tiling or not is_out_of_memory(error):
+        if tiled or not is_out_of_memory(error):
             raise
     devices.trim()
-    vae.use_tiling = True
-    return compute()
+    return compute(True)
 
 
 def encoding_precision(family: Family) -> torch.dtype:
@@ -351,13 +373,5 @@ def decode_latents(family: Family, latents: Tensor) -> list[Image.Image]:
 
 def decode_to_pixels(family: Family, latents: Tensor) -> Tensor:
     """Decode scaled latents [b, c, h, w] to pixels [b, 3, H, W] in -1..1, in fp32 as the decoder overflows in fp16."""
-    pipeline = family.pipeline()
-    config = pipeline.vae.config
-    latents = latents.float() / config.scaling_factor + (config.shift_factor or 0.0)
-
-    def all_at_once() -> Tensor:
-        with torch.no_grad():
-            pixels: Tensor = pipeline.vae.decode(latents, return_dict=False)[0]
-        return pixels
-
-    return _in_tiles_if_needed(pipeline, latents[:, 0].numel() * pipeline.vae_scale_factor**2, all_at_once)
+    pixels = latents[:, 0].numel() * family.pipeline().vae_scale_factor ** 2
+    return _in_tiles_if_needed(family, pixels, lambda tiled: family.decode_latents(latents.float(), tiled=tiled))

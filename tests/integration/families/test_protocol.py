@@ -10,14 +10,18 @@ import pytest
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor
 
 from tests.integration.families.test_families import KINDS, load
+from trainer import families
 from trainer.base_models import detect
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS
 from trainer.base_models.spec import LargeEncoder, Modules
 from trainer.errors import UserError
 from trainer.families import Family, gradient_checkpointing, loading
 from trainer.families.quantize import quantize
+from trainer.families.sd import SD
+from trainer.rng import generator
 
 ELSEWHERE = Modules(("levels",), ("mlp",), ("levels",))  # names that no model has
 
@@ -96,3 +100,23 @@ def test_a_large_text_encoder_may_be_of_any_class(tiny_sd: Path, monkeypatch: py
     changed = {path for path, layer in layers.named_modules() if type(layer).__name__ == "Linear4bit"}
     assert changed
     assert all(".layers." in path for path in changed)
+
+
+class Halved(SD):
+    """A family whose latents are scaled in a way of its own."""
+
+    def encode_latents(self, pixels: Tensor, precision: torch.dtype, *, tiled: bool) -> tuple[Tensor, Tensor]:
+        mean, std = super().encode_latents(pixels, precision, tiled=tiled)
+        return mean / 2, std / 2
+
+    def decode_latents(self, latents: Tensor, *, tiled: bool) -> Tensor:
+        return super().decode_latents(latents * 2, tiled=tiled)
+
+
+def test_latents_are_the_familys_own(tiny_sd: Path) -> None:
+    plain, halved = load(tiny_sd), load(tiny_sd)
+    halved.__class__ = Halved
+    pixels = torch.rand(1, 3, 64, 64, generator=generator(1)) * 2 - 1
+    theirs, ours = (families.encode_images(family, pixels) for family in (plain, halved))
+    assert all(torch.equal(half, whole / 2) for half, whole in zip(ours, theirs, strict=True))
+    assert torch.equal(families.decode_to_pixels(halved, ours[0]), families.decode_to_pixels(plain, theirs[0]))

@@ -24,7 +24,7 @@ PRESERVED, ENCODED = 2.6, 1.2
 CLIP_TOKENS = 77
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(.*)")
 # Layers that see the time, the size of the image or a whole prompt, once for each image.
-_ONCE = re.compile(r"time_|add_embedding|norm\d?(_context)?\.linear|norm_out")
+_ONCE = re.compile(r"time_|guidance_layer|add_embedding|norm\d?(_context)?\.linear|norm_out")
 _OF_TEXT = re.compile(r"context_embedder|add_[qkv]_proj|to_add_out|ff_context")  # in transformers
 _KEYS_OF_TEXT = re.compile(r"attn2\.to_[kv]$")  # in a UNet
 

@@ -96,24 +96,29 @@ def shapes(file: SafetensorsFile, layer: Layer) -> dict[str, Shape]:
 def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | None:
     """Return the family that the widths of layers tell, or None where no published model has these widths.
 
-    Cross-attention tells it best; without any, the text encoders do.
+    Cross-attention tells it best; without any, the text encoders do. Of transformers of the same width, the metadata
+    tell one from the other, if the layers do not.
     """
     by_context_width = {unet.context_width: family for family, unet in UNETS.items()}
     encoder_widths: dict[str, int] = {}
+    transformers = list(TRANSFORMERS)
+    is_published = False
     for layer in layers:
         place, size = layer.module.place, layer_shapes.weight_size(shapes(file, layer))
         if not place or not size:
             continue
         if place.component == "transformer":
-            if narrow := [
-                name for name in transformer_names.families(place.path) if size[1] in TRANSFORMERS[name].widths
-            ]:
-                return narrow[0]
+            names = [name for name in transformer_names.families(place.path) if size[1] in TRANSFORMERS[name].widths]
+            is_published = is_published or bool(names)
+            transformers = [name for name in transformers if name in names] or transformers
             continue
         if ".attn2.to_k" in place.path and size[1] in by_context_width:
             return by_context_width[size[1]]
         if place.path.endswith("self_attn.q_proj"):
             encoder_widths.setdefault(place.component, size[1])
+    if is_published:
+        named = family_by_metadata(file.metadata)
+        return named if named in transformers else transformers[0]
     if any(layer.module.place and layer.module.place.component == "transformer" for layer in layers):
         return None
     return _family_by_encoders(encoder_widths, {layer.module.prefix for layer in layers})

@@ -6,7 +6,7 @@ from typing import Any
 from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Need, Shape, Transformer, clip_l, t5
 from trainer.i18n import _
 
-_DOUBLE = Blocks(
+DOUBLE = Blocks(
     original="double_blocks",
     layers={
         "attn.to_qkv": "img_attn.qkv",
@@ -23,7 +23,7 @@ _DOUBLE = Blocks(
     joined={"attn.to_qkv": QKV, "attn.to_added_qkv": ADD_QKV},
     feed_forwards=("ff", "ff_context"),
 )
-_SINGLE = Blocks(
+SINGLE = Blocks(
     original="single_blocks",
     layers={"to_qkv_mlp": "linear1", "proj_out": "linear2", "norm.linear": "modulation.lin"},
     joined={"to_qkv_mlp": {**QKV, "proj_mlp": 4}},
@@ -84,9 +84,9 @@ SPEC = FamilySpec(
     pipeline="FluxPipeline",
     pipeline_options={},
     transformer=Transformer(
-        blocks={"transformer_blocks": _DOUBLE, "single_transformer_blocks": _SINGLE},
+        blocks={"transformer_blocks": DOUBLE, "single_transformer_blocks": SINGLE},
         outside=_OUTSIDE,
-        key="double_blocks.0.img_attn.qkv.weight",
+        key="double_blocks.0.img_mod.lin.weight",
         entry="img_in.weight",
         entry_channels=64,
         config_channels=64,

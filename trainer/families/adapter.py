@@ -113,17 +113,15 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
     Layers that the other one changes are adapted, too, so that it is kept whole.
 
     Raises:
-        UserError: the blocks in the settings match nothing, so that nothing would train; or it cannot start from the
-            other adapter.
+        UserError: the blocks in the settings match nothing, so that nothing would train; or there is no text encoder
+            that takes an adapter; or it cannot start from the other adapter.
     """
     paths = _matching(family.denoiser, target_layers(settings.targets, family.denoiser_targets))
     if settings.blocks:
         paths = [path for path in paths if any(block in path for block in settings.blocks)]
     targets = {family.denoiser: paths}
     if text_encoder:
-        for prefix, encoder in family.text_encoders.items():
-            paths = _matching(encoder, family.text_targets)
-            targets[encoder] = [path for path in paths if not _text_name(prefix, path).startswith(family.idle)]
+        targets |= _text_targets(family)
     if not all(targets.values()):
         raise UserError(
             "No layer of the base model has any of these in its name: {layers}.",
@@ -187,6 +185,25 @@ def _add_started(targets: dict[nn.Module, list[str]], family: Family, settings: 
 def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:
     dotted = tuple(f".{ending}" for ending in endings)
     return [path for path, _ in module.named_modules() if f".{path}".endswith(dotted)]
+
+
+def _text_targets(family: Family) -> dict[nn.Module, list[str]]:
+    """Return the paths of the layers to adapt in each text encoder.
+
+    Raises:
+        UserError: none of them takes an adapter.
+    """
+    if not family.text_encoders:
+        raise UserError(
+            "The text encoder of {family} takes no adapter.",
+            "Set training.text_encoder to false.",
+            family=family.spec.title,
+        )
+    targets = {}
+    for prefix, encoder in family.text_encoders.items():
+        paths = _matching(encoder, family.text_targets)
+        targets[encoder] = [path for path in paths if not _text_name(prefix, path).startswith(family.idle)]
+    return targets
 
 
 def _text_name(prefix: str, path: str) -> str:

@@ -7,6 +7,7 @@ told; an adapter is trained at a guidance of 1, which is none, as sd-scripts and
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Flux(DiffusersModel):
     """A FLUX.1 model, frozen."""
 
     denoiser_targets = JOINT_TARGETS
+    t5_tokenizer: ClassVar[str] = "tokenizer_2"  # component
 
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:
         super().__init__(pipeline, base, device, single_file=single_file)
@@ -57,11 +59,13 @@ class Flux(DiffusersModel):
         return self._unpack(packed[None], side // 8, side // 8)[0]
 
     def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
-        """Generate scaled latents [1, c, h, w] from an encoded prompt, without the other: its guidance needs none."""
+        """Generate scaled latents [1, c, h, w] from encoded prompts; a guidance that it is told needs one alone."""
         _, height, width = self.latent_shape
         scale = self._pipeline.vae_scale_factor
         height, width = ((options.get(name) or side * scale) for name, side in (("height", height), ("width", width)))
-        packed = super().sample(prompt, {}, **options)
+        if self.spec.guided:
+            negative = {}
+        packed = super().sample(prompt, negative, **options)
         return self._unpack(packed, 2 * (height // (2 * scale)), 2 * (width // (2 * scale)))
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
@@ -79,9 +83,8 @@ class Flux(DiffusersModel):
         prediction: Tensor = self.denoiser(
             hidden_states=packed,
             timestep=timesteps / self.noise.timesteps,
-            guidance=torch.full((batch,), self._guidance, device=noisy.device),
             encoder_hidden_states=text.to(dtype),
-            pooled_projections=conditioning["pooled"].to(dtype),
+            **self._inputs(conditioning, packed),
             txt_ids=torch.zeros(text.shape[1], 3, device=noisy.device, dtype=dtype),
             img_ids=self._places(height // 2, width // 2, dtype),
             return_dict=False,
@@ -93,6 +96,11 @@ class Flux(DiffusersModel):
         places = self._pipeline._prepare_latent_image_ids(1, height, width, torch.device("cpu"), dtype)
         return devices.send(places, self.device)
 
+    def _inputs(self, conditioning: Conditioning, packed: Tensor) -> dict[str, Tensor]:
+        """Return what the transformer is told besides the text, for packed latents [b, tokens, width]."""
+        guidance = torch.full((len(packed),), self._guidance, device=packed.device)
+        return {"guidance": guidance, "pooled_projections": conditioning["pooled"].to(packed.dtype)}
+
     def _unpack(self, packed: Tensor, height: int, width: int) -> Tensor:
         scale = self._pipeline.vae_scale_factor
         latents: Tensor = self._pipeline._unpack_latents(packed, height * scale, width * scale, scale)
@@ -100,4 +108,5 @@ class Flux(DiffusersModel):
 
     def count_tokens(self, prompt: str) -> tuple[int, int]:
         """Count the tokens of a prompt without its end, and those that T5 can take."""
-        return len(self._pipeline.tokenizer_2(prompt, add_special_tokens=False).input_ids), T5_TOKENS - 1
+        tokenizer = getattr(self._pipeline, self.t5_tokenizer)
+        return len(tokenizer(prompt, add_special_tokens=False).input_ids), T5_TOKENS - 1

@@ -63,6 +63,7 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
             # Each component is converted as it is read, so that the model is never in memory twice.
             options["torch_dtype"] = {"default": dtype, "vae": torch.float32}
             options["variant"] = "fp16" if any(_has_fp16_only(path / part) for part in hub.WEIGHTS) else None
+            options |= _plain_scheduler(path)
             pipeline = pipeline_class.from_pretrained(path, use_safetensors=True, **options)
         else:
             options |= _parts_of_file(path, base, dtype, options)
@@ -83,6 +84,15 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _refusal("The base model {name!r} cannot be loaded: {reason}", error, path) from error
     return pipeline
+
+
+def _plain_scheduler(folder: Path) -> dict[str, Any]:
+    """Return the scheduler of a folder with even steps instead of those of a beta distribution, which need SciPy."""
+    config = detect.read_json(folder / "scheduler" / "scheduler_config.json")
+    if not config.get("use_beta_sigmas"):
+        return {}
+    scheduler_class = getattr(diffusers, str(config["_class_name"]))
+    return {"scheduler": scheduler_class.from_config(config | {"use_beta_sigmas": False})}
 
 
 def _load_vae(path: Path, family: FamilyName) -> AutoencoderKL:
@@ -306,7 +316,7 @@ def sample(
 
 def prompt_arguments(prompt: Mapping[str, Tensor], negative: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return two encoded prompts, of one row each, as arguments of a pipeline."""
-    names = {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
+    names = {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds", "mask": "prompt_attention_mask"}
     positive = {names[key]: row for key, row in prompt.items()}
     return positive | {f"negative_{names[key]}": row for key, row in negative.items()}
 

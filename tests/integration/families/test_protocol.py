@@ -13,6 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 from tests.integration.families.test_families import KINDS, load
+from tests.integration.training.test_train import settings
 from trainer import families
 from trainer.base_models import detect
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS
@@ -120,3 +121,19 @@ def test_latents_are_the_familys_own(tiny_sd: Path) -> None:
     theirs, ours = (families.encode_images(family, pixels) for family in (plain, halved))
     assert all(torch.equal(half, whole / 2) for half, whole in zip(ours, theirs, strict=True))
     assert torch.equal(families.decode_to_pixels(halved, ours[0]), families.decode_to_pixels(plain, theirs[0]))
+
+
+def test_a_text_encoder_that_takes_no_adapter_is_not_trained(tiny_sd: Path) -> None:
+    family = load(tiny_sd)
+    family.text_encoders = {}
+    with pytest.raises(UserError, match=r"The text encoder of Stable Diffusion 1\.x takes no adapter"):
+        families.attach(family, settings(tiny_sd).adapter, text_encoder=True, seed=0)
+
+
+def test_steps_of_a_beta_distribution_are_even_here(bases: dict[str, Path], tmp_path: Path) -> None:
+    """SciPy, which they need, is not among what Limner needs."""
+    folder = shutil.copytree(bases["flux"], tmp_path / "base")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_beta_sigmas": True}))
+    expected, config = (load(path).pipeline().scheduler.config for path in (bases["flux"], folder))
+    assert {**config, "_use_default_values": 0} == {**expected, "_use_default_values": 0}

@@ -235,7 +235,7 @@ SD35_MEDIUM = SD3 | {
 }  # fmt: skip
 SD35_LARGE = SD3 | {f"{UNET}joint_blocks.37.x_block.attn.ln_q.weight": [64]}
 FLUX = {
-    f"{UNET}double_blocks.0.img_attn.qkv.weight": [9216, 3072],
+    f"{UNET}double_blocks.0.img_mod.lin.weight": [18432, 3072],
     f"{UNET}guidance_in.in_layer.weight": [3072, 256],
     f"{UNET}img_in.weight": [3072, 64],
     f"{CLIPS[0]}text_model.embeddings.position_embedding.weight": [77, 768],
@@ -264,7 +264,7 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
 
 REFUSED: dict[str, tuple[Shapes, str]] = {
     "kohya's LoRA": ({"lora_unet_mid_block_x.lora_up.weight": [4, 4]}, "an adapter"),
-    "FLUX.1 schnell": ({"double_blocks.0.img_attn.qkv.weight": [9216, 3072]}, "schnell, which is distilled"),
+    "FLUX.1 schnell": ({"double_blocks.0.img_mod.lin.weight": [18432, 3072]}, "schnell, which is distilled"),
     "FLUX.1 without its text encoders": (without(FLUX, "text_encoders."), "has no text encoder"),
     "FLUX.1 Fill": (FLUX | {f"{UNET}img_in.weight": [3072, 384]}, "made for inpainting or editing"),
     "FLUX, diffusers": ({"single_transformer_blocks.0.attn.to_q.weight": [1, 1]}, "of a FLUX model alone"),

@@ -1,6 +1,7 @@
 """Families in recipes of other programs: their names there, and how kohya's scripts train them by flow matching."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -117,6 +118,9 @@ NAMES: dict[FamilyName, RecipeNames] = {
     "flux": RecipeNames(("flux", "is_flux", "FLUX_DEV_1"), "flux_train_network.py", Flow(_flux_shift, _FLUX)),
 }
 SPECS = {name: FAMILIES[family] for family, row in NAMES.items() for name in row.names}
+# Models that recipes name and that none here is for, and how settings for them begin in kohya's GUI.
+OTHER_MODELS = re.compile(r"FLUX_?\.?[2-9]|lumina|hunyuan|anima|wan|chroma|qwen|hidream", re.IGNORECASE)
+OTHER_WORDS = ("hunyuan", "anima", "lumina", "chroma")
 FLOWS = [(FAMILIES[family], row.flow.kohya) for family, row in NAMES.items() if row.flow]
 
 

@@ -17,10 +17,11 @@ from limner_extensions.recipes.families import NAMES, Flow, FlowScript
 from limner_extensions.recipes.flow import layers_note
 from trainer.adapter_files.programs import METADATA
 from trainer.base_models import MICRO, detect
-from trainer.base_models.registry import DEFAULT, FamilyName
+from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.adjustments import planned_rank, planned_steps
+from trainer.errors import UserError
 from trainer.i18n import _
 
 PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
@@ -156,7 +157,15 @@ def _is_settled(path: str, value: object, ours: dict[str, Any], writer: _Writer)
 def _family(config: TrainConfig) -> FamilyName:
     facts = detect.glance(config.model.base, config.model.revision) if config.model.family == "auto" else None
     family = facts.family if facts else config.model.family
-    return DEFAULT if family == "auto" or family not in NAMES else family
+    if family == "auto":
+        return DEFAULT
+    if family not in NAMES:
+        raise UserError(
+            "Limner cannot write settings of sd-scripts for {family}.",
+            "Enter them there by hand, or choose a base model of another family.",
+            family=FAMILIES[family].title,
+        )
+    return family
 
 
 def _say_model(writer: _Writer) -> None:

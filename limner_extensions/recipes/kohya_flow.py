@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from limner_extensions.recipes.draft import Draft, flag, is_idle, number, text
-from limner_extensions.recipes.families import FLOWS, Flow, FlowScript
+from limner_extensions.recipes.families import FLOWS, OTHER_MODELS, OTHER_WORDS, Flow, FlowScript
 from limner_extensions.recipes.flow import Levels, above_zero, layers_note, refusal, set_levels
 from trainer.base_models.spec import FamilySpec
 from trainer.i18n import _
 
 SCRIPTS = [script for _spec, script in FLOWS]
-OTHER_MODELS = re.compile(r"FLUX_?\.?[2-9]|lumina|hunyuan|anima|wan|chroma|qwen|hidream", re.IGNORECASE)
 OTHER_FILES = ("gemma2", "qwen3", "byt5")  # text encoders of other models, by their settings
 LEVELS = ("timestep_sampling", "sigmoid_scale", "discrete_flow_shift", "training_shift", "weighting_scheme",
           "logit_mean", "logit_std", "mode_scale")  # fmt: skip
@@ -55,7 +54,7 @@ def leave_unused(draft: Draft, flow: Flow | None, *, gui: bool) -> None:
         used = flow.kohya.gui if flow else ()
         draft.leave("off", "train_blocks", *(key for script in SCRIPTS for key in script.gui if key not in used))
         others = [script.word for script in SCRIPTS if not flow or script != flow.kohya]
-        named = re.compile(rf"({'|'.join([*others, 'hunyuan', 'anima', 'lumina', 'chroma'])})_")
+        named = re.compile(rf"({'|'.join([*others, *OTHER_WORDS])})_")
         draft.leave("off", *(key for key in draft.values if named.match(key)))
     else:
         draft.leave("decided here", "split_mode")

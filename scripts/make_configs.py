@@ -145,6 +145,20 @@ FLUX = {
     "guidance_embeds": True,
     "axes_dims_rope": [16, 56, 56],
 }
+CHROMA = {
+    "_class_name": "ChromaTransformer2DModel",
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "joint_attention_dim": 4096,
+    "in_channels": 64,
+    "patch_size": 1,
+    "axes_dims_rope": [16, 56, 56],
+    "approximator_num_channels": 64,
+    "approximator_hidden_dim": 5120,
+    "approximator_layers": 5,
+}
 WIDE_VAE = VAE | {
     "latent_channels": 16,
     "sample_size": 1024,
@@ -189,6 +203,14 @@ FLUX_INDEX = {
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "tokenizer_2": ["transformers", "T5TokenizerFast"],
     "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+CHROMA_INDEX = {
+    "_class_name": "ChromaPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "ChromaTransformer2DModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -251,6 +273,13 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "text_encoder/config.json": CLIP_L,
         "text_encoder_2/config.json": T5_XXL,
+    },
+    "chroma": {
+        "model_index.json": CHROMA_INDEX,
+        "transformer/config.json": CHROMA,
+        "vae/config.json": WIDE_VAE | {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+        "scheduler/scheduler_config.json": FLOW | {"shift": 1.0},
+        "text_encoder/config.json": T5_XXL,
     },
     "sd3-5-medium": {
         "transformer/config.json": MMDIT

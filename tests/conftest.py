@@ -89,7 +89,7 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bases(tiny_sd: Path) -> dict[str, Path]:
     """Folders with a tiny, random model of each kind."""
-    from tests.tiny import make_flux, make_sd3, make_sd21, make_sdxl
+    from tests.tiny import make_chroma, make_flux, make_sd3, make_sd21, make_sdxl
 
     folder = tiny_sd.parent
     return {
@@ -99,6 +99,7 @@ def bases(tiny_sd: Path) -> dict[str, Path]:
         "sdxl": make_sdxl(folder / "sdxl"),
         "sd3": make_sd3(folder / "sd3"),
         "flux": make_flux(folder / "flux"),
+        "chroma": make_chroma(folder / "chroma"),
         "sd3-5-medium": make_sd3(folder / "sd3-5-medium", t5=False, dual=True),
     }
 

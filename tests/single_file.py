@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.base_models import CONFIGS, MICRO_FOLDER, layer_names, transformer_names
+from trainer.base_models import CONFIGS, MICRO_FOLDER, layer_names, registry, transformer_names
 from trainer.base_models.registry import FamilyName
 
 VAE = {
@@ -85,6 +85,7 @@ def write_apart(folder: Path, path: Path) -> Path:
 
 
 ENCODERS: dict[FamilyName, dict[str, str]] = {
+    "chroma": {"t5xxl": "text_encoder"},
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
     "flux": {"clip_l": "text_encoder", "t5xxl": "text_encoder_2"},
 }
@@ -92,10 +93,11 @@ ENCODERS: dict[FamilyName, dict[str, str]] = {
 
 def _write_transformer(folder: Path, path: Path) -> Path:
     """As ComfyUI has them."""
-    family: FamilyName = "flux" if "Flux" in (folder / "model_index.json").read_text() else "sd3"
-    own = _transformer(folder / "transformer", family, FLUX if family == "flux" else MMDIT)
+    pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    family = next(name for name in ENCODERS if registry.FAMILIES[name].pipeline == pipeline)
+    own = _transformer(folder / "transformer", family, MMDIT if family == "sd3" else FLUX)
     tensors = {f"model.diffusion_model.{key}": value for key, value in own}
-    vae = "vae" if family == "flux" else "first_stage_model"
+    vae = "first_stage_model" if family == "sd3" else "vae"
     tensors |= {f"{vae}.{key}": value for key, value in _vae(folder / "vae")}
     for name, part in ENCODERS[family].items():
         for key, value in (_load(folder / part) if (folder / part).exists() else {}).items():
@@ -142,7 +144,8 @@ def _load(folder: Path) -> dict[str, Tensor]:
 def _renamed(key: str, names: dict[str, str]) -> str:
     for name, original in names.items():
         key = key.replace(name, original)
-    return re.sub(r"^(single_blocks\.\d+)\.img_attn", r"\1", key)
+    key = re.sub(r"^(single_blocks\.\d+)\.img_attn", r"\1", key)
+    return re.sub(r"^(distilled_guidance_layer\.norms\.\d+)\.weight", r"\1.scale", key)
 
 
 def _unet(folder: Path) -> Iterator[tuple[str, Tensor]]:

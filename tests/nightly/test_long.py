@@ -11,10 +11,12 @@ from torch import Tensor
 
 from tests import single_file, tiny
 from tests.conftest import CHECKOUT
+from tests.integration.families.test_families import SMALL
 from tests.integration.families.test_vae import quantize
 from tests.integration.training.test_train import losses, settings
 from trainer import families, runs
 from trainer.base_models import detect
+from trainer.base_models.registry import FamilyName
 from trainer.config import ModelConfig
 from trainer.families import loading, text_encoder_loading
 from trainer.rng import generator
@@ -41,15 +43,16 @@ def test_a_bench_finds_nothing_wrong(command: tuple[str, ...]) -> None:
 pytestmark = pytest.mark.nightly
 
 
-def test_a_single_file_of_flux_is_the_folder_and_trains(
-    character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["flux", "chroma"])
+def test_a_single_file_of_their_real_width_is_the_folder_and_trains(
+    character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: FamilyName
 ) -> None:
-    folder = tiny.make_flux(tmp_path / "flux", wide=True)
-    configs = single_file.write_configs(tmp_path / "configs", {"flux": folder})
+    folder = getattr(tiny, f"make_{kind}")(tmp_path / kind, wide=True)
+    configs = single_file.write_configs(tmp_path / "configs", {kind: folder})
     for module in (loading, text_encoder_loading):
         monkeypatch.setattr(module, "CONFIGS", configs)
     file = single_file.write(folder, tmp_path / "base.safetensors")
-    assert detect.look(file).family == "flux"
+    assert detect.look(file).family == kind
 
     def predicted(base: Path) -> Tensor:
         family = families.load(ModelConfig(base=str(base)), torch.device("cpu"), torch.bfloat16)
@@ -61,8 +64,8 @@ def test_a_single_file_of_flux_is_the_folder_and_trains(
     assert torch.equal(predicted(file), expected)
     quantized = quantize(shutil.copy(file, tmp_path / "scaled.safetensors"), "scale_weight")
     assert torch.allclose(predicted(quantized), expected, atol=0.1 * float(expected.abs().max()))
-    run = runs.create(settings(file, training__steps=3, training__batch_size=1, training__precision="bf16",
-                               preview__prompts=["rin --w 64 --h 64"]))  # fmt: skip
+    options = {"training__steps": 3, "training__batch_size": 1, "training__precision": "bf16", **SMALL[kind]}
+    run = runs.create(settings(file, **options))
     train(run.config(), run)
     assert len(losses(run)) == 3
     assert run.export.is_file()

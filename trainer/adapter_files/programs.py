@@ -237,7 +237,8 @@ class Support:
 
 
 _GENERIC: tuple[LayerNaming, ...] = ("generic", "generic peft")
-# By the family of the transformer. Read at the same commits: InvokeAI has no adapters for SD 3, A1111 has no FLUX.
+# By the family of the transformer. Read at the same commits: InvokeAI has no adapters for SD 3, A1111 has no FLUX, and
+# neither has Chroma, which to ComfyUI and diffusers is a FLUX, and to Forge is not.
 SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
     "sd3": {
         "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "peft", *_GENERIC))),
@@ -282,6 +283,21 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
             alone=frozenset(("joined",)),
         ),
     },
+    "chroma": {
+        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC))),
+        "Forge": Support(frozenset(("joined", *_GENERIC)), refuses_unmatched=True),
+        "sd-scripts": Support(
+            frozenset(("joined",)), kinds=frozenset(("LoRA",)), lost={"joined": ("proj_out", "distilled_guidance")}
+        ),
+        "diffusers": Support(
+            frozenset(("joined", "dotted", "generic")),
+            kinds=frozenset(("LoRA", "DoRA of PEFT")),
+            outside=frozenset(("dotted", "generic")),
+            lost={"joined": ("x_embedder", "context_embedder", "proj_out")},
+            refuses_unmatched=True,
+        ),
+        "SD.Next": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "generic"))),
+    },
 }
 
 
@@ -319,4 +335,5 @@ METADATA: dict[FamilyName, MetadataNames] = {
         sizes={"sd3-5-medium": "stable-diffusion-3-5-medium", "sd3-5-large": "stable-diffusion-3-5-large"},
     ),
     "flux": MetadataNames({"flow": ("flux-1-dev", "flux1")}, ("flux-1", "flux1", "flux")),
+    "chroma": MetadataNames({"flow": ("chroma", "chroma")}, ("chroma",)),
 }

@@ -2,16 +2,17 @@
 
 from typing import Literal
 
-from trainer.base_models import flux, sd3, sd15, sd21, sdxl
+from trainer.base_models import chroma, flux, sd3, sd15, sd21, sdxl
 from trainer.base_models.spec import FamilySpec, Transformer, UNet
 
-FamilyName = Literal["sd15", "sd21", "sdxl", "sd3", "flux"]
+FamilyName = Literal["sd15", "sd21", "sdxl", "sd3", "flux", "chroma"]
 FAMILIES: dict[FamilyName, FamilySpec] = {
     "sd15": sd15.SPEC,
     "sd21": sd21.SPEC,
     "sdxl": sdxl.SPEC,
     "sd3": sd3.SPEC,
     "flux": flux.SPEC,
+    "chroma": chroma.SPEC,
 }
 UNETS: dict[FamilyName, UNet] = {name: spec.unet for name, spec in FAMILIES.items() if spec.unet}
 TRANSFORMERS: dict[FamilyName, Transformer] = {

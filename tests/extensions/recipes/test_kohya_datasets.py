@@ -17,6 +17,7 @@ from tests.unit.data.test_dataset import png
 from trainer import config
 from trainer.cli.commands import app
 from trainer.data.dataset import Subject
+from trainer.errors import UserError
 
 ANY = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
 KIM = {"image_dir": "/data/kim", "num_repeats": 10, "class_tokens": "kmx2 girl"}
@@ -387,3 +388,8 @@ def test_what_sd_scripts_needs_is_written_and_no_path() -> None:
     assert 'network_weights = "first.safetensors"' in exported.text
     assert 'pretrained_model_name_or_path = "base.safetensors"' in exported.text
     assert "/home" not in exported.text
+
+
+def test_a_family_without_a_script_is_refused() -> None:
+    with pytest.raises(UserError, match="cannot write settings of sd-scripts for Chroma"):
+        kohya_export.export(built({"model.family": "chroma", "training.text_encoder": False}))

@@ -30,10 +30,13 @@ from trainer.sampling import sampler
 from trainer.training import encode, prediction_type
 
 UNETS = ("sd15", "sd21", "sd21-v", "sdxl")
-TRANSFORMERS = ("sd3", "sd3-5-medium", "flux")
+TRANSFORMERS = ("sd3", "sd3-5-medium", "flux", "chroma")
 KINDS = (*UNETS, *TRANSFORMERS)
-# The pipeline of FLUX knows no smaller size than that of the real one.
-SMALL: dict[str, dict[str, Any]] = {"flux": {"preview__prompts": ["rin --w 64 --h 64"]}}
+# The pipelines of FLUX and Chroma know no smaller size than that of the real ones; T5 takes no adapter.
+SMALL: dict[str, dict[str, Any]] = {
+    "flux": {"preview__prompts": ["rin --w 64 --h 64"]},
+    "chroma": {"preview__prompts": ["rin --w 64 --h 64"], "training__text_encoder": False},
+}
 CPU = torch.device("cpu")
 
 
@@ -80,6 +83,7 @@ KNOWN_AS = {
     "sdxl": ("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0"),
     "sd3": ("stable-diffusion-3-m/lora", "sd3"),
     "flux": ("flux-1-dev/lora", "flux1"),
+    "chroma": ("chroma/lora", "chroma"),
     "sd3-5-medium": ("stable-diffusion-3-5-medium/lora", "sd3"),
 }
 
@@ -99,13 +103,15 @@ def test_a_folder_is_known_by_its_settings_or_refused(bases: dict[str, Path], ki
         assert facts["modelspec.prediction_type"] == names[predicts]
         assert facts["ss_v2"] == str(kind.startswith("sd21"))
     other = "sdxl" if kind != "sdxl" else "sd15"
-    words = r"is (Stable Diffusion|FLUX).*, but the settings say .*Set the family to 'auto'"
+    words = r"is (Stable Diffusion|FLUX|Chroma).*, but the settings say .*Set the family to 'auto'"
     with pytest.raises(UserError, match=words):
         load(bases[kind], family=other)
 
 
-# Diffusers knows the real width of FLUX alone.
-@pytest.mark.parametrize("kind", cases([kind for kind in KINDS if kind != "flux"], pytest.mark.slow, ["sdxl"]))
+# Diffusers knows the real width of FLUX and Chroma alone.
+@pytest.mark.parametrize(
+    "kind", cases([kind for kind in KINDS if kind not in ("flux", "chroma")], pytest.mark.slow, ["sdxl"])
+)
 def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str) -> None:
     marks = ("v_pred",) if kind == "sd21-v" else ()
     metadata = {"modelspec.prediction_type": "epsilon"} if kind == "sd21" else None
@@ -164,6 +170,7 @@ CURVES = {
     "sdxl": [1.07138, 1.103865, 1.12967, 1.070911, 1.183797, 1.060231],
     "sd3": [4.149623, 4.200058, 4.207041, 4.19533, 4.125912, 4.163121],
     "flux": [1.572104, 1.560171, 1.595593, 1.590008, 1.571191, 1.559451],
+    "chroma": [1.614089, 1.628917, 1.593057, 1.573405, 1.557968, 1.5437],
     "sd3-5-medium": [4.077464, 4.184826, 4.145877, 4.162012, 4.153721, 4.144662],
 }
 
@@ -172,7 +179,7 @@ CURVES = {
 def test_the_loss_curve_is_the_stored_one(character: Path, bases: dict[str, Path], kind: str) -> None:
     options = {"training__text_encoder": True, "preservation__share": 0.25, "preservation__noise_from": 0.0}
     options["preservation__prompts"] = [""]
-    run = finished(bases[kind], **options, **SMALL.get(kind, {}))
+    run = finished(bases[kind], **(options | SMALL.get(kind, {})))
     curve = [loss for _, loss in sorted(losses(run).items())]
     assert curve == pytest.approx(CURVES[kind], rel=1e-5)
 

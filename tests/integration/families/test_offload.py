@@ -68,7 +68,10 @@ def equal(one: list[Tensor], two: list[Tensor]) -> bool:
     return len(one) == len(two) > 0 and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-@pytest.mark.parametrize("case", ["sd15 LoHa half", "sd15 DoRA all", "sd3 LoRA half", "flux LoRA all"])
+CASES = ("sd15 LoHa half", "sd15 DoRA all", "sd3 LoRA half", "flux LoRA all", "chroma LoRA half")
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_gradients_are_the_same_bits(bases: dict[str, Path], case: str) -> None:
     base, kind, share = case.split()
     family = load(bases[base])
@@ -91,7 +94,7 @@ def test_gradients_are_the_same_bits(bases: dict[str, Path], case: str) -> None:
     assert equal(gradients(family, adapter), expected), "it can be taken back"
 
 
-@pytest.mark.parametrize("base", ["sd15", "flux"])
+@pytest.mark.parametrize("base", ["sd15", "flux", "chroma"])
 def test_predictions_are_the_same_and_weights_are_copied_once(bases: dict[str, Path], base: str) -> None:
     family = load(bases[base])
     expected = answer(family)

@@ -35,21 +35,28 @@ PROMPTS = ["rin, smiling", "a portrait"]
 MOST = 2  # of 255 that a pixel may differ where weights are changed instead of adapted
 
 
-def own_embeddings(family: Family) -> tuple[Tensor, ...]:
-    """Prompt embeddings as the family's own pipeline makes them: text and pooled."""
+def own_embeddings(family: Family, prompts: list[str] = PROMPTS) -> tuple[Tensor, ...]:
+    """Prompt embeddings as the family's own pipeline makes them: text, and pooled or the mask."""
     if family.spec.name == "flux":
-        return family.pipeline().encode_prompt(PROMPTS, None)[:2]
-    return family.pipeline().encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False)[::2]
+        return family.pipeline().encode_prompt(prompts, None)[:2]
+    if family.spec.name == "chroma":
+        return family.pipeline().encode_prompt(prompts, do_classifier_free_guidance=False)[:3:2]
+    return family.pipeline().encode_prompt(prompts, None, None, do_classifier_free_guidance=False)[::2]
 
 
 def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
-    """As the training script of diffusers for the family asks the transformer."""
-    if family.spec.name == "flux":
+    """As the training script of diffusers for the family asks the transformer; Chroma's pipeline, which has none."""
+    if family.spec.name in ("flux", "chroma"):
         side = noisy.shape[-1]
         packed = FluxPipeline._pack_latents(noisy, len(noisy), 16, side, side)
         image_ids = FluxPipeline._prepare_latent_image_ids(len(noisy), side // 2, side // 2, noisy.device, noisy.dtype)
-        inputs = {"encoder_hidden_states": text, "pooled_projections": pooled, "timestep": timesteps / 1000}
-        inputs |= {"img_ids": image_ids, "txt_ids": torch.zeros(text.shape[1], 3), "guidance": torch.ones(len(noisy))}
+        inputs = {"encoder_hidden_states": text, "timestep": timesteps / 1000, "img_ids": image_ids}
+        inputs |= {"txt_ids": torch.zeros(text.shape[1], 3)}
+        if family.spec.name == "flux":
+            inputs |= {"guidance": torch.ones(len(noisy)), "pooled_projections": pooled}
+        else:
+            mask = family.pipeline()._prepare_attention_mask(len(noisy), packed.shape[1], torch.bool, pooled.bool())
+            inputs |= {"attention_mask": mask}
         output = family.denoiser(hidden_states=packed, return_dict=False, **inputs)[0]
         return FluxPipeline._unpack_latents(output, side * 8, side * 8, 8)
     inputs = {"encoder_hidden_states": text, "pooled_projections": pooled, "timestep": timesteps}
@@ -157,6 +164,8 @@ OUTSIDE = {
     ("flux", "dotted"): {"ComfyUI", "Forge", "InvokeAI", "diffusers"},
     ("flux", "onetrainer"): {"ComfyUI", "Forge", "SD.Next"},
     ("flux", "joined"): {"ComfyUI", "Forge"},
+    ("chroma", "dotted"): {"ComfyUI", "diffusers", "SD.Next"},
+    ("chroma", "joined"): {"ComfyUI", "Forge", "SD.Next"},
     ("sd3", "dotted"): {"ComfyUI", "diffusers"},
     ("sd3", "joined"): {"ComfyUI", "Forge", "sd-scripts"},
 }
@@ -172,6 +181,8 @@ def test_layers_outside_the_blocks_are_layers(
     shapes = {name.partition(":")[2]: shape for name, shape in known.items() if name.startswith("transformer:")}
     tensors, deltas = dict[str, Tensor](), dict[str, Tensor]()
     for path in (path for path in shapes if "blocks" not in path or path.endswith("s.0.attn.to_out.0")):
+        if naming == "joined" and path.startswith("distilled_guidance_layer"):  # at which diffusers stops
+            continue
         original = transformer_names.original(path, family).replace(".", "_")
         down, up = torch.randn(2, *shapes[path][1:]), torch.randn(shapes[path][0], 2, *(1 for _ in shapes[path][2:]))
         if naming == "dotted":
@@ -184,7 +195,7 @@ def test_layers_outside_the_blocks_are_layers(
         delta = up.flatten(1) @ down.flatten(1)
         deltas[path] = delta.roll(len(delta) // 2, 0) if swapped else delta
     file = tmp_path / "x.safetensors"
-    save_file(tensors, file)
+    save_file(tensors, file, writer.of_family(family, "flow"))
     modules = reader.read(file).modules
     for path, delta in deltas.items():
         assert torch.allclose(modules["lora_transformer_" + path.replace(".", "_")].delta(), delta, atol=1e-5)
@@ -201,7 +212,7 @@ def test_layers_outside_the_blocks_are_layers(
         layer = fresh.transformer.get_submodule(path)
         adapted = hasattr(layer, "get_delta_weight")
         # Of OneTrainer's names it reads those of attention, so that its verdict on whole files is another.
-        in_block = family == "flux" and "blocks" in path
+        in_block = family != "sd3" and "blocks" in path
         assert adapted == (verdicts["diffusers"].loads or naming == "onetrainer" or in_block)
         assert not adapted or torch.allclose(layer.get_delta_weight("default_0").flatten(1), delta, atol=1e-5)
 
@@ -325,7 +336,7 @@ def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None: 
     assert heard == [[3.5, 3.5]]
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux"])
+@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux", "chroma"])
 def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
     """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
     family = load(bases[kind])
@@ -409,7 +420,7 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
 def exported(base: Path, file: Path, seed: int = 0) -> tuple[reader.AdapterFile, Family]:
     """The file of an adapter that does something, and the model without it."""
     family = load(base)
-    adapter = families.attach(family, settings(base).adapter, text_encoder=True, seed=seed)
+    adapter = families.attach(family, settings(base).adapter, text_encoder=bool(family.text_encoders), seed=seed)
     disturb(adapter)
     tensors = adapter.tensors()
     adapter.detach()
@@ -425,11 +436,11 @@ def facts_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:  # 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flux", "chroma"])
 def test_the_tools_make_files_that_predict_what_they_should(
-    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    """For FLUX, whose names and joined layers are furthest from those of a UNet."""
-    kind = "flux"
+    """For FLUX, whose names and joined layers are furthest from those of a UNet, and for Chroma, which has the same."""
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     (file, family), (other, _) = exported(bases[kind], first), exported(bases[kind], second, seed=1)
     assert main(["inspect", str(first), "--json"]) == 0

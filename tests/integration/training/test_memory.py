@@ -292,6 +292,7 @@ SD21 = "Stable Diffusion 2.1, 768 pixels"
 SD35 = "Stable Diffusion 3.5 Medium, 1024 pixels"
 SD35_LARGE = "Stable Diffusion 3.5 Large, 1024 pixels"
 FLUX = "FLUX.1, 1024 pixels"
+CHROMA = "Chroma, 1024 pixels"
 WITH_TEXT_ENCODERS = "Stable Diffusion XL, with its text encoders"  # as in the presets
 COLUMNS = (SD15, XL, WITH_TEXT_ENCODERS, SD35, FLUX)
 WAYS = (*memory.CHECKPOINTING, "offload half", "offload all")
@@ -337,6 +338,7 @@ def test_each_card_trains_as_the_table_of_cards_says() -> None:
         (SD35, ("sd3-5-medium",)),
         (SD35_LARGE, ("sd3-5-large",)),
         (FLUX, ("flux",)),
+        (CHROMA, ("chroma",)),
     ],
 )
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:

@@ -426,6 +426,8 @@ TRANSFORMERS: list[tuple[FamilyName, Form, dict[str, str]]] = [
     ),
     ("flux", "kohya", {"A1111": "refuses"}),
     ("flux", "peft", {"A1111": "refuses", "sd-scripts": "nothing", "SD.Next": "nothing"}),
+    ("chroma", "kohya", {"A1111": "refuses", "InvokeAI": "refuses"}),
+    ("chroma", "peft", {"A1111": "refuses", "InvokeAI": "refuses", "Forge": "refuses", "sd-scripts": "nothing"}),
 ]
 
 

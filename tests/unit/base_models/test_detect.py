@@ -112,7 +112,7 @@ def test_a_base_in_the_cache_of_the_hub(tiny_sd: Path, tmp_path: Path, monkeypat
 
 
 def folder(path: Path, kind: str, denoiser: dict[str, Any], scheduler: dict[str, Any]) -> Path:
-    part = "transformer" if kind.startswith(("StableDiffusion3", "Flux")) else "unet"
+    part = "transformer" if kind.startswith(("StableDiffusion3", "Flux", "Chroma")) else "unet"
     for name, data in (("model_index.json", {"_class_name": kind}), (f"{part}/config.json", denoiser),
                        ("scheduler/scheduler_config.json", scheduler)):  # fmt: skip
         (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -151,6 +151,7 @@ COUNTS = {
     "flux": {
         "transformer": 11_901_408_320, "vae": 83_819_683, "text_encoder": 123_060_480, "text_encoder_2": 4_762_310_656,
     },
+    "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683, "text_encoder": 4_762_310_656},
     "sd3-5-medium": {"transformer": 2_243_171_520},
     "sd3-5-large": {"transformer": 8_056_627_520},
 }  # fmt: skip
@@ -241,6 +242,10 @@ FLUX = {
     f"{CLIPS[0]}text_model.embeddings.position_embedding.weight": [77, 768],
     "text_encoders.t5xxl.transformer.shared.weight": [32128, 4096],
 }
+GUIDANCE = f"{UNET}distilled_guidance_layer.in_proj.weight"
+ONLY_FLUX = (CLIPS[0], f"{UNET}guidance", f"{UNET}double")
+CHROMA = {key: shape for key, shape in FLUX.items() if not key.startswith(ONLY_FLUX)}
+CHROMA |= {f"{UNET}double_blocks.0.img_attn.qkv.weight": [9216, 3072], GUIDANCE: [5120, 64]}
 SIZES = {
     "SD 3 Medium": (SD3, "Stable Diffusion 3"),
     "SD 3.5 Medium": (SD35_MEDIUM, "Stable Diffusion 3.5 Medium"),
@@ -260,6 +265,8 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "NoobAI, v-prediction": (SDXL | {"v_pred": [0], "ztsnr": [0]}, {}, ("sdxl", "v_prediction", True)),
     "SD3": (SD3, {}, ("sd3", "flow", False)),
     "FLUX.1 dev": (FLUX, {}, ("flux", "flow", False)),
+    "Chroma": (CHROMA, {}, ("chroma", "flow", False)),
+    "Chroma without a prefix": (renamed(CHROMA, UNET, ""), {}, ("chroma", "flow", False)),
 }  # fmt: skip
 
 REFUSED: dict[str, tuple[Shapes, str]] = {
@@ -273,7 +280,9 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "SD3 for editing": (SD3 | {f"{UNET}x_embedder.proj.weight": [1536, 32, 2, 2]}, "made for inpainting or editing"),
     "SD3, diffusers": ({"transformer_blocks.0.ff_context.net.0.proj.weight": [1]}, "a Stable Diffusion 3 model alone"),
     "FLUX.2": ({"double_blocks.0.img_attn.qkv.weight": [1], "single_stream_modulation.lin.weight": [1]}, r", FLUX\.2,"),
-    "Chroma": ({"double_blocks.0.img_attn.qkv.weight": [1], "distilled_guidance_layer.in_proj.bias": [1]}, ", Chroma,"),
+    "Chroma without T5": (without(CHROMA, "text_encoders."), "looks like Chroma, but has no T5"),
+    "Chroma Radiance": (CHROMA | {f"{UNET}nerf_blocks.0.norm.scale": [64]}, ", Chroma Radiance,"),
+    "a FLUX that is neither": (without(CHROMA, GUIDANCE), "a FLUX model that cannot be trained here"),
     "Qwen-Image": ({"model.diffusion_model.txt_norm.weight": [3584]}, ", Qwen-Image,"),
     "Sana": ({"blocks.0.cross_attn.q_linear.weight": [1], "blocks.0.cross_attn.kv_linear.weight": [1]}, ", Sana,"),
     "PixArt": ({"blocks.0.cross_attn.kv_linear.weight": [1], "t_block.1.weight": [1]}, ", PixArt,"),

@@ -33,7 +33,7 @@ def place_of(name: str) -> Place:
     return Place(component, path)  # type: ignore[arg-type] # one of the three
 
 
-@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium", "flux"])
+@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium", "flux", "chroma"])
 def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
     """Joined layers have the rows of their parts."""
     family = families.load(ModelConfig(base=str(bases[kind])), torch.device("cpu"), torch.float32)
@@ -50,7 +50,7 @@ def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, 
         assert [row / rows[0] for row in rows] == [share / next(iter(parts.values())) for share in parts.values()]
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux"])
+@pytest.mark.parametrize("family", ["sd3", "flux", "chroma"])
 def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
     for key in layer_shapes.known(family):
         place = place_of(key)

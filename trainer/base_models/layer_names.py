@@ -210,7 +210,7 @@ def _module(name: str, component: Component, path: str, naming: Naming, prefix: 
         return Module(
             name, Place(component, path) if component == "unet" and _UNET_PATH.fullmatch(path) else None, naming, prefix
         )
-    if component in (T5, *_T5_FOLDERS) and _T5_PATH.fullmatch(path):
+    if _T5_PATH.fullmatch(path) and (component == T5 or any(is_t5(prefix, folder) for folder in _T5_FOLDERS)):
         return Module(name, Place(T5, path), naming, prefix)
     inner = path.removeprefix("text_model.")
     place = Place(component, inner) if component in _TEXT_ENCODERS.values() and _TEXT_PATH.fullmatch(inner) else None
@@ -252,8 +252,8 @@ def peft(place: Place, family: FamilyName | None = None) -> str:
 
 def is_t5(prefix: str, folder: str) -> bool:
     """Return True if a name with this prefix can be of T5 in a family that has it in this folder."""
-    own = (f"{folder}.", folder.replace("text_encoder_", "lora_te") + "_")  # OneTrainer numbers encoders as folders are
-    return prefix in (*own, T5_PREFIX, *_GENERIC)
+    number = folder.removeprefix("text_encoder").removeprefix("_")  # OneTrainer numbers encoders as folders are
+    return prefix in (f"{folder}.", f"lora_te{number}_", T5_PREFIX, *_GENERIC)
 
 
 def _with_first_level(place: Place) -> str:

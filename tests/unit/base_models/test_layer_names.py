@@ -72,9 +72,12 @@ T5_LAYERS = ("0.SelfAttention.q", "0.SelfAttention.o", "1.DenseReluDense.wi_0", 
 T5_SHAPES = ((4096, 4096), (4096, 4096), (10240, 4096), (4096, 10240))
 
 
-@pytest.mark.parametrize(("family", "folder", "own"), [("sd3", "text_encoder_3", 3), ("flux", "text_encoder_2", 2)])
-def test_layers_of_t5_are_read_under_each_makers_names(family: FamilyName, folder: str, own: int) -> None:
-    """sd-scripts has T5 as the third encoder of both families, OneTrainer as the second of FLUX."""
+@pytest.mark.parametrize(
+    ("family", "folder", "own"),
+    [("sd3", "text_encoder_3", "3"), ("flux", "text_encoder_2", "2"), ("chroma", "text_encoder", "")],
+)
+def test_layers_of_t5_are_read_under_each_makers_names(family: FamilyName, folder: str, own: str) -> None:
+    """sd-scripts has T5 as the third encoder of all families, OneTrainer as the second of FLUX, the only of Chroma."""
     for layer, shape in zip(T5_LAYERS, T5_SHAPES, strict=True):
         path = f"encoder.block.23.layer.{layer}"
         place = Place(layer_names.T5, path)

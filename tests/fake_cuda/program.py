@@ -123,8 +123,8 @@ def train(
         optimizer.zero_grad()
 
 
-def build(base: str) -> Family:
-    """Build a base model in main memory, in bf16 and without values."""
+def build(base: str, **changes: object) -> Family:
+    """Build a base model in main memory, in bf16 and without values; some settings of its denoiser may be others."""
     family, own = MODELS[base]
     folder, spec = CONFIGS / family, FAMILIES[family]
     components: dict[str, Any] = dict(spec.pipeline_options)
@@ -142,7 +142,8 @@ def build(base: str) -> Family:
                 component = kind.from_config(kind.load_config(folder / name))
         else:
             source = next(path for path in (own / name, folder / name) if path.is_dir())
-            component = kind.from_config(kind.load_config(source))
+            settings = kind.load_config(source) | (changes if name == spec.denoiser else {})
+            component = kind.from_config(settings)
         if isinstance(component, nn.Module):
             component.to(torch.float32 if name == "vae" else torch.bfloat16).requires_grad_(False).eval()
         components[name] = component

@@ -31,6 +31,16 @@ COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 READ = torch.ops.aten._local_scalar_dense.default
 
 
+# Settings of denoisers by which each kind of layer is there, and few of them.
+FEW = {
+    "sd15": {"layers_per_block": 1},
+    "sdxl": {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 1]},
+    "sd3": {"num_layers": 2},
+    "flux": {"num_layers": 1, "num_single_layers": 1},
+    "chroma": {"num_layers": 1, "num_single_layers": 1},
+}
+
+
 class Waits(TorchDispatchMode):
     """Notes where the processor waits for the card."""
 
@@ -63,7 +73,7 @@ class Waits(TorchDispatchMode):
 def main(base: str, parts: set[str]) -> list[str]:
     """Return the places at which two steps wait, of a run with output preservation and masks."""
     with inserted(80 * 2**30), Waits() as waits:
-        family = build(base)
+        family = build(base, **FEW[base])
         text_encoder = TEXT_ENCODERS in parts
         settings = settings_of(base, text_encoder=text_encoder, share=0.5)
         with families.on_device(family, *family.encoders().values()), torch.no_grad():
@@ -89,12 +99,12 @@ def pretended(family: Family, settings: Any, conditioning: Mapping[str, Tensor])
     """Return batches of two images without files."""
     channels, height, width = family.latent_shape
     latents, mask = torch.zeros(channels, height, width), torch.ones(1, height, width)
-    cached = {"mean": latents, "std": latents, "mask": mask, **conditioning}
-    file = Path("image")
+    image, prompt = Path("image"), Path("prompt")
+    cached = {image: {"mean": latents, "std": latents, "mask": mask}, prompt: conditioning}
     prompts = ("rin, a person", "a person", "", *settings.preservation.prompts)
     settings = settings.model_copy(update={"trigger": "rin"})
     pool = Pool(
-        views=[(file,)] * 2,
+        views=[(image,)] * 2,
         shapes=[(channels, height, width)] * 2,
         texts=[prompts[:1]] * 2,
         triggers=["rin"] * 2,
@@ -102,8 +112,8 @@ def pretended(family: Family, settings: Any, conditioning: Mapping[str, Tensor])
         batch_size=settings.training.batch_size,
         size_conditioning=[((side := height * 8, side, 0, 0, side, side),)] * 2,
     )
-    cache: Any = SimpleNamespace(get=lambda _: cached)
-    return Batches((Pools(pool, ()),), dict.fromkeys(prompts, file), cache, settings, CARD)
+    cache: Any = SimpleNamespace(get=cached.__getitem__)
+    return Batches((Pools(pool, ()),), dict.fromkeys(prompts, prompt), cache, settings, CARD)
 
 
 if __name__ == "__main__":

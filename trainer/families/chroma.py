@@ -10,16 +10,25 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainer import devices
+from trainer.base_models.detect import Base
 from trainer.families.family import Conditioning
 from trainer.families.flux import T5_TOKENS, Flux
+from trainer.families.loading import Pipeline
 
 
 class Chroma(Flux):
     """A Chroma model, frozen."""
 
     t5_tokenizer: ClassVar[str] = "tokenizer"
+
+    def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:
+        super().__init__(pipeline, base, device, single_file=single_file)
+        # diffusers makes this input in main memory, so that each step would wait for the device.
+        guidance: nn.Module = pipeline.transformer.time_text_embed.guidance_proj
+        guidance.register_forward_pre_hook(lambda _module, inputs: devices.send(inputs[0], device))
 
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""

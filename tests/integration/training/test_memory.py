@@ -357,7 +357,11 @@ def test_preservation_takes_no_memory_of_its_own(arguments: tuple[str, ...], gua
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
-    [("sd15",), *(pytest.param(rest, marks=pytest.mark.nightly) for rest in (("sdxl", "text-encoders"), ("flux",)))],
+    [
+        ("sd15",),
+        pytest.param(("sdxl", "text-encoders"), marks=pytest.mark.nightly),
+        *(pytest.param((base,), marks=pytest.mark.nightly) for base in ("sd3", "flux", "chroma")),
+    ],
 )
 def test_no_step_waits_for_the_card(arguments: tuple[str, ...], guards: Path) -> None:
     """While it computes a step, the processor prepares the next."""

@@ -7,10 +7,11 @@ what is on the disk.
 
 import json
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ from tests.e2e.slow_network import Hold, SlowNetwork, Way
 from tests.e2e.test_images import fill, png
 from trainer import storage
 
-NAMES = ("01.png", "02.png", "03.png", "04.png")
-HERE, OTHER = "here", "there"
+TYPED = "04.png"  # the image whose caption is typed, which no act removes
+NUMBERS = count()  # each case has projects of its own: the server may still be at work for the one before
 PERSON = 0.2  # seconds between two clicks of somebody who is quick; by then a request has left
 SETTLED = 0.4  # seconds in which nothing may change any more
 
@@ -113,7 +114,7 @@ def remove_two(page: Page) -> None:
 
 
 def type_caption(page: Page) -> None:
-    page.locator(".card textarea").last.fill("typed late")
+    page.locator(f".card textarea[data-name='{TYPED}']").fill("typed late")
 
 
 def upload(page: Page) -> None:
@@ -123,7 +124,7 @@ def upload(page: Page) -> None:
 
 
 def caption_changed(project: Project) -> None:
-    project.captions[visible(project)[-1]] = "typed late"
+    project.captions[TYPED] = "typed late"
 
 
 def prefixed(project: Project) -> None:
@@ -134,7 +135,11 @@ def prefixed(project: Project) -> None:
 
 def choose_other(page: Page) -> None:
     page.locator("#project input").click()
-    page.get_by_role("option", name=OTHER, exact=True).click()
+    page.get_by_role("option", name="there").click()
+
+
+def there(state: State, _project: str) -> str:
+    return next(name for name in state if name.startswith("there"))
 
 
 def show_tab(name: str) -> Callable[[Page], None]:
@@ -183,7 +188,7 @@ CHANGES = {
     "choose a preset": Act(choose_preset, becomes("preset", "style")),
 }
 MEANWHILE = {
-    "choose another project": Act(choose_other, lambda _state, _project: OTHER),
+    "choose another project": Act(choose_other, there),
     "create a project": Act(create, created),
     "remove": CHANGES["remove"],
     "type a caption": CHANGES["type a caption"],
@@ -191,7 +196,7 @@ MEANWHILE = {
     "choose an order": Act(lambda page: page.get_by_label("Order of the images").select_option("added"), stay),
     "show the Train tab": Act(show_tab("Train"), stay),
     "reload": Act(lambda page: page.reload(), stay),
-    "go back": Act(lambda page: page.evaluate("history.back()"), lambda _state, _project: OTHER),
+    "go back": Act(lambda page: page.evaluate("history.back()"), there),
     "close the page": Act(lambda page: page.close(run_before_unload=True), lambda _state, _project: ""),
 }
 # A change of all captions comes after those that were typed before it, and is not made of those typed after it.
@@ -206,21 +211,23 @@ PAIRS = [pair for pair in product(CHANGES, MEANWHILE) if pair not in APART]
 IN_CI = ("choose another project", "reload")
 
 
-def begin(home: Path) -> State:
-    """Two projects in which something was removed before; returns what is on the disk."""
-    # Moved away in one act: the server may still write a thumbnail of the case before.
-    (home / "datasets").rename(home / f"datasets before {time.monotonic_ns()}")
-    (home / "outputs" / ".page.json").unlink(missing_ok=True)
-    for name in (HERE, OTHER):
+def begin(server: Server) -> State:
+    """Two projects, named like here1 and there1, in which something was removed before; returns what is on the disk."""
+    home, number = server.home, next(NUMBERS)
+    (home / "datasets").rename(home / f"datasets before {number}")  # in one act, as a thumbnail may still be written
+    names = (f"here{number}", f"there{number}")
+    for name in names:
         folder = copy_project("example-character", home / "datasets" / name, "0[6-9].*", "1*")
         binned = folder / storage.BIN / "20260101-000000-000000"
         binned.mkdir(parents=True)
         for file in folder.glob("05.*"):
             file.rename(binned / file.name)
-    file = home / "outputs" / ".page.json"
-    file.write_text(json.dumps({"answers": {name: {"trigger": "miraxo"} for name in (HERE, OTHER)}}))
+    typed = [{"project": name, "name": "trigger", "value": "miraxo"} for name in names]
+    urllib.request.urlopen(
+        urllib.request.Request(f"{server.url}/typed", json.dumps({"fields": typed}).encode())
+    ).close()
     now = state(home)
-    caption = (home / "datasets" / HERE / storage.BIN / "20260101-000000-000000" / "05.txt").read_text().strip()
+    caption = (binned / "05.txt").read_text().strip()
     for project in now.values():
         project.removed.append([f"05.png\n{caption}"])
     return now
@@ -255,13 +262,14 @@ def hold_one(server: Server, browser: Browser, case: Case) -> bool:
 
 
 def hold_in(network: SlowNetwork, server: Server, browser: Browser, case: Case) -> bool:
-    expected = begin(server.home)
+    expected = begin(server)
+    here, other = expected
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.set_default_timeout(15_000)
     page.on("dialog", lambda dialog: dialog.accept())  # whether to leave the page
-    project = HERE
-    for seen in (OTHER, HERE) if case.meanwhile == "go back" else (HERE,):
+    project = here
+    for seen in (other, here) if case.meanwhile == "go back" else (here,):
         page.goto(f"{network.url}/?project={seen}")
         page.locator(f".captions[data-project='{seen}'] .card").first.wait_for()
     with network.holding(case.number, case.way) as hold:
@@ -275,10 +283,10 @@ def hold_in(network: SlowNetwork, server: Server, browser: Browser, case: Case) 
     time.sleep(SETTLED)
     until(lambda: without_bin(state(server.home)), wanted, hold)
     left_early = case.first in DRAWN_WHEN_DONE and case.meanwhile == "reload"
-    if (case.first == "upload" or left_early) and not page.is_closed():
-        page.reload()  # it may have been done after this page was drawn
-    if not page.is_closed():
+    if project:  # else it is closed, or will be in a moment
         page.wait_for_function("name => new URL(location.href).searchParams.get('project') === name", arg=project)
+        if case.first == "upload" or left_early:
+            page.reload()  # it may have been done after this page was drawn
         until(lambda: shown(page), expected[project].captions, hold)
         until(page.locator("#trigger :is(input, textarea)").first.input_value, expected[project].trigger, hold)
     context.close()

@@ -185,6 +185,7 @@ def fingerprints(model: ModelConfig, parts: Mapping[str, nn.Module]) -> dict[str
         result[name] = known.pop(key, "") or fingerprint(part)
         known[key] = result[name]
     if known != before:
+        paths.outputs().mkdir(parents=True, exist_ok=True)
         storage.write(_fingerprints_file(), json.dumps(dict(list(known.items())[-KEPT:])))
     return result
 

@@ -79,9 +79,9 @@ def dylora(shape: tuple[int, ...]) -> Parts:
 def loha_of_onetrainer(shape: tuple[int, ...]) -> Parts:
     """Factors of convolutions in the shape of convolutions."""
     parts, ones = loha(shape), (1,) * (len(shape) - 2)
-    for one in (1, 2):
-        parts[f"hada_w{one}_a"] = parts[f"hada_w{one}_a"].reshape(shape[0], RANK, *ones)
-        parts[f"hada_w{one}_b"] = parts[f"hada_w{one}_b"].reshape(RANK, *shape[1:])
+    for number in (1, 2):
+        parts[f"hada_w{number}_a"] = parts[f"hada_w{number}_a"].reshape(shape[0], RANK, *ones)
+        parts[f"hada_w{number}_b"] = parts[f"hada_w{number}_b"].reshape(RANK, *shape[1:])
     return parts
 
 

@@ -220,7 +220,6 @@ class Support:
     refuses_unmatched: bool = False
     outside: frozenset[LayerNaming] = frozenset(get_args(LayerNaming))  # in which it also reads layers outside blocks
     lost: Mapping[LayerNaming, tuple[str, ...]] = field(default_factory=dict)  # of these, what it drops without a word
-
     t5_left_out: frozenset[LayerNaming] = frozenset()  # beside which it leaves out T5's layers, whatever it refuses
 
     def applies(self, name: LayerNaming, place: Place) -> bool:

@@ -12,10 +12,10 @@ from trainer.base_models import transformer_names
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import DENOISERS
 
-Component = str  # as in folders in diffusers form: unet, transformer, text_encoder, text_encoder_2; but t5
+Component = str  # as in folders in diffusers form: unet, transformer, text_encoder, text_encoder_2; or T5
 Naming = Literal["diffusers", "original", "dotted", "generic"]
 _TEXT_ENCODERS = {encoder.prefix: encoder.component for spec in FAMILIES.values() for encoder in spec.text_encoders}
-T5 = "t5xxl"  # component of T5, which is in another folder in each family
+T5 = "t5xxl"  # component of T5, which is in another folder in each family; how its files begin, too
 T5_PREFIX = "lora_te3_"  # in any family, as sd-scripts has it
 _T5_FOLDERS = {spec.large_encoder.component for spec in FAMILIES.values() if spec.large_encoder}
 OFT_PREFIX = "oft_unet_"  # of sd-scripts' own OFT, for the denoiser alone

@@ -40,7 +40,7 @@ def of_folder(folder: Path, family: FamilyName = DEFAULT) -> dict[str, Shape]:
         layers = text_encoder(_config(folder / component))
         shapes |= {f"{component}:{path}": shape for path, shape in layers.items()}
     if (large := spec.large_encoder) and (folder / large.component).is_dir():
-        shapes |= {f"t5xxl:{path}": shape for path, shape in t5(_config(folder / large.component)).items()}
+        shapes |= {f"{large.file_name}:{path}": shape for path, shape in t5(_config(folder / large.component)).items()}
     return with_joined(shapes, family)
 
 

@@ -172,7 +172,8 @@ def fingerprints(model: ModelConfig, parts: Mapping[str, nn.Module]) -> dict[str
     Those of large parts are kept: they hold as long as all files that the parts may have come from have the same names,
     sizes and times.
     """
-    known, before = _read_fingerprints(), _read_fingerprints()
+    before = _read_fingerprints()
+    known = dict(before)
     origin = f"{sorted(_stamps(model))} {model.weights} {[version(name) for name in LIBRARIES]}"
     result = {}
     for name, part in parts.items():

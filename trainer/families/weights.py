@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from trainer import foreign_text, paths, storage
+from trainer import __version__, foreign_text, paths, storage
 from trainer.base_models import detect
 from trainer.base_models.spec import DENOISER_KEYS
 from trainer.config import ModelConfig
@@ -37,7 +37,7 @@ KNOWN = {
 }
 LARGE = 2**28  # bytes; a processor hashes about seven times as many in a second
 KEPT = 50  # fingerprints of large parts, the latest
-LIBRARIES = ("limner", "torch", "diffusers", "transformers")  # which load the files, and may do so in another way
+LIBRARIES = ("torch", "diffusers", "transformers")  # which load the files with us, and may do so in another way
 _PARTS = re.compile(r"(model\.diffusion_model|cond_stage_model|conditioner|text_encoders|first_stage_model|vae)\.")
 
 
@@ -174,7 +174,7 @@ def fingerprints(model: ModelConfig, parts: Mapping[str, nn.Module]) -> dict[str
     """
     before = _read_fingerprints()
     known = dict(before)
-    origin = f"{sorted(_stamps(model))} {model.weights} {[version(name) for name in LIBRARIES]}"
+    origin = f"{sorted(_stamps(model))} {model.weights} {[__version__, *map(version, LIBRARIES)]}"
     result = {}
     for name, part in parts.items():
         tensors = part.state_dict().values()

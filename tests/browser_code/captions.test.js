@@ -11,10 +11,12 @@ const grid = (captions, values = {}) => ({
   project: "mira", at: 1, asked: FIRST, selection: FIRST, page: 1, last: 1, left: 0, any: true, proposals: "", only: "", orders: [], paged: false, pages: [],
   items: Object.entries(captions).map(([name, caption]) => card(name, caption)), ...values,
 });
+const SENT = { page: "tab", number: 7 };
 const saved = (caption, at) => ({ ok: true, at, caption, badges: [], tokens: "3 / 77", long: "" });
 
 function open(t, value = grid({ "a.png": "a cat", "b.png": "a dog" }), window = openPage(t)) {
   const calls = [], measured = [], removals = [];
+  window.limnerFields = { moment: () => SENT };
   const server = { save_caption: slowly(calls), measure: slowly(measured), remove: slowly(removals) };
   const shown = component(window, "captions", { value, server });
   const area = (name) => [...shown.element.querySelectorAll("textarea")].find(({ dataset }) => dataset.name === name);
@@ -31,7 +33,7 @@ test("a caption is saved when typing pauses", async (t) => {
   t.mock.timers.tick(599);
   assert.equal(calls.length, 0);
   t.mock.timers.tick(1);
-  assert.deepEqual(calls.map(({ argument }) => argument), [{ project: "mira", name: "a.png", text: "a red cat", base: "a cat" }]);
+  assert.deepEqual(calls.map(({ argument }) => argument), [{ project: "mira", name: "a.png", text: "a red cat", base: "a cat", ...SENT }]);
   assert.equal(status(), "[[Saving…]]");
   calls[0].answer(saved("a red cat", 2));
   await settle();
@@ -68,7 +70,7 @@ test("text typed during a save is saved after it, as a change of what was saved"
   calls[0].answer(saved("a red cat", 2));
   await settle();
   t.mock.timers.tick(0);
-  assert.deepEqual(calls[1].argument, { project: "mira", name: "a.png", text: "a red cat, sitting", base: "a red cat" });
+  assert.deepEqual(calls[1].argument, { project: "mira", name: "a.png", text: "a red cat, sitting", base: "a red cat", ...SENT });
   assert.equal(status(), "[[Saving…]]");
 });
 
@@ -100,7 +102,7 @@ test("of two pages that changed a caption, the user chooses", async (t) => {
     assert.equal(calls.length, 1, "nothing is sent before the choice");
     of("a.png").querySelector(keep ? ".keep-mine" : ".take-theirs").click();
     assert.equal(area("a.png").value, keep ? "mine" : "theirs");
-    const chosen = { project: "mira", name: "a.png", text: "mine", base: "theirs" };
+    const chosen = { project: "mira", name: "a.png", text: "mine", base: "theirs", ...SENT };
     assert.deepEqual(calls.slice(1).map(({ argument }) => argument), keep ? [chosen] : []);
     assert.equal(of("a.png").querySelector(".conflict").hidden, true);
   }
@@ -207,7 +209,7 @@ test("of several choices the last one is drawn, in whatever order the answers co
   filter({ tag: "cat" });
   filter({ tag: "dog" });
   const [cat, dog] = ["cat", "dog"].map((tag) => ({ asked: { ...FIRST, tag }, selection: { ...FIRST, tag } }));
-  assert.deepEqual([window.limnerSelection(), sent], [dog.asked, [["select"], ["select"]]]);
+  assert.deepEqual([window.limnerSelection(), sent], [{ ...dog.asked, sent: SENT }, [["select"], ["select"]]]);
   update(grid({ "b.png": "a dog" }, { at: 5, ...dog }));
   update(grid({ "a.png": "a cat" }, { at: 6, ...cat }));
   assert.equal(names(), "b.png");
@@ -245,7 +247,7 @@ test("Enter goes to the next caption, and from the last one to the next page", (
   assert.equal(window.document.activeElement, area("b.png"));
   fire(area("b.png"), "keydown", { key: "Enter" });
   const second = { ...FIRST, page: 2 };
-  assert.deepEqual([sent, window.limnerSelection()], [[["select"]], second]);
+  assert.deepEqual([sent, window.limnerSelection()], [[["select"]], { ...second, sent: SENT }]);
   update(grid({ "c.png": "a bird", "d.png": "a fish" }, { page: 2, last: 2, asked: second, selection: second }));
   assert.equal(window.document.activeElement, area("c.png"));
 });

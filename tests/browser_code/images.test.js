@@ -232,6 +232,19 @@ test("what was typed last is sent as the page is left, and by the next page if t
   assert.deepEqual(requests.map(([, , field]) => field), ["1 mira trigger miraxo", "1 mira trigger miraxo"]);
 });
 
+test("the acts of a tab have an order, also across its pages", async (t) => {
+  const { window } = openFields(t, []);
+  component(window, "fields");
+  const moments = [window.limnerFields.moment(), window.limnerFields.moment()];
+  t.mock.timers.tick(10);
+  component(window, "fields");
+  moments.push(window.limnerFields.moment());
+  const numbers = moments.map(({ number }) => number);
+  assert.equal(new Set(moments.map(({ page }) => page)).size, 1);
+  assert.deepEqual(numbers, [...numbers].sort((one, other) => one - other));
+  assert.equal(new Set(numbers).size, 3);
+});
+
 test("what a server takes later is kept, and what it refuses is said", async (t) => {
   const refusing = { ...STORED, json: async () => ({ refused: ["The project 'mira' no longer exists."] }) };
   const answers = [{ status: 401 }, { status: 403 }, refusing, refusing].map((answer) => Promise.resolve(answer));

@@ -16,7 +16,7 @@ export function openPage(t, html = "") {
 }
 
 function compile(window, name, parameters, frame = (source) => source) {
-  const clock = { setTimeout: globalThis.setTimeout, clearTimeout: globalThis.clearTimeout };
+  const { setTimeout, clearTimeout, Date } = globalThis, clock = { setTimeout, clearTimeout, Date };
   const options = { filename: path(name), contextExtensions: [window, clock] };
   return compileFunction(frame(readFileSync(path(name), "utf8")), parameters, options);
 }

@@ -222,6 +222,7 @@ def begin(server: Server) -> State:
         binned.mkdir(parents=True)
         for file in folder.glob("05.*"):
             file.rename(binned / file.name)
+        (folder / TYPED).with_suffix(".txt").write_text("a person, surprised")  # without the trigger
     typed = [{"project": name, "name": "trigger", "value": "miraxo"} for name in names]
     urllib.request.urlopen(
         urllib.request.Request(f"{server.url}/typed", json.dumps({"fields": typed}).encode())

@@ -27,12 +27,14 @@ class Edit:
     after: str
 
 
-def preview(folder: Path, change: Change, names: Iterable[str] | None = None) -> list[Edit]:
+def preview(
+    folder: Path, change: Change, names: Iterable[str] | None = None, *, without: Collection[str] = ()
+) -> list[Edit]:
     """Preview a change of each line: return the captions that would differ. `names` limits it to these images."""
     selected = None if names is None else set(names)
     edits = []
     for path in dataset.image_files(folder):
-        if selected is None or path.name in selected:
+        if path.name not in without and (selected is None or path.name in selected):
             before = read_text(path)
             after = "\n".join(filter(None, (one_line(change(line)) for line in before.split("\n"))))
             if after != before:

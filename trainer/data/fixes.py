@@ -3,7 +3,7 @@
 Changed captions and masks are restored by `undo`; removed files are moved to the bin.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from trainer import storage
@@ -14,8 +14,10 @@ from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 
 
-def apply_fix(folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "") -> str:
-    """Fix all problems of a kind; returns what was done, in a sentence.
+def apply_fix(
+    folder: Path, problems: Sequence[Problem], kind: str, trigger: str = "", *, without: Collection[str] = ()
+) -> str:
+    """Fix all problems of a kind, but leave the captions `without` as they are; returns what was done, in a sentence.
 
     Raises:
         UserError: there is no automatic fix, or there are no such problems.
@@ -25,7 +27,7 @@ def apply_fix(folder: Path, problems: Sequence[Problem], kind: str, trigger: str
         raise UserError("This has already been fixed.", "Nothing was changed.")
     match KINDS[kind].action:
         case "trigger":
-            edits = caption_edits.preview(folder, caption_edits.add_trigger(trigger), names)
+            edits = caption_edits.preview(folder, caption_edits.add_trigger(trigger), names, without=without)
             caption_edits.apply(folder, edits, _("put {word!r} in front", word=trigger))
             return ngettext(
                 "Put {word!r} in front of {n} caption.",
@@ -34,7 +36,7 @@ def apply_fix(folder: Path, problems: Sequence[Problem], kind: str, trigger: str
                 word=trigger,
             )
         case "background":
-            return _name_background(folder)
+            return _name_background(folder, without)
         case "mask":
             made = image_edits.masks_from_transparency(folder / name for name in names)
             undo.edit_masks(folder, made, _("masks from transparency"))
@@ -50,11 +52,11 @@ def apply_fix(folder: Path, problems: Sequence[Problem], kind: str, trigger: str
             raise UserError("There is no automatic fix for this.", KINDS[kind].remedy)
 
 
-def _name_background(folder: Path) -> str:
+def _name_background(folder: Path, without: Collection[str]) -> str:
     """Put the color of the shared background at the end of the captions of the images that have it."""
     names, color = checks.shared_background(dataset.read(folder), image_stats.known(folder))
     tag = f"{color} background"
-    edits = caption_edits.preview(folder, caption_edits.add_tag(tag), names if color else ())
+    edits = caption_edits.preview(folder, caption_edits.add_tag(tag), names if color else (), without=without)
     caption_edits.apply(folder, edits, _("add {tag!r}", tag=tag))
     return ngettext("Added {tag!r} to {n} caption.", "Added {tag!r} to {n} captions.", len(edits), tag=tag)
 

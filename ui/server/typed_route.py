@@ -13,13 +13,12 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from trainer import foreign_text
 from trainer.errors import UserError
-from ui.state import projects, run_settings
+from ui.state import order, projects, run_settings
+from ui.state.order import Moment
 from ui.widgets.handlers import sentence
 
 router = APIRouter()
 TYPED = "/typed"
-REMEMBERED = 10_000  # fields of pages whose latest number is known
-_LATEST: dict[tuple[str, str, str], int] = {}  # of a page, a project and a field
 _LOCK = threading.Lock()
 
 
@@ -38,7 +37,7 @@ def _store(captions: list[Any], fields: list[Any], removals: list[Any]) -> list[
     for draft in filter(_is_mapping, captions):
         with suppress(UserError):  # it stays in the browser, which says so, as does a conflict
             image = projects.find_image(str(draft.get("project")), str(draft.get("name")))
-            projects.save_caption(image, str(draft.get("text", "")), draft.get("base"))
+            projects.save_caption(image, str(draft.get("text", "")), draft.get("base"), Moment.read(draft))
     for removal in filter(_is_mapping, removals):
         with suppress(UserError, KeyError, TypeError):  # the next page of the browser's tab asks again
             projects.remove_images(str(removal["project"]), list(removal["names"]))
@@ -53,16 +52,10 @@ def _store(captions: list[Any], fields: list[Any], removals: list[Any]) -> list[
 
 def _store_field(field: dict[str, Any]) -> None:
     """Store a field, unless the page that sends it has sent a later value: requests may arrive in another order."""
-    page, project, name = (str(field.get(key, "")) for key in ("page", "project", "name"))
-    number, key = field.get("number"), (page, project, name)
+    project, name = (str(field.get(key, "")) for key in ("project", "name"))
     with _LOCK:
-        if isinstance(number, int):
-            if number < _LATEST.get(key, number):
-                return
-            _LATEST[key] = number
-            for old in list(_LATEST)[:-REMEMBERED]:
-                del _LATEST[old]
-        run_settings.store(project, {name: field.get("value")})
+        if order.edit(Moment.read(field), project, name):
+            run_settings.store(project, {name: field.get("value")})
 
 
 def _is_mapping(value: object) -> bool:

@@ -1,14 +1,15 @@
 """Projects: the dataset folders that the page and the API work on, found and created by name."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trainer import paths, runs, storage
-from trainer.data import dataset
+from trainer.data import caption_edits, dataset
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError, explaining_files_in_use
-from ui.state import page_memory
+from ui.state import order, page_memory
+from ui.state.order import UNKNOWN, Moment
 
 FIRST = "my-pictures"  # name of the project that is created for the first upload
 SHIPPED = "example-"  # prefix of the datasets that are part of the distribution
@@ -156,8 +157,8 @@ def remove_images(project: str, names: Sequence[str]) -> list[str]:
     return left
 
 
-def save_caption(image: Path, text: str, base: object = None) -> str | None:
-    """Save the caption of an image that was typed over `base`.
+def save_caption(image: Path, text: str, base: object = None, typed: Moment = UNKNOWN) -> str | None:
+    """Save the caption of an image that was typed over `base`, at a moment of its page.
 
     Returns:
         The caption that another page has written since, if it differs; then nothing is saved.
@@ -165,7 +166,26 @@ def save_caption(image: Path, text: str, base: object = None) -> str | None:
     text = text[:10_000]
     with dataset.captions_lock(image.parent):
         present = read_caption(image)
-        if base is not None and present not in (one_line(str(base)), one_line(text)):
+        project, name, read = image.parent.name, image.name, (one_line(str(base)), one_line(text))
+        if base is not None and present not in read and not order.is_own(typed, project, name, present):
             return present
+        order.edit(typed, project, name, one_line(text))
         dataset.write_caption(image, text)
     return None
+
+
+def change_captions(
+    project: str, sent: Moment, change: caption_edits.Change, title: str, names: Iterable[str] | None = None
+) -> int:
+    """Change all captions or those of some images, but none that was typed after the page had sent this.
+
+    Returns:
+        How many became different.
+    """
+    path = folder(project)
+    with dataset.captions_lock(path):
+        edits = caption_edits.preview(path, change, names, without=order.edited_later(sent, project))
+        caption_edits.apply(path, edits, title)
+        for edit in edits:
+            order.edit(sent, project, edit.name, one_line(edit.after))
+    return len(edits)

@@ -293,7 +293,7 @@ element.addEventListener("input", (event) => {
   if (!area || !card) return;
   const key = keyOf(area);
   const base = typed.get(key)?.base ?? loaded.get(key);
-  typed.set(key, { project: project(), name: area.dataset.name, text: area.value, base });
+  typed.set(key, { project: project(), name: area.dataset.name, text: area.value, base, ...window.limnerFields.moment() });
   describe(card);
   later(key, 600);
   show();
@@ -341,7 +341,7 @@ window.addEventListener("pagehide", () => {
   const body = JSON.stringify({ captions: [...typed.values()], removals: [...unanswered] });
   fetch("/typed", { method: "POST", keepalive: true, body });
 });
-window.limnerSelection = () => chosen;
+window.limnerSelection = () => ({ ...chosen, sent: window.limnerFields.moment() });
 watch("value", () => {
   draw();
   if (drawn < missed) {

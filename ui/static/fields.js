@@ -1,16 +1,20 @@
 // What people enter is stored field by field when typing pauses and when the page is left, under project, name and number,
 // as requests may arrive in another order. Until the server has it, it is kept, also for the next page of this tab.
-const STORE = "limner-typed-fields", PAUSE = 300, AGAIN = 3000; // milliseconds
+const STORE = "limner-typed-fields", TAB = "limner-tab", PAUSE = 300, AGAIN = 3000; // milliseconds
 const UNDECIDED = [401, 403, 408, 429]; // the session has ended, or the server has too much to do: it may be taken later
 const MOST = 60_000; // bytes of a request that may outlive its page, a little less than what browsers allow
 const NAMES = /** @type {Record<string, string>} */ ({ trigger: "trigger", "train-trigger": "trigger", class: "class" });
 const drafts = /** @type {Map<string, Typed>} */ (new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]")));
-const page = Math.random().toString(36).slice(2);
+// Pages of a tab come one after the other, so that they count on together.
+const page = sessionStorage.getItem(TAB) ?? Math.random().toString(36).slice(2);
 let timer = /** @type {number | undefined} */ (undefined), number = 0;
+sessionStorage.setItem(TAB, page);
 
 function keep() {
   sessionStorage.setItem(STORE, JSON.stringify([...drafts]));
 }
+
+const moment = () => ({ page, number: number = Math.max(number + 1, Date.now()) });
 
 function later(/** @type {number} */ delay) {
   clearTimeout(timer);
@@ -21,7 +25,7 @@ function draft(/** @type {Record<string, string | boolean>} */ fields) {
   const project = /** @type {HTMLElement | null} */ (document.querySelector("#captions .captions"))?.dataset.project;
   if (!project) return;
   for (const [name, value] of Object.entries(fields)) {
-    drafts.set(`${project}/${name}`, { project, name, value, page, number: number += 1 });
+    drafts.set(`${project}/${name}`, { project, name, value, ...moment() });
   }
   keep();
 }
@@ -43,7 +47,7 @@ async function send() {
   if (refused.length) await window.limner.ask(refused.join(" "));
 }
 
-window.limnerFields = { store: (fields) => (draft(fields), send()) };
+window.limnerFields = { store: (fields) => (draft(fields), send()), moment };
 document.addEventListener("input", ({ target }) => {
   const name = NAMES[target.closest?.(Object.keys(NAMES).map((id) => `#${id}`).join())?.id ?? ""];
   if (!name || !target.matches("input, textarea")) return;

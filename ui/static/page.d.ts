@@ -12,8 +12,8 @@ declare global {
 
   interface Window {
     limnerSaved?: () => Promise<void>; // of captions.js
-    limnerSelection?: () => CaptionGrid["selection"]; // of captions.js: what the grid is to show
-    limnerFields: { store(fields: Record<string, string | boolean>): Promise<void> }; // of fields.js
+    limnerSelection?: () => Chosen & { sent: Moment }; // of captions.js: what the grid is to show
+    limnerFields: { store(fields: Record<string, string | boolean>): Promise<void>; moment(): Moment }; // of fields.js
     limner: { // of start.js
       open(project: string, report?: string): void;
       show(change: { tab?: string; run?: string }): void;
@@ -44,8 +44,9 @@ declare global {
   type Added = { project: string; report: string; bad: boolean; trigger?: string }; // what became of files that were added
   type View<T> = { readonly value: T | { [field in keyof T]?: undefined } | null };
   type Removal = { project: string; names: string[] };
-  type Draft = { project: string; name: string; text: string; base?: string };
-  type Typed = { project: string; name: string; value: string | boolean; page: string; number: number };
+  type Moment = { page: string; number: number }; // when something was done, in the order of the acts of a tab
+  type Draft = Moment & { project: string; name: string; text: string; base?: string };
+  type Typed = Moment & { project: string; name: string; value: string | boolean };
   type Judged = { badges: string[]; tokens: string; long: string };
   type Card = Judged & { size: number[]; crop: number[] } & Record<
     "name" | "url" | "large" | "mask" | "large_mask" | "caption" | "proposed" | "look" | "ratio" | "cut" | "facts" | "edited", string>;

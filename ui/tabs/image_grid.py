@@ -6,7 +6,7 @@ Nothing here waits until images are measured; `Project.left` says how many still
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +23,7 @@ from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
 from trainer.i18n import _, ngettext
 from ui.state import page_memory
+from ui.state.order import UNKNOWN, Moment
 from ui.state.shared_reads import shared
 
 PAGE = 100
@@ -36,12 +37,18 @@ ORDERS = {"name": _("By name"), "added": _("Newest first"), "problems": _("Probl
 
 @dataclass(frozen=True)
 class Selection:
-    """The images to show: a page, in an order; only those with a kind of problem, or with a tag."""
+    """The images to show: a page, in an order; only those with a kind of problem, or with a tag. `sent` says when."""
 
     page: int = 1
     order: str = "name"
     kind: str = ""
     tag: str = ""
+    sent: Moment = field(default=UNKNOWN, compare=False)
+
+    @property
+    def choice(self) -> dict[str, object]:
+        """Values that the browser compares with those chosen there."""
+        return {"page": self.page, "order": self.order, "kind": self.kind, "tag": self.tag}
 
     @classmethod
     def read(cls, value: object) -> "Selection":
@@ -52,7 +59,7 @@ class Selection:
             page = 1
         if order not in ORDERS:
             order = "name"
-        return cls(page, order, str(sent.get("kind", "")), str(sent.get("tag", "")))
+        return cls(page, order, str(sent.get("kind", "")), str(sent.get("tag", "")), Moment.read(sent.get("sent")))
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def cards(project: Project, selection: Selection) -> dict[str, Any]:
     return {
         "project": project.name,
         "at": project.read_at,
-        "selection": asdict(replace(selection, page=page)),
+        "selection": replace(selection, page=page).choice,
         "page": page,
         "last": last,
         "left": project.left,
@@ -354,7 +361,7 @@ def draw(
     folder, drawn = shared(key, lambda: _draw(project, trigger, selection))
     return {
         **drawn,
-        "grid": {**drawn["grid"], "asked": asdict(asked or selection)},
+        "grid": {**drawn["grid"], "asked": (asked or selection).choice},
         "restore": gr.Button(visible=bool(folder and any((folder / storage.BIN).glob("*")))),
         "undo": undo_button(folder),
     }

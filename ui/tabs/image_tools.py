@@ -9,7 +9,8 @@ from trainer.data.captions import one_line
 from trainer.data.image_edits import Box, Edit
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
-from ui.state import page_memory, projects
+from ui.state import order, page_memory, projects
+from ui.state.order import UNKNOWN, Moment
 from ui.tabs import image_grid
 from ui.widgets.handlers import answered
 
@@ -72,7 +73,9 @@ def remove(project: str, names: Sequence[str]) -> str:
     )
 
 
-def change_selected(project: str, names: Sequence[str], action: str, tag: str = "", other: str = "") -> str:
+def change_selected(
+    project: str, names: Sequence[str], action: str, tag: str = "", other: str = "", sent: Moment = UNKNOWN
+) -> str:
     """Rotate the selected images, or add or replace a tag in their captions; return what was done.
 
     Raises:
@@ -94,10 +97,8 @@ def change_selected(project: str, names: Sequence[str], action: str, tag: str = 
     edit = caption_edits.add_tag(tag)
     if action == "replace":
         title, edit = _("replace {old!r} with {new!r}", old=tag, new=other), caption_edits.replace_tag(tag, other)
-    with dataset.captions_lock(folder):
-        changes = caption_edits.preview(folder, edit, names)
-        caption_edits.apply(folder, changes, title)
-    return ngettext("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=title)
+    changed = projects.change_captions(project, sent, edit, title, names)
+    return ngettext("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", changed, what=title)
 
 
 @answered
@@ -114,12 +115,14 @@ def save_mask(argument: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def decide(project: str, action: str, name: str) -> str:
+def decide(project: str, action: str, name: str, sent: Moment = UNKNOWN) -> str:
     """Keep or discard the caption that a model proposes for an image, or for all without a name; say what happened."""
     folder, names = projects.folder(project), [name] if name else None
     if action == "discard":
         caption_edits.discard_proposals(folder, names)
         return _("The proposed captions were discarded.") if names is None else _("The proposed caption was discarded.")
+    if name in order.edited_later(sent, project):  # it was typed after Keep was clicked
+        names = []
     number = caption_edits.keep_proposals(folder, names)
     text = ngettext("Kept {n} proposed caption.", "Kept {n} proposed captions.", number)
     if names is None and (left := len(caption_edits.read_proposals(folder))):

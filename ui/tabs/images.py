@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,8 @@ from trainer.data import caption_edits, dataset, fixes, image_stats, undo
 from trainer.data.captions import one_line, read_caption
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
-from ui.state import page_memory, projects
+from ui.state import order, page_memory, projects
+from ui.state.order import Moment
 from ui.tabs import caption_models, caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
@@ -25,7 +25,9 @@ AT_ONCE = 24  # images that are measured in one request
 TYPED_FIRST = "async (...values) => { await window.limnerSaved?.(); return values; }"
 # What the grid shows is chosen in the browser, and sent along with what is to be done.
 SHOWN = "(project, trigger, _, ...rest) => [project, trigger, window.limnerSelection?.() ?? {}, ...rest]"
-TYPED_AND_SHOWN = f"async (...values) => {{ await window.limnerSaved?.(); return ({SHOWN})(...values); }}"
+TYPED_AND_SHOWN = (
+    f"async (...values) => {{ const sent = ({SHOWN})(...values); await window.limnerSaved?.(); return sent; }}"
+)
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,11 @@ def status(text: str, *, bad: bool = False) -> str:
 
 
 @answered
-def save_caption(argument: dict[str, str]) -> dict[str, Any]:
+def save_caption(argument: dict[str, Any]) -> dict[str, Any]:
     """Save one caption; the grid calls this as it is typed, and shows both if another page wrote a different one."""
     project, name = str(argument["project"]), str(argument["name"])
     image = projects.find_image(project, name)
-    other = projects.save_caption(image, str(argument["text"]), argument.get("base"))
+    other = projects.save_caption(image, str(argument["text"]), argument.get("base"), Moment.read(argument))
     if other is not None:
         return {"conflict": other}
     written_at = time.monotonic()
@@ -222,24 +224,22 @@ def find_tag(event: gr.EventData) -> dict[str, Any]:
     return {"find": str(event.tag)}
 
 
-def _change_all(folder: Path, change: caption_edits.Change, description: str) -> str:
+def _change_all(project: str, sent: Moment, change: caption_edits.Change, description: str) -> str:
     """Change every caption; returns a status that says how many became different."""
-    with dataset.captions_lock(folder):
-        changes = caption_edits.preview(folder, change)
-        caption_edits.apply(folder, changes, description)
-    if not changes:
+    changed = projects.change_captions(project, sent, change, description)
+    if not changed:
         return status(_("No caption had to change."))
-    text = ngettext("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", len(changes), what=description)
-    return status(text)
+    return status(ngettext("Changed {n} caption: {what}.", "Changed {n} captions: {what}.", changed, what=description))
 
 
 def add_trigger(project: str, trigger: str, selection: Selection) -> dict[str, Any]:
     """Add the trigger word to the front of every caption that lacks it."""
-    folder, word = projects.folder(project), one_line(trigger)
+    word = one_line(trigger)
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
     page_memory.remember(project, "trigger", word)
-    report = _change_all(folder, caption_edits.add_trigger(word), _("put {word!r} in front", word=word))
+    change, description = caption_edits.add_trigger(word), _("put {word!r} in front", word=word)
+    report = _change_all(project, selection.sent, change, description)
     return {"report": report, **image_grid.draw(project, word, selection)}
 
 
@@ -247,7 +247,7 @@ def replace_in_all(project: str, trigger: str, selection: Selection, find: str, 
     """Replace a text in every caption, and clear the preview of the change."""
     change = caption_tools.replaced(find, replacement)
     description = _("replace {old!r} with {new!r}", old=find, new=replacement or "")
-    report = _change_all(projects.folder(project), change, description)
+    report = _change_all(project, selection.sent, change, description)
     drawn = image_grid.draw(project, trigger, replace(selection, tag=""), asked=selection)
     return {"report": report, "replacing": "", **drawn}
 
@@ -255,7 +255,7 @@ def replace_in_all(project: str, trigger: str, selection: Selection, find: str, 
 def fill_in(project: str, trigger: str, selection: Selection, template: str, noun: str) -> dict[str, Any]:
     """Fill in a template for every caption, and clear the preview of the change."""
     change = caption_tools.filled(trigger, template, noun)
-    report = _change_all(projects.folder(project), change, _("fill in the template"))
+    report = _change_all(project, selection.sent, change, _("fill in the template"))
     page_memory.remember(project, "class", one_line(noun or ""))
     return {"report": report, "filling": "", **image_grid.draw(project, trigger, selection)}
 
@@ -275,21 +275,23 @@ def fix(project: str, trigger: str, selection: Selection, event: gr.EventData) -
     """Apply the fix for a kind of problem."""
     folder, word = projects.folder(project), one_line(trigger or "")
     with dataset.captions_lock(folder):
-        report = fixes.apply_fix(folder, image_grid.read(project, word).problems, str(event.kind), word)
+        problems, typed = image_grid.read(project, word).problems, order.edited_later(selection.sent, project)
+        report = fixes.apply_fix(folder, problems, str(event.kind), word, without=typed)
     drawn = image_grid.draw(project, trigger, replace(selection, kind=""), asked=selection)
     return {"report": status(report), **drawn}
 
 
 def decide(project: str, trigger: str, selection: Selection, event: gr.EventData) -> dict[str, Any]:
     """Keep or discard the captions that a model proposes, of one image or of all."""
-    text = image_tools.decide(project, str(event.action), str(event.name))
+    text = image_tools.decide(project, str(event.action), str(event.name), selection.sent)
     return {"report": status(text), **image_grid.draw(project, trigger, selection)}
 
 
 def change_selected(project: str, trigger: str, selection: Selection, event: gr.EventData) -> dict[str, Any]:
     """Rotate or remove the selected images, or change a tag in their captions."""
     names = [str(name) for name in event.names]
-    text = image_tools.change_selected(project, names, str(event.action), str(event.tag), str(event.other))
+    action, tags = str(event.action), (str(event.tag), str(event.other))
+    text = image_tools.change_selected(project, names, action, *tags, selection.sent)
     return {"report": status(text), **image_grid.draw(project, trigger, selection)}
 
 

@@ -1,0 +1,83 @@
+"""What is done on a page counts in the order in which it was done there, also if its requests arrive in another."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from trainer.data import caption_edits
+from trainer.data.captions import read_caption
+from trainer.data.dataset import write_caption
+from ui.state import order
+from ui.state.order import Moment
+from ui.tabs import images
+from ui.tabs.image_grid import Selection
+
+TYPED = "typed after the click"
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "_LATEST", {})
+
+
+def type_in(base: str, number: int, page: str = "a") -> dict[str, object]:
+    sent = {"project": "rin", "name": "01.png", "text": TYPED, "base": base, "page": page, "number": number}
+    return images.save_caption(sent)
+
+
+def event(**values: object) -> gr.EventData:
+    return gr.EventData(None, values)
+
+
+ACTS: dict[str, Callable[[Selection], object]] = {
+    "trigger": lambda selection: images.add_trigger("rin", "zorblax", selection),
+    "replace": lambda selection: images.replace_in_all("rin", "", selection, "t", "T"),
+    "template": lambda selection: images.fill_in("rin", "zorblax", selection, "{trigger}, {caption}", ""),
+    "tag": lambda selection: images.change_selected(
+        "rin", "", selection, event(names=["01.png"], action="add", tag="night", other="")
+    ),
+    "finding": lambda selection: images.fix("rin", "zorblax", selection, event(kind="no trigger")),
+    "proposal": lambda selection: images.decide("rin", "", selection, event(action="keep", name="01.png")),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_an_act_that_arrives_late_leaves_what_was_typed_since(character: Path, act: str) -> None:
+    image = character / "01.png"
+    write_caption(image, "a cat")
+    before = read_caption(image)
+    caption_edits.propose(character, [caption_edits.Edit(image.name, before, "a proposal")])
+    ACTS[act](Selection(sent=Moment("a", 4)))
+    assert read_caption(image) != before, "it changes captions"
+    write_caption(image, "a cat")
+    caption_edits.propose(character, [caption_edits.Edit(image.name, before, "a proposal")])
+    assert type_in("a cat", 6)["ok"]
+    ACTS[act](Selection(sent=Moment("a", 5)))
+    assert read_caption(image) == TYPED
+    ACTS[act](Selection(sent=Moment("another", 1)))
+    assert read_caption(image) != TYPED, "of pages that know nothing of each other the last one counts"
+
+
+def test_a_caption_typed_after_an_act_is_no_conflict_with_it(character: Path) -> None:
+    image = character / "01.png"
+    write_caption(image, "a cat")
+    images.add_trigger("rin", "zorblax", Selection(sent=Moment("a", 5)))
+    assert "conflict" in type_in("a cat", 6, page="b"), "this page has not seen it"
+    assert "conflict" in type_in("a cat", 4), "typed before the act, which was to come after it"
+    assert "conflict" not in type_in("a cat", 6)
+    assert read_caption(image) == TYPED
+    write_caption(image, "of another program")
+    assert type_in("a cat", 7)["conflict"] == "of another program"
+
+
+def test_no_more_is_remembered_than_pages_can_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "REMEMBERED", 2)
+    for number, field in enumerate("abca", 1):
+        assert order.edit(Moment("page", number), "rin", field)
+    assert order.edited_later(Moment("page", 0), "rin") == {"c", "a"}
+    assert order.edited_later(Moment("page", 3), "rin") == {"a"}
+    assert order.edited_later(Moment("page", 0), "mira") == set()
+    assert order.edit(order.UNKNOWN, "rin", "a")
+    assert order.edited_later(order.UNKNOWN, "rin") == set()

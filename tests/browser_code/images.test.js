@@ -52,7 +52,7 @@ test("an action is applied to the cards that are selected and still there", asyn
 });
 
 const finding = (kind, values = {}) => ({
-  kind, title: kind, effect: "Effect.", remedy: "Remedy.", files: "", look: "", show: "yes", button: "Mend", pairs: [], ...values,
+  kind, title: kind, effect: "Effect.", remedy: "Remedy.", files: "", look: "", show: "yes", button: "Mend", pairs: [], remove: ["a.png"], ...values,
 });
 const overview = (values = {}) => ({ findings: [finding("blurred")], heading: "1 problem", serious: "yes", tags: [], sizes: null, ...values });
 
@@ -75,7 +75,7 @@ test("a finding shows its images and mends them, by its kind", async (t) => {
   part(".chip").click();
   await settle();
   assert.deepEqual(filters, [{ kind: "blurred" }, { tag: "<b>red</b>" }]);
-  assert.deepEqual(sent, [["apply", { kind: "blurred" }], ["select", { tag: "<b>red</b>" }]]);
+  assert.deepEqual(sent, [["apply", { kind: "blurred", names: ["a.png"] }], ["select", { tag: "<b>red</b>" }]]);
 });
 
 test("pairs of images that are nearly the same are viewed side by side", (t) => {

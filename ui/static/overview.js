@@ -73,7 +73,10 @@ element.addEventListener("click", (event) => {
   else if (button?.matches(".pairs")) {
     const pairs = view.value?.findings?.flatMap((finding) => finding.pairs) ?? [];
     document.dispatchEvent(new CustomEvent("limner-view", { detail: pairs.map(linkTo) }));
-  } else if (button?.dataset.mend) trigger("apply", { kind: button.dataset.mend });
+  } else if (button?.dataset.mend) {
+    const kind = button.dataset.mend;
+    trigger("apply", { kind, names: view.value?.findings?.find((finding) => finding.kind === kind)?.remove });
+  }
   else if (button?.dataset.kind) filter({ kind: button.dataset.kind });
   else if (button?.dataset.tag) {
     filter({ tag: button.dataset.tag });

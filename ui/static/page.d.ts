@@ -58,7 +58,7 @@ declare global {
     pages: { number: number; current: string; label: string }[];
   };
   type Side = Record<"name" | "url" | "text", string>;
-  type Finding = { pairs: [kept: Side, copy: Side][] } & Record<
+  type Finding = { pairs: [kept: Side, copy: Side][]; remove: string[] } & Record<
     "kind" | "title" | "effect" | "remedy" | "files" | "look" | "button" | "show", string>;
   type Sizes = {
     bars: { label: string; count: number }[]; title: string;

@@ -315,6 +315,7 @@ def _finding(problem: Group, readable: set[str]) -> dict[str, Any]:
         "effect": _(kind.effect),
         "remedy": _(kind.remedy),
         "look": look,
+        "remove": list(problem.names) if kind.action == "remove" else [],  # so that no other is removed
         "files": files,
         "show": show,
         "button": _(kind.button),

@@ -10,6 +10,7 @@ import gradio as gr
 
 from trainer.data import caption_edits, dataset, fixes, image_stats, undo
 from trainer.data.captions import one_line, read_caption
+from trainer.data.problems import KINDS
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 from ui.state import order, page_memory, projects
@@ -272,10 +273,15 @@ def undo_captions(project: str, trigger: str, selection: Selection) -> dict[str,
 
 
 def fix(project: str, trigger: str, selection: Selection, event: gr.EventData) -> dict[str, Any]:
-    """Apply the fix for a kind of problem."""
+    """Apply the fix for a kind of problem; it removes only images that the finding named."""
     folder, word = projects.folder(project), one_line(trigger or "")
     with dataset.captions_lock(folder):
-        problems, typed = image_grid.read(project, word).problems, order.edited_later(selection.sent, project)
+        typed = order.edited_later(selection.sent, project)
+        problems = [
+            problem
+            for problem in image_grid.read(project, word).problems
+            if KINDS[problem.kind].action != "remove" or problem.name in event.names
+        ]
         report = fixes.apply_fix(folder, problems, str(event.kind), word, without=typed)
     drawn = image_grid.draw(project, trigger, replace(selection, kind=""), asked=selection)
     return {"report": status(report), **drawn}

@@ -1,17 +1,19 @@
 """What is done on a page counts in the order in which it was done there, also if its requests arrive in another."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
 import pytest
 
-from trainer.data import caption_edits
+from trainer.data import caption_edits, image_stats
 from trainer.data.captions import read_caption
 from trainer.data.dataset import write_caption
+from trainer.errors import UserError
 from ui.state import order
 from ui.state.order import Moment
-from ui.tabs import images
+from ui.tabs import image_grid, images
 from ui.tabs.image_grid import Selection
 
 TYPED = "typed after the click"
@@ -81,3 +83,18 @@ def test_no_more_is_remembered_than_pages_can_need(monkeypatch: pytest.MonkeyPat
     assert order.edited_later(Moment("page", 0), "mira") == set()
     assert order.edit(order.UNKNOWN, "rin", "a")
     assert order.edited_later(order.UNKNOWN, "rin") == set()
+
+
+def test_only_images_that_a_finding_named_are_removed(character: Path) -> None:
+    """Those that were added after it was drawn were not seen."""
+    for number in ("02", "03"):
+        shutil.copy(character / "01.png", character / f"{number}.png")
+    image_stats.measure_missing(character, 100)
+    findings = {finding["kind"]: finding for finding in image_grid.overview(image_grid.read("rin"))["findings"]}
+    assert findings["copy"]["remove"] == ["02.png", "03.png"]
+    shutil.copy(character / "01.png", character / "04.png")
+    image_stats.measure_missing(character, 100)
+    images.fix("rin", "", Selection(), event(kind="copy", names=["02.png", "03.png"]))
+    assert [(character / f"0{number}.png").exists() for number in (1, 2, 3, 4)] == [True, False, False, True]
+    with pytest.raises(UserError, match="already been fixed"):
+        images.fix("rin", "", Selection(), event(kind="copy", names=["02.png"]))

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, unmeasured
 from trainer.runs import Run
 
 
@@ -25,7 +25,7 @@ class Workers:
     def __post_init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.workers"], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            text=True, env={**unmeasured(), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
     def start(self, run: Run, fault: str = "") -> int:

@@ -29,6 +29,7 @@ else:  # its package is not everywhere, and takes a while to import
     Browser = Dialog = FilePayload = Locator = Page = Request = Response = Route = Any
 
 Visit = Callable[..., Page]
+HANG = 240  # seconds after which what a test waits for will never come, also beside six busy processes
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = CHECKOUT / "datasets"
@@ -46,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-def wait(what: Callable[[], object], *, seconds: float = 30, every: float = 0.1) -> None:
+def wait(what: Callable[[], object], *, seconds: float = HANG, every: float = 0.1) -> None:
     """Wait until something is true."""
     end = time.monotonic() + seconds
     while not what():
@@ -89,7 +90,7 @@ class Server:
             self.process = subprocess.Popen(
                 command, cwd=CHECKOUT, env=variables, stdout=output, stderr=subprocess.STDOUT, text=True
             )
-        wait(self.answers, seconds=90)
+        wait(self.answers)
         return self
 
     def answers(self) -> bool:
@@ -198,7 +199,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
         server: Server, *, projects: bool = True, login: tuple[str, str] = ("", ""), **options: object
     ) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(HANG * 1000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -144,7 +144,7 @@ def test_texts_stay_texts(server: Server, visit: Visit, tmp_path: Path, monkeypa
     page.locator("#try-advanced").get_by_text("Advanced").click()
     fill(page, "try-steps", "1")
     page.locator("#prompt textarea").press("Enter")
-    page.locator(".pictures.done img").first.wait_for(timeout=120_000)
+    page.locator(".pictures.done img").first.wait_for()
     page.locator("#made a").first.wait_for()
     page.locator("#made a").first.click()
     assert prompt in page.locator("dialog.viewer[open] header p").inner_text()

@@ -49,7 +49,7 @@ def fill(page: Page, field: str, text: str) -> None:
 
 def looked_at(page: Page) -> None:
     """Wait until the server has measured all pictures."""
-    page.wait_for_function("document.querySelector('#captions .captions')?.dataset.left === '0'", timeout=90_000)
+    page.wait_for_function("document.querySelector('#captions .captions')?.dataset.left === '0'")
 
 
 def test_a_folder_is_dropped_and_captions_may_come_later(shared: Server, visit: Visit) -> None:
@@ -134,7 +134,7 @@ def test_captions_by_a_model_are_reviewed_below_their_images(shared: Server, vis
     fill(page, "caption-blacklist", "glasses")
     page.get_by_label("Review before they are kept").check()
     page.get_by_role("button", name="Write captions").click()
-    page.get_by_text("3 proposed captions").wait_for(timeout=90_000)
+    page.get_by_text("3 proposed captions").wait_for()
     assert not list(folder.glob("*.txt"))
     first, second, third = (page.locator(f".card[data-name='0{number}.png']") for number in (1, 2, 3))
     first.get_by_text("pink hair").wait_for()

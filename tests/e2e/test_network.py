@@ -333,7 +333,7 @@ def test_idle_connections_do_not_use_up_the_files(server: Server) -> None:
     try:
         for _ in range(400):
             idle.append(socket.create_connection(("127.0.0.1", server.port), timeout=30))
-        wait(server.answers, seconds=60)  # connections of before make room after ten seconds
+        wait(server.answers)  # connections of before make room after ten seconds
     finally:
         for connection in idle:
             connection.close()
@@ -352,7 +352,7 @@ def is_closed(connection: socket.socket) -> bool:
 def test_a_header_that_never_ends_is_cut_off(shared: Server) -> None:
     with socket.create_connection(("127.0.0.1", shared.port), timeout=30) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
-        wait(lambda: is_closed(slow), seconds=120, every=0.5)
+        wait(lambda: is_closed(slow), every=0.5)
 
 
 # One start is one run, and nothing private leaves it ------------------------------------------------------------
@@ -376,7 +376,7 @@ def started(shared: Server) -> Path:
             output = list(browser.map(lambda number: page.call(start, data, f"twice{number}"), range(3)))
     assert len(runs_of(shared)) == 1, output[0][-2000:]
     (folder,) = runs_of(shared)
-    wait(lambda: runs.look(runs.Run(folder)).status not in runs.ACTIVE, seconds=120)
+    wait(lambda: runs.look(runs.Run(folder)).status not in runs.ACTIVE)
     return folder
 
 

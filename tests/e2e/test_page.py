@@ -54,7 +54,7 @@ def start(page: Page) -> str:
     """Click Start; returns the run's name once it trains."""
     tab(page, "Train")
     page.get_by_role("button", name="Start training").click()
-    page.locator("#status [data-status=running]").wait_for(timeout=150_000)
+    page.locator("#status [data-status=running]").wait_for()
     return page.locator("#status [data-status]").get_attribute("data-run")
 
 
@@ -68,13 +68,13 @@ def points(page: Page) -> int:
     return int(element.get_attribute("data-points")) if element.count() else 0
 
 
-def finished(page: Page, seconds: float = 90) -> None:
-    page.locator("#status [data-status=finished]").wait_for(timeout=seconds * 1000)
+def finished(page: Page) -> None:
+    page.locator("#status [data-status=finished]").wait_for()
 
 
 def picture(page: Page, server: Server, strength: str) -> bytes:
     """The bytes of the finished picture of a strength, as the page shows it."""
-    page.locator(f".pictures.done figure[data-strength='{strength}'] img").first.wait_for(timeout=90_000)
+    page.locator(f".pictures.done figure[data-strength='{strength}'] img").first.wait_for()
     source = page.locator(f".pictures.done figure[data-strength='{strength}'] img").first.get_attribute("src")
     answer = page.request.get(server.url + source)
     assert answer.headers["content-type"] == "image/png"
@@ -112,7 +112,7 @@ def test_a_run_outlives_the_server_and_a_kill(shared: Server, visit: Visit) -> N
     assert page.locator(".captions").get_attribute("data-project") == "example-character"
     advanced(page, training_steps=4000, training_batch_size=1, preview_every=0, checkpoint_every=10)
     run = start(page)
-    wait(lambda: step(page) >= 3, seconds=60)
+    wait(lambda: step(page) >= 3)
     shared.kill()
     log = shared.home / "outputs" / run / "events.jsonl"
     size = log.stat().st_size
@@ -120,13 +120,13 @@ def test_a_run_outlives_the_server_and_a_kill(shared: Server, visit: Visit) -> N
     shared.start()
     page = visit(shared)
     page.locator(f"#status [data-run='{run}'][data-status=running]").wait_for()
-    wait(lambda: step(page) >= 20, seconds=60)
+    wait(lambda: step(page) >= 20)
     os.kill(events.fold(events.State(), events.read(log)[0]).pid, 9)
     alarm = page.get_by_role("alert").filter(has_text="Training was interrupted")
     alarm.wait_for()
     assert re.search(r"continues from step [1-9]\d*0\b", alarm.inner_text())
     page.get_by_role("button", name="Resume").click()
-    page.locator("#status [data-status=running]").wait_for(timeout=60_000)
+    page.locator("#status [data-status=running]").wait_for()
     page.get_by_role("button", name="Save now").click()
     # A second one waits for its turn and says so.
     page.get_by_role("button", name="Start training").click()
@@ -137,7 +137,7 @@ def test_a_run_outlives_the_server_and_a_kill(shared: Server, visit: Visit) -> N
     page.get_by_role("option").filter(has_text="example-character").last.click()
     page.locator(f"#status [data-run='{run}']").wait_for()
     page.get_by_role("button", name="Stop and save").click()
-    page.locator("#status [data-status=stopped]").wait_for(timeout=60_000)
+    page.locator("#status [data-status=stopped]").wait_for()
     state = events.fold(events.State(), events.read(log)[0])
     assert sorted(state.losses) == list(range(1, state.step + 1))
 
@@ -167,7 +167,7 @@ def test_the_whole_way(shared: Server, visit: Visit) -> None:
     wait(lambda: points(page) >= 3)
     before = points(page)
     wait(lambda: points(page) > before)
-    page.locator("#previews img").first.wait_for(timeout=60_000)
+    page.locator("#previews img").first.wait_for()
     page.reload()
     page.locator(f"#status [data-run='{run}']").wait_for()  # without a click: the Train tab is shown
     finished(page)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Browser, Page, Server, copy_project
+from tests.e2e.conftest import HANG, Browser, Page, Server, copy_project
 from tests.e2e.slow_network import Hold, SlowNetwork, Way
 from tests.e2e.test_images import fill, png
 from trainer import storage
@@ -267,7 +267,7 @@ def hold_in(network: SlowNetwork, server: Server, browser: Browser, case: Case) 
     here, other = expected
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(HANG * 1000)
     page.on("dialog", lambda dialog: dialog.accept())  # whether to leave the page
     project = here
     for seen in (other, here) if case.meanwhile == "go back" else (here,):
@@ -296,7 +296,7 @@ def hold_in(network: SlowNetwork, server: Server, browser: Browser, case: Case) 
 
 def until(read: Callable[[], object], wanted: object, hold: Hold) -> None:
     """Wait until something is as it should be; says what it is instead, and which request was held back."""
-    end = time.monotonic() + 15
+    end = time.monotonic() + HANG
     while (actual := read()) != wanted:
         if time.monotonic() > end:
             pytest.fail(f"{actual}\ninstead of\n{wanted}\nafter {hold.held or 'nothing'} was held back")

@@ -73,10 +73,10 @@ def test_on_a_phone_the_bar_with_start_becomes_that_of_the_run(shared: Server, v
     requests.pop().fallback()
     page.unroute("**/gradio_api/queue/join*")
     bar = page.locator("#run-bar")
-    bar.get_by_text("Training").wait_for(timeout=60_000)
+    bar.get_by_text("Training").wait_for()
     wait(lambda: not begin.is_visible())
     bar.get_by_role("button", name="Stop").click()
-    page.locator("#status [data-status=stopped]").wait_for(timeout=60_000)
+    page.locator("#status [data-status=stopped]").wait_for()
     begin.get_by_text("Start training").wait_for()
     assert not bar.is_visible()
     assert len([folder for folder in (shared.home / "outputs").glob("20*") if folder.is_dir()]) == 1
@@ -119,7 +119,7 @@ def test_conflicting_settings_are_shown_with_the_conflict(shared: Server, visit:
     words = "a schedule-free optimizer needs the constant schedule"
     note = page.locator("#form-schedule-kind .conflict")
     note.get_by_text(words).wait_for()
-    wait(lambda: "schedule-free" in kept(shared).get("settings", ""), seconds=60)
+    wait(lambda: "schedule-free" in kept(shared).get("settings", ""))
     page.reload()
     tab(page, "Train")
     page.locator("#advanced").get_by_text("Advanced").click()
@@ -127,25 +127,25 @@ def test_conflicting_settings_are_shown_with_the_conflict(shared: Server, visit:
     wait(page.locator("#form-optimizer-kind").get_by_label("Schedule-free AdamW").is_checked)
     assert value(page, "training-exposures") == "99"
     note.get_by_role("button", name="Set to constant").click()
-    wait(lambda: note.count() == 0, seconds=60)
+    wait(lambda: note.count() == 0)
     wait(page.locator("#form-schedule-kind").get_by_label("Constant", exact=True).is_checked)
     page.get_by_label("Save these settings as").fill("mine")
     page.get_by_role("button", name="Save", exact=True).click()
     wait(lambda: page.locator("#settings-name :is(input, textarea)").input_value() == "")
     # Each changed field says so, and can be reset; so can all of them, and come back under the name they have.
     marked = page.locator("#train-form p.changed")
-    wait(lambda: marked.count() == 3, seconds=60)
+    wait(lambda: marked.count() == 3)
     page.locator("#form-training-exposures").get_by_role("button", name="Reset").click()
-    wait(lambda: value(page, "training-exposures") == "340", seconds=60)
-    wait(lambda: marked.count() == 2, seconds=60)
+    wait(lambda: value(page, "training-exposures") == "340")
+    wait(lambda: marked.count() == 2)
     page.get_by_role("button", name="Reset all").click()
-    wait(lambda: marked.count() == 0, seconds=60)
+    wait(lambda: marked.count() == 0)
     wait(page.locator("#form-optimizer-kind").get_by_label("AdamW", exact=True).is_checked)
-    wait(lambda: json.loads(kept(shared)["settings"]) == {}, seconds=60)
+    wait(lambda: json.loads(kept(shared)["settings"]) == {})
     page.locator("#kept-settings input").click()
     page.get_by_role("option", name="mine").click()
     page.get_by_role("button", name="Use", exact=True).click()
-    wait(lambda: value(page, "training-exposures") == "99" and marked.count() == 3, seconds=60)
+    wait(lambda: value(page, "training-exposures") == "99" and marked.count() == 3)
     page.locator("#plan").get_by_text("14 images").wait_for()
 
 
@@ -240,7 +240,7 @@ def test_each_screen_is_accessible(shared: Server, visit: Visit, look: str, size
         if name == "Try out" and not page.locator("#result img").count():
             page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
             page.get_by_role("button", name="Generate image").click()
-            page.locator(".pictures.done img").first.wait_for(timeout=90_000)
+            page.locator(".pictures.done img").first.wait_for()
         page.wait_for_timeout(700)
         page.evaluate(AXE.read_text(encoding="utf-8"))
         for rule, where in page.evaluate(BROKEN, sorted(KNOWN)):
@@ -259,7 +259,7 @@ def test_a_page_at_rest_draws_no_frames(shared: Server, visit: Visit) -> None:
         page.wait_for_timeout(500)
         return int(page.evaluate("requestAnimationFrame(() => {})")) - int(before)
 
-    wait(lambda: frames() == 1, seconds=10)  # the one that this asks for itself
+    wait(lambda: frames() == 1)  # the one that this asks for itself
 
 
 def test_comparisons_stream_and_are_given_up(shared: Server, visit: Visit) -> None:
@@ -268,14 +268,14 @@ def test_comparisons_stream_and_are_given_up(shared: Server, visit: Visit) -> No
     tab(page, "Try out")
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
     page.get_by_label("Grid", exact=True).check()
-    wait(lambda: page.locator(".pictures.table img").count() >= 2, seconds=90)
+    wait(lambda: page.locator(".pictures.table img").count() >= 2)
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_text("Canceled").wait_for(timeout=30_000)
+    page.get_by_text("Canceled").wait_for()
     assert page.locator(".pictures.table img").count() < 15
     page.locator("#try-advanced").get_by_text("Advanced").click()
     page.locator("#try-steps input").fill("6")
     page.get_by_label("Slider", exact=True).check()
-    page.locator(".uncover img").first.wait_for(timeout=90_000)
+    page.locator(".uncover img").first.wait_for()
     page.locator(".uncover input").fill("80")
     assert page.locator(".uncover").get_attribute("style") == "--cut: 80%;"
 
@@ -292,7 +292,7 @@ def test_a_start_without_a_trigger_word_asks_once(shared: Server, visit: Visit) 
     page.get_by_text("There is no trigger word.").wait_for()
     assert not list((shared.home / "outputs").glob("20*_plain*"))
     page.get_by_role("button", name="Train without a trigger word").click()
-    page.locator("#status [data-status=finished]").wait_for(timeout=120_000)
+    page.locator("#status [data-status=finished]").wait_for()
     assert not page.get_by_role("button", name="Train without a trigger word").is_visible()
     page.get_by_role("button", name="Start training").click()  # not asked again
-    wait(lambda: len(list((shared.home / "outputs").glob("20*_plain*"))) == 2, seconds=60)
+    wait(lambda: len(list((shared.home / "outputs").glob("20*_plain*"))) == 2)

@@ -33,7 +33,12 @@ READ = torch.ops.aten._local_scalar_dense.default
 
 # Settings of denoisers by which each kind of layer is there, and few of them.
 FEW = {
-    "sd15": {"layers_per_block": 1},
+    "sd15": {
+        "layers_per_block": 1,
+        "block_out_channels": [320, 640],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    },
     "sdxl": {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 1]},
     "sd3": {"num_layers": 2},
     "flux": {"num_layers": 1, "num_single_layers": 1},

@@ -58,6 +58,8 @@ def test_links_lead_somewhere(page: Path) -> None:
             there = (page.parent / place if place else page).read_text(encoding="utf-8")
             anchors = {documentation.anchor(head) for head in re.findall(r"^#+ (.+)$", there, re.M)}
             assert anchor in anchors, anchor
+    for name in re.findall(r"`((?:trainer|ui|limner_extensions|tests|scripts)/[\w./-]+)`", text):
+        assert (CHECKOUT / name).exists(), name
 
 
 def test_the_readme_shows_the_way_to_every_page() -> None:

@@ -98,7 +98,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     theft = ben.told(
         "start_training", "mira", "character", {"name": "theft", "dataset": str(anna.home / "datasets" / "mira")}
     )
-    wait(lambda: points(hers) >= 3, seconds=60)
+    wait(lambda: points(hers) >= 3)
     before = points(hers)
     for endpoint, *more in (("control", "stop"), ("delete_run",), ("rename_run", "mine"), ("status",)):
         output = ben.call(endpoint, run, *more)
@@ -112,7 +112,7 @@ def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, 
     assert ben.told("status", theft["run"])["status"] == "waiting"
     finished(hers)
     assert points(hers) == 60
-    wait(lambda: ben.told("status", theft["run"])["status"] == "failed", seconds=60)
+    wait(lambda: ben.told("status", theft["run"])["status"] == "failed")
     assert ben.told("status", theft["run"])["message"] == "There is no dataset 'mira'."
 
     tab(hers, "Download")

@@ -58,6 +58,7 @@ def test_five_steps_give_the_recorded_weights(kind: str) -> None:
 
     Run this module as a program to record those of a new kind.
     """
+    assert kind in RECORDED["weights"], "run this module as a program"
     weights = trained(settings(kind))
     data = bytes.fromhex(RECORDED["weights"][kind])
     expected = list(struct.unpack(f"<{len(data) // 4}f", data))
@@ -77,6 +78,7 @@ def test_no_place_is_forgotten() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras, reference = project["optional-dependencies"], (CHECKOUT / "docs/reference.md").read_text(encoding="utf-8")
     for row in ROWS.values():
+        assert row.extra in ("", *extras), "its extra is in pyproject.toml"
         assert not row.extra or set(extras[row.extra]) <= set(extras["test"]), "tests run with its package"
         assert f"\n| `{row.kind}` | " in reference
 

@@ -62,9 +62,8 @@ def takes(settings: TrainConfig) -> str:
     Raises:
         UserError: a dataset is not there or cannot be read.
     """
-    examples = dataset.read_subjects(settings.taught)
-    images = len(examples) - adjustments.held_out_count(settings, len(examples))
-    steps = adjustments.planned_steps(settings.training, images, len(settings.taught))
+    images = adjustments.trained_count(settings, dataset.read_subjects(settings.taught))
+    steps = adjustments.complete(settings, images).training.steps
     similar = runs.find_similar(settings)
     if similar and similar.seconds_per_step:
         return _("about {time} for {n} steps", time=duration(similar.seconds_per_step * steps), n=steps)

@@ -4,11 +4,13 @@ Suggested settings are given by their path; the page offers to train again with 
 """
 
 import math
+from collections.abc import Sequence
 
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.config.training import TrainingConfig
+from trainer.data.dataset import Example
 from trainer.errors import Change
 
 LOWEST_RESOLUTION = 256  # pixels; below that Stable Diffusion draws little that can be recognized
@@ -33,6 +35,23 @@ def lower_resolution(config: TrainConfig) -> Change:
     if len(further) == len(config.training.further_resolutions):
         return {"training.resolution": lower}
     return {"training.resolution": lower, "training.further_resolutions": further}
+
+
+def complete(config: TrainConfig, count: int) -> TrainConfig:
+    """Return the settings with the rank and the steps that follow from `count` images, held-out ones not counted."""
+    adapter = config.adapter.model_copy(update={"rank": planned_rank(config.adapter, count)})
+    steps = planned_steps(config.training, count, len(config.taught))
+    training = config.training.model_copy(update={"steps": steps})
+    return config.model_copy(update={"adapter": adapter, "training": training})
+
+
+def trained_count(config: TrainConfig, examples: Sequence[Example]) -> int:
+    """Return how many of the examples are trained, as often as each is repeated; the others are held out.
+
+    Exact if all images have the same number of repeats: else it depends on which of them are held out.
+    """
+    distinct = len({example.path for example in examples})
+    return round(len(examples) * (1 - held_out_count(config, distinct) / distinct))
 
 
 def planned_rank(adapter: Lora | LoHa | LoKr, count: int) -> int:

@@ -8,8 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from trainer import __version__, devices, families
-from trainer.config import Record, TrainConfig, base_notes
-from trainer.config.adjustments import planned_rank, planned_steps
+from trainer.config import Record, TrainConfig, adjustments, base_notes
 from trainer.data import checks, dataset, image_stats
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, group_by_kind
@@ -49,8 +48,15 @@ def load(config: TrainConfig, run: Run) -> Materials:
     config = distributed.share_config(config, accelerator)
     family = families.read(config.model, accelerator.device, PRECISIONS[precision])
     examples, held = held_out.split(dataset.read_subjects(config.taught), config)
-    config = complete(config, run, examples, held, family)
     captions = [augment.caption_variants(example, config)[0] for example in examples]
+    record = identify(config, family, (*examples, *held))
+    if config.record.dataset_sha256:
+        checkpoint.check_unchanged(config.record, record)
+    else:
+        config = complete(config, record, family, captions)
+        run.save_config(config)
+        for note in base_notes.find(config, family.base):
+            run.report(events.Warned(message=note))
     warn(run, config, family, captions)
     return Materials(config, accelerator, family, examples, held, captions)
 
@@ -68,26 +74,16 @@ def resolve_precision(config: TrainConfig) -> str:
     return families.precision(config.model, devices.best())
 
 
-def complete(
-    config: TrainConfig,
-    run: Run,
-    examples: tuple[Example, ...],
-    held: tuple[Example, ...],
-    family: Family,
-) -> TrainConfig:
-    """Return the settings with everything resolved and all that is needed to repeat the run, and save them once.
-
-    Raises:
-        UserError: the images changed since the run started.
-    """
+def identify(config: TrainConfig, family: Family, examples: tuple[Example, ...]) -> Record:
+    """Return what a run is made from: checksums of all its images and of the base model, program, packages, device."""
     parts = {"denoiser": family.denoiser}
     if config.model.vae or not family.base.has_vae:
         parts["vae"] = family.encoders()["vae"]
     known = families.fingerprints(config.model, parts)
     regularization = chain.from_iterable(dataset.read_regularization(config.taught))
-    record = Record(
+    return Record(
         program=__version__,
-        dataset_sha256=dataset.digest((*examples, *held, *regularization), by_line=config.captions.multiple),
+        dataset_sha256=dataset.digest((*examples, *regularization), by_line=config.captions.multiple),
         base_sha256=known["denoiser"],
         vae_sha256=known.get("vae", ""),
         start_sha256=adapter.start_checksum(config.adapter),
@@ -95,35 +91,26 @@ def complete(
         device=devices.name(family.device),
         devices=config.record.devices,
     )
-    if config.record.dataset_sha256:
-        checkpoint.check_unchanged(config.record, record)
-        return config
-    for note in base_notes.find(config, family.base):
-        run.report(events.Warned(message=note))
-    captions = [augment.caption_variants(example, config)[0] for example in examples]
-    training = config.training.model_copy(
-        update={
-            "steps": planned_steps(config.training, len(examples), len(config.taught)),
-            "precision": next(name for name, dtype in PRECISIONS.items() if dtype == family.denoiser.dtype),
-        }
-    )
+
+
+def complete(config: TrainConfig, record: Record, family: Family, captions: list[str]) -> TrainConfig:
+    """Return the settings with everything resolved, from the captions to train, and all that repeats the run."""
+    config = adjustments.complete(config, len(captions))
+    precision = next(name for name, dtype in PRECISIONS.items() if dtype == family.denoiser.dtype)
     prompts = config.preview.prompts or previews.default_prompts(config, captions)
     base = {
         "family": family.base.family,
         "revision": family.base.revision,
         "clip_skip": config.model.clip_skip if family.spec.clip_skip else 1,
     }
-    config = config.model_copy(
+    return config.model_copy(
         update={
             "model": config.model.model_copy(update=base),
-            "adapter": config.adapter.model_copy(update={"rank": planned_rank(config.adapter, len(examples))}),
-            "training": training,
+            "training": config.training.model_copy(update={"precision": precision}),
             "preview": config.preview.model_copy(update={"prompts": tuple(prompts)}),
             "record": record,
         }
     )
-    run.save_config(config)
-    return config
 
 
 def warn(run: Run, config: TrainConfig, family: Family, captions: list[str]) -> None:

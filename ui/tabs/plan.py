@@ -53,7 +53,7 @@ def plan(answers: Answers) -> Plan:
     try:
         config = settings_form.build(ENTRIES, answers.data())
         taught = dataset.read_subjects(config.taught) if config.subjects else examples
-        images = len(taught) - adjustments.held_out_count(config, len(taught))
+        images = adjustments.trained_count(config, taught)
     except UserError as error:
         return _no_plan(escape(str(error)), notes, is_on=True)  # a click says it aloud
     similar = runs.find_similar(config)
@@ -70,8 +70,8 @@ def _no_plan(reason: str, notes: dict[str, Any], *, is_on: bool = False) -> Plan
 
 
 def _summary(config: TrainConfig, examples: Sequence[Example], images: int, similar: runs.View | None) -> list[str]:
-    training = config.training
-    steps = adjustments.planned_steps(training, images, len(config.taught))
+    training = adjustments.complete(config, images).training
+    steps = training.steps
     exposures = steps * training.batch_size * training.gradient_accumulation / images
     times = round(exposures)
     if similar and similar.seconds_per_step:

@@ -25,9 +25,8 @@ from trainer.families import Family
 from trainer.rng import generator
 from trainer.runs import Run, archive, checkpoints, events
 from trainer.train import train
-from trainer.training import batches, checkpoint, encode
+from trainer.training import batches, checkpoint, encode, preparation
 from trainer.training.loss import error, training_loss, weight
-from trainer.training.preparation import complete
 
 Tensors = dict[str, Tensor]
 
@@ -407,10 +406,10 @@ def test_a_base_that_cannot_be_used(tmp_path: Path, tiny_sd: Path) -> None:
 
 def test_what_was_left_open_is_written_down_once(family: Family, character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__steps=0, preview__prompts=[]))
-    made = complete(run.config(), run, dataset.read(character, "rin"), (), family)
+    made = preparation.load(run.config(), run).config
     assert (made.training.steps, len(made.preview.prompts)) == (adjustments.planned_steps(run.config().training, 14), 3)
     assert run.config() == made
-    assert complete(run.config(), run, dataset.read(character, "rin"), (), family) == made
+    assert preparation.load(made, run).config == made
 
 
 @pytest.mark.slow

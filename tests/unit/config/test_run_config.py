@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from trainer import config, schema
 from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig, adjustments
+from trainer.data.dataset import Example
 from trainer.errors import UserError
 
 SMALL: dict[str, Any] = {"name": "rin", "dataset": "rin"}
@@ -138,6 +139,15 @@ def test_steps_from_the_number_of_pictures() -> None:
     assert adjustments.planned_steps(training.model_copy(update={"steps": 3}), 16) == 3
     alone, together = (adjustments.planned_steps(training, 14 * count, count) for count in (1, 2))
     assert together == pytest.approx(2 * alone, abs=1), "two subjects of 14 images each"
+
+
+def test_steps_from_repeated_images_of_which_some_are_held_out(tmp_path: Path) -> None:
+    made = config.build(config.override(dict(SMALL), ["held_out.share=0.1"]))
+    examples = [Example(tmp_path / f"{number % 4}.png", "", 64, 64) for number in range(12)]
+    assert adjustments.trained_count(made, examples) == 9, "three repeats of an image are held out with it"
+    complete = adjustments.complete(made, 9)
+    assert complete.training.steps == adjustments.planned_steps(made.training, 9)
+    assert (complete.adapter.rank, adjustments.complete(complete, 100)) == (16, complete), "what is there stays"
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00", b"[model]\nbase = 'C:\\m'\nseed = \"C:\\m\""])

@@ -9,6 +9,7 @@ import gradio as gr
 from trainer import nvidia
 from trainer.i18n import _
 from ui.state import documentation, projects
+from ui.widgets.fields import field
 from ui.widgets.handlers import DIRECT, START, listen
 from ui.widgets.templates import read
 
@@ -50,9 +51,8 @@ def build(log_out: str) -> Head:
         gr.HTML(js_on_load=read("fields.js"))
         pill = gr.HTML(elem_id="pill", js_on_load=read("pill.js"))
         with gr.Row(elem_id="projects", equal_height=False):
-            chooser = gr.Dropdown(
-                [], label=_("Project"), elem_id="project", interactive=True, container=False, min_width=120, scale=3
-            )
+            narrow = {"container": False, "min_width": 120, "scale": 3}
+            chooser = field(gr.Dropdown, "project", _("Project"), choices=[], **narrow)
             manage = gr.Button(_("Manage"), elem_id="manage-project", size="sm", min_width=60, scale=0)
             new = gr.Button(_("New project"), elem_id="new-project", size="sm", min_width=60, scale=0)
         help_pages = f"<a href='{documentation.ADDRESS}{documentation.START}' target='_blank'>{_('Help')}</a>"
@@ -60,16 +60,12 @@ def build(log_out: str) -> Head:
     if advice := nvidia.advice():
         gr.HTML(f"<p class='alarm' role='alert'>{escape(advice)}</p>")
     with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom side") as new_row:
-        new_name = gr.Textbox(
-            label=_("Name of the new project"), max_lines=1, elem_id="new-name", interactive=True, scale=4
-        )
+        new_name = field(gr.Textbox, "new-name", _("Name of the new project"), max_lines=1, scale=4)
         create = gr.Button(_("Create"), variant="primary", elem_id="create", scale=0, min_width=100)
     project = gr.Textbox(visible=False, elem_id="page-project")
     opened = gr.JSON(visible=False)
     with gr.Row(visible=False, elem_id="manage-row", elem_classes="bottom side") as manage_row:
-        title = gr.Textbox(
-            label=_("Name of this project"), max_lines=1, elem_id="project-title", interactive=True, scale=4
-        )
+        title = field(gr.Textbox, "project-title", _("Name of this project"), max_lines=1, scale=4)
         rename = gr.Button(_("Rename"), elem_id="rename-project", scale=0, min_width=90)
         delete = gr.Button(_("Delete"), variant="stop", elem_id="delete-project", scale=0, min_width=90)
         restore = gr.Button(_("Restore the last deleted project"), elem_id="restore-project", scale=0, min_width=120)

@@ -19,6 +19,7 @@ from trainer.runs import Run, control
 from ui.state import adapter_choices, audit, page_memory
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import run_html
+from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, START, listen
 
 REFRESHED_EVERY = 1.0  # seconds, while a job is active
@@ -52,24 +53,12 @@ def build(adapter: gr.Dropdown, sampler: SamplerClient) -> None:
     with gr.Accordion(_("Measure checkpoints"), open=False, elem_id="measure"):
         gr.HTML(f"<p class='quiet'>{escape(ABOUT)}</p>")
         with gr.Row():
-            features = gr.Dropdown(
-                kinds.choices(),
-                value="",
-                label=_("Compare by the features of"),
-                info=_("Or the folder of a CLIP, DINO or DINOv2 model."),
-                allow_custom_value=True,
-                elem_id="measure-features",
-                interactive=True,
-            )
-            images = gr.Number(
-                MeasureConfig().images,
-                precision=0,
-                minimum=4,
-                label=_("Images"),
-                info=_("For each checkpoint, and as many without the trigger word."),
-                elem_id="measure-images",
-                interactive=True,
-            )
+            models = {"choices": kinds.choices(), "value": "", "allow_custom_value": True}
+            other = _("Or the folder of a CLIP, DINO or DINOv2 model.")
+            features = field(gr.Dropdown, "measure-features", _("Compare by the features of"), other, **models)
+            number = {"value": MeasureConfig().images, "precision": 0, "minimum": 4}
+            each = _("For each checkpoint, and as many without the trigger word.")
+            images = field(gr.Number, "measure-images", _("Images"), each, **number)
         with gr.Row(elem_classes="tools"):
             start = gr.Button(_("Measure checkpoints"), elem_id="measure-start", size="sm", interactive=False)
             stop = gr.Button(_("Stop"), elem_id="measure-stop", size="sm", visible=False, variant="stop")

@@ -11,6 +11,7 @@ from trainer.base_models import MICRO
 from trainer.i18n import _
 from ui.state import base_model_choices, hub_downloads, page_memory
 from ui.state.base_model_choices import Description
+from ui.widgets.fields import field
 from ui.widgets.handlers import ACT, DIRECT_CHOICE, START, TICK, listen
 
 REFRESHED_EVERY = 1.0  # seconds, while something is downloaded
@@ -48,29 +49,17 @@ class Described(TypedDict):
 
 def build() -> BaseModel:
     """Draw the field and what belongs to it."""
-    field = gr.Dropdown(
-        [],
-        label=_("Base model"),
-        info=_("Or type a folder, a .safetensors file or a name on the Hugging Face Hub."),
-        elem_id="base",
-        interactive=True,
-        allow_custom_value=True,
-    )
+    about = _("Or type a folder, a .safetensors file or a name on the Hugging Face Hub.")
+    base = field(gr.Dropdown, "base", _("Base model"), about, choices=[], allow_custom_value=True)
     text = gr.HTML(elem_id="base-description")
     download = gr.Button(_("Download"), visible=False, elem_id="download-base", size="sm")
     cancel = gr.Button(_("Cancel download"), visible=False, elem_id="cancel-download", size="sm")
     with gr.Accordion(_("Models of other programs"), open=False, elem_id="model-folders"):
-        folders = gr.Textbox(
-            label=_("Folders"),
-            info=_(
-                "Folders of ComfyUI, A1111, Forge or of any .safetensors files, one per line; their models are listed."
-            ),
-            lines=2,
-            max_lines=6,
-            interactive=True,
-            elem_id="model-folders-list",
+        about = _(
+            "Folders of ComfyUI, A1111, Forge or of any .safetensors files, one per line; their models are listed."
         )
-    return BaseModel(field, text, download, cancel, gr.Timer(REFRESHED_EVERY, active=False), gr.State(""), folders)
+        folders = field(gr.Textbox, "model-folders-list", _("Folders"), about, lines=2, max_lines=6)
+    return BaseModel(base, text, download, cancel, gr.Timer(REFRESHED_EVERY, active=False), gr.State(""), folders)
 
 
 def connect(model: BaseModel, vae: gr.Textbox) -> None:
@@ -81,13 +70,8 @@ def connect(model: BaseModel, vae: gr.Textbox) -> None:
     listen(model.download.click, download, named, described, kind=START)
     listen(model.cancel.click, cancel, named, described, kind=ACT)
     listen(model.timer.tick, follow, named, {**described, "downloaded": model.downloaded}, kind=TICK)
-    listen(
-        model.folders.blur,
-        set_folders,
-        {"text": model.folders, "base": model.field},
-        {"base": model.field},
-        kind=ACT,
-    )
+    base = {"base": model.field}
+    listen(model.folders.blur, set_folders, {"text": model.folders, **base}, base, kind=ACT)
 
 
 def describe(base: str | None, vae: str | None = "") -> Described:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -20,6 +21,7 @@ from ui.state import hub_downloads, page_memory, projects
 from ui.tabs import base_model, image_grid
 from ui.tabs.image_grid import Selection
 from ui.widgets import run_html
+from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, Several, listen
 
 SERVER = "server"  # chosen instead of a model
@@ -82,30 +84,19 @@ class Writer:
 
 def build() -> Writer:
     """Draw the components."""
-    model = gr.Dropdown(
-        [],
-        label=_("Caption model"),
-        info=_("Choose one, or type its name on the Hugging Face Hub or a folder on this machine."),
-        allow_custom_value=True,
-        elem_id="caption-model",
-        interactive=True,
-    )
+    suggestion = _("Choose one, or type its name on the Hugging Face Hub or a folder on this machine.")
+    model = field(gr.Dropdown, "caption-model", _("Caption model"), suggestion, choices=[], allow_custom_value=True)
     about = gr.HTML(elem_id="caption-model-description")
     download = gr.Button(_("Download"), visible=False, elem_id="download-caption-model", size="sm")
     cancel = gr.Button(_("Cancel download"), visible=False, elem_id="cancel-caption-model", size="sm")
-    server = gr.Textbox(
-        label=_("Address of the server"), info=_("Such as http://127.0.0.1:1234/v1. It gets the images."), max_lines=1,
-        visible=False, elem_id="caption-server", interactive=True,
-    )  # fmt: skip
-    server_model = gr.Textbox(
-        label=_("Model on the server"), max_lines=1, visible=False, elem_id="caption-server-model", interactive=True
-    )
+    example = _("Such as http://127.0.0.1:1234/v1. It gets the images.")
+    hidden = {"visible": False, "max_lines": 1}
+    server = field(gr.Textbox, "caption-server", _("Address of the server"), example, **hidden)
+    server_model = field(gr.Textbox, "caption-server-model", _("Model on the server"), **hidden)
     options = _options()
-    existing = gr.Radio(EXISTING, value="keep", label=_("Existing captions"), elem_id="existing", interactive=True)
-    review = gr.Checkbox(
-        label=_("Review before they are kept"), info=_("Each is shown below its image, with Keep and Discard."),
-        elem_id="review", interactive=True,
-    )  # fmt: skip
+    existing = field(gr.Radio, "existing", _("Existing captions"), choices=EXISTING, value="keep")
+    place = _("Each is shown below its image, with Keep and Discard.")
+    review = field(gr.Checkbox, "review", _("Review before they are kept"), place)
     with gr.Row(elem_classes="tools"):
         write = gr.Button(_("Write captions"), elem_id="write", size="sm")
         stop = gr.Button(_("Stop and keep finished captions"), elem_id="write-stop", size="sm", visible=False)
@@ -117,34 +108,26 @@ def build() -> Writer:
 
 
 def _options() -> dict[str, Any]:
+    """Draw the options that depend on the model, by their names in its settings, hidden until one is chosen."""
     defaults = CaptionConfig(dataset="-", model="-")
-    hidden = {"visible": False, "interactive": True}
+    hidden = partial(field, visible=False)
+    likely = partial(hidden, gr.Slider, minimum=0.05, maximum=0.95, step=0.05)
+    chance, rarer = _("Minimum probability of a tag"), _("Minimum probability of a character")
+    length = _("0: what suits the model.")
+    kinds_of_tags = {"choices": CATEGORIES, "value": list(defaults.categories)}
     return {
-        "prompt": gr.Textbox(defaults.prompt, label=_("Prompt"), lines=2, elem_id="caption-prompt", **hidden),
-        "florence_task": gr.Dropdown(
-            TASKS, value=defaults.florence_task, label=_("Length"), elem_id="caption-task", **hidden
+        "prompt": hidden(gr.Textbox, "caption-prompt", _("Prompt"), value=defaults.prompt, lines=2),
+        "florence_task": hidden(gr.Dropdown, "caption-task", _("Length"), choices=TASKS, value=defaults.florence_task),
+        "threshold": likely("caption-threshold", chance, value=defaults.threshold),
+        "character_threshold": likely("caption-character-threshold", rarer, value=defaults.character_threshold),
+        "categories": hidden(gr.CheckboxGroup, "caption-categories", _("Kinds of tags"), **kinds_of_tags),
+        "blacklist": hidden(
+            gr.Textbox, "caption-blacklist", _("Tags to leave out"), _("Separated by commas."), max_lines=1
         ),
-        "threshold": gr.Slider(
-            0.05, 0.95, defaults.threshold, step=0.05, label=_("Minimum probability of a tag"),
-            elem_id="caption-threshold", **hidden,
+        "tokens": hidden(
+            gr.Number, "caption-tokens", _("Maximum length in tokens"), length, value=0, precision=0, minimum=0
         ),
-        "character_threshold": gr.Slider(
-            0.05, 0.95, defaults.character_threshold, step=0.05, label=_("Minimum probability of a character"),
-            elem_id="caption-character-threshold", **hidden,
-        ),
-        "categories": gr.CheckboxGroup(
-            CATEGORIES, value=list(defaults.categories), label=_("Kinds of tags"), elem_id="caption-categories",
-            **hidden,
-        ),
-        "blacklist": gr.Textbox(
-            label=_("Tags to leave out"), info=_("Separated by commas."), max_lines=1, elem_id="caption-blacklist",
-            **hidden,
-        ),
-        "tokens": gr.Number(
-            0, precision=0, minimum=0, label=_("Maximum length in tokens"), info=_("0: what suits the model."),
-            elem_id="caption-tokens", **hidden,
-        ),
-    }  # fmt: skip
+    }
 
 
 def connect(writer: Writer, project: gr.Textbox) -> None:

@@ -16,6 +16,7 @@ from trainer.i18n import _
 from ui.state import page_memory, projects
 from ui.tabs import caption_models, image_grid
 from ui.tabs.caption_models import Writer
+from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, listen
 
 TEMPLATE = "{trigger}, {class}, {caption}"
@@ -60,33 +61,21 @@ def build() -> Tools:
 
 def _find_and_replace() -> tuple[gr.Textbox, gr.Textbox, gr.Button]:
     with gr.Row(elem_classes="bottom"):
-        find = gr.Textbox(label=_("Find"), max_lines=1, elem_id="find", interactive=True)
-        replacement = gr.Textbox(label=_("Replace with"), max_lines=1, elem_id="replacement", interactive=True)
-        replace = gr.Button(_("Replace in all"), elem_id="replace")
-    return find, replacement, replace
+        return (
+            field(gr.Textbox, "find", _("Find"), max_lines=1),
+            field(gr.Textbox, "replacement", _("Replace with"), max_lines=1),
+            gr.Button(_("Replace in all"), elem_id="replace"),
+        )
 
 
 def _template() -> tuple[gr.Textbox, gr.Textbox, gr.Button]:
+    current, thing = _("{caption} stands for the current caption."), _("What it is: a woman, a cat, a robot.")
     with gr.Row(elem_classes="bottom"):
-        template = gr.Textbox(
-            TEMPLATE,
-            label=_("Template"),
-            info=_("{caption} stands for the current caption."),
-            max_lines=1,
-            elem_id="template",
-            interactive=True,
-            scale=2,
+        return (
+            field(gr.Textbox, "template", _("Template"), current, value=TEMPLATE, max_lines=1, scale=2),
+            field(gr.Textbox, "class", _("Class"), thing, max_lines=1, scale=1),
+            gr.Button(_("Fill in all"), elem_id="fill", scale=1),
         )
-        noun = gr.Textbox(
-            label=_("Class"),
-            info=_("What it is: a woman, a cat, a robot."),
-            max_lines=1,
-            elem_id="class",
-            interactive=True,
-            scale=1,
-        )
-        fill = gr.Button(_("Fill in all"), elem_id="fill", scale=1)
-    return template, noun, fill
 
 
 def connect(tools: Tools, project: gr.Textbox, trigger: gr.Textbox) -> None:

@@ -17,6 +17,7 @@ from trainer.runs import View, archive, checkpoints
 from ui.state import adapter_choices, pending_uploads, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label
 from ui.widgets import run_html
+from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, Several, listen
 from ui.widgets.templates import read
 
@@ -42,22 +43,11 @@ class Tab:
 def build(project: gr.Textbox, watch: RunWatcher) -> Tab:
     """Draw the tab and connect it."""
     with gr.Row(elem_classes="bottom"):
-        search = gr.Textbox(
-            label=_("Find a run"),
-            info=_("By name, trigger word or status."),
-            max_lines=1,
-            elem_id="find-run",
-            interactive=True,
-            scale=3,
-        )
-        everywhere = gr.Checkbox(False, label=_("Of all projects"), elem_id="all-projects", interactive=True)
+        about = _("By name, trigger word or status.")
+        search = field(gr.Textbox, "find-run", _("Find a run"), about, max_lines=1, scale=3)
+        everywhere = field(gr.Checkbox, "all-projects", _("Of all projects"))
         undo = gr.Button(
-            _("Restore the last deleted run"),
-            visible=False,
-            size="sm",
-            elem_id="restore-run",
-            scale=1,
-            min_width=200,
+            _("Restore the last deleted run"), visible=False, size="sm", elem_id="restore-run", scale=1, min_width=200
         )
     listing = gr.HTML(elem_id="runs", js_on_load=read("runs.js"))
     fields = {"query": search, "project": project, "is_everywhere": everywhere}

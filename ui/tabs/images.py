@@ -18,6 +18,7 @@ from ui.state.order import Moment
 from ui.tabs import caption_models, caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
+from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, VIEW, Several, answered, listen
 from ui.widgets.templates import read
 
@@ -72,13 +73,8 @@ def build(project: gr.Textbox) -> Tab:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=1, min_width=300, elem_classes="side"):
             added = gr.HTML({}, html_template=read("uploads.html"), js_on_load=read("uploads.js"), elem_id="add-images")
-            trigger = gr.Textbox(
-                label=_("Trigger word"),
-                info=_("A made-up word that calls up your character or style, such as miraxo."),
-                max_lines=1,
-                elem_id="trigger",
-                interactive=True,
-            )
+            made_up = _("A made-up word that calls up your character or style, such as miraxo.")
+            trigger = field(gr.Textbox, "trigger", _("Trigger word"), made_up, max_lines=1)
             prefix = gr.Button(_("Add to the front of every caption"), elem_id="prefix", size="sm")
             overview = gr.HTML(
                 {}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
@@ -124,8 +120,7 @@ def build(project: gr.Textbox) -> Tab:
 
 
 def _location() -> gr.Checkbox:
-    label = _("Keep GPS data in photos (removed by default)")
-    box = gr.Checkbox(label=label, elem_id="keep-location", interactive=True)
+    box = field(gr.Checkbox, "keep-location", _("Keep GPS data in photos (removed by default)"))
     listen(box.input, page_memory.remember_location, {"keep": box}, kind=CHOICE)
     return box
 

@@ -23,6 +23,7 @@ from ui.state import projects, run_actions
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import loss_chart, queue_list, run_html, settings_form
+from ui.widgets.fields import field
 from ui.widgets.handlers import ACT, CHOICE, DIRECT, START, TICK, listen
 from ui.widgets.templates import read
 
@@ -51,19 +52,10 @@ class RunView:
 
     def __init__(self, pill: gr.HTML) -> None:
         with gr.Row(elem_classes="tools"):
-            self.picker = gr.Dropdown(
-                [], label=_("Run"), elem_id="run", interactive=True, container=False, min_width=160, scale=2
-            )
-            self.compared = gr.Dropdown(
-                [],
-                label=_("Compare the loss with"),
-                elem_id="compared-runs",
-                multiselect=True,
-                interactive=True,
-                visible=False,
-                container=False,
-                min_width=160,
-            )
+            runs_of_project = {"choices": [], "container": False, "min_width": 160}
+            self.picker = field(gr.Dropdown, "run", _("Run"), scale=2, **runs_of_project)
+            several = {**runs_of_project, "multiselect": True, "visible": False}
+            self.compared = field(gr.Dropdown, "compared-runs", _("Compare the loss with"), **several)
         self.seen = gr.JSON(visible=False)  # given by the browser
         self.timer = gr.Timer(REFRESHED_EVERY)
         template = read("run_view.html").replace("CHART", read("chart.html"))

@@ -1,7 +1,7 @@
 """Form of the Try out tab: its components, and the values that its handlers get, both by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
@@ -9,30 +9,12 @@ import gradio as gr
 from trainer.i18n import _
 from ui.state import adapter_choices
 from ui.tabs import comparison
+from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, Several, listen
 
 DEFAULTS = ("", 20, 3.0, 1)  # prompt, steps, guidance and clip skip before an adapter is chosen
 OTHERS = 3  # adapters beside the first
 NO_ADAPTER = (_("None"), "")
-FIELDS = (
-    "adapter",
-    "prompt",
-    "strength",
-    "view",
-    "seed",
-    "new_seed",
-    "steps",
-    "guidance",
-    "clip_skip",
-    "size",
-    "negative",
-    "files",
-    "base",
-    "vae",
-    "table_rows",
-    "table_chosen",
-    "table_strengths",
-)
 
 
 @dataclass(frozen=True)
@@ -61,11 +43,14 @@ class SampleForm:
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "SampleForm":
         """Read the values of `Components.form`."""
-        named = {name: values[name] for name in FIELDS}
+        named = {name: values[name] for name in SINGLE}
         for name in ("adapter", "prompt", "size", "negative", "base", "vae", "table_chosen", "table_strengths"):
             named[name] = named[name] or ""
         pairs = zip(values["others"].values(), values["strengths"].values(), strict=True)
         return cls(**named, others=tuple((key or "", strength or 0.0) for key, strength in pairs))
+
+
+SINGLE = tuple(member.name for member in fields(SampleForm) if member.name != "others")
 
 
 @dataclass(frozen=True)
@@ -104,7 +89,7 @@ class Components:
     @property
     def form(self) -> Several:
         """The components that a `SampleForm` is read from."""
-        return Several(self.named(*FIELDS, "others", "strengths"), SampleForm.read)
+        return Several(self.named(*SINGLE, "others", "strengths"), SampleForm.read)
 
 
 def _numbered(components: Sequence[Any]) -> Several:
@@ -113,154 +98,98 @@ def _numbered(components: Sequence[Any]) -> Several:
 
 def build() -> Components:
     """Draw the form."""
-    adapter = gr.Dropdown([adapter_choices.NONE], value="", label=_("Adapter"), elem_id="adapter", interactive=True)
-    prompt = gr.Textbox(label=_("Prompt"), max_lines=6, elem_id="prompt", interactive=True)
+    adapter = field(gr.Dropdown, "adapter", _("Adapter"), choices=[adapter_choices.NONE], value="")
+    prompt = field(gr.Textbox, "prompt", _("Prompt"), max_lines=6)
     with gr.Row():
         generate = gr.Button(_("Generate image"), variant="primary", size="lg", elem_id="make", scale=3)
         cancel = gr.Button(_("Cancel"), size="lg", elem_id="cancel", scale=1, min_width=90)
-    strength = gr.Slider(
-        0,
-        1.5,
+    strength = field(
+        gr.Slider,
+        "strength",
+        _("Strength"),
+        _("Strength of the adapter; 0 = base model only."),
+        minimum=0,
+        maximum=1.5,
         value=1.0,
         step=0.05,
-        label=_("Strength"),
-        info=_("Strength of the adapter; 0 = base model only."),
-        elem_id="strength",
-        interactive=True,
     )
-    view = gr.Radio(comparison.VIEWS, value="one", label=_("Show"), elem_id="try-view", interactive=True)
-    table_rows, table_chosen, table_strengths = _table(view)
-    base, vae, others = _others()
+    view = field(gr.Radio, "try-view", _("Show"), choices=comparison.VIEWS, value="one")
     return Components(
         adapter=adapter,
         prompt=prompt,
         strength=strength,
         view=view,
+        **_table(view),
         **_advanced(),
+        **_others(),
         files=gr.State([]),
-        base=base,
-        vae=vae,
-        table_rows=table_rows,
-        table_chosen=table_chosen,
-        table_strengths=table_strengths,
-        others=others,
         defaults=gr.State(DEFAULTS),
         generate=generate,
         cancel=cancel,
     )
 
 
-def _table(view: gr.Radio) -> tuple[gr.Radio, gr.Textbox, gr.Textbox]:
+def _table(view: gr.Radio) -> dict[str, Any]:
     """Draw the fields for the axes of the table, which are there while it is chosen."""
+    about = _("Steps or seeds as 100 200 300; prompts one per line. Empty = five checkpoints, or seeds 1 to 3.")
+    strengths = {"value": comparison.GRID_STRENGTHS, "max_lines": 1}
     with gr.Column(visible=False, elem_id="table-axes") as axes:
-        rows = gr.Radio(comparison.ROWS, value="checkpoints", label=_("Rows"), elem_id="table-rows", interactive=True)
-        chosen = gr.Textbox(
-            label=_("Which of them"),
-            info=_("Steps or seeds as 100 200 300; prompts one per line. Empty = five checkpoints, or seeds 1 to 3."),
-            lines=2,
-            max_lines=8,
-            elem_id="table-chosen",
-            interactive=True,
-        )
-        strengths = gr.Textbox(
-            comparison.GRID_STRENGTHS,
-            label=_("Strengths of the columns"),
-            max_lines=1,
-            elem_id="table-strengths",
-            interactive=True,
-        )
-    listen(view.change, lambda *, view: {"axes": gr.Column(visible=view == "grid")}, {"view": view}, {"axes": axes},
-           kind=CHOICE)  # fmt: skip
-    return rows, chosen, strengths
+        table = {
+            "table_rows": field(gr.Radio, "table-rows", _("Rows"), choices=comparison.ROWS, value="checkpoints"),
+            "table_chosen": field(gr.Textbox, "table-chosen", _("Which of them"), about, lines=2, max_lines=8),
+            "table_strengths": field(gr.Textbox, "table-strengths", _("Strengths of the columns"), **strengths),
+        }
+
+    def show(view: str) -> dict[str, gr.Column]:
+        return {"axes": gr.Column(visible=view == "grid")}
+
+    listen(view.change, show, {"view": view}, {"axes": axes}, kind=CHOICE)
+    return table
 
 
 def _advanced() -> dict[str, Any]:
+    same, steps = _("The same seed gives the same image."), _("Denoising steps, 1 to 200.")
+    guidance = _("How closely the image follows the prompt, 1 to 30.")
+    clip_skip = _("As the adapter was trained; 2 for most anime models of Stable Diffusion 1.x.")
+    size = _("For example 512 x 768; empty = the size that the base model was trained on.")
+    unwanted = _("What the image should not show.")
     with gr.Accordion(_("Advanced"), open=False, elem_id="try-advanced"):
         return {
-            "seed": gr.Number(
-                1, label=_("Seed"), info=_("The same seed gives the same image."), elem_id="seed", interactive=True
-            ),
-            "new_seed": gr.Checkbox(False, label=_("A new seed for each image"), elem_id="fresh", interactive=True),
-            "steps": gr.Number(
-                DEFAULTS[1],
-                label=_("Steps"),
-                info=_("Denoising steps, 1 to 200."),
-                elem_id="try-steps",
-                interactive=True,
-            ),
-            "guidance": gr.Number(
-                DEFAULTS[2],
-                label=_("Guidance"),
-                info=_("How closely the image follows the prompt, 1 to 30."),
-                elem_id="guidance",
-                interactive=True,
-            ),
-            "clip_skip": gr.Number(
-                DEFAULTS[3],
-                label=_("Clip skip"),
-                info=_("As the adapter was trained; 2 for most anime models of Stable Diffusion 1.x."),
-                elem_id="try-clip-skip",
-                interactive=True,
-            ),
-            "size": gr.Textbox(
-                label=_("Size"),
-                info=_("For example 512 x 768; empty = the size that the base model was trained on."),
-                max_lines=1,
-                elem_id="try-size",
-                interactive=True,
-            ),
-            "negative": gr.Textbox(
-                label=_("Negative prompt"),
-                info=_("What the image should not show."),
-                elem_id="negative",
-                interactive=True,
-            ),
+            "seed": field(gr.Number, "seed", _("Seed"), same, value=1),
+            "new_seed": field(gr.Checkbox, "fresh", _("A new seed for each image")),
+            "steps": field(gr.Number, "try-steps", _("Steps"), steps, value=DEFAULTS[1]),
+            "guidance": field(gr.Number, "guidance", _("Guidance"), guidance, value=DEFAULTS[2]),
+            "clip_skip": field(gr.Number, "try-clip-skip", _("Clip skip"), clip_skip, value=DEFAULTS[3]),
+            "size": field(gr.Textbox, "try-size", _("Size"), size, max_lines=1),
+            "negative": field(gr.Textbox, "negative", _("Negative prompt"), unwanted),
             "restore": gr.UploadButton(
                 _("Load settings from an image"), file_types=[".png"], size="sm", elem_id="restore-settings"
             ),
         }
 
 
-def _others() -> tuple[gr.Textbox, gr.Textbox, list[tuple[gr.Dropdown, gr.Number]]]:
+def _others() -> dict[str, Any]:
     """Draw the base model, its VAE, and the adapters beside the first, each with its strength."""
+    base = _(
+        "Empty = the one that the first adapter was trained on here. For adapters from elsewhere: 'micro', a "
+        "folder, a .safetensors file, or a name on the Hugging Face Hub. Add adapter files in the Download tab."
+    )
+    vae = _(
+        "Empty = that of the base model. Otherwise a .safetensors file, or a folder in diffusers format, that "
+        "replaces it."
+    )
     with gr.Accordion(_("Several adapters, other base model"), open=False, elem_id="try-others"):
-        base = gr.Textbox(
-            label=_("Base model"),
-            info=_(
-                "Empty = the one that the first adapter was trained on here. For adapters from elsewhere: 'micro', a "
-                "folder, a .safetensors file, or a name on the Hugging Face Hub. Add adapter files in the Download tab."
-            ),
-            elem_id="try-base",
-            interactive=True,
-        )
-        vae = gr.Textbox(
-            label=_("VAE"),
-            info=_(
-                "Empty = that of the base model. Otherwise a .safetensors file, or a folder in diffusers format, that "
-                "replaces it."
-            ),
-            elem_id="try-vae",
-            interactive=True,
-        )
-        others = [_other(number) for number in range(2, 2 + OTHERS)]
-    return base, vae, others
+        return {
+            "base": field(gr.Textbox, "try-base", _("Base model"), base),
+            "vae": field(gr.Textbox, "try-vae", _("VAE"), vae),
+            "others": [_other(number) for number in range(2, 2 + OTHERS)],
+        }
 
 
 def _other(number: int) -> tuple[gr.Dropdown, gr.Number]:
+    title, strength = _("Adapter {number}", number=number), _("Strength {number}", number=number)
     with gr.Row(elem_classes="bottom"):
-        adapter = gr.Dropdown(
-            [NO_ADAPTER],
-            value="",
-            label=_("Adapter {number}", number=number),
-            elem_id=f"adapter-{number}",
-            interactive=True,
-            scale=2,
+        return (
+            field(gr.Dropdown, f"adapter-{number}", title, choices=[NO_ADAPTER], value="", scale=2),
+            field(gr.Number, f"strength-{number}", strength, value=1.0, min_width=90),
         )
-        strength = gr.Number(
-            1.0,
-            label=_("Strength {number}", number=number),
-            elem_id=f"strength-{number}",
-            interactive=True,
-            min_width=90,
-        )
-    return adapter, strength

@@ -24,6 +24,7 @@ from ui.state import page_memory, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import plan
 from ui.widgets import settings_form, settings_widgets
+from ui.widgets.fields import field
 from ui.widgets.handlers import ACT, DIRECT, DIRECT_CHOICE, Handler, Several, Untyped, listen
 from ui.widgets.settings_form import Filled
 from ui.widgets.templates import read
@@ -91,17 +92,11 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
     with gr.Accordion(_("Advanced"), open=False, elem_id="advanced", elem_classes="side"):
         with gr.Row(elem_id="settings-tools", elem_classes="bottom"):
             gr.HTML(SEARCH, elem_id="search-settings")
-            saved = gr.Dropdown(
-                saved_settings.names(),
-                label=_("Saved settings"),
-                elem_id="kept-settings",
-                interactive=True,
-                min_width=140,
+            saved = field(
+                gr.Dropdown, "kept-settings", _("Saved settings"), choices=saved_settings.names(), min_width=140
             )
             use = gr.Button(_("Use"), elem_id="use-settings", scale=0, min_width=70)
-            name = gr.Textbox(
-                label=_("Save these settings as"), max_lines=1, elem_id="settings-name", interactive=True, min_width=140
-            )
+            name = field(gr.Textbox, "settings-name", _("Save these settings as"), max_lines=1, min_width=140)
             save = gr.Button(_("Save"), elem_id="keep-settings", scale=0, min_width=70)
             reset_all = gr.Button(_("Reset all"), elem_id="reset-settings", scale=0, min_width=90)
         extensions = [draw() for draw in extension.panels("settings")]
@@ -126,14 +121,8 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
 
 def _build_text() -> TextView:
     with gr.Accordion(_("The same settings as a text"), open=False, elem_id="settings-text") as whole:
-        text = gr.Textbox(
-            label=_("Settings as TOML, for `limner train`"),
-            lines=16,
-            max_lines=30,
-            elem_id="settings-toml",
-            interactive=True,
-            buttons=["copy"],
-        )
+        title = _("Settings as TOML, for `limner train`")
+        text = field(gr.Textbox, "settings-toml", title, lines=16, max_lines=30, buttons=["copy"])
         report = gr.HTML(elem_id="text-report")
         use = gr.Button(_("Fill the form from the text"), elem_id="use-text", size="sm")
     return TextView(whole, text, report, use)

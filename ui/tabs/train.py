@@ -22,6 +22,7 @@ from ui.tabs.plan import EFFORTS, VAE, plan
 from ui.tabs.run_view import RunView
 from ui.tabs.settings import Form
 from ui.widgets import settings_form, settings_widgets
+from ui.widgets.fields import field
 from ui.widgets.handlers import DIRECT, DIRECT_CHOICE, START, Several, listen
 from ui.widgets.templates import read
 
@@ -83,16 +84,9 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     with gr.Row(elem_id="start-bar", elem_classes="side"):
         gr.HTML("<div id='run-bar'></div>", elem_id="run-in-bar")  # on a phone, in place of the rest
         summary = gr.HTML(elem_id="plan", elem_classes="plan")
-        place = gr.Radio(
-            [(_("this machine"), HERE), (short_address(run_actions.cluster()), CLUSTER)],
-            value=HERE,
-            label=_("Run on"),
-            elem_id="run-on",
-            visible=bool(run_actions.cluster()),
-            interactive=True,
-            scale=0,
-            min_width=240,
-        )
+        places = [(_("this machine"), HERE), (short_address(run_actions.cluster()), CLUSTER)]
+        options = {"choices": places, "value": HERE, "visible": bool(run_actions.cluster())}
+        place = field(gr.Radio, "run-on", _("Run on"), scale=0, min_width=240, **options)
         start = gr.Button(START_TITLE, variant="primary", size="lg", elem_id="start", scale=0, min_width=200)
     base, widgets = model.field, settings.widgets
     form = Several({"project": project, **questions, "filled": settings.filled, **widgets}, Answers.from_form)
@@ -113,23 +107,14 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
 
 
 def _questions() -> tuple[dict[str, Any], BaseModel, gr.Radio]:
-    preset = gr.Radio(
-        tab_settings.PRESETS,
-        value="character",
-        label=_("What are you teaching?"),
-        elem_id="preset",
-        interactive=True,
-    )
+    presets = {"choices": tab_settings.PRESETS, "value": "character"}
+    preset = field(gr.Radio, "preset", _("What are you teaching?"), **presets)
     with gr.Row():
-        name = gr.Textbox(label=_("Name of the file"), max_lines=1, elem_id="name", interactive=True, min_width=120)
-        trigger = gr.Textbox(
-            label=_("Trigger word"), max_lines=1, elem_id="train-trigger", interactive=True, min_width=120
-        )
+        name = field(gr.Textbox, "name", _("Name of the file"), max_lines=1, min_width=120)
+        trigger = field(gr.Textbox, "train-trigger", _("Trigger word"), max_lines=1, min_width=120)
     model = base_model.build()
     efforts = [(title, key) for key, (title, _unused) in EFFORTS.items()]
-    effort = gr.Radio(
-        efforts, value="balanced", label=_("How long should it train?"), elem_id="effort", interactive=True
-    )
+    effort = field(gr.Radio, "effort", _("How long should it train?"), choices=efforts, value="balanced")
     return {"preset": preset, "name": name, "trigger": trigger, "base": model.field}, model, effort
 
 

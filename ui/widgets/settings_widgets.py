@@ -9,6 +9,7 @@ import gradio as gr
 
 from trainer.config import TrainConfig
 from trainer.i18n import _
+from ui.widgets.fields import field
 from ui.widgets.handlers import DIRECT_CHOICE, listen
 from ui.widgets.settings_form import Entry, titled, value_of, values
 
@@ -60,17 +61,17 @@ def _row(same: list[Entry], initial: Iterator[Any], option: str, above: list[Any
 
 
 def _widget(entry: Entry, value: object) -> gr.Component:
-    common = {"label": entry.title, "info": entry.help or None, "elem_id": entry.id, "interactive": True}
+    about = entry.id, entry.title, entry.help
     match entry.kind:
         case "flag":
-            return gr.Checkbox(value, **common)
+            return field(gr.Checkbox, *about, value=value)
         case "choice" if entry.path[-1] == "kind":
-            return gr.Radio(titled(entry), value=value, **common)
+            return field(gr.Radio, *about, choices=titled(entry), value=value)
         case "choice":
-            return gr.Dropdown(titled(entry), value=value, **common)
+            return field(gr.Dropdown, *about, choices=titled(entry), value=value)
         case "whole" | "number":
-            return gr.Number(value, **common)  # the schema checks its bounds and names the setting
+            return field(gr.Number, *about, value=value)  # the schema checks its bounds and names the setting
         case "lines":
-            return gr.Textbox(value, lines=3, max_lines=8, **common)
+            return field(gr.Textbox, *about, value=value, lines=3, max_lines=8)
         case _:
-            return gr.Textbox(value, max_lines=1, **common)
+            return field(gr.Textbox, *about, value=value, max_lines=1)

@@ -28,14 +28,21 @@ from limner_extensions.recipes.optimization import (
     Names,
     Schedule,
     leave_optimizer,
+    read_schedule,
     set_optimizer,
     set_rates,
     set_schedule,
 )
-from limner_extensions.recipes.sections import Side, prompt_line, set_base, set_prompts, set_resolutions
+from limner_extensions.recipes.sections import (
+    Side,
+    numbered_prompts,
+    prompt_line,
+    set_base,
+    set_prompts,
+    set_resolutions,
+)
 from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
-from trainer.i18n import _
 from trainer.optim.optimizers import ROWS
 
 UNETS = ("is_v2", "is_xl", "is_v_pred")  # of all marks of a model
@@ -67,17 +74,22 @@ DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "sample.sample_steps": ("preview.steps", positive),
 }
 DEFAULTS: dict[str, Any] = {
-    **NEUTRAL, "training.batch_size": 1, "training.gradient_accumulation": 1, "training.max_grad_norm": 1.0,
-    "training.steps": 1000, "objective.unmasked_weight": 0.0,
-}  # fmt: skip
+    **NEUTRAL,
+    "training.steps": 1000,
+    "objective.unmasked_weight": 0.0,
+}
 # Their optimizer: ours, and its own weight decay where that is not torch's.
 OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {
     "adamw": ("adamw", {}), "adam": ("adamw", {"weight_decay": 0.0}), "adamw8bit": ("adamw8bit", {}),
     "adam8bit": ("adamw8bit", {"weight_decay": 0.0}), "lion": ("lion", {}), "lion8bit": ("lion", {}),
     "adafactor": ("adafactor", {}), "prodigy": ("prodigy", {}), "prodigy8bit": ("prodigy", {}),
 }  # fmt: skip
+KINDS = {"lora": "lora", "locon": "lora", "dora": "lora", "lokr": "lokr"}
 SCHEDULES = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine",
              "cosine_with_restarts": "cosine"}  # fmt: skip
+# Their settings of one preview, by our flags.
+OF_PROMPTS = {"w": "width", "h": "height", "d": "seed", "s": "sample_steps", "l": "guidance_scale", "n": "neg"}
+OF_PROMPTS |= {"strength": "network_multiplier"}
 NAMES = Names(("train.optimizer",), ("train.lr", "train.unet_lr", "train.text_encoder_lr"), "train.optimizer_params.")
 OF_THAT_MACHINE = re.compile(
     r"job$|name$|meta\.|training_folder|sqlite_db_path|device$|trigger_word|logging\.|performance_log_every|"
@@ -127,8 +139,15 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= DEFAULTS
     if flow:
-        draft.leave("no counterpart", "train.noise_offset", "model.attn_masking", "train.linear_timesteps",
-                    "train.linear_timesteps2", "train.snr_gamma", "train.min_snr_gamma")  # fmt: skip
+        draft.leave(
+            "no counterpart",
+            "train.noise_offset",
+            "model.attn_masking",
+            "train.linear_timesteps",
+            "train.linear_timesteps2",
+            "train.snr_gamma",
+            "train.min_snr_gamma",
+        )
         draft.leave("decided here", "network.conv", "network.conv_alpha", "model.is_v_pred")
     draft.apply(DIRECT)
     set_base(draft, "model.name_or_path")
@@ -173,18 +192,14 @@ def _sides(sizes: object) -> list[Side]:
 
 def _set_adapter(draft: Draft, flow: Flow | None) -> None:
     kind = draft.get("network.type", text, "lora").lower()
-    ours = {"lora": "lora", "locon": "lora", "dora": "lora", "lokr": "lokr"}.get(kind)
-    if ours is None:
-        draft.leave("no counterpart", "network.type")
-        draft.note(_("Limner does not train adapters of the kind {kind}; it trains a LoRA instead.", kind=kind[:40]))
-    draft.set("adapter.kind", ours or "lora", "network.type")
+    ours = sections.set_kind(draft, kind, KINDS, "network.type")
     rank_key = "network.rank" if "network.rank" in draft.values else "network.linear"
     rank = draft.get(rank_key, positive, None) or 4
     alpha_key = "network.linear_alpha" if "network.linear_alpha" in draft.values else "network.alpha"
     alpha = draft.get(alpha_key, number, 1.0)
     if ours == "lokr":
         if draft.get("network.lokr_full_rank", flag, True):
-            draft.note(_("ai-toolkit trains whole matrices for LoKr; here they have a rank."))
+            draft.note("ai-toolkit trains whole matrices for LoKr; here they have a rank.")
             draft.leave("no counterpart", "network.lokr_full_rank")
             alpha = float(rank)
         if factor := draft.get("network.lokr_factor", positive, None):
@@ -204,8 +219,10 @@ def _set_adapter(draft: Draft, flow: Flow | None) -> None:
     if flow:
         draft.note(layers_note("ai-toolkit"))
     elif not conv:
-        draft.note(_("ai-toolkit also adapts linear layers outside the transformer blocks; Limner does so with the "
-                   "convolutions only."))  # fmt: skip
+        draft.note(
+            "ai-toolkit also adapts linear layers outside the transformer blocks; Limner does so with the "
+            "convolutions only."
+        )
     for name in ("network_kwargs.only_if_contains", "only_if_contains"):
         names = draft.values.get(f"network.{name}")
         if isinstance(names, list) and names:
@@ -238,15 +255,12 @@ def _set_optimizer(draft: Draft) -> None:
 
 
 def _set_schedule(draft: Draft) -> None:
-    name = draft.get("train.lr_scheduler", text, "constant").lower()
-    if name not in SCHEDULES:
-        draft.leave("no counterpart", "train.lr_scheduler")
-        draft.note(_("Limner does not have this schedule; the learning rate stays constant after its warm-up."))
+    name, kind = read_schedule(draft, "train.lr_scheduler", SCHEDULES)
     warmup_key = "train.lr_scheduler_params.num_warmup_steps"
     usual = 1000 if name == "constant_with_warmup" else 0
     warmup = draft.get(warmup_key, whole, usual) if usual else 0
     keys = {"kind": ("train.lr_scheduler",), "warmup": (warmup_key,)}
-    set_schedule(draft, Schedule(SCHEDULES.get(name, "constant"), warmup), keys)
+    set_schedule(draft, Schedule(kind, warmup), keys)
 
 
 def _set_objective(draft: Draft) -> None:
@@ -294,15 +308,8 @@ def _set_previews(draft: Draft) -> None:
     for prompt in prompts if isinstance(prompts, list) else []:
         lines.append(prompt_line(str(prompt), size) if "--" not in str(prompt) else " ".join(str(prompt).split()))
         keys = ["sample.prompts"]
-    for place in range(64):
-        prompt = draft.values.get(f"sample.samples.{place}.prompt")
-        if not isinstance(prompt, str):
-            continue
-        names = {"w": "width", "h": "height", "d": "seed", "s": "sample_steps", "l": "guidance_scale", "n": "neg",
-                 "strength": "network_multiplier"}  # fmt: skip
-        own = {name: draft.values.get(f"sample.samples.{place}.{theirs}") for name, theirs in names.items()}
-        lines.append(prompt_line(prompt, {**size, **{name: value for name, value in own.items() if value is not None}}))
-        keys += [f"sample.samples.{place}.{name}" for name in ("prompt", *names.values())]
+    own_lines, own_keys = numbered_prompts(draft, "sample.samples", OF_PROMPTS, size)
+    lines, keys = lines + own_lines, keys + own_keys
     if trigger:
         lines = [text_.replace("[trigger]", trigger) for text_ in lines]
     set_prompts(draft, lines, *keys, "sample.width", "sample.height")

@@ -27,11 +27,14 @@ SECRET = re.compile(r"api_?key|password|secret|credential|(?<!keep_)(hf|face|acc
 EMPTY = (None, "", "None", "none")
 # Any base model whose resolution is free: a recipe is checked without knowing its base model.
 _CHECKED = {"name": "recipe", "dataset": "recipe", "model": {"base": "limner/any"}}
-# What other programs do not do, but presets of ours may.
+# What other programs do unless a recipe says otherwise; presets of ours may differ.
 NEUTRAL: dict[str, Any] = {
     "adapter.kind": "lora",
     "adapter.blocks": [],
     "schedule.warmup": 0.0,
+    "training.batch_size": 1,
+    "training.gradient_accumulation": 1,
+    "training.max_grad_norm": 1.0,
     "training.further_resolutions": [],
     "training.ema_decay": 0.0,
     "training.spike_threshold": 0.0,
@@ -118,9 +121,9 @@ class Draft:
             if reason and key not in but:
                 self.leave(reason, key)
 
-    def note(self, sentence: str) -> None:
-        """Add a sentence, translated."""
-        self.notes.append(sentence)
+    def note(self, sentence: str, /, **values: object) -> None:
+        """Add a sentence, which is translated here; with values it is a template, as in `i18n._`."""
+        self.notes.append(_(sentence, **values))
 
     def apply(self, table: Mapping[str, tuple[str, Callable[[object], Any]]]) -> None:
         """Map settings one to one; a reader that returns None says that the value means nothing."""
@@ -162,8 +165,12 @@ class Draft:
                 value = self.settings.pop(path)
                 if error.fix is not None:
                     self.settings[path] = error.fix
-                self.note(_("Left out, as Limner does not allow it: {path} = {value}. {reason}.", path=path,
-                          value=str(value)[:MAX_SHOWN], reason=error.message))  # fmt: skip
+                self.note(
+                    "Left out, as Limner does not allow it: {path} = {value}. {reason}.",
+                    path=path,
+                    value=str(value)[:MAX_SHOWN],
+                    reason=error.message,
+                )
 
 
 def is_idle(value: object) -> bool:

@@ -43,14 +43,17 @@ def set_levels(draft: Draft, flow: Flow | None, levels: Levels, *keys: str) -> N
     for name, value in values.items():
         draft.set(f"objective.{name}", value, *keys)
     if levels.kind != "logit-normal" and abs(theirs / ours - 1) > CLOSE:
-        draft.note(_("Noise levels are shifted by {ours} here, as in the base model, and by {theirs} in the recipe.",
-                   ours=f"{ours:.3g}", theirs=f"{theirs:.3g}"))  # fmt: skip
+        draft.note(
+            "Noise levels are shifted by {ours} here, as in the base model, and by {theirs} in the recipe.",
+            ours=f"{ours:.3g}",
+            theirs=f"{theirs:.3g}",
+        )
 
 
 def note_family(draft: Draft, spec: FamilySpec) -> None:
     """Say what kind of base model the settings are for, if the recipe names none that can be taken."""
     if "model.base" not in draft.settings:
-        draft.note(_("The recipe is for {family}: choose such a base model.", family=spec.title))
+        draft.note("The recipe is for {family}: choose such a base model.", family=spec.title)
 
 
 def shifted(share: float, flow: Flow, levels: Levels, side: int) -> float:

@@ -26,9 +26,8 @@ from limner_extensions.recipes.draft import (
 )
 from limner_extensions.recipes.families import NAMES, flow_of
 from limner_extensions.recipes.flow import note_family
-from limner_extensions.recipes.sections import set_base, set_prompts, set_resolutions
+from limner_extensions.recipes.sections import note_epochs, note_masks, set_base, set_prompts, set_resolutions
 from trainer import foreign_text
-from trainer.i18n import _
 
 # Settings that are no part of a recipe, by why they are not. Read from kohya-ss/sd-scripts at commit 48d368f
 # (library/train_util.py) and bmaltais/kohya_ss at commit 8a524c7 (kohya_gui/lora_gui.py).
@@ -104,12 +103,6 @@ DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "sample_at_first": ("preview.at_start", flag),
     "save_every_n_steps": ("checkpoint.every", positive),
 }
-DEFAULTS: dict[str, Any] = {
-    **NEUTRAL,
-    "training.batch_size": 1,
-    "training.gradient_accumulation": 1,
-    "training.max_grad_norm": 1.0,
-}
 # Some of the GUI's settings begin with the name of the script that they are for.
 _SCRIPTS = "|".join(name for row in NAMES.values() if (name := row.script.removesuffix("train_network.py")))
 _OF_SCRIPT = re.compile(rf"({_SCRIPTS.replace('_', '')})\d?(_checkbox|_(?P<name>\w+))?$")
@@ -149,8 +142,12 @@ def _read_datasets(values: dict[str, Any], images: int, data: Mapping[str, Any],
 def read_metadata(metadata: Mapping[str, str], images: int) -> Recipe:
     """Read the recipe in the metadata of an adapter file that sd-scripts wrote: its `ss_` entries."""
     words = {"None": None, "True": True, "False": False}
-    names = {"batch_size_per_device": "train_batch_size", "epoch": "epoch_done", "optimizer": "optimizer_type",
-             "debiased_estimation": "debiased_estimation_loss"}  # fmt: skip
+    names = {
+        "batch_size_per_device": "train_batch_size",
+        "epoch": "epoch_done",
+        "optimizer": "optimizer_type",
+        "debiased_estimation": "debiased_estimation_loss",
+    }
     values: dict[str, Any] = {}
     for key, value in metadata.items():
         if key.startswith("ss_"):
@@ -238,7 +235,7 @@ def _read(
     draft = Draft(values, images)
     spec = kohya_flow.find(draft, gui=gui)
     flow = flow_of(spec)
-    draft.settings |= DEFAULTS
+    draft.settings |= NEUTRAL
     if gui:
         _of_gui(draft)
     kohya_flow.leave_unused(draft, flow, gui=gui)
@@ -317,10 +314,9 @@ def _set_length(draft: Draft, *, gui: bool) -> None:
     if epochs and draft.images:
         draft.set("training.steps", epochs * steps_per_epoch(draft), *keys)
         if "num_repeats" not in draft.values and not draft.seen:
-            draft.note(_("Repeats stand in the names of the recipe's folders; each image is taken once per epoch."))
+            draft.note("Repeats stand in the names of the recipe's folders; each image is taken once per epoch.")
     elif epochs:
-        draft.note(_("The recipe counts {count} epochs, and its steps follow from the number of images: read it for a "
-                   "dataset, or set training.steps.", count=epochs))  # fmt: skip
+        note_epochs(draft, epochs)
         draft.leave("no counterpart", *keys)
     else:
         draft.set("training.steps", steps or 1600, "max_train_steps")
@@ -336,13 +332,13 @@ def _set_objective(draft: Draft) -> None:
         draft.set("objective.weighting", "min-snr", "min_snr_gamma")
         draft.set("objective.min_snr_gamma", gamma, "min_snr_gamma")
         if debiased:
-            draft.note(_("The recipe weights the loss twice; Limner keeps min-SNR."))
+            draft.note("The recipe weights the loss twice; Limner keeps min-SNR.")
     elif debiased:
         draft.set("objective.weighting", "debiased", "debiased_estimation_loss")
     if draft.get("masked_loss", flag, False) or draft.get("alpha_mask", flag, False):
         draft.set("objective.masked_loss", True, "masked_loss", "alpha_mask")
         draft.set("objective.unmasked_weight", 0.0, "masked_loss", "alpha_mask")
-        draft.note(_("Limner keeps the mean weight of a masked image at 1, so that small masks count for more."))
+        note_masks(draft)
     kind = draft.get("loss_type", text, "l2")
     schedule = draft.get("huber_schedule", text, "snr")
     if kind in ("huber", "smooth_l1"):
@@ -350,7 +346,7 @@ def _set_objective(draft: Draft) -> None:
         draft.set("objective.loss_type", ours, "loss_type", "huber_schedule")
         draft.set("objective.huber_c", draft.get("huber_c", number, 0.1), "huber_c")
         if kind == "smooth_l1" or schedule == "snr":
-            draft.note(_("Limner has pseudo-Huber with a constant or an exponential schedule; the nearest is taken."))
+            draft.note("Limner has pseudo-Huber with a constant or an exponential schedule; the nearest is taken.")
 
 
 def _set_previews(draft: Draft) -> None:

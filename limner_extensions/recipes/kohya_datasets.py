@@ -16,7 +16,6 @@ from trainer.config import TrainConfig, subject_lines
 from trainer.data import captions, dataset
 from trainer.data.dataset import Part, Subject
 from trainer.errors import UserError
-from trainer.i18n import _
 
 MOST = 17  # datasets of a run
 FURTHER = "training.further_resolutions"
@@ -165,11 +164,18 @@ def _told_apart(draft: Draft, own: Mapping[Subset, Subject]) -> dict[Subset, Sub
         if not taught or (len(taught) < MOST and _fits(subject, taught.values())):
             taught[subset] = subject
     if left := [subject.dataset for subset, subject in own.items() if subset not in taught]:
-        draft.note(_("Left out: {folders}. Each of at most {most} datasets needs a trigger word of its own here, which "
-                     "the first word of class_tokens gives.", folders=", ".join(left), most=MOST))  # fmt: skip
+        draft.note(
+            "Left out: {folders}. Each of at most {most} datasets needs a trigger word of its own here, which "
+            "the first word of class_tokens gives.",
+            folders=", ".join(left),
+            most=MOST,
+        )
     if words := [f"{subject.trigger} ({subject.class_word or '-'})" for subject in taught.values() if subject.trigger]:
-        draft.note(_("Trigger words and, in parentheses, class words follow from class_tokens: {words}. Limner puts "
-                     "the trigger word in front of each caption that lacks it.", words=", ".join(words)))  # fmt: skip
+        draft.note(
+            "Trigger words and, in parentheses, class words follow from class_tokens: {words}. Limner puts "
+            "the trigger word in front of each caption that lacks it.",
+            words=", ".join(words),
+        )
     return taught
 
 
@@ -235,8 +241,9 @@ def _rounded(draft: Draft, repeats: int, least: int) -> int:
     """Return how often images are seen for each time that those of the main dataset are, as a line can say it."""
     rounded = min(subject_lines.MAX_REPEATS, round(repeats / least))
     if rounded * least != repeats:
-        draft.note(_("Repeats of {first} and {second} become 1 and {rounded} here.", first=least, second=repeats,
-                     rounded=rounded))  # fmt: skip
+        draft.note(
+            "Repeats of {first} and {second} become 1 and {rounded} here.", first=least, second=repeats, rounded=rounded
+        )
     return rounded
 
 
@@ -250,8 +257,9 @@ def _compare(draft: Draft, taught: Sequence[Subset]) -> None:
         elif (path := next(iter(draft.mapped.get(name, ())), "")) in draft.settings:
             draft.set(path, draft.settings[path], *(subset.key(name) for subset in taught))
     if differing:
-        draft.note(_("The subsets differ in {settings}; here all have what the first one has.",
-                     settings=", ".join(differing)))  # fmt: skip
+        draft.note(
+            "The subsets differ in {settings}; here all have what the first one has.", settings=", ".join(differing)
+        )
 
 
 def _count(draft: Draft, taught: Mapping[Subset, Subject], others: Iterable[Subset]) -> None:

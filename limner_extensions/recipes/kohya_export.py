@@ -104,6 +104,9 @@ class _Writer:
         self.values[key] = value
         self.expressed.update(paths)
 
+    def note(self, sentence: str, /, **values: object) -> None:
+        self.notes.append(_(sentence, **values))
+
 
 def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> Export:
     """Return a config as a file for sd-scripts; `images` is the number of training images, 0 = unknown.
@@ -134,7 +137,7 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
         f"{path} = {value!r}"[:100] for path, value in ours.items() if not _is_settled(path, value, ours, writer)
     ]
     if missing:
-        writer.notes.append(_("sd-scripts has no counterpart for: {settings}.", settings=", ".join(missing)))
+        writer.note("sd-scripts has no counterpart for: {settings}.", settings=", ".join(missing))
     document = tomlkit.document()
     images_option = "dataset_config ..." if datasets else "train_data_dir ..."
     options = ["config_file THIS.toml", images_option, "output_dir ..."]
@@ -171,7 +174,7 @@ def _family(config: TrainConfig) -> FamilyName:
 def _say_model(writer: _Writer) -> None:
     model = writer.config.model
     if model.base == MICRO:
-        writer.notes.append(_("The built-in micro is no model for other programs; name another base model there."))
+        writer.note("The built-in micro is no model for other programs; name another base model there.")
         writer.expressed.add("model.base")
     else:  # of a path, only the name: the file may be published
         base = model.base if detect.is_hub_name(model.base) else Path(model.base).name
@@ -201,13 +204,25 @@ def _say_model(writer: _Writer) -> None:
 
 def _say_datasets(writer: _Writer) -> None:
     config = writer.config
-    writer.expressed.update(("trigger", "class_word", "subjects", "regularization.dataset", "regularization.share",
-                        "training.further_resolutions"))  # fmt: skip
-    writer.notes.append(_("sd-scripts takes class_tokens for images without a caption only: have the trigger word in "
-                          "the other captions."))  # fmt: skip
+    writer.expressed.update(
+        (
+            "trigger",
+            "class_word",
+            "subjects",
+            "regularization.dataset",
+            "regularization.share",
+            "training.further_resolutions",
+        )
+    )
+    writer.note(
+        "sd-scripts takes class_tokens for images without a caption only: have the trigger word in the other captions."
+    )
     if any(subject.regularization for subject in config.taught) and config.regularization.share != kohya_datasets.SHARE:
-        writer.notes.append(_("sd-scripts repeats regularization images until they are as many as the others, whatever "
-                              "regularization.share says ({share:g}).", share=config.regularization.share))  # fmt: skip
+        writer.note(
+            "sd-scripts repeats regularization images until they are as many as the others, whatever "
+            "regularization.share says ({share:g}).",
+            share=config.regularization.share,
+        )
 
 
 def _say_length(writer: _Writer, images: int) -> None:
@@ -216,14 +231,14 @@ def _say_length(writer: _Writer, images: int) -> None:
     if training.steps or images:
         writer.say("max_train_steps", planned_steps(training, images, len(writer.config.taught)))
     else:
-        writer.notes.append(_("The number of steps follows from that of the images: set max_train_steps there."))
+        writer.note("The number of steps follows from that of the images: set max_train_steps there.")
 
 
 def _say_adapter(writer: _Writer, images: int) -> None:
     adapter = writer.config.adapter
     rank = planned_rank(adapter, images)
     if not adapter.rank and not images:
-        writer.notes.append(_("The rank follows from the number of images; {rank} is written.", rank=rank))
+        writer.note("The rank follows from the number of images; {rank} is written.", rank=rank)
     lycoris = not isinstance(adapter, Lora) or adapter.dora
     alpha = adapter.alpha if lycoris else adapter.model_copy(update={"rank": rank}).file_alpha
     network = writer.flow.kohya.network if writer.flow else "networks.lora"
@@ -237,10 +252,10 @@ def _say_adapter(writer: _Writer, images: int) -> None:
         arguments |= _convolutions(writer, adapter, rank, alpha)
     elif not lycoris and adapter.targets == "attention+ff":
         writer.expressed.add("adapter.targets")
-        writer.notes.append(
-            _("sd-scripts also adapts the layers around the transformer blocks (proj_in, proj_out), and in the text "
-              "encoder the feed-forward layers.")
-        )  # fmt: skip
+        writer.note(
+            "sd-scripts also adapts the layers around the transformer blocks (proj_in, proj_out), and in the text "
+            "encoder the feed-forward layers."
+        )
     if adapter.rank_dropout:
         arguments["rank_dropout"] = adapter.rank_dropout
         writer.expressed.add("adapter.rank_dropout")
@@ -277,9 +292,9 @@ def _flow_layers(writer: _Writer, script: FlowScript, *, lycoris: bool) -> dict[
     arguments, paths = kohya_flow_export.layers(writer.config.adapter, script) if not lycoris else ({}, set())
     writer.expressed |= paths
     if lycoris or script.layers_differ:
-        writer.notes.append(layers_note("sd-scripts"))
+        writer.note(layers_note("sd-scripts"))
     if "split_qkv" not in arguments:
-        writer.notes.append(kohya_flow.joined_note())
+        writer.note(kohya_flow.joined_note())
     return arguments
 
 
@@ -305,8 +320,8 @@ def _say_optimizer(writer: _Writer) -> None:
     arguments = [f"{name}={value!r}".replace(", ", ",") for name, value in values.items()]
     writer.say("optimizer_args", arguments, *(f"optimizer.{name}" for name in type(optimizer).model_fields))
     if optimizer.row.matrices_only and not writer.flow:
-        writer.notes.append(
-            _("With Stable Diffusion 1, sd-scripts also adapts convolutions (proj_in, proj_out), which Muon refuses.")
+        writer.note(
+            "With Stable Diffusion 1, sd-scripts also adapts convolutions (proj_in, proj_out), which Muon refuses."
         )
     writer.say("learning_rate", rate)
     writer.say("unet_lr", rate)
@@ -336,7 +351,7 @@ def _say_schedule(writer: _Writer) -> None:
         writer.expressed.add("schedule.min_lr_ratio")
     if schedule.kind == "warmup-stable-decay":
         writer.say("lr_decay_steps", values["cooldown"])
-        writer.notes.append(_("At the end the rate falls along a cosine there, in a straight line here."))
+        writer.note("At the end the rate falls along a cosine there, in a straight line here.")
     writer.say("lr_scheduler", name)
     if schedule.warmup:
         writer.say("lr_warmup_steps", schedule.warmup)  # a float is a share of the steps there, too
@@ -354,7 +369,7 @@ def _say_flow(writer: _Writer, flow: Flow) -> None:
     writer.expressed.update(kohya_flow_export.LEVELS)
     writer.notes += kohya_flow_export.level_notes(objective, flow)
     if writer.config.training.text_encoder:
-        writer.notes.append(_("Of the text encoder, Limner adapts the attention only."))
+        writer.note("Of the text encoder, Limner adapts the attention only.")
 
 
 def _say_objective(writer: _Writer) -> None:

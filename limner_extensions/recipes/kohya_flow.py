@@ -68,8 +68,12 @@ def apply(draft: Draft, flow: Flow) -> None:
         if draft.get(key, reader, usual) == ours:
             draft.leave("decided here", key)
         elif is_idle(draft.values.get(key)):
-            draft.note(_("Where the recipe says nothing, {setting} is {theirs} there; Limner trains as with {ours}.",
-                       setting=key, theirs=usual, ours=ours))  # fmt: skip
+            draft.note(
+                "Where the recipe says nothing, {setting} is {theirs} there; Limner trains as with {ours}.",
+                setting=key,
+                theirs=usual,
+                ours=ours,
+            )
         else:
             draft.leave("no counterpart", key)
     if script.usual_guidance:

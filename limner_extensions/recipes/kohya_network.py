@@ -7,7 +7,6 @@ f49d30d (lycoris/kohya.py, lycoris/config.py) and bmaltais/kohya_ss at commit 8a
 from limner_extensions.recipes import kohya_flow, sections
 from limner_extensions.recipes.draft import Draft, flag, number, positive, text
 from limner_extensions.recipes.families import Flow
-from trainer.i18n import _
 
 # The GUI's name: the module, and its algorithm.
 GUI_TYPES = {
@@ -30,13 +29,7 @@ def apply(draft: Draft, flow: Flow | None) -> None:
     """Set the adapter and its layers, as flow matching has them if the recipe is for it."""
     keys = ("network_module", "LoRA_type", "network_args.algo")
     module, algorithm = _algorithm(draft)
-    kind = KINDS.get(algorithm, "lora")
-    if algorithm not in KINDS:
-        draft.leave("no counterpart", *keys)
-        draft.note(
-            _("Limner does not train adapters of the kind {kind}; it trains a LoRA instead.", kind=algorithm[:40])
-        )
-    draft.set("adapter.kind", kind, *keys)
+    kind = sections.set_kind(draft, algorithm, KINDS, *keys)
     rank = draft.get("network_dim", positive, None) or DEFAULT_RANK
     alpha = draft.get("network_alpha", number, 1.0) or float(rank)
     draft.set("adapter.rank", rank, "network_dim")
@@ -94,17 +87,19 @@ def _set_layers(draft: Draft, rank: int, alpha: float, *, lycoris: bool, conv: b
         preset = draft.get(preset_key, text, "full")
         targets = LAYERS.get(preset, "conv")
         if preset not in LAYERS:
-            draft.note(_("LyCORIS' preset {name} is not known; all layers are adapted.", name=preset[:40]))
+            draft.note("LyCORIS' preset {name} is not known; all layers are adapted.", name=preset[:40])
         elif preset in ("full-lin", "unet-convblock-only"):
             draft.note(
-                _("The layers of LyCORIS' preset {name} are not told apart here; the nearest are taken.", name=preset)
+                "The layers of LyCORIS' preset {name} are not told apart here; the nearest are taken.", name=preset
             )
         conv_rank = (conv_rank or rank) if targets == "conv" else None
     else:
         preset_key, targets = "", "conv" if conv_rank else "attention+ff"
         if not conv_rank:
-            draft.note(_("sd-scripts also adapts the layers around the transformer blocks (proj_in, proj_out); Limner "
-                       "does so with the convolutions only."))  # fmt: skip
+            draft.note(
+                "sd-scripts also adapts the layers around the transformer blocks (proj_in, proj_out); Limner "
+                "does so with the convolutions only."
+            )
     draft.set("adapter.targets", targets, preset_key, *((dim_key, alpha_key) if conv_rank else ()))
     if not conv_rank:
         draft.leave("off", dim_key, alpha_key)
@@ -114,12 +109,9 @@ def _set_layers(draft: Draft, rank: int, alpha: float, *, lycoris: bool, conv: b
 
 
 def _set_dropout(draft: Draft, kind: str) -> None:
-    dropout = draft.get("network_dropout", number, 0.0)
     if kind == "lora":
-        draft.set("adapter.dropout", dropout, "network_dropout")
-        if dropout:
-            draft.note(_("Dropout hides inputs of a layer here, and values between down and up there."))
-    elif dropout:
+        sections.set_dropout(draft, "network_dropout")
+    elif draft.get("network_dropout", number, 0.0):
         draft.leave("no counterpart", "network_dropout")
     key = argument(draft, "rank_dropout")
     draft.set("adapter.rank_dropout", draft.get(key, number, 0.0), key)
@@ -139,4 +131,4 @@ def _set_variants(draft: Draft, kind: str) -> None:
         factor = draft.get(key, positive, None)
         draft.set("adapter.factor", factor or DEFAULT_FACTOR, *([key] if factor else []))
         if not factor:
-            draft.note(_("LyCORIS chooses LoKr's factor by the layer; here it is {factor}.", factor=DEFAULT_FACTOR))
+            draft.note("LyCORIS chooses LoKr's factor by the layer; here it is {factor}.", factor=DEFAULT_FACTOR)

@@ -15,6 +15,8 @@ from limner_extensions.recipes.optimization import (
     Schedule,
     is_variant,
     leave_optimizer,
+    leave_schedule,
+    read_schedule,
     set_optimizer,
     set_rates,
     set_schedule,
@@ -61,7 +63,7 @@ def apply(draft: Draft, *, gui: bool) -> None:
         return
     set_optimizer(draft, kind, NAMES)
     if name.lower() in ("lion8bit", "pagedlion8bit"):
-        draft.note(_("The state of Lion has full precision here."))
+        draft.note("The state of Lion has full precision here.")
     _set_rates(draft, kind, gui=gui)
     _set_schedule(draft, gui=gui)
 
@@ -94,19 +96,19 @@ def _set_rates(draft: Draft, kind: str, *, gui: bool) -> None:
     rate = common if unet is None else unet
     text_rate = common if encoder is None else encoder
     if draft.get("network_train_text_encoder_only", flag, False) or (text_rate and not rate):
-        draft.note(_("The recipe trains the text encoder only; Limner always trains the denoiser, too."))
+        draft.note("The recipe trains the text encoder only; Limner always trains the denoiser, too.")
         rate = rate or text_rate
     if draft.get("network_train_unet_only", flag, False) or kohya_network.trains_unet_only(draft):
         text_rate = 0.0
     if ROWS[kind].finds_rate and text_rate and text_rate != rate:
-        draft.note(_("Prodigy has one rate for all parts here."))
+        draft.note("Prodigy has one rate for all parts here.")
         text_rate = rate
     text_keys = ["network_train_unet_only", "learning_rate" if encoder is None and text_rate else "text_encoder_lr"]
     set_rates(draft, rate, text_rate, ("learning_rate" if unet is None else "unet_lr",), tuple(text_keys))
     draft.leave("replaced", *({"learning_rate", "unet_lr", "text_encoder_lr"} - draft.mapped.keys()))
     rates = draft.values.get("text_encoder_lr")
     if isinstance(rates, list) and len({str(item) for item in rates}) > 1:
-        draft.note(_("Both text encoders have one learning rate here, that of the first."))
+        draft.note("Both text encoders have one learning rate here, that of the first.")
 
 
 def _first_number(value: object) -> float:
@@ -118,11 +120,9 @@ def _first_number(value: object) -> float:
 
 
 def _set_schedule(draft: Draft, *, gui: bool) -> None:
-    name = draft.get("lr_scheduler", text, "constant").lower()
-    kind = SCHEDULES.get(name)
-    if kind is None or not is_idle(draft.values.get("lr_scheduler_type")):
-        draft.leave("no counterpart", "lr_scheduler", "lr_scheduler_type")
-        draft.note(_("Limner does not have this schedule; the learning rate stays constant after its warm-up."))
+    name, kind = read_schedule(draft, "lr_scheduler", SCHEDULES)
+    if not is_idle(draft.values.get("lr_scheduler_type")):
+        leave_schedule(draft, "lr_scheduler", "lr_scheduler_type")
         kind = "constant"
     warmup_key, warmup = _warmup(draft, gui=gui)
     if name == "constant":
@@ -137,7 +137,7 @@ def _set_schedule(draft: Draft, *, gui: bool) -> None:
     power = draft.get("lr_scheduler_power", number, 1.0)
     if name == "polynomial" and power != 1:
         draft.note(
-            _("Limner has no polynomial schedule of power {power}; the rate falls in a straight line.", power=power)
+            "Limner has no polynomial schedule of power {power}; the rate falls in a straight line.", power=power
         )
     elif name != "polynomial":
         draft.leave("off", "lr_scheduler_power")
@@ -147,11 +147,16 @@ def _set_schedule(draft: Draft, *, gui: bool) -> None:
         draft.leave("off", "lr_scheduler_min_lr_ratio")
     decay = draft.get("lr_decay_steps", number, 0.0)
     if kind == "warmup-stable-decay":
-        draft.note(_("The rate falls in a straight line at the end; there it follows a cosine."))
+        draft.note("The rate falls in a straight line at the end; there it follows a cosine.")
     else:
         draft.leave("off", "lr_decay_steps")
-    keys = {"kind": ("lr_scheduler",), "warmup": (warmup_key,), "cycles": ("lr_scheduler_num_cycles",),
-            "min_lr_ratio": ("lr_scheduler_min_lr_ratio",), "cooldown": ("lr_decay_steps",)}  # fmt: skip
+    keys = {
+        "kind": ("lr_scheduler",),
+        "warmup": (warmup_key,),
+        "cycles": ("lr_scheduler_num_cycles",),
+        "min_lr_ratio": ("lr_scheduler_min_lr_ratio",),
+        "cooldown": ("lr_decay_steps",),
+    }
     set_schedule(draft, Schedule(kind, warmup, decay, minimum, cycles), keys)
 
 

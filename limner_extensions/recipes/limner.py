@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from limner_extensions.recipes import sections
 from limner_extensions.recipes.draft import Draft, Recipe, flat
 from trainer.base_models import MICRO, detect
 from trainer.config import renames
-from trainer.i18n import _
 
 SECTIONS = {"model", "adapter", "optimizer", "schedule", "training", "objective", "captions", "preview", "checkpoint"}
 OF_THAT_MACHINE = re.compile(
@@ -42,7 +42,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
             and not detect.is_hub_name(str(value))
         ):
             draft.leave("of that machine", key)
-            draft.note(_("The recipe was for the base model {name}; choose yours.", name=str(value)[:100]))
+            sections.note_base(draft, str(value))
         else:
             draft.set(key, value, key)
     return draft.finish("Limner")

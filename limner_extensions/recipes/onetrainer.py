@@ -30,11 +30,22 @@ from limner_extensions.recipes.optimization import (
     Schedule,
     is_variant,
     leave_optimizer,
+    read_schedule,
     set_optimizer,
     set_rates,
     set_schedule,
 )
-from limner_extensions.recipes.sections import Side, prompt_line, set_base, set_prompts, set_resolutions
+from limner_extensions.recipes.sections import (
+    Side,
+    note_epochs,
+    note_masks,
+    numbered_prompts,
+    set_base,
+    set_dropout,
+    set_kind,
+    set_prompts,
+    set_resolutions,
+)
 from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -60,9 +71,9 @@ DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "rolling_backup_count": ("checkpoint.keep", lambda value: max(2, whole(value))),
 }
 DEFAULTS: dict[str, Any] = {
-    **NEUTRAL, "training.batch_size": 1, "training.gradient_accumulation": 1, "training.max_grad_norm": 1.0,
+    **NEUTRAL,
     "captions.keep_tokens": 1,
-}  # fmt: skip
+}
 OPTIMIZERS = {"adamw": "adamw", "adamw_8bit": "adamw8bit", "adam": "adamw", "adam_8bit": "adamw8bit", "lion": "lion",
               "lion_8bit": "lion", "adafactor": "adafactor", "prodigy": "prodigy",
               "schedule_free_adamw": "schedule-free", "came": "came", "ademamix": "ademamix",
@@ -70,7 +81,23 @@ OPTIMIZERS = {"adamw": "adamw", "adamw_8bit": "adamw8bit", "adam": "adamw", "ada
               "prodigy_plus_schedule_free": "prodigy-schedule-free"}  # fmt: skip
 OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01, "muon_adv": 0.0}
 SCHEDULES = {"constant": "constant", "linear": "linear", "cosine": "cosine", "cosine_with_hard_restarts": "cosine"}
+# Their settings that each of our schedules' follows from.
+OF_SCHEDULE = {
+    "kind": ("learning_rate_scheduler",),
+    "warmup": ("learning_rate_warmup_steps",),
+    "min_lr_ratio": ("learning_rate_min_factor",),
+    "cycles": ("learning_rate_cycles",),
+}
 WEIGHTINGS = {"constant": "none", "p2": "p2", "min_snr_gamma": "min-snr", "debiased_estimation": "debiased"}
+# Their settings of one preview, by our flags.
+OF_PROMPTS = {
+    "w": "width",
+    "h": "height",
+    "d": "seed",
+    "s": "diffusion_steps",
+    "l": "cfg_scale",
+    "n": "negative_prompt",
+}
 LAYERS = {"full": "conv", "": "conv", "blocks": "conv", "attn-mlp": "attention+ff", "attn-only": "attention"}
 OF_THAT_MACHINE = re.compile(
     r"cloud\.|secrets\.|concepts\.\d+\.(name|path|seed|concept_stats|text\.prompt_path)|workspace_dir|cache_dir|debug|"
@@ -162,8 +189,7 @@ def _set_size_and_length(draft: Draft) -> None:
         draft.set("training.steps", steps, "epochs", "concepts.0.balancing")
     else:
         draft.leave("no counterpart", "epochs")
-        draft.note(_("The recipe counts {count} epochs, and its steps follow from the number of images: read it for a "
-                   "dataset, or set training.steps.", count=epochs))  # fmt: skip
+        note_epochs(draft, epochs)
 
 
 def _sides(sizes: object) -> list[Side]:
@@ -184,16 +210,12 @@ def _leave_unused(draft: Draft, spec: FamilySpec) -> None:
     large = spec.large_encoder
     if large and str(draft.values.get(key := f"{large.component}.train", True)).lower() != "false":
         draft.leave("no counterpart", key)
-        draft.note(_("The recipe also trains T5, the large text encoder; Limner does not."))
+        draft.note("The recipe also trains T5, the large text encoder; Limner does not.")
 
 
 def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
     kind = draft.get("peft_type", text, "LORA").lower()
-    if kind not in ("lora", "loha", "lokr"):
-        draft.leave("no counterpart", "peft_type")
-        draft.note(_("Limner does not train adapters of the kind {kind}; it trains a LoRA instead.", kind=kind[:40]))
-        kind = "lora"
-    draft.set("adapter.kind", kind, "peft_type")
+    kind = set_kind(draft, kind, {"lora": "lora", "loha": "loha", "lokr": "lokr"}, "peft_type")
     rank_key = "lokr_dim" if kind == "lokr" else "lora_rank"
     draft.set("adapter.rank", draft.get(rank_key, positive, None) or 16, rank_key)
     draft.set("adapter.alpha", draft.get("lora_alpha", number, 1.0), "lora_alpha")
@@ -201,10 +223,7 @@ def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
         draft.set("adapter.factor", factor, "lokr_decompose_factor")
     if kind == "lora":
         draft.set("adapter.dora", draft.get("lora_decompose", flag, False), "lora_decompose")
-        dropout = draft.get("dropout_probability", number, 0.0)
-        draft.set("adapter.dropout", dropout, "dropout_probability")
-        if dropout:
-            draft.note(_("Dropout hides inputs of a layer here, and values between down and up there."))
+        set_dropout(draft, "dropout_probability")
     preset = draft.get("layer_filter_preset", text, "full").lower()
     patterns = [part.strip() for part in draft.get("layer_filter", text, "").split(",") if part.strip()]
     targets = LAYERS.get(preset, "conv")
@@ -217,8 +236,10 @@ def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
     if spec.transformer and targets != "attention":
         draft.note(layers_note("OneTrainer"))
     elif preset == "attn-mlp":
-        draft.note(_("OneTrainer also adapts the layers around the transformer blocks (proj_in, proj_out); Limner does "
-                   "so with the convolutions only."))  # fmt: skip
+        draft.note(
+            "OneTrainer also adapts the layers around the transformer blocks (proj_in, proj_out); Limner does "
+            "so with the convolutions only."
+        )
 
 
 def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
@@ -242,10 +263,7 @@ def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
     if kind == "muon":
         draft.set("optimizer.momentum", draft.get("optimizer.beta1", number, 0.9), "optimizer.beta1")
     _set_rates(draft, spec.denoiser)
-    name = draft.get("learning_rate_scheduler", text, "CONSTANT").lower()
-    if name not in SCHEDULES:
-        draft.leave("no counterpart", "learning_rate_scheduler")
-        draft.note(_("Limner does not have this schedule; the learning rate stays constant after its warm-up."))
+    name, kind = read_schedule(draft, "learning_rate_scheduler", SCHEDULES)
     warmup = draft.get("learning_rate_warmup_steps", number, 200.0)
     if warmup > 1:
         warmup = int(warmup / draft.settings["training.gradient_accumulation"])
@@ -254,12 +272,11 @@ def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
         cycles = max(1, round(draft.get("learning_rate_cycles", number, 1.0)))
     else:
         draft.leave("off", "learning_rate_cycles")
-    schedule = Schedule(SCHEDULES.get(name, "constant"), max(0, warmup),
-                        min_lr_ratio=draft.get("learning_rate_min_factor", number, 0.0), cycles=cycles)  # fmt: skip
-    if schedule.kind == "constant":
+    minimum = draft.get("learning_rate_min_factor", number, 0.0)
+    if kind == "constant":
         draft.leave("off", "learning_rate_min_factor")
-    set_schedule(draft, schedule, {"kind": ("learning_rate_scheduler",), "warmup": ("learning_rate_warmup_steps",),
-                 "min_lr_ratio": ("learning_rate_min_factor",), "cycles": ("learning_rate_cycles",)})  # fmt: skip
+    schedule = Schedule(kind, max(0, warmup), min_lr_ratio=minimum, cycles=cycles)
+    set_schedule(draft, schedule, OF_SCHEDULE)
 
 
 def _set_rates(draft: Draft, part: str) -> None:
@@ -273,7 +290,7 @@ def _set_rates(draft: Draft, part: str) -> None:
     trains_text = draft.get("text_encoder.train", flag, True)
     text_rate = (common if encoder is None else encoder) * scale if trains_text else 0.0
     if not draft.get(f"{part}.train", flag, True):
-        draft.note(_("The recipe trains the text encoder only; Limner always trains the denoiser, too."))
+        draft.note("The recipe trains the text encoder only; Limner always trains the denoiser, too.")
     text_key = "learning_rate" if encoder is None and trains_text else "text_encoder.learning_rate"
     rate_keys = (
         "learning_rate" if denoiser is None else f"{part}.learning_rate",
@@ -300,7 +317,7 @@ def _set_objective(draft: Draft, flow: Flow | None) -> None:
         draft.set("objective.masked_loss", True, "masked_training")
         draft.set("objective.unmasked_weight", draft.get("unmasked_weight", number, 0.1), "unmasked_weight")
         if not draft.get("normalize_masked_area_loss", flag, False):
-            draft.note(_("Limner keeps the mean weight of a masked image at 1, so that small masks count for more."))
+            note_masks(draft)
         draft.leave("decided here", "normalize_masked_area_loss")
     if draft.get("ema", text, "OFF") != "OFF":
         decay = draft.get("ema_decay", number, 0.999)
@@ -349,21 +366,6 @@ def _set_previews_and_backups(draft: Draft) -> None:
     if backup and unit in ("MINUTE", "STEP"):
         path = {"MINUTE": "checkpoint.minutes", "STEP": "checkpoint.every"}[unit]
         draft.set(path, float(backup) if unit == "MINUTE" else backup, "backup_after", "backup_after_unit")
-    lines, keys = [], []
-    for place in range(16):
-        prompt = draft.values.get(f"samples.{place}.prompt")
-        if not isinstance(prompt, str) or not prompt.strip():
-            continue
-        names = {
-            "w": "width",
-            "h": "height",
-            "d": "seed",
-            "s": "diffusion_steps",
-            "l": "cfg_scale",
-            "n": "negative_prompt",
-        }
-        flags = {name: draft.values.get(f"samples.{place}.{theirs}") for name, theirs in names.items()}
-        keys += [f"samples.{place}.{name}" for name in ("prompt", *names.values())]
-        lines.append(prompt_line(prompt, flags))
+    lines, keys = numbered_prompts(draft, "samples", OF_PROMPTS)
     draft.left = {key: reason for key, reason in draft.left.items() if key not in keys}
     set_prompts(draft, lines, *keys)

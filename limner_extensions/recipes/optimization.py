@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from limner_extensions.recipes.draft import Draft, flag, number
-from trainer.i18n import _
+from limner_extensions.recipes.draft import Draft, flag, number, text
 from trainer.optim.optimizers import ROWS
 
 # What an optimizer does where a recipe says nothing: the defaults of torch, bitsandbytes, lion-pytorch, transformers,
@@ -72,7 +71,7 @@ def set_optimizer(draft: Draft, kind: str, names: Names, usual: Mapping[str, flo
         keys = (f"{names.arguments}{name}", *([pair] if betas and name.startswith("beta") else []))
         draft.set(f"optimizer.{name}", draft.get(keys[0], number, value), *keys)
     if kind == "prodigy-schedule-free" and draft.get(f"{names.arguments}split_groups", flag, True):
-        draft.note(_("Prodigy has one rate for all parts here."))
+        draft.note("Prodigy has one rate for all parts here.")
         draft.leave("decided here", f"{names.arguments}split_groups")
     for name, ours in _AS_OURS.get(kind, {}).items():
         key = f"{names.arguments}{name}"
@@ -80,7 +79,7 @@ def set_optimizer(draft: Draft, kind: str, names: Names, usual: Mapping[str, flo
             draft.leave("decided here", key)
     draft.leave("decided here", *(f"{names.arguments}{switch}" for switch in _SWITCHES.get(kind, {})))
     if kind == "prodigy":
-        draft.note(_("Prodigy always corrects its bias and guards the warm-up here."))
+        draft.note("Prodigy always corrects its bias and guards the warm-up here.")
 
 
 def is_variant(draft: Draft, kind: str, names: Names) -> bool:
@@ -93,10 +92,8 @@ def leave_optimizer(draft: Draft, name: str, names: Names) -> None:
     """Leave optimizer and learning rate to the preset: a rate for another optimizer means nothing for ours."""
     draft.leave("no counterpart", *names.kinds, *names.rates)
     draft.note(
-        _(
-            "Limner does not have the optimizer {name}; optimizer and learning rate are left as the preset has them.",
-            name=name[:60],
-        )
+        "Limner does not have the optimizer {name}; optimizer and learning rate are left as the preset has them.",
+        name=name[:60],
     )
 
 
@@ -117,6 +114,20 @@ class Schedule:
     cycles: int = 1
 
 
+def read_schedule(draft: Draft, key: str, kinds: Mapping[str, str]) -> tuple[str, str]:
+    """Return the name of a schedule in a recipe, and the kind of ours that it is: constant if none of ours is."""
+    name = draft.get(key, text, "constant").lower()
+    if name not in kinds:
+        leave_schedule(draft, key)
+    return name, kinds.get(name, "constant")
+
+
+def leave_schedule(draft: Draft, *keys: str) -> None:
+    """Say that Limner does not have the schedule of a recipe."""
+    draft.leave("no counterpart", *keys)
+    draft.note("Limner does not have this schedule; the learning rate stays constant after its warm-up.")
+
+
 def set_schedule(draft: Draft, schedule: Schedule, keys: Mapping[str, tuple[str, ...]]) -> None:
     """Set the schedule; `keys` are their settings that each of ours follows from."""
     optimizer = ROWS.get(str(draft.settings.get("optimizer.kind")))
@@ -134,7 +145,7 @@ def set_schedule(draft: Draft, schedule: Schedule, keys: Mapping[str, tuple[str,
             draft.set(f"schedule.{name}", value, *keys.get(name, ()))
     if None in values.values():
         draft.note(
-            _("The recipe counts the steps of its warm-up; set schedule.warmup as a share once the steps are known.")
+            "The recipe counts the steps of its warm-up; set schedule.warmup as a share once the steps are known."
         )
         draft.leave("no counterpart", *keys.get("warmup", ()))
 
@@ -156,4 +167,4 @@ def set_rates(
     draft.set("training.text_encoder", trains_text, *text)
     if text_rate and rate:
         draft.set("training.text_encoder_lr_factor", float(f"{text_rate / rate:.6g}"), *text)
-        draft.note(_("Of the text encoder, Limner adapts the attention only."))
+        draft.note("Of the text encoder, Limner adapts the attention only.")

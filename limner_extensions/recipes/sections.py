@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
-from limner_extensions.recipes.draft import EMPTY, Draft, text
+from limner_extensions.recipes.draft import EMPTY, Draft, number, text
 from trainer.base_models import hub
 from trainer.config import prompt_lines
 from trainer.errors import UserError
-from trainer.i18n import _
 
 MOST, READ = 16, 200
 Side = tuple[int, bool]  # of a square of the same area, as `draft.side` reads it, and whether that is exact
@@ -21,14 +20,69 @@ def set_base(draft: Draft, key: str) -> None:
         draft.set("model.base", base, key)
     elif base:
         draft.leave("of that machine", key)
-        name = PurePath(base.replace("\\", "/")).name
-        draft.note(_("The recipe was for the base model {name}; choose yours.", name=name[:100]))
+        note_base(draft, PurePath(base.replace("\\", "/")).name)
+
+
+def note_base(draft: Draft, name: str) -> None:
+    """Say which base model a recipe was for, if that cannot be taken."""
+    draft.note("The recipe was for the base model {name}; choose yours.", name=name[:100])
+
+
+def note_epochs(draft: Draft, count: int) -> None:
+    """Say that the steps of a recipe are not known."""
+    draft.note(
+        "The recipe counts {count} epochs, and its steps follow from the number of images: read it for a dataset, or "
+        "set training.steps.",
+        count=count,
+    )
+
+
+def note_masks(draft: Draft) -> None:
+    """Say how the weight of masked images differs."""
+    draft.note("Limner keeps the mean weight of a masked image at 1, so that small masks count for more.")
+
+
+def set_kind(draft: Draft, kind: str, kinds: Mapping[str, str], *keys: str) -> str:
+    """Set the kind of the adapter, and return it: a LoRA if Limner does not have theirs."""
+    if kind not in kinds:
+        draft.leave("no counterpart", *keys)
+        draft.note("Limner does not train adapters of the kind {kind}; it trains a LoRA instead.", kind=kind[:40])
+    ours = kinds.get(kind, "lora")
+    draft.set("adapter.kind", ours, *keys)
+    return ours
+
+
+def set_dropout(draft: Draft, key: str) -> None:
+    """Set the dropout of a LoRA, which other programs apply elsewhere."""
+    dropout = draft.get(key, number, 0.0)
+    draft.set("adapter.dropout", dropout, key)
+    if dropout:
+        draft.note("Dropout hides inputs of a layer here, and values between down and up there.")
 
 
 def prompt_line(prompt: str, flags: Mapping[str, object]) -> str:
     """Return a prompt with the flags that have a value."""
     words = [f"--{name} {value}" for name, value in flags.items() if value not in EMPTY and value is not False]
     return " ".join([prompt_lines.without_flags(" ".join(prompt.split())), *words])
+
+
+def numbered_prompts(
+    draft: Draft, prefix: str, names: Mapping[str, str], usual: Mapping[str, object] | None = None
+) -> tuple[list[str], list[str]]:
+    """Return the preview prompts of a list of tables as lines, and the keys that they follow from.
+
+    `names` are their settings by our flags, `usual` the values of flags that a table does not have.
+    """
+    lines, keys = [], list[str]()
+    for place in range(READ):
+        prompt = draft.values.get(f"{prefix}.{place}.prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            continue
+        own = {flag: draft.values.get(f"{prefix}.{place}.{name}") for flag, name in names.items()}
+        flags = dict(usual or {}) | {flag: value for flag, value in own.items() if value is not None}
+        lines.append(prompt_line(prompt, flags))
+        keys += [f"{prefix}.{place}.{name}" for name in ("prompt", *names.values())]
+    return lines, keys
 
 
 def set_prompts(draft: Draft, lines: Iterable[str], *keys: str) -> None:
@@ -41,9 +95,9 @@ def set_prompts(draft: Draft, lines: Iterable[str], *keys: str) -> None:
             prompt_lines.parse_prompt_line(prompt)
             prompts.append(prompt.strip())
         except UserError as error:
-            draft.note(_("A preview prompt is left out: {reason}", reason=error.message))
+            draft.note("A preview prompt is left out: {reason}", reason=error.message)
     if len(prompts) > MOST:
-        draft.note(_("The first {count} preview prompts are taken.", count=MOST))
+        draft.note("The first {count} preview prompts are taken.", count=MOST)
     if prompts:
         draft.set("preview.prompts", prompts[:MOST], *keys)
 
@@ -57,8 +111,11 @@ def set_resolutions(draft: Draft, sides: Iterable[Side], said: object, *keys: st
         draft.set("training.further_resolutions", further, *keys)
     if len(sides) > 1 + len(further) or not all(exact for _pixels, exact in sides):
         taken = ", ".join(map(str, (largest, *further)))
-        draft.note(_("Images have the area of a square of {side} pixels here; the recipe says {size}.", side=taken,
-                   size=str(said)[:40]))  # fmt: skip
+        draft.note(
+            "Images have the area of a square of {side} pixels here; the recipe says {size}.",
+            side=taken,
+            size=str(said)[:40],
+        )
 
 
 def set_convolution_rank(draft: Draft, rank: int, alpha: float, *keys: str) -> None:
@@ -73,8 +130,11 @@ def set_convolution_rank(draft: Draft, rank: int, alpha: float, *keys: str) -> N
     if draft.settings["adapter.kind"] == "lora" and alpha == common[1]:
         draft.set("adapter.ranks", convolution_ranks(rank), *keys)
         return
-    draft.note(_("Convolutions have rank {rank} and alpha {alpha} in the recipe; here all layers have the same.",
-               rank=rank, alpha=alpha))  # fmt: skip
+    draft.note(
+        "Convolutions have rank {rank} and alpha {alpha} in the recipe; here all layers have the same.",
+        rank=rank,
+        alpha=alpha,
+    )
 
 
 def convolution_ranks(rank: int) -> list[str]:

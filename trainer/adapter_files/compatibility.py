@@ -375,9 +375,9 @@ def _diffusers_refusals(facts: Facts) -> Iterator[str]:
         yield _("it recognizes kohya's format only if all keys have its prefixes, and stops with an error")
     if PEFT_METADATA in facts.file.metadata:
         yield _("it refuses {key} beside alphas", key=PEFT_METADATA)
+    places = [layer.module.place for layer in facts.layers if layer.module.place]
     for component in facts.spec.prefixes:
-        paths = [layer.module.place.path for layer in facts.layers
-                 if layer.module.place and layer.module.place.component == component]  # fmt: skip
+        paths = [place.path for place in places if place.component == component]
         if paths and not any(path.endswith("out_proj") for path in paths):
             yield _("it does not recognize a text encoder's layers without an out_proj among them, and stops")
 

@@ -127,8 +127,11 @@ class Facts:
     @cached_property
     def scaled_by_settings(self) -> bool:
         """True if PEFT's settings give a layer another alpha than its rank."""
-        ranks = {layer.module.named: summary.rank_of(self.file, layer) for layer in self.layers
-                 if layer.module.naming == "dotted"}  # fmt: skip
+        ranks = {
+            layer.module.named: summary.rank_of(self.file, layer)
+            for layer in self.layers
+            if layer.module.naming == "dotted"
+        }
         return any(place and rank and self.peft_settings.alpha(place, rank) != rank for place, rank in ranks.items())
 
     @cached_property

@@ -80,8 +80,9 @@ _DORA_BY_INPUT: Mapping[str, Reading] = {
 
 
 def _by_output(reading: Reading) -> dict[str, Reading]:
-    return {f"{kind} by output": reading
-            for kind in ("DoRA", "LoHa with DoRA", "LoKr with DoRA", "whole LoKr with DoRA")}  # fmt: skip
+    return {
+        f"{kind} by output": reading for kind in ("DoRA", "LoHa with DoRA", "LoKr with DoRA", "whole LoKr with DoRA")
+    }
 
 
 @dataclass(frozen=True)

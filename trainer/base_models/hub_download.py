@@ -121,8 +121,9 @@ def _look_up(base: str, revision: str, selections: Sequence[Select]) -> tuple[li
     else:
         selected = next(filter(None, (choose(files) for choose in selections)), [])
     if file and not selected:
-        raise UserError("The repository {repository} has no file {file!r}.", "Check the name.", repository=repository,
-                        file=file)  # fmt: skip
+        raise UserError(
+            "The repository {repository} has no file {file!r}.", "Check the name.", repository=repository, file=file
+        )
     if not any(remote.path.endswith((".safetensors", ".onnx")) for remote in selected):
         single = [remote.path for remote in files if "/" not in remote.path and remote.path.endswith(".safetensors")]
         if single:
@@ -133,9 +134,10 @@ def _look_up(base: str, revision: str, selections: Sequence[Select]) -> tuple[li
                 names=", ".join(f"{repository}/{name}" for name in single[:5]),
             )
         raise UserError(
-            "{repository} has no weights of a base model in safetensors format.", "Choose another one.",
+            "{repository} has no weights of a base model in safetensors format.",
+            "Choose another one.",
             repository=repository,
-        )  # fmt: skip
+        )
     return selected, info.sha or ""
 
 

@@ -2,9 +2,7 @@
 
 from trainer.families.adapter import Adapter, adapted, attach, named, patched, start_note
 from trainer.families.adapter_layers import ADAPTER, Layer, base_weight
-from trainer.families.family import (
-    Conditioning,
-    Family,
+from trainer.families.base_model import (
     decode_latents,
     decode_to_pixels,
     encode_images,
@@ -15,4 +13,5 @@ from trainer.families.family import (
     precision,
     read,
 )
+from trainer.families.family import Conditioning, Family
 from trainer.families.weights import fingerprint, fingerprints

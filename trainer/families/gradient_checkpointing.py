@@ -9,7 +9,7 @@ encoders, 1.3 GB of that model, wait in main memory while they are not needed; a
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import nn
@@ -18,10 +18,8 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from trainer.base_models.spec import Modules
 from trainer.errors import UserError
+from trainer.families.family import Family
 from trainer.families.offload import offload
-
-if TYPE_CHECKING:
-    from trainer.families.family import Family
 
 Recomputed = Literal["off", "feed-forward", "half", "transformers", "all"]  # as in training.gradient_checkpointing
 Waiting = Literal["off", "half", "all"]  # as in training.offload
@@ -69,7 +67,7 @@ class _Blocks:
         return {"off": [], "half": self.transformers[::2] + self.others[::2], "all": self.blocks}[share]
 
 
-def recompute(family: "Family", which: Recomputed, waiting: Waiting = "off") -> None:
+def recompute(family: Family, which: Recomputed, waiting: Waiting = "off") -> None:
     """Keep only the inputs of some blocks, and compute the rest again in the backward pass.
 
     Args:

@@ -1,19 +1,18 @@
 """Extensions: packages that add commands, jobs, places to run, panels and routes, and that the core never imports.
 
 One is found by an entry point of the group `limner.extensions` that names an `Extension`, so that anybody can publish
-one (see docs/development/extensions.md).
+one (see docs/development/extensions.md). This module imports nothing that reads the environment, which depends on what
+the commands of extensions need.
 """
 
 import importlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Literal
-
-from trainer.errors import UserError
 
 Loaded = Any  # whatever an extension names
 GROUP = "limner.extensions"
@@ -26,6 +25,9 @@ class Extension:
 
     name: str
     commands: str = ""  # a `typer.Typer`, whose commands join those of `limner`
+    unattended: Collection[str] = ()  # its commands that other programs start, in the language of the page
+    # Its commands that may use a network, each with the start of the option that allows it; "" = always.
+    online: Mapping[str, str] = field(default_factory=dict)
     routes: str = ""  # a `fastapi.APIRouter` of the page
     server: str = ""  # a function of the page's options that returns an ASGI app to serve in its place, or None
     # Functions that work on a run in a worker, by the `task` in its settings.
@@ -76,6 +78,8 @@ def job(task: str) -> Callable[..., None]:
     Raises:
         UserError: no installed extension has it.
     """
+    from trainer.errors import UserError
+
     if function := _find("jobs", task):
         return function
     raise UserError("No installed extension does {task!r}.", "Install the extension that this run needs.", task=task)
@@ -87,6 +91,8 @@ def place(address: str) -> Callable[..., int]:
     Raises:
         UserError: no installed extension has it.
     """
+    from trainer.errors import UserError
+
     scheme, mark, _ = address.partition("://")
     if (function := _find("places", scheme if mark else "")) and (mark or re.fullmatch(r"\S+:\d+(\?\S*)?", address)):
         return function

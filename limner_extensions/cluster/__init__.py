@@ -5,5 +5,6 @@ from trainer.extension import Extension
 EXTENSION = Extension(
     "cluster",
     commands="limner_extensions.cluster.commands:app",
+    unattended=("serve-node", "work-on-node"),
     places=dict.fromkeys(("ssh", "ray", ""), "limner_extensions.cluster.places:work"),
 )

@@ -5,6 +5,7 @@ from trainer.extension import Extension
 EXTENSION = Extension(
     "publishing",
     commands="limner_extensions.publishing.commands:app",
+    online={"publish": "--push"},
     routes="limner_extensions.publishing.routes:router",
     panels={"run-links": "limner_extensions.publishing.routes:links"},
 )

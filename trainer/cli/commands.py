@@ -4,7 +4,6 @@ Progress goes to stderr, results to stdout. Exit code 0 = done, 1 = failed, 2 = 
 """
 
 import json
-import os
 import runpy
 import sys
 from collections import Counter
@@ -14,18 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-# The help is English, so all that a command prints is. What the page starts speaks the language of the page.
-if not {"page", "work", "sampler", "serve-node", "work-on-node"} & set(sys.argv[1:2]):
-    os.environ["LANGUAGE"] = "en"
-# A command must not look anything up on a network without being asked to.
-if sys.argv[1:2] == ["download"] or (sys.argv[1:2] == ["publish"] and any(a.startswith("--push") for a in sys.argv)):
-    os.environ["HF_HUB_OFFLINE"] = "0"
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("DO_NOT_TRACK", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 from trainer import __version__, captioning, config, extension, paths, processes, runs, storage, worker
 from trainer.base_models import MICRO

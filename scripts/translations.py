@@ -27,7 +27,7 @@ from ui.widgets.templates import MESSAGE, plain
 
 HERE = Path(__file__).resolve().parent.parent
 # Positions of the arguments that are messages: of all functions that pass them to `_`. `ngettext` has two forms of one.
-CALLS = {"_": (0,), "note": (0,), "ngettext": (0, 1), "UserError": (0, 1)}
+CALLS = {"_": (0,), "note": (0,), "_warning": (0,), "ngettext": (0, 1), "UserError": (0, 1)}
 CALLS |= dict.fromkeys(("refusal", "_refusal", "check_name"), (1,))
 Id = str | tuple[str, str]
 

@@ -21,6 +21,7 @@ MAX_HEADER = 8 * 2**20  # bytes of the header of a safetensors file
 MAX_TENSORS = 20_000  # in such a file; adapters of all kinds, for all layers of XL, have half as many
 MAX_DEPTH = 64  # levels of lists and objects
 MAX_EVENTS = 20_000  # of a YAML, which PyYAML reads at some 50,000 a second
+_CHECKSUM = re.compile(r"\A[0-9a-f]{64}\n")  # that earlier versions put into a first line
 # A key of more dots than any settings have, which tomllib reads in quadratic time.
 _DEEP_KEY = re.compile(
     r"(?<![\w\"'-])(?:[\w-]{1,80}[ \t]*\.[ \t]*|\"[^\"\n]{0,80}\"[ \t]*\.[ \t]*|'[^'\n]{0,80}'[ \t]*\.[ \t]*){16}"
@@ -76,10 +77,16 @@ def parse_json(
 def read_own_json(path: Path) -> Json:
     """Return the value of a JSON file that Limner wrote itself; None if there is none, or it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
-        return parse_json(text.rpartition("\n")[2], most=MAX_OWN)  # earlier versions put a checksum in a first line
+        text = _CHECKSUM.sub("", path.read_text(encoding="utf-8"))
+        return parse_json(text, most=MAX_OWN)
     except (OSError, ValueError):
         return None
+
+
+def read_own_table(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file that Limner wrote itself; {} if there is none, or it cannot be read."""
+    table = read_own_json(path)
+    return table if isinstance(table, dict) else {}
 
 
 def read_json(path: Path, *, most: int = MAX_BYTES) -> Json:

@@ -138,10 +138,7 @@ def _places(path: str, image: float, text: int, of_text: re.Pattern[str]) -> flo
 
 
 def _speeds() -> Mapping[str, float]:
-    try:
-        data = dict(foreign_text.read_json(_file()))
-    except (OSError, ValueError, TypeError):  # broken, or written by something else
-        return {}
+    data = foreign_text.read_own_table(_file())
     return {kind: float(speed) for kind, speed in data.items() if isinstance(speed, int | float) and speed > 0}
 
 

@@ -1,8 +1,10 @@
 """Paths of home, datasets, outputs and models, and checks of the names that may stand in a path."""
 
+import itertools
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.errors import UserError
@@ -110,6 +112,13 @@ def safe_name(text: str, fallback: str) -> str:
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"[^\w-]+", "-", text).strip("-_")[:64]
     return f"{text}_" if is_device(text) else text or fallback
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yield a name and then, for where it is taken, the same with a number: `kim`, `kim-2`, `kim-3`."""
+    yield name
+    for number in itertools.count(2):
+        yield f"{name[:58]}-{number}"
 
 
 def check_file_name(name: str) -> str:

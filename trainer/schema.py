@@ -57,10 +57,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4000)
 
 
+def kind_of(section: type[BaseModel]) -> str:
+    """Return the kind of a section that is one of several."""
+    return str(section.model_fields["kind"].default)
+
+
 def kind_titles(section: type[BaseModel]) -> dict[str, str]:
     """Return what a form calls the kinds of a section's settings, such as AdamW 8-bit for `adamw8bit`."""
     alternatives = [kinds for info in section.model_fields.values() if len(kinds := sections(info.annotation)) > 1]
-    names = [(str(kind.model_fields["kind"].default), kind) for kinds in alternatives for kind in kinds]
+    names = [(kind_of(kind), kind) for kinds in alternatives for kind in kinds]
     return {name: kind.model_config.get("title") or name.capitalize() for name, kind in names}
 
 

@@ -298,11 +298,17 @@ def remove_leftovers(*folders: Path) -> None:
             _remove_old(part)
 
 
-def move_to_bin(path: Path, target: Path) -> None:
-    """Move a file or folder to a path in a bin, where it stays for `KEPT` seconds from now."""
+def move_to_bin(path: Path, root: Path) -> None:
+    """Move a file or folder to the bin of a folder, where it stays for `KEPT` seconds from now."""
+    target = root / BIN / f"{path.name}.{time.time_ns()}"
     target.parent.mkdir(parents=True, exist_ok=True)
     os.utime(path)
     replace(path, target)
+
+
+def binned(root: Path) -> list[Path]:
+    """Return what `move_to_bin` has moved, each under its name and the time, the latest first."""
+    return sorted((root / BIN).glob("*.*"), key=lambda path: path.suffix, reverse=True)
 
 
 def empty_bin(folder: Path, kept: float = KEPT) -> None:

@@ -232,7 +232,7 @@ def _load(watch: RunWatcher, address: Mapping[str, Any]) -> dict[str, Any]:
         project = page_memory.project()
         if wanted:
             gr.Warning(_("The project {project!r} no longer exists.", project=wanted))
-    page_memory.remember_project(project)
+    page_memory.remember_of_page(project=project)
     if tab not in TABS:
         tab = "images"
         if watch.active() and not wanted:

@@ -60,8 +60,7 @@ def create(run: Run, settings: MeasureConfig) -> Run:
     Raises:
         UserError: the run is active or being measured, or has no such checkpoint.
     """
-    if runs.look(run).status in runs.ACTIVE:
-        raise UserError("This run is still running.", "Stop it first, or wait until it has ended.")
+    runs.check_ended(run)
     job = folder_of(run)
     if (view := newest(run)) and view.status in runs.ACTIVE:
         raise UserError("The checkpoints of this run are already being measured.", "Wait until that has ended.")

@@ -95,7 +95,7 @@ def start(
     if settings.features:
         kinds.look(settings.features)
     job = jobs.create(run, settings)
-    page_memory.remember_feature_model(settings.features)
+    page_memory.remember_of_page(feature_model=settings.features)
     sampler.close()
     execute(job)
     audit.record("measure", what=run.id)

@@ -90,3 +90,11 @@ def test_of_a_large_file_no_more_is_read_than_the_limit(tmp_path: Path) -> None:
         foreign_text.read_json(file)
     with pytest.raises(FileNotFoundError):
         foreign_text.read_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', '{\n "a": 1\n}', "0f" * 32 + '\n{"a": 1}'])
+def test_own_files_have_any_layout_and_earlier_ones_a_checksum(tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.json").write_text(text, encoding="utf-8")
+    assert foreign_text.read_own_table(tmp_path / "own.json") == {"a": 1}
+    (tmp_path / "own.json").write_text("[1]", encoding="utf-8")
+    assert foreign_text.read_own_table(tmp_path / "own.json") == {}, "not a table"

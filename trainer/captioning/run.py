@@ -5,14 +5,13 @@ at its end they are written beside the images, as a single change that can be un
 """
 
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from trainer import config as configs
-from trainer import foreign_text, paths, storage
+from trainer import foreign_text, paths, runs, storage
 from trainer.data import caption_edits, dataset
 from trainer.data.captions import one_line, read_text
 from trainer.errors import UserError
@@ -76,13 +75,9 @@ def create(settings: CaptionConfig) -> Run:
     """
     if not images_to_caption(settings):
         raise UserError("Every image already has a caption.", "Choose to add to them or to replace them.")
-    stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{paths.safe_name(Path(settings.dataset).name, 'pictures')}"[:60]
-    folder, number = paths.outputs() / FOLDER / stem, 1
-    while folder.exists():
-        number += 1
-        folder = folder.with_name(f"{stem}-{number}")
-    (folder / "ask").mkdir(parents=True)
-    run = Run(folder)
+    name = paths.safe_name(Path(settings.dataset).name, "pictures")
+    run = Run(runs.new_folder(paths.outputs() / FOLDER, name))
+    (run.folder / "ask").mkdir()
     storage.write(run.config_file, configs.dump(settings))
     return run
 

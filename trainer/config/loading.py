@@ -27,7 +27,7 @@ from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.optim.optimizers import ROWS
-from trainer.schema import Conflict, Section, SettingError, describe_error, sections, setting_paths
+from trainer.schema import Conflict, Section, SettingError, describe_error, kind_of, sections, setting_paths
 
 PRESETS = Path(__file__).parent / "presets"
 # Default kinds of the unions; a preset or a file may choose others.
@@ -215,7 +215,7 @@ def _kinds() -> set[str]:
     kinds: set[str] = set()
     for info in TrainConfig.model_fields.values():
         if info.discriminator:
-            kinds.update(str(section.model_fields["kind"].default) for section in sections(info.annotation))
+            kinds.update(map(kind_of, sections(info.annotation)))
     return kinds
 
 

@@ -262,18 +262,9 @@ def read_mask(image: Path) -> bytes:
     return path.read_bytes() if storage.is_regular_file(path) else b""
 
 
-def free_path(folder: Path, stem: str, extension: str) -> Path:
-    """Return a path whose stem no image or caption of the folder has, so that nothing is replaced or mixed up."""
-    return folder / (free_stem({path.stem.lower() for path in folder.iterdir()}, stem) + extension)
-
-
 def free_stem(taken: set[str], stem: str) -> str:
     """Return the stem, numbered if needed so that it is not one of those taken, which are in lower case."""
-    number, candidate = 1, stem
-    while candidate.lower() in taken:
-        number += 1
-        candidate = f"{stem[:58]}-{number}"
-    return candidate
+    return next(candidate for candidate in paths.numbered(stem) if candidate.lower() not in taken)
 
 
 def captions_lock(folder: Path) -> BaseFileLock:
@@ -308,10 +299,19 @@ def write_caption_text(image: Path, text: str) -> None:
     Raises:
         UserError: the image is gone.
     """
-    if not image.is_file():
-        raise UserError("{name} is no longer in this dataset.", "Reload the page.", name=image.name)
+    check_present(image)
     with captions_lock(image.parent):
         storage.write(caption_file(image), "\n".join(lines(text)) + "\n")
+
+
+def check_present(image: Path) -> None:
+    """Check that an image is still there.
+
+    Raises:
+        UserError: it is gone.
+    """
+    if not image.is_file():
+        raise UserError("{name} is no longer in this dataset.", "Reload the page.", name=image.name)
 
 
 def digest(examples: Sequence[Example], *, by_line: bool = False) -> str:
@@ -374,8 +374,7 @@ def restore(bin_folder: Path) -> None:
 
 def restore_last(folder: Path) -> bool:
     """Bring back the files removed last; False if there are none."""
-    root = folder / storage.BIN
-    bin_folders = sorted(root.iterdir()) if root.is_dir() else []
+    bin_folders = sorted((folder / storage.BIN).glob("*"))
     if not bin_folders:
         return False
     restore(bin_folders[-1])

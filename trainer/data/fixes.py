@@ -69,7 +69,8 @@ def _separate_captions(folder: Path, caption_names: Sequence[str]) -> str:
         sharing = [path for path in dataset.image_files(folder) if path.stem == stem]
         for path in sharing[1:]:
             with dataset.upload_lock(folder):  # so that the free name stays free
-                new = dataset.free_path(folder, path.stem, path.suffix)
+                taken = {other.stem.lower() for other in folder.iterdir()}
+                new = folder / f"{dataset.free_stem(taken, path.stem)}{path.suffix}"
                 if caption := read_text(path):  # first, so that no image is ever without its caption
                     storage.write(caption_file(new), caption + "\n")
                 if mask := dataset.read_mask(path):

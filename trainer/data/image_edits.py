@@ -98,8 +98,7 @@ def change(path: Path, edit: Edit) -> None:
         OSError: as `storage.write`; then the image and its original are as they were.
     """
     with dataset.captions_lock(path.parent):
-        if not path.is_file():
-            raise UserError("{name} is no longer in this dataset.", "Reload the page.", name=path.name)
+        dataset.check_present(path)
         kept, old, original = _kept(path), current(path), _original(path)
         data = original if edit == Edit() else _rendered(original, edit)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -212,8 +211,7 @@ def write_mask(image: Path, mask: bytes) -> None:
     Raises:
         UserError: the image is gone.
     """
-    if not image.is_file():
-        raise UserError("{name} is no longer in this dataset.", "Reload the page.", name=image.name)
+    dataset.check_present(image)
     path = dataset.mask_file(image)
     if mask:
         storage.write(path, mask)

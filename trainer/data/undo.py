@@ -81,7 +81,8 @@ def edit_masks(folder: Path, new: Mapping[str, bytes], title: str) -> None:
 def last_title(folder: Path) -> str:
     """Return the title of the change that `undo` would revert; "" if there is none."""
     for path in reversed(_levels(folder)):
-        if level := _read(path):
+        level = foreign_text.read_own_table(path)
+        if "what" in level:
             return str(level["what"])
     return ""
 
@@ -90,8 +91,8 @@ def undo(folder: Path) -> Undone | None:
     """Undo the latest change; None if there is none. A caption that was edited since stays as it is."""
     with dataset.captions_lock(folder):
         for path in reversed(_levels(folder)):
-            level = _read(path)
-            if level:
+            level = foreign_text.read_own_table(path)
+            if "what" in level:
                 undone = _restore(folder, level)
                 storage.remove(path)
                 return undone
@@ -124,9 +125,3 @@ def _restore(folder: Path, level: dict[str, Any]) -> Undone:
 
 def _levels(folder: Path) -> list[Path]:
     return sorted((folder / paths.CACHE / "undo").glob("*.json"))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Read an undo level; None if it cannot be read."""
-    level = foreign_text.read_own_json(path)
-    return level if isinstance(level, dict) and "what" in level else None

@@ -214,10 +214,7 @@ def _stamps(model: ModelConfig) -> Iterator[tuple[str, int, int]]:
 
 
 def _read_fingerprints() -> dict[str, str]:
-    try:
-        data = dict(foreign_text.read_json(_fingerprints_file()))
-    except (OSError, ValueError, TypeError):  # broken, or written by something else
-        return {}
+    data = foreign_text.read_own_table(_fingerprints_file())
     return {key: value for key, value in data.items() if isinstance(value, str)}
 
 

@@ -12,6 +12,7 @@ from trainer.runs.run import (
     create,
     find,
     log_tail,
+    new_folder,
     short_address,
 )
-from trainer.runs.view import ENDS, START_GRACE, STATUS_LABELS, View, find_similar, is_locked, look
+from trainer.runs.view import ENDS, START_GRACE, STATUS_LABELS, View, check_ended, find_similar, is_locked, look

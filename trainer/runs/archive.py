@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from datetime import datetime
 from pathlib import Path
 
@@ -48,8 +47,7 @@ def again(run: Run, change: Change | None = None) -> Run:
     Raises:
         UserError: it is active, or its settings cannot be read.
     """
-    if runs.look(run).status in runs.ACTIVE:
-        raise UserError("This run is still running.", "Stop it first, or wait until it has ended.")
+    runs.check_ended(run)
     data = run.config().model_dump(mode="json", exclude={"record"})
     assignments = [f"{path}={json.dumps(value)}" for path, value in (change or {}).items()]
     return runs.create(config.build(config.override(data, assignments)), cluster=run.cluster)
@@ -61,18 +59,15 @@ def delete(run: Run) -> None:
     Raises:
         UserError: it is running.
     """
-    if runs.look(run).status in runs.ACTIVE:
-        raise UserError("This run is still running.", "Stop it first.")
+    runs.check_ended(run)
     _check_unused(run)
     with explaining_files_in_use():
-        storage.move_to_bin(run.folder, paths.outputs() / storage.BIN / f"{run.id}.{time.time_ns()}")
+        storage.move_to_bin(run.folder, paths.outputs())
 
 
 def deleted() -> list[Path]:
     """Return the runs in the bin, the one deleted last first."""
-    folders = (paths.outputs() / storage.BIN).glob("*.*")
-    run_folders = [folder for folder in folders if (folder / "config.toml").is_file()]
-    return sorted(run_folders, key=lambda folder: folder.suffix, reverse=True)
+    return [folder for folder in storage.binned(paths.outputs()) if (folder / "config.toml").is_file()]
 
 
 def restore_last() -> Run:
@@ -98,8 +93,7 @@ def rename(run: Run, name: str) -> Run:
     Raises:
         UserError: it is running, the name is invalid, or a run of this name was created in the same second.
     """
-    if runs.look(run).status in runs.ACTIVE:
-        raise UserError("This run is still running.", "Stop it first, or wait until it has ended.")
+    runs.check_ended(run)
     _check_unused(run)
     created = run.id[:17] if START_TIME.match(run.id) else f"{datetime.now():%Y-%m-%d_%H%M%S}"
     folder = paths.outputs() / f"{created}_{paths.check_name(name.strip(), 'run')[:42]}"

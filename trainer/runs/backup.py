@@ -38,8 +38,7 @@ def write_run(run: Run, file: Path) -> None:
     Raises:
         UserError: it is active.
     """
-    if runs.look(run).status in runs.ACTIVE:
-        raise UserError("This run is still running.", "Stop it first, or wait until it has ended.")
+    runs.check_ended(run)
     contents = (path for path in run.folder.rglob("*") if storage.is_regular_file(path))
     files = {path.relative_to(run.folder).as_posix(): path for path in sorted(contents)}
     _write(file, run.id, {name: path for name, path in files.items() if run_files.is_any(name)})

@@ -4,6 +4,7 @@ The log is append-only with one writer. A line cut off by a crash is ignored by 
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from trainer.errors import Change
 from trainer.i18n import _
 
 SMOOTHING = 0.9  # of a loss curve
+PREVIEW = re.compile(r"previews/\d{1,9}_(\d{1,3})\.png")  # step, number of the prompt
 
 
 def _now() -> datetime:
@@ -192,6 +194,17 @@ class State:
     template: str = ""
     change: Change = field(default_factory=dict)
     updated: datetime | None = None
+
+    def previews_by_prompt(self) -> dict[int, dict[int, Preview]]:
+        """Return the previews by the number of their prompt, then by step, both ascending.
+
+        A log may come from anywhere: one whose file is not named as previews are is left out.
+        """
+        rows: dict[int, dict[int, Preview]] = {}
+        for preview in sorted(self.previews, key=lambda preview: preview.step):
+            if match := PREVIEW.fullmatch(preview.file):
+                rows.setdefault(int(match[1]), {})[preview.step] = preview
+        return dict(sorted(rows.items()))
 
 
 def append(path: Path, event: Event) -> None:

@@ -20,7 +20,6 @@
 State is derived from the log and the lock, never stored, so it is right after any crash.
 """
 
-import itertools
 import os
 import re
 from collections.abc import Callable
@@ -164,7 +163,7 @@ def create(config: TrainConfig, folder: Path | None = None, cluster: str = "") -
         extension.place(cluster)
     config = _with_absolute_paths(config.model_copy(update={"record": configs.Record()}))
     if folder is None:
-        folder = _new_folder(f"{datetime.now():%Y-%m-%d_%H%M%S}_{config.name}"[:60])
+        folder = new_folder(paths.outputs(), config.name)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise UserError(
@@ -180,16 +179,14 @@ def create(config: TrainConfig, folder: Path | None = None, cluster: str = "") -
     return run
 
 
-def _new_folder(stem: str) -> Path:
-    """Create a folder of this or a numbered name; concurrent callers get different ones."""
-    paths.outputs().mkdir(parents=True, exist_ok=True)
-    folder = paths.outputs() / stem
-    for number in itertools.count(2):
+def new_folder(root: Path, name: str) -> Path:
+    """Create a folder that is named by the time and by what it is for; concurrent callers get different ones."""
+    root.mkdir(parents=True, exist_ok=True)
+    for candidate in paths.numbered(f"{datetime.now():%Y-%m-%d_%H%M%S}_{name}"[:60]):
         with suppress(FileExistsError):
-            folder.mkdir()
-            break
-        folder = paths.outputs() / f"{stem}-{number}"
-    return folder
+            (root / candidate).mkdir()
+            return root / candidate
+    raise AssertionError("numbers do not end")
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:

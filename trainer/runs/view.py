@@ -117,6 +117,16 @@ def look(run: Run, before: View | None = None) -> View:
     return View(run, _status(run, state, locked), state, offset)
 
 
+def check_ended(run: Run) -> None:
+    """Check that nobody works on a run.
+
+    Raises:
+        UserError: it is active.
+    """
+    if look(run).status in ACTIVE:
+        raise UserError("This run is still running.", "Stop it first, or wait until it has ended.")
+
+
 def _status(run: Run, state: events.State, locked: bool) -> Status:
     start_request = run.folder / "ask" / "start"  # there from the start until the worker has the device
     if locked:

@@ -59,13 +59,7 @@ def discard(name: str) -> None:
     Raises:
         UserError: there is no such file.
     """
-    path = kept_file(name)
-    bin_folder = paths.outputs() / storage.BIN
-    target, number = bin_folder / path.name, 1
-    while target.exists():
-        number += 1
-        target = bin_folder / f"{path.stem}-{number}{path.suffix}"
-    storage.move_to_bin(path, target)
+    storage.move_to_bin(kept_file(name), paths.outputs())
 
 
 def kept_file(name: str) -> Path:

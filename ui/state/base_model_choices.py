@@ -109,7 +109,7 @@ def set_folders(text: str) -> None:
     for folder in folders:
         if not detect.is_here(folder) or not Path(folder).expanduser().is_dir():
             raise UserError("There is no folder {name!r}.", "Check the path.", name=Path(folder).name)
-    page_memory.remember_model_folders(folders)
+    page_memory.remember_of_page(model_folders=folders)
 
 
 def _facts(base: detect.Base, size: int) -> str:

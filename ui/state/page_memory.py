@@ -31,20 +31,10 @@ def project() -> str:
     return ""
 
 
-def remember_project(name: str) -> None:
-    """Remember the project to show first next time."""
-    _save(lambda data: data | {"project": name})
-
-
 def model_folders() -> list[str]:
     """Return the folders of other programs whose base models are listed too."""
     folders = _read().get("model_folders", [])
     return [str(folder) for folder in folders] if isinstance(folders, list) else []
-
-
-def remember_model_folders(folders: list[str]) -> None:
-    """Remember the folders of other programs whose base models are listed too."""
-    _save(lambda data: data | {"model_folders": folders})
 
 
 def keeps_location() -> bool:
@@ -52,19 +42,14 @@ def keeps_location() -> bool:
     return _read().get("keep_location") is True
 
 
-def remember_location(keep: bool) -> None:
-    """Remember whether the place where photos were taken is kept."""
-    _save(lambda data: data | {"keep_location": bool(keep)})
-
-
 def feature_model() -> str:
     """Return the folder of the model that checkpoints were compared with last; "" for the base model itself."""
     return str(_read().get("feature_model", ""))
 
 
-def remember_feature_model(folder: str) -> None:
-    """Remember the model that checkpoints are compared with."""
-    _save(lambda data: data | {"feature_model": folder})
+def remember_of_page(**values: str | bool | list[str]) -> None:
+    """Remember what no project has for itself, by the names under which the functions above read it."""
+    _save(lambda data: data | values)
 
 
 def answer(project: str, key: str) -> str:
@@ -138,12 +123,7 @@ def guess_trigger(captions: list[str]) -> str:
 
 def _read() -> dict[str, Any]:
     """Return what is remembered, with the answers of each project that are whole."""
-    try:
-        data = foreign_text.read_json(paths.outputs() / PAGE)
-    except (OSError, ValueError):
-        data = None
-    if not isinstance(data, dict):
-        data = {}
+    data = foreign_text.read_own_table(paths.outputs() / PAGE)
     stored = data.get("answers")
     if not isinstance(stored, dict):
         stored = {}

@@ -1,6 +1,5 @@
 """Projects: the dataset folders that the page and the API work on, found and created by name."""
 
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -90,12 +89,12 @@ def delete(name: str) -> None:
     with dataset.captions_lock(path):
         pass  # what is being written is complete
     with explaining_files_in_use():
-        storage.move_to_bin(path, paths.datasets() / storage.BIN / f"{name}.{time.time_ns()}")
+        storage.move_to_bin(path, paths.datasets())
 
 
 def deleted() -> list[Path]:
     """Return the projects in the bin, the one deleted last first."""
-    return sorted((paths.datasets() / storage.BIN).glob("*.*"), key=lambda path: path.suffix, reverse=True)
+    return storage.binned(paths.datasets())
 
 
 def restore_last() -> str:
@@ -119,11 +118,8 @@ def for_upload(project: str | None) -> str:
     """Return the project that uploaded images go to: a new one if none is open or the open one is an example."""
     if project and not project.startswith(SHIPPED):
         return project
-    names, number = dataset.names(), 1
-    name = FIRST
-    while name in names:
-        number += 1
-        name = f"{FIRST}-{number}"
+    names = dataset.names()
+    name = next(candidate for candidate in paths.numbered(FIRST) if candidate not in names)
     dataset.create(name)
     return name
 

@@ -121,7 +121,7 @@ def build(project: gr.Textbox) -> Tab:
 
 def _location() -> gr.Checkbox:
     box = field(gr.Checkbox, "keep-location", _("Keep GPS data in photos (removed by default)"))
-    listen(box.input, page_memory.remember_location, {"keep": box}, kind=CHOICE)
+    listen(box.input, page_memory.remember_of_page, {"keep_location": box}, kind=CHOICE)
     return box
 
 

@@ -81,6 +81,11 @@ def failure(state: events.State) -> str:
     return _alarm(f"<b>{escape(state.message)}</b> {escape(state.remedy)}", state.template or state.message)
 
 
+def _warning(template: str, /, **values: object) -> str:
+    """Render a warning, translated, with a link to the help for it."""
+    return _alarm(_(template, **values), template)
+
+
 def _alarm(text: str, message: str) -> str:
     """Render a warning, with a link to the help for it; `message` is what it says in English."""
     return f"<div class='alarm' role='alert'>{text} {documentation.link(message)}</div>"
@@ -177,8 +182,7 @@ def _next(view: View) -> str:
             return f"<p>{_('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>"
         case "interrupted":
             step = max((checkpoint.step for checkpoint in view.state.checkpoints), default=0)
-            text = _("<b>Training was interrupted.</b> <b>Resume</b> continues from step {step}.", step=step)
-            return _alarm(text, "Training was interrupted.")
+            return _warning("<b>Training was interrupted.</b> <b>Resume</b> continues from step {step}.", step=step)
         case "failed":
             return failure(view.state)
         case _:
@@ -221,23 +225,20 @@ def _waiting(view: View, now: float) -> str:
     """Render the warning about a worker that is silent or does not respond; "" if there is none."""
     if silence := view.silence(now):
         if view.seconds_per_step is not None:
-            text = _(
+            return _warning(
                 "<b>The run is not responding.</b> Wait, or click <b>End now</b> and then <b>Resume</b>: it continues "
                 "from its last checkpoint."
             )
-            return _alarm(text, "The run is not responding.")
-        text = _(
+        return _warning(
             "<b>No response for {time}.</b> Reading a large base model from a slow disk may take that long. Wait, or "
             "click <b>End now</b> and then <b>Resume</b>: it continues from its last checkpoint, if it has one.",
             time=duration(silence),
         )
-        return _alarm(text, "No response for {time}.")
     if view.is_unresponsive(now):
-        text = _(
+        return _warning(
             "<b>The run has not stopped yet.</b> It stops when it has finished its current work. Wait, or click "
             "<b>End now</b>; that loses the steps since the last checkpoint."
         )
-        return _alarm(text, "The run has not stopped yet.")
     return ""
 
 
@@ -255,22 +256,19 @@ def practice(view: View) -> str:
 
 def previews(view: View) -> str:
     """Render the newest preview of each prompt, and below all: a row for each prompt, a column for each step."""
-    rows: dict[int, dict[int, events.Preview]] = {}
-    for preview in view.state.previews:
-        number = int(preview.file.rsplit("_", 1)[-1].removesuffix(".png"))
-        rows.setdefault(number, {})[preview.step] = preview
+    rows = view.state.previews_by_prompt()
     if not rows:
         return f"<div class='empty'>{_('Preview images appear here during training.')}</div>"
     steps = sorted({preview.step for preview in view.state.previews})
     heads = "".join(f"<th scope='col'>{step}</th>" for step in steps)
     style = _look(view)
     newest, lines = [], []
-    for number in sorted(rows):
-        prompt = escape(next(iter(rows[number].values())).prompt)
-        last = rows[number][max(rows[number])]
+    for row in rows.values():
+        prompt = escape(next(iter(row.values())).prompt)
+        last = row[max(row)]
         about = escape(_("Step {step}: {prompt}", step=last.step, prompt=last.prompt))
         newest.append(f"<figure>{_cell(view.run.id, last, style)}<figcaption>{about}</figcaption></figure>")
-        cells = "".join(f"<td>{_cell(view.run.id, rows[number].get(step), style)}</td>" for step in steps)
+        cells = "".join(f"<td>{_cell(view.run.id, row.get(step), style)}</td>" for step in steps)
         lines.append(f"<tr><th scope='row' title='{prompt}'><span>{prompt}</span></th>{cells}</tr>")
     step = escape(_("Step"))
     return (

@@ -6,27 +6,27 @@ setting. The schema is in English, for files and programs; its titles, help text
 """
 
 import re
-import types
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from trainer import config as configs
+from trainer import schema
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig, comparison, renames
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.schema import SettingError, kind_titles
+from trainer.schema import SettingError
 
 Kind = Literal["flag", "choice", "whole", "number", "text", "lines", "wholes"]
 BASE = ("model", "base")  # chosen above the form
 LONGEST = 20_000  # characters of a text
-KIND_TITLES = kind_titles(TrainConfig)
+KIND_TITLES = schema.kind_titles(TrainConfig)
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def entries(
         if (not path and name in comparison.ABOUT_THE_RUN) or here == BASE:
             continue
         title = _(title_of(name, info))
-        sections = _sections(info.annotation)
+        sections = schema.sections(info.annotation)
         if len(sections) == 1:
             nested += entries(sections[0], here, title)
         elif sections:
-            kinds = tuple(map(_kind, sections))
+            kinds = tuple(map(schema.kind_of, sections))
             label = {"adapter": _("Adapter type")}.get(name, title)
             nested.append(Entry((*here, "kind"), "choice", label, "", title, kinds))
             for option_section, kind in zip(sections, kinds, strict=True):
@@ -114,18 +114,6 @@ def _help(info: FieldInfo) -> str:
     if low is None or high is None or high > 1000:
         return text
     return f"{text} {_('{low:g} to {high:g}.', low=low, high=high)}"
-
-
-def _sections(annotation: object) -> list[type[BaseModel]]:
-    parts: tuple[object, ...] = (annotation,)
-    if get_origin(annotation) in (Union, types.UnionType):
-        parts = get_args(annotation)
-    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
-
-
-def _kind(section: type[BaseModel]) -> str:
-    """Return the kind of a section of a union."""
-    return str(section.model_fields["kind"].default)
 
 
 # Values ---------------------------------------------------------------------------------------------------------
@@ -233,8 +221,8 @@ def value_of(entry: Entry, config: TrainConfig) -> object:
     for name in sections:
         section = getattr(section, name)
     if entry.option and section.kind != entry.option:
-        union = _sections(TrainConfig.model_fields[entry.path[0]].annotation)
-        section = next(option() for option in union if _kind(option) == entry.option)
+        union = schema.sections(TrainConfig.model_fields[entry.path[0]].annotation)
+        section = next(option() for option in union if schema.kind_of(option) == entry.option)
     return typed(getattr(section, last))
 
 

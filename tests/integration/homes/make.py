@@ -56,7 +56,7 @@ def main() -> None:
     for number in ("01", "02", "03"):
         for suffix in (".png", ".txt"):
             shutil.copy(Path("datasets/example-character", number + suffix), images)
-    page_memory.remember_project("rin")
+    page_memory.remember_of_page(project="rin")
     page_memory.remember("rin", "trigger", "miraxo")
     saved_settings.save("gentle", {"optimizer": {"kind": "adamw", "learning_rate": 5e-5}, "training": {"ema": 0.9}})
     work(make("finished")).wait()

@@ -321,7 +321,7 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
     assert page_memory.project() == "rin"
     page_memory.remember("rin", "trigger", "x")
     page_memory.remember("rin", "name", "y")
-    page_memory.remember_project("rin")
+    page_memory.remember_of_page(project="rin")
     assert (page_memory.answer("rin", "trigger"), page_memory.answer("rin", "name")) == ("x", "y")
     for damaged in ("{", "[]", '"x"', '{"answers": 1}', '{"project": [1]}'):
         (home / "outputs" / ".page.json").write_text(damaged)

@@ -1,13 +1,15 @@
 """Base class of all settings sections, and functions over their fields; knows none of them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import ErrorDetails
 
 from trainer.i18n import _
 
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelow1 = Annotated[float, Field(ge=0, lt=1)]
 # Translations of pydantic's messages, by kind of error; the others are not met by our settings.
 _ERRORS = {
     "greater_than": _("should be greater than {gt}"),

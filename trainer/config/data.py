@@ -5,23 +5,17 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from trainer.i18n import _
-from trainer.schema import Conflict, Section
+from trainer.schema import Conflict, Section, Share, ShareBelow1
 
 
 class CaptionsConfig(Section):
     """Settings of captions. All variants that can be drawn are encoded once, before the first step."""
 
-    dropout: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        title="Caption dropout",
-        description="Share of the captions that are dropped at random.",
+    dropout: Share = Field(
+        0.0, title="Caption dropout", description="Share of the captions that are dropped at random."
     )
-    trigger_only: float = Field(
+    trigger_only: Share = Field(
         0.0,
-        ge=0,
-        le=1,
         title="Trigger alone",
         description="Share of the captions reduced to the trigger word, so that it takes up what all images have in "
         "common.",
@@ -39,10 +33,8 @@ class CaptionsConfig(Section):
         title="Keep tokens",
         description="Number of tags that stay in front, such as the trigger.",
     )
-    tag_dropout: float = Field(
+    tag_dropout: ShareBelow1 = Field(
         0.0,
-        ge=0,
-        lt=1,
         title="Tag dropout",
         description="Share of the parts between commas that are dropped at random; tags that are kept in front and the "
         "trigger stay.",
@@ -165,10 +157,8 @@ class PreservationConfig(Section):
     image (in the literature: differential output preservation).
     """
 
-    share: float = Field(
+    share: Share = Field(
         0.0,
-        ge=0,
-        le=1,
         title="Preservation",
         description="Share of the images that are seen again without the trigger, to stay as the base model has them.",
     )
@@ -179,18 +169,14 @@ class PreservationConfig(Section):
         title="Preservation weight",
         description="Weight of such an image in the loss.",
     )
-    noise_from: float = Field(
+    noise_from: ShareBelow1 = Field(
         0.0,
-        ge=0,
-        lt=1,
         title="Preserve from noise",
         description="Least share of noise at which your own images are kept as the base model has them. Below it they "
         "show the subject anyway, and keeping them makes guidance break its details. 0 = at every noise level.",
     )
-    generated_share: float = Field(
+    generated_share: Share = Field(
         0.25,
-        ge=0,
-        le=1,
         title="Other prompts",
         description="Share of them replaced by images that the base model generates from the prompts below.",
     )

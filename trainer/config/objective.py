@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from trainer.i18n import _
-from trainer.schema import Conflict, Section
+from trainer.schema import Conflict, Section, Share
 
 
 class ObjectiveConfig(Section):
@@ -71,17 +71,11 @@ class ObjectiveConfig(Section):
     )
     min_timestep: int = Field(0, ge=0, le=999, title="First timestep", description="Lowest noise that is trained.")
     max_timestep: int = Field(999, ge=0, le=999, title="Last timestep", description="Highest noise that is trained.")
-    noise_offset: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        title="Noise offset",
-        description="Noise that is constant over each channel; 0.03 to 0.1.",
+    noise_offset: Share = Field(
+        0.0, title="Noise offset", description="Noise that is constant over each channel; 0.03 to 0.1."
     )
-    input_perturbation: float = Field(
+    input_perturbation: Share = Field(
         0.0,
-        ge=0,
-        le=1,
         title="Input perturbation",
         description="Extra noise in the input that is not predicted (Ning et al. 2023, arXiv 2301.11706); 0.1.",
     )
@@ -90,9 +84,7 @@ class ObjectiveConfig(Section):
         title="Masks",
         description="Learn what a mask shows: white in name.mask.png beside name.png, or opaque pixels of name.png.",
     )
-    unmasked_weight: float = Field(
-        0.1, ge=0, le=1, title="Outside the mask", description="Loss weight outside the mask."
-    )
+    unmasked_weight: Share = Field(0.1, title="Outside the mask", description="Loss weight outside the mask.")
 
     @model_validator(mode="after")
     def _first_before_last(self) -> "ObjectiveConfig":

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainer.i18n import _
-from trainer.schema import Conflict, Section
+from trainer.schema import Conflict, Section, ShareBelow1
 
 Resolution = Annotated[int, Field(ge=64, le=2048, multiple_of=64)]
 
@@ -112,10 +112,8 @@ class TrainingConfig(Section):
         title="Text encoder LR",
         description="Its learning rate, as a factor on the learning rate.",
     )
-    ema_decay: float = Field(
+    ema_decay: ShareBelow1 = Field(
         0.0,
-        ge=0,
-        lt=1,
         title="EMA decay",
         description="Use a moving average of the weights, with this decay per step, for previews, checkpoints and the "
         "file; 0 = off.",

@@ -26,8 +26,18 @@ from trainer.schema import Section, kind_titles, sections
 from ui.widgets.templates import MESSAGE, plain
 
 HERE = Path(__file__).resolve().parent.parent
-# Positions of the arguments that are messages: of all functions that pass them to `_`. `ngettext` has two forms of one.
-CALLS = {"_": (0,), "note": (0,), "_warning": (0,), "ngettext": (0, 1), "UserError": (0, 1)}
+# Positions of the arguments that are messages: of all functions that pass them to `_`. Those of `PLURALS` are forms of
+# one message.
+CALLS = {
+    "_": (0,),
+    "note": (0,),
+    "warn": (0,),
+    "_warning": (0,),
+    "ngettext": (0, 1),
+    "UserError": (0, 1),
+    "_counted": (1, 2),
+}
+PLURALS = ("ngettext", "_counted")
 CALLS |= dict.fromkeys(("refusal", "_refusal", "check_name"), (1,))
 Id = str | tuple[str, str]
 
@@ -104,9 +114,9 @@ def calls(source: str) -> Iterator[Id]:
                 raise ValueError(f"an f-string in line {node.lineno}: {ast.unparse(node)}")
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                 texts.append(argument.value)
-        if name == "ngettext" and len(texts) == 2:
+        if name in PLURALS and len(texts) == 2:
             yield texts[0], texts[1]
-        elif name != "ngettext":
+        elif name not in PLURALS:
             yield from filter(None, texts)
 
 

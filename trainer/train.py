@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from trainer import devices, families, fault_injection, storage
 from trainer.config import TrainConfig
 from trainer.families import cpu_kernels
-from trainer.i18n import _
 from trainer.optim.schedules import Stable
 from trainer.rng import generator
 from trainer.runs import Run, events
@@ -131,7 +130,7 @@ class AfterStep:
     def begin(self, config: TrainConfig, state: TrainState) -> None:
         """Measure and preview the base model, before the first step; say what was lost of an adapter to start from."""
         if note := families.start_note(self.adapter):
-            self.run.report(events.Warned(message=note))
+            self.run.warn(note)
         self.measure(config, state, 0)
         if config.preview.at_start and config.preview.every:
             self.preview.make(self.materials.family, self.adapter, self.run, 0)
@@ -215,8 +214,7 @@ def started(step: int, config: TrainConfig, device: torch.device) -> events.Star
 def cool_down(config: TrainConfig, run: Run, step: int) -> TrainConfig:
     """Return the settings of a run that starts its cool-down now, if its schedule has one, and save them."""
     if not isinstance(config.schedule, Stable):
-        message = _("This schedule has no cool-down that could start early; the run goes on.")
-        run.report(events.Warned(message=message))
+        run.warn("This schedule has no cool-down that could start early; the run goes on.")
         return config
     steps = config.schedule.shortened(step, config.training.steps)
     config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})

@@ -11,7 +11,6 @@ from pathlib import Path
 from trainer import captioning, config, extension, nvidia, other_cards, pace, processes, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, explain_disk, is_out_of_memory
-from trainer.i18n import _
 from trainer.runs import Run, StopRequestedError, cards, control, events, queue
 from trainer.runs.run import PROCESS
 
@@ -46,7 +45,7 @@ def work(run: Run, *, may_retry: bool = True) -> int:
     except Exception as error:  # any error becomes an event, so that the page can show it
         if again := may_retry and _is_worth_retrying(run, error):
             traceback.print_exc()
-            run.report(events.Warned(message=_("The device failed; the run goes on in a new process.")))
+            run.warn("The device failed; the run goes on in a new process.")
             return 1
         explained, log = explain(error, settings), traceback.format_exc()
         print(explained.message if isinstance(error, UserError) else log, file=sys.stderr)
@@ -142,11 +141,10 @@ def _train_run(run: Run) -> None:
     from trainer.training import ranks
 
     if not devices.count() and (advice := nvidia.advice() or other_cards.advice()):
-        run.report(events.Warned(message=advice))
+        run.warn(advice)
     processes = ranks.wanted(settings)
     if processes > 1 and "WORLD_SIZE" not in os.environ and not ranks.can_connect():
-        message = _("On this machine processes cannot share the work; this one trains alone. The log says why.")
-        run.report(events.Warned(message=message))
+        run.warn("On this machine processes cannot share the work; this one trains alone. The log says why.")
         processes = 1
     try:
         with ranks.followers(run, processes, follow):
@@ -155,8 +153,7 @@ def _train_run(run: Run) -> None:
         if settings.training.wanted_devices or "WORLD_SIZE" in os.environ:  # required by the settings or a launcher
             raise
         traceback.print_exc()
-        message = _("No other process could be started to share the work; this one trains alone. The log says why.")
-        run.report(events.Warned(message=message))
+        run.warn("No other process could be started to share the work; this one trains alone. The log says why.")
         train(settings, run)
 
 

@@ -16,8 +16,7 @@ from limner_extensions.cluster.node import About, Node, NodeLostError
 from limner_extensions.cluster.parcels import Parcel
 from trainer import __version__, runs, storage
 from trainer.errors import UserError
-from trainer.i18n import _
-from trainer.runs import Run, StopRequestedError, events
+from trainer.runs import Run, StopRequestedError
 
 EVERY = 0.3  # seconds between two looks at a node
 LOSSES = 3  # nodes that a run may lose one after the other without a new checkpoint
@@ -127,6 +126,5 @@ def _report_loss(run: Run, losses: int, step: int, reason: str) -> None:
             count=losses,
             reason=reason.partition("\n")[0].rstrip("."),
         )
-    message = _("The node of this run was lost; it goes on elsewhere from step {step}.", step=step)
-    run.report(events.Warned(message=message))
+    run.warn("The node of this run was lost; it goes on elsewhere from step {step}.", step=step)
     (run.folder / "ask" / "start").touch()

@@ -5,7 +5,7 @@ A verdict says what a program does with the file: it loads and applies it as mea
 any file is judged in a moment.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -124,56 +124,42 @@ def _problems(facts: Facts, *, known_family: bool) -> Iterator[str]:
 
 def _layer_problems(facts: Facts) -> Iterator[str]:
     """List what is wrong with layers of a file: how many are affected, and the name of the first."""
-    if names := facts.not_finite:
-        yield ngettext(
-            "{n} tensor ({first}) has values that are not finite.",
-            "{n} tensors ({first}) have values that are not finite.",
-            len(names),
-            first=names[0][:100],
-        )
-    if names := summary.not_float(facts.file, facts.layers):
-        yield ngettext(
-            "{n} tensor ({first}) has whole numbers instead of fractions.",
-            "{n} tensors ({first}) have whole numbers instead of fractions.",
-            len(names),
-            first=names[0][:100],
-        )
-    if names := facts.incomplete:
-        yield ngettext(
-            "{n} layer ({first}) lacks a tensor, or its tensors do not fit together.",
-            "{n} layers ({first}) lack a tensor, or their tensors do not fit together.",
-            len(names),
-            first=names[0][:100],
-        )
-    if names := facts.misfits:
-        yield ngettext(
-            "{n} layer ({first}) has a different size than in {family}.",
-            "{n} layers ({first}) have a different size than in {family}.",
-            len(names),
-            first=names[0][:100],
-            family=facts.spec.title,
-        )
-    if names := facts.twice:
-        yield ngettext(
-            "{n} layer ({first}) is in it twice, under two names.",
-            "{n} layers ({first}) are in it twice, under two names.",
-            len(names),
-            first=names[0][:100],
-        )
-    if names := facts.without_alpha:
-        yield ngettext(
-            "{n} layer ({first}) has no alpha.",
-            "{n} layers ({first}) have no alpha.",
-            len(names),
-            first=names[0][:100],
-        )
-    if names := facts.unknown_keys:
-        yield ngettext(
-            "{n} key ({first}) belongs to no layer.",
-            "{n} keys ({first}) belong to no layer.",
-            len(names),
-            first=names[0][:100],
-        )
+    yield from _counted(
+        facts.not_finite,
+        "{n} tensor ({first}) has values that are not finite.",
+        "{n} tensors ({first}) have values that are not finite.",
+    )
+    yield from _counted(
+        summary.not_float(facts.file, facts.layers),
+        "{n} tensor ({first}) has whole numbers instead of fractions.",
+        "{n} tensors ({first}) have whole numbers instead of fractions.",
+    )
+    yield from _counted(
+        facts.incomplete,
+        "{n} layer ({first}) lacks a tensor, or its tensors do not fit together.",
+        "{n} layers ({first}) lack a tensor, or their tensors do not fit together.",
+    )
+    yield from _counted(
+        facts.misfits,
+        "{n} layer ({first}) has a different size than in {family}.",
+        "{n} layers ({first}) have a different size than in {family}.",
+        family=facts.spec.title,
+    )
+    yield from _counted(
+        facts.twice,
+        "{n} layer ({first}) is in it twice, under two names.",
+        "{n} layers ({first}) are in it twice, under two names.",
+    )
+    yield from _counted(facts.without_alpha, "{n} layer ({first}) has no alpha.", "{n} layers ({first}) have no alpha.")
+    yield from _counted(
+        facts.unknown_keys, "{n} key ({first}) belongs to no layer.", "{n} keys ({first}) belong to no layer."
+    )
+
+
+def _counted(names: Sequence[str], singular: str, plural: str, **values: str) -> Iterator[str]:
+    """Say how many tensors, layers or keys are affected, and the name of the first; nothing if none is."""
+    if names:
+        yield ngettext(singular, plural, len(names), first=names[0][:100], **values)
 
 
 def _lenient(program: Program, facts: Facts) -> bool:

@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x, Rombach et al. 2022, https://arxiv.org/abs/2112.10752."""
 
-from trainer.base_models.spec import FamilySpec, TextEncoder, UNet
+from trainer.base_models.spec import FamilySpec, UNet, openai_clip
 from trainer.i18n import _
 
 SPEC = FamilySpec(
@@ -11,18 +11,7 @@ SPEC = FamilySpec(
     pipeline_options={"safety_checker": None, "feature_extractor": None},
     unet=UNet(context_width=768, depth=1, linear_projections=False),
     vae_scale=0.18215,
-    text_encoders=(
-        TextEncoder(
-            component="text_encoder",
-            title=_("text encoder"),
-            prefix="lora_te_",
-            single_file="cond_stage_model.transformer.",
-            embedding="cond_stage_model.transformer.text_model.embeddings.position_embedding.weight",
-            width=768,
-            tokenizer="tokenizer",
-            pad_token="<|endoftext|>",
-        ),
-    ),
+    text_encoders=(openai_clip("cond_stage_model.", _("text encoder"), "lora_te_"),),
     variants={"epsilon": 512, "v_prediction": 512},
     clip_skip=True,
 )

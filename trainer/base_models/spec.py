@@ -35,6 +35,42 @@ class TextEncoder:
         return self.embedding.replace(".text_model.", ".")
 
 
+def openai_clip(root: str, title: str, prefix: str) -> TextEncoder:
+    """Return CLIP-L, the first text encoder, as single files with a UNet have it below `root`."""
+    return TextEncoder(
+        component="text_encoder",
+        title=title,
+        prefix=prefix,
+        single_file=f"{root}transformer.",
+        embedding=f"{root}transformer.text_model.embeddings.position_embedding.weight",
+        width=768,
+        tokenizer="tokenizer",
+        pad_token="<|endoftext|>",
+    )
+
+
+def openclip(root: str, title: str, prefix: str, number: str, width: int) -> TextEncoder:
+    """Return a text encoder of OpenCLIP as single files with a UNet have it below `root`.
+
+    Args:
+        root: how its keys in single files begin.
+        title: of the encoder.
+        prefix: of its layers in adapter files.
+        number: what its component and its tokenizer have after their names: "" or "_2".
+        width: of its hidden states.
+    """
+    return TextEncoder(
+        component=f"text_encoder{number}",
+        title=title,
+        prefix=prefix,
+        single_file=f"{root}model.transformer.resblocks.",
+        embedding=f"{root}model.token_embedding.weight",
+        width=width,
+        tokenizer=f"tokenizer{number}",
+        pad_token="!",
+    )
+
+
 def clip_l(title: str, *, projected: bool = True) -> TextEncoder:
     """Return CLIP-L, the first text encoder, as single files with a transformer have it."""
     prefix = "text_encoders.clip_l.transformer."

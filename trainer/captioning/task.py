@@ -80,7 +80,7 @@ def _by_model(run: Run, settings: CaptionConfig) -> Iterator[tuple[Describe, str
         RuntimeError: it failed in another way.
     """
     if caution := confinement.caution():
-        run.report(events.Warned(message=caution))
+        run.warn(caution)
     nvidia.make_devices()  # the process may not
     with tempfile.TemporaryDirectory(prefix="limner-captions-") as folder:
         command = confinement.command(["trainer.captioning.models", folder], [Path(folder)])

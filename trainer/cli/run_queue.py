@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from trainer import config, extension, pace, paths, runs
-from trainer.base_models import detect
 from trainer.cli.console import echo, echo_table
-from trainer.config import TrainConfig, adjustments
+from trainer.config import TrainConfig, adjustments, base_notes
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import _, duration
@@ -127,7 +126,7 @@ def read_settings(file: Path, assignments: Sequence[str], on: str = "") -> Train
     if on:
         extension.place(on)
     else:
-        detect.look(detect.locate(settings.model.base, settings.model.revision)[0])
+        base_notes.check(settings.model)
     return settings
 
 

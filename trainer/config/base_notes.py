@@ -1,9 +1,20 @@
-"""Notes on the base model of a run. Torch-free."""
+"""The base model of a run: check that it can be used, and notes on it. Torch-free."""
 
+from trainer.base_models import detect, vae
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
-from trainer.config import TrainConfig
+from trainer.config import ModelConfig, TrainConfig
 from trainer.i18n import _
+
+
+def check(model: ModelConfig) -> None:
+    """Check that a run can start with a base model and its VAE.
+
+    Raises:
+        UserError: it is not on this machine, or cannot be trained; it says why.
+    """
+    path, _commit = detect.locate(model.base, model.revision)
+    vae.find(path, detect.look(path), model.vae)
 
 
 def find(config: TrainConfig, base: Base) -> list[str]:

@@ -34,6 +34,7 @@ from trainer import extension, fault_injection, paths, storage
 from trainer.base_models import MICRO, detect
 from trainer.config import TrainConfig
 from trainer.errors import UserError
+from trainer.i18n import _
 from trainer.runs import events
 
 Command = Literal["stop", "checkpoint", "preview", "cooldown"]
@@ -106,6 +107,10 @@ class Run:
         events.append(self.log, event)
         if self.listener:
             self.listener(event)
+
+    def warn(self, message: str, /, **values: object) -> None:
+        """Add a warning to the log, which is translated here; with values it is a template, as in `i18n._`."""
+        self.report(events.Warned(message=_(message, **values)))
 
     def save_config(self, config: TrainConfig) -> None:
         """Write the settings as they are from here on."""

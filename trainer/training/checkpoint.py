@@ -276,23 +276,21 @@ def resume(run: Run, state: TrainState, broadcast: Callable[[bytes], bytes] = by
     if run.is_main:
         _warn_of_changes(run, manifest)
         if note := upgrades.note(program, config, manifest["step"]):
-            run.report(events.Warned(message=note))
+            run.warn(note)
     return int(manifest["step"])
 
 
 def _warn_of_changes(run: Run, manifest: dict[str, Any]) -> None:
     before, now = manifest.get("settings", {}), _settings(run)
     if changed := ", ".join(sorted(name for name in before.keys() & now.keys() if before[name] != now[name])):
-        message = _("Changed since the checkpoint of step {step}: {names}.", step=manifest["step"], names=changed)
-        run.report(events.Warned(message=message))
+        run.warn("Changed since the checkpoint of step {step}: {names}.", step=manifest["step"], names=changed)
 
 
 def _newest(run: Run) -> tuple[dict[str, Any], bytes]:
     """Load the newest intact checkpoint: its manifest and optimizer file; nothing if there is none."""
     for folder in reversed(folders(run)):
         if not is_intact(folder):
-            message = _("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
-            run.report(events.Warned(message=message))
+            run.warn("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
             continue
         manifest = foreign_text.read_json(folder / MANIFEST, most=foreign_text.MAX_OWN)
         if not {"step", "optimizer", "groups", "notes"} <= manifest.keys():

@@ -70,7 +70,7 @@ def write(
     written: dict[Path, str] = {}
     as_peft = settings.peft and "DoRA" not in trained.kinds
     if settings.peft and not as_peft:
-        run.report(events.Warned(message=NOT_IN_PEFT))
+        run.warn(NOT_IN_PEFT)
     try:
         for form in ("kohya", "peft") if as_peft else ("kohya",):
             path = run.export if form == "kohya" else run.folder / "peft" / writer.PEFT_NAME
@@ -92,7 +92,7 @@ def write(
             if path != run.export or reader.readable_by_diffusers(file):
                 load_with_diffusers(family, path, tolerance)
             else:
-                run.report(events.Warned(message=NOT_IN_DIFFUSERS))
+                run.warn(NOT_IN_DIFFUSERS)
             note = _(
                 "Its effect equals that of the trained adapter to within {error:.2%} (rounding to {precision}).",
                 error=errors[path],

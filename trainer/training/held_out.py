@@ -79,7 +79,7 @@ def restore_lowest(run: Run, state: TrainState, config: TrainConfig, step: int) 
             loss=loss,
         )
         step = lowest
-    run.report(events.Warned(message=message))
+    run.warn(message)
     return step
 
 

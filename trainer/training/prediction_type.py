@@ -6,8 +6,7 @@ import torch
 
 from trainer.config import TrainConfig
 from trainer.families import Family, prediction_probe
-from trainer.i18n import _
-from trainer.runs import Run, events
+from trainer.runs import Run
 from trainer.training.batches import Batch
 from trainer.training.loss import conditioned
 
@@ -32,12 +31,11 @@ def resolve(config: TrainConfig, family: Family, batch: Batch, run: Run) -> Trai
         errors = prediction_probe.probe(family, batch.mean, conditioning)
         reason = ", ".join(f"mean error {error:.3f} as {name}" for name, error in errors.items())
         if min(errors.values()) > CLEAR * max(errors.values()):
-            message = _(
+            run.warn(
                 "It is not clear whether the base model predicts noise or v ({errors}). If previews come out gray or "
                 "noisy, set the objective to the other one.",
                 errors=", ".join(f"{name} {error:.3f}" for name, error in errors.items()),
             )
-            run.report(events.Warned(message=message))
     config = config.model_copy(
         update={
             "model": config.model.model_copy(update={"prediction_type": family.noise.prediction_type}),

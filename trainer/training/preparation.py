@@ -56,7 +56,7 @@ def load(config: TrainConfig, run: Run) -> Materials:
         config = complete(config, record, family, captions)
         run.save_config(config)
         for note in base_notes.find(config, family.base):
-            run.report(events.Warned(message=note))
+            run.warn(note)
     warn(run, config, family, captions)
     return Materials(config, accelerator, family, examples, held, captions)
 
@@ -117,26 +117,25 @@ def warn(run: Run, config: TrainConfig, family: Family, captions: list[str]) -> 
     """Warn about settings and data that are legal but probably unintended."""
     limit = config.captions.chunks * family.count_tokens("")[1]
     if long := sum(family.count_tokens(caption)[0] > limit for caption in captions):
-        message = ngettext(
-            "{n} caption is longer than {limit} tokens; the rest is ignored.",
-            "{n} captions are longer than {limit} tokens; the rest is ignored.",
-            long,
-            limit=limit,
+        run.warn(
+            ngettext(
+                "{n} caption is longer than {limit} tokens; the rest is ignored.",
+                "{n} captions are longer than {limit} tokens; the rest is ignored.",
+                long,
+                limit=limit,
+            )
         )
-        run.report(events.Warned(message=message))
     if config.preservation.share and not config.trigger:
-        message = _(
+        run.warn(
             "There is no trigger word, so that nothing distinguishes your images from what the base generates without "
             "it: their own captions are left out of output preservation."
         )
-        run.report(events.Warned(message=message))
     if config.training.resolution < (side := native_side(family)):
-        message = _(
+        run.warn(
             "The base model generates {side} x {side} pixels; this run trains at {resolution}.",
             side=side,
             resolution=config.training.resolution,
         )
-        run.report(events.Warned(message=message))
     problems = []
     for subject in config.taught:
         for part in dataset.parts(dataset.find_folder(subject.dataset)):

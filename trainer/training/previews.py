@@ -46,7 +46,7 @@ class Previews:
                 traceback.print_exc()
                 if is_out_of_memory(error):
                     failure = _("There was not enough memory for the previews of step {step}.", step=step)
-                run.report(events.Warned(message=failure))
+                run.warn(failure)
             finally:
                 adapter.set_strength(1.0)
         distributed.wait(self.accelerator)
@@ -55,7 +55,7 @@ class Previews:
             if path.is_file():
                 report(request, storage.sha256(path))
             else:
-                run.report(events.Warned(message=failure))
+                run.warn(failure)
 
     def _requests(self, run: Run, step: int) -> Iterator[tuple[PictureConfig, float]]:
         """Yield the request for the image of each prompt, and the strength of the adapter in it."""

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError
 from trainer.families import Adapter, Family
-from trainer.i18n import _
-from trainer.runs import Run, events
+from trainer.runs import Run
 from trainer.training import checkpoint, memory
 from trainer.training.checkpoint import TrainState
 
@@ -64,14 +63,13 @@ class Recovery:
                 times=RESTARTS + 1,
             )
         rate = config.optimizer.learning_rate / 2
-        message = _(
+        self.run.warn(
             "The gradient norm jumped to {norm:.3g} at step {step}: the run starts again at a learning rate of "
             "{rate:g}.",
             norm=norm,
             step=step,
             rate=rate,
         )
-        self.run.report(events.Warned(message=message))
         optimizer = config.optimizer.model_copy(update={"learning_rate": rate})
         record = config.record.model_copy(update={"restarts": config.record.restarts + 1})
         config = config.model_copy(update={"optimizer": optimizer, "record": record})

@@ -16,7 +16,7 @@ from trainer.config import TrainConfig, prompt_lines
 from trainer.data import images
 from trainer.errors import UserError
 from trainer.i18n import _
-from trainer.runs import Run, events
+from trainer.runs import Run
 from trainer.training import previews
 from trainer.training.preparation import Materials
 
@@ -39,7 +39,7 @@ def report(run: Run, config: TrainConfig, materials: Materials, step: int) -> No
     trained = list(dict.fromkeys(example.path for example in materials.examples))
     try:
         if pictures and len(trained) >= FEWEST and likeness(pictures, trained) < LEAST:
-            run.report(events.Warned(message=NOT_SHOWN))
+            run.warn(NOT_SHOWN)
     except (UserError, OSError):  # an image was removed meanwhile; the adapter is worth more than its check
         traceback.print_exc()
 

@@ -7,11 +7,11 @@ from typing import Any
 from trainer import config as configs
 from trainer import paths, runs
 from trainer.base_models import MICRO
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, base_notes
 from trainer.data import checks
 from trainer.data.captions import one_line
 from trainer.errors import UserError
-from ui.state import base_model_choices, projects
+from ui.state import projects
 from ui.widgets import settings_form
 
 ENTRIES = settings_form.entries()
@@ -80,7 +80,7 @@ def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:
         if problem.fatal:
             raise UserError(problem.message, problem.remedy)
     config = settings_form.build(ENTRIES, data)
-    base_model_choices.check(config.model)
+    base_notes.check(config.model)
     return config
 
 

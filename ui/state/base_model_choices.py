@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from trainer import config, paths, runs
+from trainer import paths, runs
 from trainer.base_models import MICRO, detect, hub, vae
 from trainer.errors import UserError
 from trainer.i18n import _, file_size
-from ui.state import page_memory
+from ui.state import hub_downloads, page_memory
 
 RECENT_RUNS = 50  # runs that are searched for bases used before
 SHOWN = 8  # of the bases used before
@@ -67,26 +67,7 @@ def describe(base: str, vae_path: str = "") -> Description:
 def _describe_on_hub(base: str) -> Description:
     """Describe a base model that can be downloaded, as far as it is known."""
     known = next((known for known in hub.WELL_KNOWN if known.base == base), None)
-    if known:
-        text = _(
-            "{model} is not on this machine yet: {size:.1f} GB from the Hugging Face Hub, license {license}.",
-            model=known.title,
-            size=known.size,
-            license=known.license,
-        )
-    else:
-        text = _("{base} is not on this machine. If it is a name on the Hugging Face Hub, download it.", base=base)
-    return Description(text, is_usable=False, can_download=True)
-
-
-def check(model: config.ModelConfig) -> None:
-    """Check that a run can start with a base model and its VAE.
-
-    Raises:
-        UserError: it is not on this machine, or cannot be trained; it says why.
-    """
-    path, _commit = detect.locate(model.base)
-    vae.find(path, detect.look(path), model.vae)
+    return Description(hub_downloads.offer(base, known), is_usable=False, can_download=True)
 
 
 def practice(base: str) -> str:

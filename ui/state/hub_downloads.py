@@ -9,7 +9,10 @@ import threading
 from dataclasses import dataclass
 
 from trainer import foreign_text, processes
+from trainer.base_models import hub
+from trainer.captioning import kinds
 from trainer.errors import UserError
+from trainer.i18n import _
 
 COMMAND = (sys.executable, "-m", "trainer", "download")
 
@@ -31,6 +34,18 @@ class Download:
 
 _DOWNLOADS: dict[str, Download] = {}
 _LOCK = threading.Lock()
+
+
+def offer(name: str, known: hub.WellKnown | kinds.WellKnown | None) -> str:
+    """Describe a model that can be downloaded, as far as it is known."""
+    if known:
+        return _(
+            "{model} is not on this machine yet: {size:.1f} GB from the Hugging Face Hub, license {license}.",
+            model=known.title,
+            size=known.size,
+            license=known.license,
+        )
+    return _("{base} is not on this machine. If it is a name on the Hugging Face Hub, download it.", base=name)
 
 
 def start(base: str) -> None:

@@ -217,15 +217,8 @@ def _kind(model: str) -> Kind | None:
 
 def _missing(model: str) -> str:
     known = next((known for known in kinds.WELL_KNOWN if known.model == model), None)
-    if known:
-        return _(
-            "{model} is not on this machine yet: {size:.1f} GB from the Hugging Face Hub, license {license}.",
-            model=known.title,
-            size=known.size,
-            license=known.license,
-        )
-    if kinds.is_hub_name(model):
-        return _("{base} is not on this machine. If it is a name on the Hugging Face Hub, download it.", base=model)
+    if known or kinds.is_hub_name(model):
+        return hub_downloads.offer(model, known)
     return _("There is no such folder on this machine.")
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from scripts import make_configs
 from trainer import config
 from trainer.base_models import CONFIGS, detect
 from trainer.data import dataset
@@ -173,15 +172,6 @@ def test_the_settings_for_single_files_give_the_published_models(family: str, co
             else:
                 model = kind(kind.config_class.from_pretrained(CONFIGS / family / part))
         assert sum(parameter.numel() for parameter in model.parameters()) == count, part
-
-
-def test_the_settings_are_those_that_the_script_makes() -> None:
-    merges = (CONFIGS / "clip" / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
-    assert len(merges) == make_configs.MERGES
-    texts = make_configs.texts(merges)
-    assert {name: (CONFIGS / name).read_text(encoding="utf-8") for name in texts} == texts
-    files = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.*")}
-    assert files == {*texts, "t5/tokenizer.json", "t5/tokenizer_config.json"}
 
 
 def test_the_tokenizers_are_those_of_clip_and_t5() -> None:

@@ -66,8 +66,8 @@ def widen(config: PretrainConfig, work: Workspace, minutes: float | None) -> Non
     if work.base.exists():
         return
     training = base.BaseTraining(config, CLIPTokenizer.from_pretrained(work.tokenizer), work.base)
-    widening.widen(widening.load_micro(), training.models, noise=widening.NOISE, seed=config.seed)
-    training.averaged.load_state_dict(training.models.state_dict())
+    widening.widen(widening.load_micro(), training.model, noise=widening.NOISE, seed=config.seed)
+    training.averaged.load_state_dict(training.model.state_dict())
     training.save()
 
 

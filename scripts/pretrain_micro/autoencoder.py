@@ -4,20 +4,18 @@ The result is an ordinary AutoencoderKL. Only its encoder is unusual: it compute
 latents of the base's training can be made before any VAE exists, and decoder and base can be trained in any order.
 """
 
-import copy
 import random
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checkpoint import load_checkpoint, save_checkpoint
 from .config import PretrainConfig
 from .patch_code import PatchCode, fit_patch_code
 from .pictures import Pictures
-from .schedule import Clock, average_into, learning_rate_factor, seed_step
+from .schedule import Clock, Training, seed_step
 from .written_encoder import write_encoder
 
 AVERAGE = 0.998
@@ -82,38 +80,13 @@ def _carry_positions(vae: AutoencoderKL) -> None:
             weight[2, 0, 1], weight[3, 1, :, 1] = bend * 2 ** (level + 1), bend * 2 ** (level + 1)
 
 
-class DecoderTraining:
-    """Training of the decoder, as a state that can be saved and resumed."""
+class DecoderTraining(Training[AutoencoderKL]):
+    """Training of the decoder."""
 
     def __init__(self, config: PretrainConfig, code: PatchCode, checkpoint: Path) -> None:
-        self.config = config
-        self.code = code
-        self.checkpoint = checkpoint
-        self.vae = build_vae(config, code)
-        self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval()
-        self.parameters = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.decoder_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
-        )
-        self.step = 0
-        self.seen = 0
-        if checkpoint.exists():
-            state = load_checkpoint(checkpoint)
-            self.vae.load_state_dict(state["vae"])
-            self.averaged.load_state_dict(state["averaged"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seen = state["step"], state["seen"]
-
-    def save(self) -> None:
-        """Write the state to the checkpoint."""
-        state = {
-            "vae": self.vae.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seen": self.seen,
-        }
-        save_checkpoint(state, self.checkpoint)
+        self.config, self.code = config, code
+        rate = config.decoder_learning_rate
+        super().__init__(build_vae(config, code), checkpoint, rate=rate, beta2=0.99, decay=1e-4, average=AVERAGE)
 
     def train_step(self, world: Pictures, others: Pictures) -> float:
         """Do one step and return its loss."""
@@ -123,22 +96,10 @@ class DecoderTraining:
         latents = self.code.encode(images)
         # The base will never hit the latents exactly; the decoder learns to look past small errors.
         latents = latents + torch.randn_like(latents) * torch.rand(len(images), 1, 1, 1) * 0.15
-        factor = learning_rate_factor(
-            self.step, seen=self.seen, total=config.decoder_samples, decay_share=config.decay_share
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.decoder_learning_rate * factor
         with torch.autocast("cpu", torch.bfloat16):
-            decoded = self.vae.decode(latents).sample
+            decoded = self.model.decode(latents).sample
         loss = reconstruction_loss(decoded.float(), images)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        average_into(self.averaged.parameters(), self.vae.parameters(), self.step, AVERAGE)
-        self.step += 1
-        self.seen += len(images)
-        return float(loss.detach())
+        return self.advance(loss, len(images), total=config.decoder_samples, decay_share=config.decay_share)
 
 
 def train_decoder(

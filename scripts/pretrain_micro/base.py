@@ -1,6 +1,5 @@
 """The micro UNet and text encoder, trained together from scratch on the latents of the world (v-prediction)."""
 
-import copy
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .captions import caption
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import save_checkpoint
 from .config import PretrainConfig
 from .pictures import Attributes, Pictures
-from .schedule import Clock, average_into, learning_rate_factor, seed_step
+from .schedule import Clock, Training, seed_step
 
 AVERAGE = 0.999
 LINE_EVERY = 200
@@ -95,40 +94,15 @@ def build_base(config: PretrainConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDic
     return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
-class BaseTraining:
-    """Training of the base, as a state that can be saved and resumed."""
+class BaseTraining(Training[nn.ModuleDict]):
+    """Training of the base."""
 
     def __init__(self, config: PretrainConfig, tokenizer: CLIPTokenizer, checkpoint: Path) -> None:
-        self.config = config
-        self.tokenizer = tokenizer
-        self.checkpoint = checkpoint
-        self.models = build_base(config, tokenizer)
-        self.averaged = copy.deepcopy(self.models).requires_grad_(False).eval()
-        self.parameters = list(self.models.parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.base_learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-        )
+        self.config, self.tokenizer = config, tokenizer
         self.alphas: Tensor = DDPMScheduler(**NOISE).alphas_cumprod
         self.weights = loss_weights(config.latent_size)
-        self.step = 0
-        self.seen = 0
-        if checkpoint.exists():
-            state = load_checkpoint(checkpoint)
-            self.models.load_state_dict(state["models"])
-            self.averaged.load_state_dict(state["averaged"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seen = state["step"], state["seen"]
-
-    def save(self) -> None:
-        """Write the state to the checkpoint."""
-        state = {
-            "models": self.models.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seen": self.seen,
-        }
-        save_checkpoint(state, self.checkpoint)
+        models, rate = build_base(config, tokenizer), config.base_learning_rate
+        super().__init__(models, checkpoint, rate=rate, beta2=0.98, decay=0.01, average=AVERAGE)
 
     def train_step(self, world: EncodedWorld) -> float:
         """Do one step and return its loss: the squared error of v, the same for all timesteps, faces weighted up."""
@@ -142,23 +116,11 @@ class BaseTraining:
         alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-        factor = learning_rate_factor(
-            self.step, seen=self.seen, total=config.base_samples, decay_share=config.decay_share
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.base_learning_rate * factor
         with torch.autocast("cpu", torch.bfloat16):
-            states = self.models["text_encoder"](tokens).last_hidden_state
-            predicted = self.models["unet"](noisy, timesteps, states).sample
+            states = self.model["text_encoder"](tokens).last_hidden_state
+            predicted = self.model["unet"](noisy, timesteps, states).sample
         loss = ((predicted.float() - target).square() * self.weights).mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        average_into(self.averaged.parameters(), self.models.parameters(), self.step, AVERAGE)
-        self.step += 1
-        self.seen += len(picks)
-        return float(loss.detach())
+        return self.advance(loss, len(picks), total=config.base_samples, decay_share=config.decay_share)
 
     def _tokens(self, people: list[Attributes], chooser: random.Random) -> Tensor:
         """Write new captions and tokenize them; some stay empty, for classifier-free guidance."""

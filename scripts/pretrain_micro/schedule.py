@@ -1,13 +1,19 @@
 """Shared by both trainings: a learning rate that can be resumed and extended, averaged weights, progress lines."""
 
+import copy
 import random
 import time
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from .checkpoint import load_checkpoint, save_checkpoint
 
 WARMUP_STEPS = 150
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def learning_rate_factor(step: int, *, seen: int, total: int, decay_share: float) -> float:
@@ -31,6 +37,60 @@ def seed_step(seed: int, step: int) -> random.Random:
     """Seed torch for this step and return a generator for plain choices: a resumed run draws what it would have."""
     torch.manual_seed(seed * 1_000_003 + step)
     return random.Random(seed * 1_000_003 + step)
+
+
+class Training(Generic[Model]):
+    """Model, averaged weights, optimizer and progress of a training, as a state that can be saved and resumed."""
+
+    def __init__(
+        self, model: Model, checkpoint: Path, *, rate: float, beta2: float, decay: float, average: float
+    ) -> None:
+        """Begin a training, or go on where its checkpoint was written.
+
+        Args:
+            model: the model; what requires a gradient is trained.
+            checkpoint: path of the state.
+            rate: full learning rate.
+            beta2: of AdamW.
+            decay: weight decay of AdamW.
+            average: of the averaged weights, the longest that they last.
+        """
+        self.model, self.checkpoint, self.rate, self.average = model, checkpoint, rate, average
+        self.averaged = copy.deepcopy(model).requires_grad_(False).eval()
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, beta2), weight_decay=decay, fused=True)
+        self.step = self.seen = 0
+        if checkpoint.exists():
+            state = load_checkpoint(checkpoint)
+            self.model.load_state_dict(state["model"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seen = state["step"], state["seen"]
+
+    def save(self) -> None:
+        """Write the state to the checkpoint."""
+        state = {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seen": self.seen,
+        }
+        save_checkpoint(state, self.checkpoint)
+
+    def advance(self, loss: Tensor, samples: int, *, total: int, decay_share: float) -> float:
+        """Follow the gradient of a loss over so many samples, of a training of `total`; return the loss."""
+        factor = learning_rate_factor(self.step, seen=self.seen, total=total, decay_share=decay_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * factor
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        average_into(self.averaged.parameters(), self.model.parameters(), self.step, self.average)
+        self.step += 1
+        self.seen += samples
+        return float(loss.detach())
 
 
 class Clock:

@@ -1,6 +1,6 @@
 """Base models on the Hugging Face Hub: their names, what of a repository is needed, and what is here. Offline.
 
-Only `hub_download` and `sharing.hub_upload` ever ask the hub; everything else sees what is in the hub's cache.
+Only `hub_download` and `publishing.hub_upload` ever ask the hub; everything else sees what is in the hub's cache.
 """
 
 import re

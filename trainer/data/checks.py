@@ -58,7 +58,7 @@ def examine(
     """
     files = dataset.image_files(folder)
     everything = dataset.read(folder)
-    damaged = image_stats.damaged(folder)
+    damaged = image_stats.look(folder).damaged
     examples = [example for example in everything if example.name not in damaged]
     names = {example.name for example in examples}
     stats = {name: image for name, image in (stats or {}).items() if name in names}

@@ -64,7 +64,8 @@ class ImageStats:
 class Known:
     """Statistics of the images of a dataset as they are now.
 
-    `stats` are by name; `damaged` are the names of images that could not be decoded; `missing` are not measured yet.
+    `stats` are by name; `damaged` are the names of images that could not be decoded when they were measured, and have
+    not changed since; `missing` are not measured yet.
     """
 
     stats: dict[str, ImageStats]
@@ -91,19 +92,9 @@ def known(folder: Path) -> dict[str, ImageStats]:
     return look(folder).stats
 
 
-def damaged(folder: Path) -> set[str]:
-    """Return the names of images that could not be decoded when they were measured, and have not changed since."""
-    return look(folder).damaged
-
-
-def missing(folder: Path) -> list[Path]:
-    """Return the images that have not been measured yet."""
-    return look(folder).missing
-
-
 def measure_missing(folder: Path, limit: int = 100_000) -> dict[str, ImageStats]:
     """Measure the images that have not been measured yet, at most `limit`; return the statistics of all."""
-    new = missing(folder)[:limit]
+    new = look(folder).missing[:limit]
     if new:
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow and NumPy release the GIL while they compute
             measured = dict(zip(new, pool.map(_try_to_measure, new), strict=True))

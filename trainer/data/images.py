@@ -32,6 +32,7 @@ PIXELS_PER_BYTE = 2000  # of a JPEG, at most; more means a false header, which d
 _CONVERTED_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 _ORIENTATION = 0x0112
 _SIDEWAYS = {5, 6, 7, 8}
+BROKEN = (OSError, ValueError, SyntaxError, struct.error)  # what Pillow raises for a header that is not whole
 LARGE = 2**22  # pixels above which images are decoded one at a time
 _ONE_AT_A_TIME = threading.Lock()
 _TO_UPRIGHT = {
@@ -82,7 +83,7 @@ def _read_header(path: Path, _size: int, _changed: int) -> tuple[int, int, int] 
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             rotation = orientation(image)
-    except (OSError, ValueError, SyntaxError, struct.error, UnidentifiedImageError, Image.DecompressionBombError):
+    except (*BROKEN, Image.DecompressionBombError):
         return None
     return None if width * height > MAX_PIXELS else (width, height, rotation)
 
@@ -91,7 +92,7 @@ def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of an image, 1 (upright) to 8; 1 also where the EXIF data are damaged."""
     try:
         value = image.getexif().get(_ORIENTATION)
-    except (OSError, ValueError, SyntaxError, TypeError, LookupError, AttributeError, OverflowError, struct.error):
+    except (*BROKEN, TypeError, LookupError, AttributeError, OverflowError):
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -144,7 +145,7 @@ def _gate(data: bytes) -> AbstractContextManager[object]:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             is_large = image.width * image.height > LARGE
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+    except (*BROKEN, Image.DecompressionBombError):
         return nullcontext()  # it is refused when it is decoded
     return _ONE_AT_A_TIME if is_large else nullcontext()
 
@@ -209,17 +210,7 @@ def upright(data: bytes, side: int = 0, formats: tuple[str, ...] = FORMATS) -> I
         ) from None
     except MemoryError:
         raise UserError("needs too much memory", "Scale it down first.") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        RuntimeError,
-        zlib.error,
-        LookupError,
-        OverflowError,
-        struct.error,
-    ):
+    except (*BROKEN, EOFError, RuntimeError, zlib.error, LookupError, OverflowError):
         raise DamagedError("damaged", "Export it again as PNG or JPEG.") from None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -195,21 +195,20 @@ def reduce_gradients(accelerator: Accelerator, state: TrainState, loss: Tensor) 
 
 def add(accelerator: Accelerator, value: float) -> float:
     """Return the sum of a number over all processes."""
-    if accelerator.num_processes == 1:
-        return value
-    tensor = torch.tensor([value], dtype=torch.float64, device=accelerator.device)
-    with _together(_patience()):
-        torch.distributed.all_reduce(tensor, group=_groups["prompt"])
-        return tensor.item()
+    return _reduce(accelerator, value, "SUM")
 
 
 def largest(accelerator: Accelerator, value: float) -> float:
     """Return the largest of the processes' values in each process."""
+    return _reduce(accelerator, value, "MAX")
+
+
+def _reduce(accelerator: Accelerator, value: float, operation: Literal["SUM", "MAX"]) -> float:
     if accelerator.num_processes == 1:
         return value
     tensor = torch.tensor([value], dtype=torch.float64, device=accelerator.device)
     with _together(_patience()):
-        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=_groups["prompt"])
+        torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation), group=_groups["prompt"])
         return tensor.item()
 
 

@@ -198,7 +198,7 @@ def measure(argument: dict[str, str]) -> dict[str, Any]:
     """Measure some of the images that are not measured yet; the grid calls this until none is left."""
     folder = projects.folder(str(argument["project"]))
     image_stats.measure_missing(folder, AT_ONCE)
-    return {"left": len(image_stats.missing(folder))}
+    return {"left": len(image_stats.look(folder).missing)}
 
 
 @answered

@@ -126,7 +126,7 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, name: str) -> None:
     problems = checks.examine(six, "rin", resolution=256, stats=image_stats.measure_missing(six)).problems
     fixes.apply_fix(six, problems, kind, "rin")
     assert files_by_kind(six) == {}
-    assert image_stats.damaged(six) == set()
+    assert image_stats.look(six).damaged == set()
     assert dataset.restore_last(six) or undo.undo(six)
     assert {path.name: path.read_bytes() for path in six.iterdir() if path.is_file()} == before
 
@@ -174,11 +174,11 @@ def test_a_shared_background_is_named(folder: Path) -> None:
 
 def test_pictures_are_measured_once(six: Path) -> None:
     image_stats.measure_missing(six)
-    assert image_stats.missing(six) == []
+    assert image_stats.look(six).missing == []
     dataset.write_caption(six / "0.png", "other words")
-    assert image_stats.missing(six) == []
+    assert image_stats.look(six).missing == []
     save(six, "1.png", drawing(17))
-    assert [path.name for path in image_stats.missing(six)] == ["1.png"]
+    assert [path.name for path in image_stats.look(six).missing] == ["1.png"]
     assert set(image_stats.measure_missing(six)) == {f"{number}.png" for number in range(6)}
     (six / paths.CACHE / "measurements.json").write_text("{")
     assert image_stats.known(six) == {}

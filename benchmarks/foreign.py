@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.loaders import comfy_names
 from benchmarks.narrow import Base
-from trainer.adapter_files import writer
+from trainer.adapter_files import safetensors_reader, writer
 from trainer.adapter_files.modules import Module
 from trainer.base_models import layer_names
 
@@ -215,7 +215,8 @@ def modules_of(tensors: Parts) -> dict[str, Module]:
 
 def settings(tensors: Parts) -> dict[str, str]:
     """What diffusers writes beside its tensors."""
-    return writer.peft(modules_of(tensors), "fp32", None)[1]
+    data = writer.write(modules_of(tensors), {}, form="peft", precision="fp32", strip=True)
+    return safetensors_reader.parse(data, "x").metadata
 
 
 def own(base: Base) -> Iterator[tuple[str, Parts]]:

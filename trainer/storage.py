@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -85,6 +86,11 @@ def finish(part: Path, path: Path) -> None:
 def open_passing(path: Path) -> BinaryIO:
     """Open a new file for what need not survive a crash, such as an upload until it is imported."""
     return path.open("xb")
+
+
+def open_scratch(folder: Path) -> IO[bytes]:
+    """Open a new file without a name beside what will be written from it; it goes when it is closed, or its process."""
+    return tempfile.TemporaryFile(dir=folder)
 
 
 def write_unsynced(path: Path, chunks: Iterable[bytes]) -> None:

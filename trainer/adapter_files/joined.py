@@ -78,13 +78,26 @@ def _own_ranks(part: Lora, number: int, count: int) -> Lora:
     return Lora(part.parts | matrices, part.alpha * kept / part.rank)
 
 
-def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, Module]:
-    """Return modules under the names that kohya's scripts have for a transformer's layers, with joined ones joined.
+def can_join(modules: Mapping[str, Module], family: FamilyName | None) -> bool:
+    """Return True for a transformer's LoRA; kohya's scripts join only LoRA, so that other kinds keep their names."""
+    return family in TRANSFORMERS and all(
+        isinstance(module, Lora) and module.parts.keys() == _PLAIN for module in modules.values()
+    )
 
-    Only LoRA can be joined, and only LoRA is what those scripts read; other kinds keep their names.
+
+def whole_of(name: str, family: FamilyName) -> tuple[str, int]:
+    """Return the path of the joined layer that a layer is a part of, and of how many; else its own name and 1."""
+    place = layer_names.read(name).place
+    if place and place.component == "transformer" and (whole := transformer_names.joined(place.path, family)):
+        return whole, len(transformer_names.parts(whole, family))
+    return name, 1
+
+
+def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, Module]:
+    """Return LoRA under the names that kohya's scripts have for a transformer's layers, with joined ones joined.
+
+    The parts of a joined layer are given together.
     """
-    if not all(isinstance(module, Lora) and module.parts.keys() == _PLAIN for module in modules.values()):
-        return dict(modules)
     named, groups = dict[str, Module](), dict[str, dict[str, Lora]]()
     for name, module in modules.items():
         place = layer_names.read(name).place
@@ -96,7 +109,7 @@ def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, 
             named[_kohya(place.path, family)] = _swapped(place.path, module)
     for whole, parts in groups.items():
         named[_kohya(whole, family)] = _joined(transformer_names.parts(whole, family), parts)
-    return dict(sorted(named.items()))
+    return named
 
 
 def _kohya(path: str, family: FamilyName) -> str:

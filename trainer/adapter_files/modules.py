@@ -4,7 +4,7 @@ The kinds and their tensors are those of LyCORIS (Yeh et al. 2024, https://arxiv
 A1111 and others read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -214,6 +214,12 @@ class Full:
                 change = self.parts[ending].float()
                 return change.reshape(len(change), -1)
         return torch.zeros_like(_weight(weight))
+
+
+def without_values(module: Module) -> Module:
+    """Return a module with the shapes and types of its tensors alone, which take no memory."""
+    parts = {ending: part.to("meta") for ending, part in module.parts.items()}
+    return replace(module, parts=parts)  # type: ignore[type-var]  # all modules are dataclasses
 
 
 def bias_change(module: Module) -> Tensor | None:

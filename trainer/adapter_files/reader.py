@@ -6,7 +6,7 @@ Modules are always named as `layer_names.kohya` names them, so that nothing behi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,18 +88,42 @@ _NOT_READ = {
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """Contents of an adapter file: modules by their names in kohya's format, and the tensors of that format."""
+    """Contents of an adapter file: modules by their names in kohya's format."""
 
-    tensors: dict[str, Tensor]
-    modules: dict[str, Module]
+    modules: Mapping[str, Module]
     metadata: dict[str, str]
     size: int
     family: FamilyName | None = None
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors in kohya's format."""
+        return tensors_of(self.modules)
+
+    @property
     def kinds(self) -> set[str]:
         """Kinds of its modules, such as LoRA and DoRA."""
         return {kind(module) for module in self.modules.values()}
+
+
+class _Stored(Mapping[str, Module]):
+    """Modules of a file, each of which is read whenever it is accessed, so that large files take little memory."""
+
+    def __init__(self, file: SafetensorsFile, settings: PeftSettings, places: dict[str, tuple[Layer, Place]]) -> None:
+        self._file, self._settings, self._places = file, settings, places
+
+    def __getitem__(self, name: str) -> Module:
+        layer, place = self._places[name]
+        return _of_layer(self._file, layer, self._settings)[place]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def read(path: Path) -> AdapterFile:
@@ -117,6 +141,20 @@ def of_file(file: SafetensorsFile, folder: Path | None = None) -> AdapterFile:
     Raises:
         UserError: as `read`.
     """
+    adapter = _checked(file, folder)
+    return replace(adapter, modules=dict(adapter.modules))
+
+
+def scan(path: Path) -> AdapterFile:
+    """Check an adapter file as `read` does, but leave its modules on disk: each is read whenever it is accessed.
+
+    Raises:
+        UserError: as `read`; and when a module is accessed, if the file was changed or removed meanwhile.
+    """
+    return _checked(safetensors_reader.read(path), path.parent)
+
+
+def _checked(file: SafetensorsFile, folder: Path | None) -> AdapterFile:
     layers, unknown = summary.layers(file)
     if broken := summary.not_finite(file, layers, unknown):
         raise refusal(file.name, "{key} has values that are not finite", key=broken[0])
@@ -132,15 +170,14 @@ def of_file(file: SafetensorsFile, folder: Path | None = None) -> AdapterFile:
         raise refusal(file.name, "it is empty")
     family = summary.family(file, layers)
     settings = peft_settings.find(file, folder)
-    modules: dict[str, Module] = {}
+    places: dict[str, tuple[Layer, Place]] = {}
     for layer in layers:
-        for place, module in _of_layer(file, layer, settings).items():
+        for place in _of_layer(file, layer, settings):
             name = layer_names.kohya(place, family or DEFAULT)
-            if name in modules:
+            if name in places:
                 raise refusal(file.name, "it has {name} twice, under two names", name=name)
-            modules[name] = module
-    modules = dict(sorted(modules.items()))
-    return AdapterFile(tensors_of(modules), modules, file.metadata, file.size, family)
+            places[name] = layer, place
+    return AdapterFile(_Stored(file, settings, dict(sorted(places.items()))), file.metadata, file.size, family)
 
 
 def _of_layer(file: SafetensorsFile, layer: Layer, settings: PeftSettings) -> dict[Place, Module]:
@@ -300,7 +337,7 @@ def without_t5(file: AdapterFile, title: str) -> tuple[AdapterFile, tuple[str, .
         count,
         title=title,
     )
-    return replace(file, modules=kept, tensors=tensors_of(kept)), (sentence,)
+    return replace(file, modules=kept), (sentence,)
 
 
 def readable_by_diffusers(file: AdapterFile) -> bool:

@@ -3,7 +3,7 @@
 Each works on a module's change of a weight, not on its file format, so that all kinds can be mixed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.adapter_files import low_rank
 from trainer.adapter_files.base_weights import Change, Checkpoint, Weight, rewrite
-from trainer.adapter_files.low_rank import Pair
+from trainer.adapter_files.low_rank import Cut, Pair
 from trainer.adapter_files.modules import Module, bias_change, fits, size
 from trainer.adapter_files.reader import AdapterFile, without_t5
 from trainer.adapter_files.writer import kernel_of, place_of
@@ -31,10 +31,32 @@ class Made:
     `error` is relative to the whole effect; `worst` is that of the layer for which it is largest.
     """
 
-    modules: dict[str, Module]
+    modules: Mapping[str, Module]
     error: float = 0.0
     worst: float = 0.0
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+class _Making:
+    """A new adapter as its layers are made: its modules, and the squared norms of all changes and of what is lost."""
+
+    def __init__(self, into: MutableMapping[str, Module] | None) -> None:
+        self.modules: MutableMapping[str, Module] = {} if into is None else into
+        self.whole = self.lost = self.worst = 0.0  # the last is that of a layer, as a share of its own
+
+    def cut(self, name: str, cut: Cut) -> None:
+        """Add the module of an approximation."""
+        self.whole, self.lost = self.whole + cut.whole, self.lost + cut.lost
+        if cut.whole:
+            self.worst = max(self.worst, cut.lost / cut.whole)
+        self.modules[name] = cut.pair.module()
+
+    def made(self, notes: tuple[str, ...] = ()) -> Made:
+        """Return the new adapter with its errors."""
+        error = (self.lost / (self.whole or 1.0)) ** 0.5
+        if error <= _LOST:
+            return Made(self.modules, notes=notes)
+        return Made(self.modules, error, self.worst**0.5, notes)
 
 
 def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
@@ -70,31 +92,31 @@ def same_family(files: Mapping[str, AdapterFile]) -> FamilyName | None:
     return families.get(first)
 
 
-def merge(files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0) -> Made:
+def merge(
+    files: Sequence[tuple[str, AdapterFile, float]], rank: int = 0, into: MutableMapping[str, Module] | None = None
+) -> Made:
     """Merge several adapters into one LoRA, each (name, file, strength) at its strength.
 
-    The factors are put side by side, which is exact: ranks add up. With `rank`, each layer is then cut to it.
+    The factors are put side by side, which is exact: ranks add up. With `rank`, each layer is then cut to it. The
+    modules are put `into` a mapping, such as a `writer.Draft`, one at a time.
 
     Raises:
         UserError: they do not belong together, or a LoRA cannot express one.
     """
-    family = same_family({name: file for name, file, _ in files})
-    modules: dict[str, Module] = {}
-    wholes: dict[str, Pair] = {}
+    family, making = same_family({name: file for name, file, _ in files}), _Making(into)
     for name in sorted({name for _unused, file, _strength in files for name in file.modules}):
         pairs = [
             (_factors(name, file.modules[name], family), strength)
             for _, file, strength in files
             if name in file.modules and strength
         ]
-        if not pairs:
-            continue
-        wholes[name] = low_rank.add(pairs)
-        merged = low_rank.cut(wholes[name], rank).pair if rank else wholes[name]
-        modules[name] = merged.module()
-    if not modules:
+        if pairs and rank:
+            making.cut(name, low_rank.cut(low_rank.add(pairs), rank))
+        elif pairs:
+            making.modules[name] = low_rank.add(pairs).module()
+    if not making.modules:
         raise UserError("There is nothing to merge: all strengths are 0.", "Change at least one strength.")
-    return Made(modules, *errors(wholes, modules))
+    return making.made()
 
 
 def _factors(name: str, module: Module, family: FamilyName | None) -> Pair:
@@ -102,44 +124,26 @@ def _factors(name: str, module: Module, family: FamilyName | None) -> Pair:
     return low_rank.factors(module, kernel_of(name, module, family) if flat else None)
 
 
-def errors(wholes: Mapping[str, Pair], modules: Mapping[str, Module]) -> tuple[float, float]:
-    """Measure how far modules are from the original changes: relative to all of them, and in the worst layer.
-
-    It is measured on the modules as they are, with whatever rounding is in them, through factors of the difference.
-    """
-    whole, lost, worst = 0.0, 0.0, 0.0
-    for name, pair in wholes.items():
-        norm = _norm(pair)
-        difference = _norm(low_rank.add([(pair, 1.0), (low_rank.factors(modules[name], pair.kernel), -1.0)]))
-        whole, lost = whole + norm**2, lost + difference**2
-        if norm:
-            worst = max(worst, difference / norm)
-    error = (lost / (whole or 1.0)) ** 0.5
-    return (error, worst) if error > _LOST else (0.0, 0.0)
-
-
-def _norm(pair: Pair) -> float:
-    """Return the Frobenius norm of up @ down, without multiplying them."""
-    upper, lower = torch.linalg.qr(pair.up).R, torch.linalg.qr(pair.down.T).R
-    return float((upper @ lower.T).norm())
-
-
-def resize(file: AdapterFile, rank: int = 0, energy: float = 1.0) -> Made:
+def resize(
+    file: AdapterFile, rank: int = 0, energy: float = 1.0, into: MutableMapping[str, Module] | None = None
+) -> Made:
     """Return a LoRA of lower rank with nearly the effect of an adapter: each layer's best approximation.
 
     Args:
         file: of kinds that a LoRA can express.
         rank: the most a layer may have; 0 = no limit.
         energy: share of the squared effect that each layer keeps at least.
+        into: takes the modules, one at a time.
 
     Raises:
         UserError: a LoRA cannot express it, or a limit is out of range.
     """
     if not 0 < energy <= 1 or rank < 0:
         raise UserError("The energy share must be above 0 and at most 1, and the rank positive.", "Correct it.")
-    wholes = {name: _factors(name, module, file.family) for name, module in file.modules.items()}
-    modules: dict[str, Module] = {name: low_rank.cut(pair, rank, energy).pair.module() for name, pair in wholes.items()}
-    return Made(modules, *errors(wholes, modules))
+    making = _Making(into)
+    for name, module in file.modules.items():
+        making.cut(name, low_rank.cut(_factors(name, module, file.family), rank, energy))
+    return making.made()
 
 
 def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out: Path) -> tuple[int, tuple[str, ...]]:
@@ -212,8 +216,16 @@ def _changes(base: Checkpoint, name: str, modules: list[tuple[Module, float]]) -
         yield base.vectors[f"{name}.bias"], lambda bias: bias + sum(biases)
 
 
-def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1.0) -> Made:
+def difference(
+    tuned: Checkpoint,
+    base: Checkpoint,
+    rank: int,
+    energy: float = 1.0,
+    into: MutableMapping[str, Module] | None = None,
+) -> Made:
     """Extract a LoRA of the difference between a tuned model and its base: that of each layer, cut to a rank.
+
+    The modules are put `into` a mapping, one at a time.
 
     Raises:
         UserError: the models are of different families or sizes, or do not differ.
@@ -227,7 +239,7 @@ def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1
             base=base.path.name,
             other=FAMILIES[base.family].title,
         )
-    modules, whole, lost, worst = dict[str, Module](), 0.0, 0.0, 0.0
+    making = _Making(into)
     for name in sorted(tuned.weights.keys() & base.weights.keys()):
         if place_of(name).block == "outside" or place_of(name).path == layer_names.TEXT_PROJECTION:
             continue
@@ -243,18 +255,15 @@ def difference(tuned: Checkpoint, base: Checkpoint, rank: int, energy: float = 1
         difference = new.double() - old.double()
         if not bool(difference.any()):
             continue
-        cut = low_rank.cut_matrix(difference.flatten(1), tuple(difference.shape[1:]), rank, energy)
-        modules[name] = cut.pair.module()
-        whole, lost = whole + cut.whole, lost + cut.lost
-        worst = max(worst, (cut.lost / cut.whole) ** 0.5)
-    if not modules:
+        making.cut(name, low_rank.cut_matrix(difference.flatten(1), tuple(difference.shape[1:]), rank, energy))
+    if not making.modules:
         raise UserError(
             "{tuned} and {base} do not differ in any layer that a LoRA can change.",
             "Choose a tuned model and the base it came from.",
             tuned=tuned.path.name,
             base=base.path.name,
         )
-    return Made(modules, (lost / whole) ** 0.5, worst, _left_out(tuned, base, whole))
+    return making.made(_left_out(tuned, base, making.whole))
 
 
 def _left_out(tuned: Checkpoint, base: Checkpoint, whole: float) -> tuple[str, ...]:

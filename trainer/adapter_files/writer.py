@@ -7,32 +7,33 @@ rank, whatever alpha was.
 """
 
 import hashlib
+import io
 import json
 import struct
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, UserDict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from trainer import __version__, foreign_text
-from trainer.adapter_files import joined, low_rank, safetensors_reader
-from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size
+from trainer import __version__
+from trainer.adapter_files import joined, low_rank
+from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size, without_values
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
 from trainer.adapter_files.programs import METADATA
 from trainer.adapter_files.reader import AdapterFile, tensors_of
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Place
-from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
+from trainer.base_models.registry import DEFAULT, FAMILIES, TRANSFORMERS, FamilyName
 from trainer.base_models.spec import PredictionType, Size
 from trainer.errors import UserError
 
 Form = Literal["kohya", "peft"]
 Precision = Literal["fp16", "bf16", "fp32"]
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 PEFT_NAME = "pytorch_lora_weights.safetensors"
 # Metadata that programs need to load a file; the rest informs people and other tools.
 NEEDED = (
@@ -81,53 +82,147 @@ _ALGORITHMS = {
 }
 
 
-def kohya(modules: Mapping[str, Module], precision: Precision, family: FamilyName | None = None) -> dict[str, Tensor]:
-    """Return the tensors of kohya's format; alphas and DoRA's magnitudes stay in fp32, which every program reads.
+class Draft(UserDict[str, Module]):
+    """A new file, filled layer by layer with `draft[name] = module`, of which it keeps the shapes alone.
+
+    The cast values go to `body`, a temporary file, because the header of a file needs the shapes of all tensors.
+
+    Attributes:
+        joins: the layers of a transformer are joined as in its original code, which needs plain LoRA throughout.
+    """
+
+    def __init__(
+        self, body: IO[bytes], form: Form, precision: Precision, family: FamilyName | None, *, joins: bool = True
+    ) -> None:
+        super().__init__()
+        self._body, self._form, self._precision, self._family = body, form, precision, family
+        self._tensors: dict[str, tuple[Tensor, int]] = {}  # without values, and where these are in the body
+        self._joins = joins and form == "kohya" and family in TRANSFORMERS
+        self._waiting: dict[str, dict[str, Module]] = {}  # parts of joined layers that lack other parts
+
+    def __setitem__(self, name: str, module: Module) -> None:
+        """Append the tensors of a module.
+
+        Raises:
+            UserError: a value is too large for the precision, or a kind cannot be written in this format.
+            OSError: the disk is full.
+        """
+        if self._form == "peft":
+            module = _for_peft(name, module, self._family)
+            self._append(_peft_tensors(name, module, self._family))
+        elif self._joins and self._family:
+            whole, count = joined.whole_of(name, self._family)
+            parts = self._waiting.setdefault(whole, {})
+            parts[name] = module
+            if len(parts) == count:
+                self._append(tensors_of(joined.as_original(self._waiting.pop(whole), self._family)))
+        else:
+            self._append(tensors_of({name: module}))
+        self.data[name] = without_values(module)
+
+    def _append(self, tensors: Mapping[str, Tensor]) -> None:
+        for key, tensor in tensors.items():
+            cast = _cast(key, tensor, self._precision)
+            self._tensors[key] = cast.to("meta"), self._body.tell()
+            self._body.write(cast.reshape(-1).view(torch.uint8).numpy().data)
+
+    def chunks(self, metadata: Mapping[str, str], *, strip: bool = False) -> Iterator[bytes]:
+        """Yield the bytes of the file: its header, then one tensor at a time.
+
+        Raises:
+            UserError: the modules cannot be written together in this format.
+        """
+        if self._family:
+            for parts in self._waiting.values():
+                self._append(tensors_of(joined.as_original(parts, self._family)))
+            self._waiting.clear()
+        kept = {key: text for key, text in metadata.items() if key != PEFT_METADATA and (not strip or key in NEEDED)}
+        if self._form == "peft":
+            kept |= {PEFT_METADATA: json.dumps(_peft_settings(self.data, self._family), sort_keys=True)}
+        if not strip:
+            kept |= self._hashes(kept)
+        yield self._header(kept)
+        yield from self._values()
+
+    def _ordered(self) -> list[str]:
+        """Return the keys as the safetensors library orders them: the widest numbers first, so that all are aligned."""
+        return sorted(self._tensors, key=lambda key: (-self._tensors[key][0].itemsize, key))
+
+    def _values(self) -> Iterator[bytes]:
+        for key in self._ordered():
+            tensor, start = self._tensors[key]
+            self._body.seek(start)
+            yield self._body.read(tensor.nbytes)
+
+    def _header(self, metadata: Mapping[str, str]) -> bytes:
+        # As the safetensors library writes it: other than ASCII is not escaped, and the data begin at a multiple of 8.
+        header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+        end = 0
+        for key in self._ordered():
+            tensor, _start = self._tensors[key]
+            begin, end = end, end + tensor.nbytes
+            header[key] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        return struct.pack("<Q", len(text)) + text
+
+    def _hashes(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """Return the two hashes that programs know a safetensors file by.
+
+        `sshs_model_hash` is the SHA-256 of all bytes after the header. `sshs_legacy_hash` is the first 8 digits of the
+        SHA-256 of 64 KiB at offset 1 MiB of the file as it would be with the training metadata (`ss_`) alone.
+        """
+        plain = self._header({key: text for key, text in metadata.items() if key.startswith("ss_")})
+        digest, opening = hashlib.sha256(), bytearray(plain)
+        for values in self._values():
+            digest.update(values)
+            opening += values[: max(0, 0x110000 - len(opening))]
+        legacy = hashlib.sha256(opening[0x100000:0x110000]).hexdigest()[:8]
+        return {"sshs_model_hash": digest.hexdigest(), "sshs_legacy_hash": legacy}
+
+
+def _for_peft(name: str, module: Module, family: FamilyName | None) -> Module:
+    """Return a module as diffusers reads it: LoRA or DoRA, else the LoRA of the same change, whose rank is larger.
 
     Raises:
-        UserError: a value is too large for the precision.
+        UserError: a LoRA cannot express it, or it is a DoRA by input.
     """
-    if family and FAMILIES[family].transformer:
-        modules = joined.as_original(modules, family)
-    return _cast(tensors_of(modules), precision)
-
-
-def peft(
-    modules: Mapping[str, Module], precision: Precision, family: FamilyName | None
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of PEFT's format, and the metadata that diffusers needs for it.
-
-    Kinds that diffusers does not read are written as the LoRA of the same change, whose rank is larger.
-
-    Raises:
-        UserError: a value is too large for the precision, or a kind cannot be written in this format.
-    """
-    if any(by_input(module) for module in modules.values()):
+    if by_input(module):
         raise UserError(
             "PEFT's format holds a DoRA's magnitudes for each output; this adapter has one for each input.",
             "Write kohya's format.",
         )
-    tensors, by_component = {}, dict[str, list[tuple[Place, Module]]]()
-    for name, module in modules.items():
-        place, dotted = place_of(name), layer_names.peft(place_of(name), family)
-        if not isinstance(module, Lora) or bias_change(module) is not None:
-            module = low_rank.cut(low_rank.factors(module, kernel_of(name, module, family))).pair.module()
-        by_component.setdefault(dotted.partition(".")[0], []).append((place, module))
-        tensors[f"{dotted}.lora_A.weight"] = module.parts["lora_down.weight"]
-        tensors[f"{dotted}.lora_B.weight"] = module.parts["lora_up.weight"]
-        if "dora_scale" in module.parts:
-            scale = module.parts["dora_scale"]
-            shape = (1, -1, 1, 1) if scale.dim() == 4 else (-1,)
-            tensors[f"{dotted}.lora_magnitude_vector.weight"] = scale.reshape(shape)
-    settings = {
-        f"{component}.{key}": value
-        for component, modules in by_component.items()
-        for key, value in _peft_settings(modules).items()
+    if isinstance(module, Lora) and bias_change(module) is None:
+        return module
+    return low_rank.cut(low_rank.factors(module, kernel_of(name, module, family))).pair.module()
+
+
+def _peft_tensors(name: str, module: Module, family: FamilyName | None) -> dict[str, Tensor]:
+    dotted = layer_names.peft(place_of(name), family)
+    tensors = {
+        f"{dotted}.lora_A.weight": module.parts["lora_down.weight"],
+        f"{dotted}.lora_B.weight": module.parts["lora_up.weight"],
     }
-    return _cast(tensors, precision), {PEFT_METADATA: json.dumps(settings, sort_keys=True)}
+    if (scale := module.parts.get("dora_scale")) is not None:
+        shape = (1, -1, 1, 1) if scale.dim() == 4 else (-1,)
+        tensors[f"{dotted}.lora_magnitude_vector.weight"] = scale.reshape(shape)
+    return tensors
 
 
-def _peft_settings(modules: list[tuple[Place, Module]]) -> dict[str, Any]:
+def _peft_settings(modules: Mapping[str, Module], family: FamilyName | None) -> dict[str, Any]:
+    """Return peft's settings of all components, which hold the alphas of the file."""
+    by_component: dict[str, list[tuple[Place, Module]]] = {}
+    for name, module in modules.items():
+        component = layer_names.peft(place_of(name), family).partition(".")[0]
+        by_component.setdefault(component, []).append((place_of(name), module))
+    return {
+        f"{component}.{key}": value
+        for component, placed in by_component.items()
+        for key, value in _settings_of_component(placed).items()
+    }
+
+
+def _settings_of_component(modules: list[tuple[Place, Module]]) -> dict[str, Any]:
     """Return peft's settings for one component: the most common values, and the other modules' by path."""
     kinds = {kind(module) for _, module in modules}
     if "DoRA" in kinds and len(kinds) > 1:  # peft has one switch for all layers of a component
@@ -149,21 +244,18 @@ def _peft_settings(modules: list[tuple[Place, Module]]) -> dict[str, Any]:
     }
 
 
-def _cast(tensors: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
-    # A DoRA's magnitudes multiply whole weights: rounded to fp16 they would be off by a percent of what it learned.
-    precise = (".alpha", ".dora_scale", ".lora_magnitude_vector.weight")
-    cast = {
-        key: tensor.to(torch.float32 if key.endswith(precise) else DTYPES[precision]).contiguous()
-        for key, tensor in tensors.items()
-    }
-    for key, tensor in cast.items():
-        if not tensor.isfinite().all():
-            raise UserError(
-                "The adapter is not finite in {precision} ({key}).",
-                "Write it in bf16 or fp32.",
-                precision=precision,
-                key=key,
-            )
+def _cast(key: str, tensor: Tensor, precision: Precision) -> Tensor:
+    # Alphas are in fp32, which every program reads. A DoRA's magnitudes multiply whole weights: rounded to fp16 they
+    # would be off by a percent of what it learned.
+    precise = key.endswith((".alpha", ".dora_scale", ".lora_magnitude_vector.weight"))
+    cast = tensor.to(torch.float32 if precise else DTYPES[precision]).contiguous()
+    if not cast.isfinite().all():
+        raise UserError(
+            "The adapter is not finite in {precision} ({key}).",
+            "Write it in bf16 or fp32.",
+            precision=precision,
+            key=key,
+        )
     return cast
 
 
@@ -201,41 +293,11 @@ def write(
     """Return a whole file of modules; the family, where it is known, tells the shapes of what is converted.
 
     Raises:
-        UserError: a value is too large for the precision.
+        UserError: a value is too large for the precision, or a kind cannot be written in this format.
     """
-    kept = {key: text for key, text in metadata.items() if key != PEFT_METADATA and (not strip or key in NEEDED)}
-    if form == "kohya":
-        data = save(kohya(modules, precision, family), kept)
-    else:
-        tensors, settings = peft(modules, precision, family)
-        data = save(tensors, kept | settings)
-    return data if strip else with_hashes(data)
-
-
-def with_hashes(data: bytes) -> bytes:
-    """Add the two hashes that programs know a safetensors file by.
-
-    `sshs_model_hash` is the SHA-256 of all bytes after the header. `sshs_legacy_hash` is the first 8 digits of the
-    SHA-256 of 64 KiB at offset 1 MiB of the file as it would be with the training metadata (`ss_`) alone.
-    """
-    (length,) = struct.unpack("<Q", data[:8])
-    header, body = foreign_text.parse_header(data[8 : 8 + length]), data[8 + length :]
-    metadata = header.pop("__metadata__", {})
-    plain = _file({key: text for key, text in metadata.items() if key.startswith("ss_")}, header, body)
-    hashes = {
-        "sshs_model_hash": safetensors_reader.body_sha256(data),
-        "sshs_legacy_hash": hashlib.sha256(plain[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8],
-    }
-    return _file({**metadata, **hashes}, header, body)
-
-
-def _file(metadata: Mapping[str, str], header: Mapping[str, Any], body: bytes) -> bytes:
-    # As the safetensors library writes it: other than ASCII is not escaped, and the data begin at a multiple of 8.
-    if metadata:
-        header = {"__metadata__": metadata, **header}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + body
+    draft = Draft(io.BytesIO(), form, precision, family, joins=joined.can_join(modules, family))
+    draft.update(modules)
+    return b"".join(draft.chunks(metadata, strip=strip))
 
 
 def inherited(sources: Sequence[AdapterFile], modules: Mapping[str, Module], title: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.adapter_files.base_weights import Checkpoint
     from trainer.adapter_files.reader import AdapterFile
     from trainer.adapter_files.transforms import Made
+    from trainer.adapter_files.writer import Draft
     from trainer.base_models.registry import FamilyName
 
 BASE = "micro|FOLDER|FILE|HUB-NAME"
@@ -124,14 +125,18 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge several adapters into one LoRA."""
-    from trainer.adapter_files import transforms
+    from trainer.adapter_files import transforms, writer
 
     if rank < 0:
         raise UserError("The rank cannot be below 0.", "Give a whole number, or leave it out.")
     adapters = _read_adapters(files)
-    merged = transforms.merge(adapters, rank)
     sources = [adapter_file for _, adapter_file, _ in adapters]
-    _write(merged, sources, Output(out, form, precision, strip, as_json))
+    _write(
+        lambda draft: transforms.merge(adapters, rank, draft),
+        Output(out, form, precision, strip, as_json),
+        lambda draft: writer.inherited(sources, draft, out.stem),
+        sources[0].family,
+    )
 
 
 @app.command()
@@ -146,13 +151,17 @@ def resize(
     as_json: Json = False,
 ) -> None:
     """Approximate an adapter by a LoRA of lower rank."""
-    from trainer.adapter_files import reader, transforms
+    from trainer.adapter_files import reader, transforms, writer
 
     if not rank and energy == 1:
         raise UserError("There is no target size.", "Give --rank or --energy.")
-    source = reader.read(file)
-    resized = transforms.resize(source, rank, energy)
-    _write(resized, [source], Output(out, form, precision, strip, as_json))
+    source = reader.scan(file)
+    _write(
+        lambda draft: transforms.resize(source, rank, energy, draft),
+        Output(out, form, precision, strip, as_json),
+        lambda draft: writer.inherited([source], draft, out.stem),
+        source.family,
+    )
 
 
 @app.command()
@@ -165,11 +174,17 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Write an adapter in another format or precision."""
-    from trainer.adapter_files import reader, transforms, writer
+    from trainer.adapter_files import joined, reader, transforms, writer
 
-    source = reader.read(file)
-    unchanged = transforms.Made(source.modules)
-    _write(unchanged, [source], Output(out, form, precision, strip, as_json), metadata=writer.for_family(source))
+    source = reader.scan(file)
+
+    def unchanged(draft: Draft) -> Made:
+        draft.update(source.modules)
+        return transforms.Made(draft)
+
+    output = Output(out, form, precision, strip, as_json)
+    joins = joined.can_join(source.modules, source.family)
+    _write(unchanged, output, lambda _draft: writer.for_family(source), source.family, joins=joins)
 
 
 @app.command("extract")
@@ -189,11 +204,14 @@ def extract_lora(
     from trainer.base_models import detect
 
     checkpoint = _checkpoint(base)
-    difference = transforms.difference(_checkpoint(tuned), checkpoint, rank, energy)
-    metadata = writer.inherited([], difference.modules, out.stem)
-    metadata |= writer.of_family(checkpoint.family, detect.look(checkpoint.path).prediction_type or "epsilon")
-    output = Output(out, form, precision, strip, as_json)
-    _write(difference, [], output, metadata=metadata, family=checkpoint.family)
+    tuned_checkpoint = _checkpoint(tuned)
+    predicts = detect.look(checkpoint.path).prediction_type or "epsilon"
+    _write(
+        lambda draft: transforms.difference(tuned_checkpoint, checkpoint, rank, energy, draft),
+        Output(out, form, precision, strip, as_json),
+        lambda draft: writer.inherited([], draft, out.stem) | writer.of_family(checkpoint.family, predicts),
+        checkpoint.family,
+    )
 
 
 @app.command()
@@ -217,7 +235,7 @@ def _read_adapters(texts: Sequence[str]) -> list[tuple[str, AdapterFile, float]]
 
     adapters = []
     for file, strength in map(parse_adapter, texts):
-        adapters.append((Path(file).name, reader.read(Path(file)), strength))
+        adapters.append((Path(file).name, reader.scan(Path(file)), strength))
     return adapters
 
 
@@ -240,35 +258,28 @@ def check_out(out: Path) -> None:
 
 
 def _write(
-    adapter: Made,
-    sources: Sequence[AdapterFile],
+    fill: Callable[[Draft], Made],
     output: Output,
+    metadata: Callable[[Draft], Mapping[str, str]],
+    family: FamilyName | None,
     *,
-    metadata: Mapping[str, str] | None = None,
-    family: FamilyName | None = None,
+    joins: bool = True,
 ) -> None:
     """Write the new adapter, check it by the rules of the programs, and report how exact it is."""
     from trainer.adapter_files import writer
 
     check_out(output.file)
-    if metadata is None:
-        metadata = writer.inherited(sources, adapter.modules, output.file.stem)
-    data = writer.write(
-        adapter.modules,
-        metadata,
-        form=output.form,
-        precision=output.precision,
-        strip=output.strip,
-        family=family or sources[0].family,
-    )
-    storage.write(output.file, data)
+    with storage.open_scratch(output.file.parent) as body:
+        draft = writer.Draft(body, output.form, output.precision, family, joins=joins)
+        adapter = fill(draft)
+        storage.write_chunks(output.file, draft.chunks(metadata(draft), strip=output.strip))
     report = compatibility.check(output.file)
     ranks = sorted({module.rank for module in adapter.modules.values()})
     facts = {
         "file": output.file.name,
         "layers": len(adapter.modules),
         "ranks": ranks if len(ranks) <= 8 else [f"{ranks[0]} to {ranks[-1]}"],
-        "bytes": len(data),
+        "bytes": output.file.stat().st_size,
         "error": adapter.error,
         "worst_layer_error": adapter.worst,
         "notes": list(adapter.notes),

@@ -203,7 +203,7 @@ def test_a_file_is_written_whole_or_not_and_compared_with_the_adapter(character:
     name = next(iter(file.modules))
     wrong = dataclasses.replace(file.modules[name], alpha=4.0)  # alpha = rank, as if folded
     with pytest.raises(RuntimeError, match="differs"):
-        export.compare(AdapterFile(file.tensors, {**file.modules, name: wrong}, {}, 0), adapter)
+        export.compare(AdapterFile({**file.modules, name: wrong}, {}, 0), adapter)
 
 
 def two(base: Path, **options: Any) -> tuple[Family, AdapterFile, AdapterFile]:  # noqa: ANN401 - any settings
@@ -313,9 +313,9 @@ def test_what_does_not_belong_together_is_refused(character: Path, bases: dict[s
     sd15, sdxl = (base_weights.open_checkpoint(bases[name]) for name in ("sd15", "sdxl"))
     (tmp_path / "there").mkdir()
     larger = {name: low_rank.Pair(torch.ones(7, 1), torch.ones(1, 9), (9,)).module() for name in files["sd15"].modules}
-    other = AdapterFile(reader.tensors_of(larger), dict(larger), {}, 0, "sd15")
+    other = AdapterFile(dict(larger), {}, 0, "sd15")
     unknown = {"lora_unet_down_blocks_7_attentions_0_proj_in": Lora(next(iter(larger.values())).parts, 1.0)}
-    strange = AdapterFile(reader.tensors_of(unknown), dict(unknown), {}, 0, None)
+    strange = AdapterFile(dict(unknown), {}, 0, None)
     own, of_sd21, out = ("a", files["sd15"], 1.0), ("b", files["sd21"], 1.0), tmp_path / "out"
     merge, bake = transforms.merge, transforms.bake
     for words, attempt in {

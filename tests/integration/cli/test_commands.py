@@ -1,8 +1,11 @@
 """The command line: the same queue as on the page, images, and adapter files."""
 
+import itertools
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,9 @@ from tests.integration.training.test_train import finished
 from tests.unit.adapter_files.test_compatibility import good
 from tests.unit.runs.test_run import held
 from tests.unit.ui.tabs.test_queue import NAMES, waiting
-from trainer import pace, runs
+from trainer import fault_injection, pace, runs
 from trainer.adapter_files import reader, safetensors_reader, writer
+from trainer.adapter_files.modules import Lora
 from trainer.cli.adapter_files import parse_adapter
 from trainer.cli.commands import app, main
 from trainer.runs import Run, events
@@ -198,6 +202,60 @@ def test_merge_and_resize(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--rank or --energy" in refused(capsys, "resize", out, "--out", small)
     assert "below 0" in refused(capsys, "merge", out, "--rank", "-1", "--out", small)
     assert "no folder" in refused(capsys, "convert", out, "--out", tmp_path / "absent" / "x.safetensors")
+
+
+@pytest.mark.parametrize("fault", ["enospc@1", "eio@1"])
+def test_a_failing_disk_leaves_the_old_file(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    file = tmp_path / "files" / "a.safetensors"
+    file.parent.mkdir()
+    shutil.copy(run.export, file)
+    old = file.read_bytes()
+    monkeypatch.setenv("LIMNER_TEST", "1")
+    monkeypatch.setenv("LIMNER_FAULT", fault)
+    for counter in ("_writes", "_syncs"):
+        monkeypatch.setattr(fault_injection, counter, itertools.count(1))
+    assert main(["resize", str(file), "--rank", "2", "--out", str(file)]) == 1
+    assert "disk" in capsys.readouterr().err
+    assert (file.read_bytes() == old, list(file.parent.iterdir())) == (True, [file])
+    assert facts_of(capsys, "resize", file, "--rank", 2, "--out", file)["ranks"] == [2], "over the file it reads"
+    assert max(module.rank for module in reader.read(file).modules.values()) == 2
+
+
+def large(path: Path, layers: int, rank: int) -> Path:
+    """Write a LoRA of a wide layer, many times: of the size of the largest layers of the largest UNet."""
+    parts = {"lora_down.weight": torch.randn(rank, 1280), "lora_up.weight": torch.randn(10240, rank)}
+    names = (
+        f"lora_unet_down_blocks_2_attentions_{n % 2}_transformer_blocks_{n // 2}_ff_net_0_proj" for n in range(layers)
+    )
+    path.write_bytes(writer.write({name: Lora(parts, 4.0) for name in names}, {}, form="kohya", precision="fp16"))
+    return path
+
+
+def peak(*arguments: object) -> int:
+    """Return the bytes of memory that a command takes at most."""
+    code = (
+        "import sys; from pathlib import Path; from trainer.cli.commands import main; rc = main(sys.argv[1:]);"
+        "print(rc, Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
+    rc, size = done.stdout.split()[-2:]
+    assert rc == "0", done.stdout
+    return int(size) * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the peak of a program alone")
+@pytest.mark.parametrize("command", ["resize", "merge", "convert"])
+def test_a_large_file_takes_the_memory_of_a_few_layers(tmp_path: Path, command: str) -> None:
+    small, file = large(tmp_path / "small.safetensors", 1, 64), large(tmp_path / "large.safetensors", 100, 64)
+    options: dict[str, tuple[object, ...]] = {"resize": ("--rank", 2), "merge": (f"{file}:0.5",), "convert": ()}
+    extra = options[command]
+    base = peak("resize", small, "--rank", 2, "--out", tmp_path / "out.safetensors")
+    used = peak(command, file, *extra, "--out", tmp_path / "out.safetensors") - base
+    assert used < file.stat().st_size / 2, "several times the size if all layers are in memory at once"
 
 
 def test_a_converted_file_says_what_it_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

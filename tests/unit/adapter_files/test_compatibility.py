@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from trainer.adapter_files import compatibility, programs, writer
@@ -412,9 +412,7 @@ def of_transformer(family: FamilyName, form: Form) -> Tensors:
             continue
         parts = {"lora_down.weight": torch.ones(1, shape[1]), "lora_up.weight": torch.ones(shape[0], 1)}
         modules[layer_names.kohya(place, family)] = Lora(parts, 1.0)
-    if form == "peft":
-        return writer.peft(modules, "fp16", family)[0]
-    return writer.kohya(modules, "fp16", family)
+    return load(writer.write(modules, {}, form=form, precision="fp16", family=family))
 
 
 TRANSFORMERS: list[tuple[FamilyName, Form, dict[str, str]]] = [

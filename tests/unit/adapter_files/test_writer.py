@@ -150,9 +150,10 @@ def test_dora_in_part_has_no_form_for_peft_and_a_layer_one_name() -> None:
 @pytest.mark.parametrize("count", [2, 300])
 def test_the_hashes_are_those_of_their_definition(count: int) -> None:
     """The tensors with the training metadata alone, as kohya's trainer computes them; large enough for the old one."""
-    tensors = {f"lora_unet_mid_block_resnets_{n}_conv1.lora_down.weight": random((4, 1000), n) for n in range(count)}
+    modules = {f"lora_unet_mid_block_resnets_{n}_conv1": module("LoRA", 4, (1, 1000), 4.0, n) for n in range(count)}
+    tensors = reader.tensors_of(modules)
     facts = {"ss_output_name": "f\u00fcr R\u00edn", "ss_network_dim": "4", "modelspec.title": "x" * 999}
-    data = writer.with_hashes(save(tensors, facts))
+    data = writer.write(modules, facts, form="kohya", precision="fp32")
     metadata = safetensors_reader.parse(data, "x").metadata
     plain = save(tensors, {key: text for key, text in facts.items() if key.startswith("ss_")})
     body = plain[8 + int.from_bytes(plain[:8], "little") :]

@@ -39,14 +39,14 @@ def seconds_per_step(config: TrainConfig) -> tuple[float, float] | None:
     """Return the least and the most seconds that a step takes on this processor; None if that is not known."""
     training, speed = config.training, _speeds().get("small" if config.model.base == MICRO else "large")
     # The base model is looked at only where there is a processor to compute for.
-    if not speed or not (model := _model(config)):
+    if not speed or not (model := model_of(config)):
         return None
     image = sum(_of_image(config, model, side) for side in training.resolutions) / len(training.resolutions)
     total = image * training.batch_size * training.gradient_accumulation
     return total / (speed * max(REACHED)), total / (speed * min(REACHED))
 
 
-def _model(config: TrainConfig) -> str:
+def model_of(config: TrainConfig) -> str:
     """Return the name in `layer_shapes.MODELS` of a base model that is here; "" for others and for miniatures."""
     if config.model.base == MICRO:
         return MICRO

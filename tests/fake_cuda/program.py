@@ -3,7 +3,8 @@
 The first argument is the size of the card in GB, the second the family or size of the base model, which is built from
 its config. Then come ways of gradient checkpointing, and of offloading with all blocks computed twice, of each of which
 the gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too, and `preserved`
-has a row that is preserved. `encoding` and `preview` are what they say.
+has a row that is preserved. `encoding` and `preview` are what they say. `side=768` and `images=2` describe
+the batch.
 """
 
 # ruff: noqa: I001 - the card must be there before torch is
@@ -59,6 +60,7 @@ class Accelerator:
 def main(size: float, base: str, parts: set[str]) -> dict[str, int]:
     """Return the bytes that each part takes at its peak, by name."""
     peaks: dict[str, int] = {}
+    numbers = {name: int(number) for name, equals, number in (part.partition("=") for part in parts) if equals}
     gc.disable()  # a fifth of the time, and peaks are the same each time
 
     @contextmanager
@@ -71,7 +73,7 @@ def main(size: float, base: str, parts: set[str]) -> dict[str, int]:
     with inserted(int(size * 2**30)) as meter:
         family = build(base)
         text_encoder = TEXT_ENCODERS in parts
-        settings = settings_of(base, text_encoder=text_encoder, share=float("preserved" in parts))
+        settings = settings_of(base, text_encoder=text_encoder, share=float("preserved" in parts), **numbers)
         side = settings.training.resolution
         with families.on_device(family, *family.encoders().values()), torch.no_grad():
             conditioning = family.encode_prompts(["a person"])
@@ -108,9 +110,11 @@ def train(
     optimizer.step()  # its state is there from now on
     optimizer.zero_grad()
     side, channels = settings.training.resolution // 8, family.latent_shape[0]
-    latents, sizes = torch.zeros(1, channels, side, side, device=CARD), torch.zeros(1, 6, device=CARD)
-    cached = None if settings.training.text_encoder else {**conditioning, "sizes": sizes}
-    batch = Batch(latents, latents.clone(), cached, ("a person",), 1, sizes=sizes)
+    images = settings.training.batch_size
+    latents, sizes = torch.zeros(images, channels, side, side, device=CARD), torch.zeros(images, 6, device=CARD)
+    rows = {name: torch.cat([row] * images) for name, row in conditioning.items()}
+    cached = None if settings.training.text_encoder else {**rows, "sizes": sizes}
+    batch = Batch(latents, latents.clone(), cached, ("a person",) * images, images, sizes=sizes)
     if settings.preservation.share:
         batch = replace(batch, preserved=("a man",), preserved_conditioning={**conditioning, "sizes": sizes})
     for way in ways:
@@ -153,14 +157,14 @@ def build(base: str, **changes: object) -> Family:
     return cast(Family, model(pipeline, Base(family, predicts, False, ""), CARD, single_file=False))
 
 
-def settings_of(base: str, *, text_encoder: bool, share: float) -> TrainConfig:
-    """Return the settings of a run with one image at a time at the base model's resolution."""
+def settings_of(base: str, *, text_encoder: bool, share: float, side: int = 0, images: int = 1) -> TrainConfig:
+    """Return the settings of a run with some images at a time, at the base model's resolution unless it is given."""
     family = MODELS[base][0]
-    resolution = next(iter(FAMILIES[family].variants.values()))
+    resolution = side or next(iter(FAMILIES[family].variants.values()))
     data: dict[str, Any] = {"name": "x", "dataset": "x", "model": {"base": "x", "family": family}}
     data |= {"adapter": {"rank": 16}, "preservation": {"share": share}}
     data["training"] = {"resolution": resolution, "text_encoder": text_encoder}
-    data["training"] |= dict.fromkeys(("batch_size", "micro_batches", "gradient_accumulation"), 1)
+    data["training"] |= {"batch_size": images, "micro_batches": 1, "gradient_accumulation": 1}
     return config.build(data)
 
 

@@ -13,5 +13,6 @@ SPEC = FamilySpec(
     vae_scale=0.18215,
     text_encoders=(openai_clip("cond_stage_model.", _("text encoder"), "lora_te_"),),
     variants={"epsilon": 512, "v_prediction": 512},
+    step_memory=(2.8, 2.6, 2.4, 2.2, 1.9, 1.4, 0.7),
     clip_skip=True,
 )

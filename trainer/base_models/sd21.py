@@ -13,5 +13,6 @@ SPEC = FamilySpec(
     vae_scale=0.18215,
     text_encoders=(openclip("cond_stage_model.", _("text encoder"), "lora_te_", "", 1024),),
     variants={"epsilon": 512, "v_prediction": 768},
+    step_memory=(2.8, 2.5, 2.4, 2.2, 1.9, 1.4, 0.6),
     ambiguous=True,
 )

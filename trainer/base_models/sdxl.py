@@ -16,4 +16,5 @@ SPEC = FamilySpec(
         openclip("conditioner.embedders.1.", _("second text encoder"), "lora_te2_", "_2", 1280),
     ),
     variants={"epsilon": 1024, "v_prediction": 1024},
+    step_memory=(13.2, 10.2, 8.5, 6.8, 6.2, 4.0, 1.7),
 )

@@ -192,6 +192,7 @@ class Size:
     marks: tuple[str, ...]  # parts of keys in a single file that sizes listed after it have not all of
     settings: tuple[str, ...]  # the same of its config
     configs: str  # folder with what differs from the family's configs
+    step_memory: tuple[float, ...] = ()  # as of a family
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,9 @@ class FamilySpec:
     unet: UNet | None = None  # its denoiser is one of the two
     transformer: Transformer | None = None
     large_encoder: LargeEncoder | None = None
+    # GiB of a step with one image of the first native resolution, the denoiser alone, in each of `card_memory.WAYS`;
+    # () = not computed. `tests.fake_cuda` measures it.
+    step_memory: tuple[float, ...] = ()
     sizes: tuple[Size, ...] = ()  # the first whose marks are all there is that of a file
 
     @property

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer import __version__, captioning, config, extension, paths, processes, runs, storage, worker
+from trainer import __version__, captioning, card_memory, config, extension, paths, processes, runs, storage, worker
 from trainer.base_models import MICRO
 from trainer.cli import adapter_files, machine, run_queue
 from trainer.cli.adapter_files import BASE, Json
@@ -319,8 +319,11 @@ def check(
         _echo_problems(problems, count)
         if count and not any(problem.fatal for problem in problems):
             data = {"name": "check", "dataset": name, "trigger": trigger, "preset": preset, "model": {"base": base}}
-            if time := run_queue.takes(config.build(data)):
+            settings = config.build(data)
+            if time := run_queue.takes(settings):
                 echo(_("To train it takes {time}.", time=time))
+            if memory := card_memory.describe(settings):
+                echo(memory)
     if any(problem.fatal for problem in problems):
         raise typer.Exit(2)
 

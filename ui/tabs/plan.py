@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import gradio as gr
 import psutil
 
-from trainer import pace, paths, runs, storage
+from trainer import card_memory, pace, paths, runs, storage
 from trainer.base_models import MICRO, detect, layer_shapes
 from trainer.config import TrainConfig, adjustments, base_notes
 from trainer.data import dataset
@@ -101,7 +101,8 @@ def _computed(config: TrainConfig, steps: int) -> str:
     """Say how long a run takes that is like none before, as computed for this processor; a card tells it soon."""
     seconds = pace.seconds_per_step(config)
     if not seconds:
-        return _("An estimate of the duration appears after the first steps.")
+        pending = _("An estimate of the duration appears after the first steps.")
+        return " ".join(filter(None, (escape(card_memory.describe(config)), pending)))
     least, most = (duration(steps * each) for each in seconds)
     text = _("On this processor the steps take {least} to {most}, as computed.", least=least, most=most)
     if steps * seconds[0] > LONG:

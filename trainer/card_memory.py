@@ -65,25 +65,22 @@ def describe(config: TrainConfig) -> str:
     step = of_step(config)
     if step is None:
         return ""
+    sizes = {"need": step.need, "room": step.room}
     if step.fits:
-        return _(
-            "A step needs about {need:.1f} of the {room:.1f} GB that the card has for it, as computed, with gradient "
-            "checkpointing {way} and offload {offload}.",
-            need=step.need,
-            room=step.room,
-            way=step.checkpointing,
-            offload=step.offload,
+        text = _("A step needs about {need:.1f} of the {room:.1f} GB that the card has for it, as computed", **sizes)
+        if (step.checkpointing, step.offload) == WAYS[0]:
+            return f"{text}."
+        saved = _(
+            "with gradient checkpointing {way} and offload {offload}", way=step.checkpointing, offload=step.offload
         )
-    problem = _(
-        "A step needs about {need:.1f} GB, as computed, but the card has {room:.1f} GB for it.",
-        need=step.need,
-        room=step.room,
-    )
+        return f"{text}, {saved}."
+    problem = _("A step needs about {need:.1f} GB, as computed, but the card has {room:.1f} GB for it.", **sizes)
     for setting, value in _remedies(config):
         changed = of_step(_with(config, setting, value))
         if changed and changed.fits:
             return f"{problem} " + _(
-                "Set {setting} to {value}: it needs about {need:.1f} GB then.",
+                "Set {title} ({setting}) to {value}: it needs about {need:.1f} GB then.",
+                title=_title(config, setting),
                 setting=setting,
                 value=value,
                 need=changed.need,
@@ -103,6 +100,11 @@ def _remedies(config: TrainConfig) -> Iterator[tuple[str, object]]:
             yield "training.resolution", side
     if config.training.text_encoder:
         yield "training.text_encoder", False
+
+
+def _title(config: TrainConfig, setting: str) -> str:
+    section, name = setting.split(".")
+    return _(str(type(getattr(config, section)).model_fields[name].title))
 
 
 def _with(config: TrainConfig, setting: str, value: object) -> TrainConfig:

@@ -28,7 +28,8 @@ def test_the_fastest_way_that_fits_is_named(monkeypatch: pytest.MonkeyPatch, bas
     xl = bases["sdxl"]
     assert sentence(monkeypatch, xl, 0) == ""
     assert sentence(monkeypatch, "micro", 8) == ""
-    assert "needs about 13.2 of the 23.0 GB" in sentence(monkeypatch, xl, 24, resolution=1024)
+    whole = "A step needs about 13.2 of the 23.0 GB that the card has for it, as computed."
+    assert sentence(monkeypatch, xl, 24, resolution=1024) == whole
     assert "6.8 of the 7.0 GB" in sentence(monkeypatch, xl, 8, resolution=1024)
     assert "checkpointing transformers and offload off" in sentence(monkeypatch, xl, 8, resolution=1024)
     monkeypatch.setenv("LIMNER_DEVICE", "cpu")
@@ -41,14 +42,18 @@ def test_the_fastest_way_that_fits_is_named(monkeypatch: pytest.MonkeyPatch, bas
         (
             8,
             {"batch_size": 4, "micro_batches": 1, "gradient_checkpointing": "transformers"},
-            "training.micro_batches to 0",
+            "training.micro_batches) to 0",
         ),
-        (8, {"gradient_checkpointing": "off"}, "training.gradient_checkpointing to auto"),
-        (4, {"gradient_checkpointing": "all", "offload": "off"}, "training.offload to auto"),
-        (4.5, {"gradient_checkpointing": "all", "offload": "off", "resolution": 1024}, "training.offload to auto"),
-        (8.5, {"gradient_checkpointing": "off", "offload": "off", "resolution": 768}, "gradient_checkpointing to auto"),
-        (2.6, {}, "model.weights to nf4"),
-        (2, {}, "training.resolution to 512"),
+        (8, {"gradient_checkpointing": "off"}, "training.gradient_checkpointing) to auto"),
+        (4, {"gradient_checkpointing": "all", "offload": "off"}, "training.offload) to auto"),
+        (4.5, {"gradient_checkpointing": "all", "offload": "off", "resolution": 1024}, "training.offload) to auto"),
+        (
+            8.5,
+            {"gradient_checkpointing": "off", "offload": "off", "resolution": 768},
+            "gradient_checkpointing) to auto",
+        ),
+        (2.6, {}, "model.weights) to nf4"),
+        (2, {}, "Resolution (training.resolution) to 512"),
     ],
 )
 def test_what_does_not_fit_is_said_with_what_would(

@@ -53,10 +53,10 @@ def load(config: TrainConfig, run: Run) -> Materials:
     if config.record.dataset_sha256:
         checkpoint.check_unchanged(config.record, record)
     else:
+        for note in base_notes.find(config, family.base):  # about what was asked for
+            run.warn(note)
         config = complete(config, record, family, captions)
         run.save_config(config)
-        for note in base_notes.find(config, family.base):
-            run.warn(note)
     warn(run, config, family, captions)
     return Materials(config, accelerator, family, examples, held, captions)
 

@@ -21,6 +21,7 @@ from trainer import config, runs, storage
 from trainer.errors import UserError
 from trainer.runs import Run, events
 
+pytestmark = pytest.mark.slow
 SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 MEMORY = 256 * 2**20  # bytes that an attack may make the relay allocate
 

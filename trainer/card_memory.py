@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from trainer import nvidia, pace
 from trainer.base_models import MICRO, layer_shapes, transformer_names
@@ -46,11 +47,8 @@ class Step:
         return self.need <= self.room
 
 
-def of_step(config: TrainConfig) -> Step | None:
-    """Return the memory of a step on the largest card; None without a card or figures for the base model."""
-    room = _largest() - BESIDE
-    if room <= 0 or not (model := pace.model_of(config)) or not _figures(model):
-        return None
+def _of_step(config: TrainConfig, model: str, room: float) -> Step:
+    """Return the memory of a step with so much room on the card."""
     training, steps = config.training, []
     images = math.ceil(training.batch_size / (training.micro_batches or training.batch_size))
     for way, offload in WAYS:
@@ -62,9 +60,10 @@ def of_step(config: TrainConfig) -> Step | None:
 
 def describe(config: TrainConfig) -> str:
     """Return a sentence on the memory of a step and, if it does not fit, on the setting that helps; "" if unknown."""
-    step = of_step(config)
-    if step is None:
+    room = _largest() - BESIDE
+    if room <= 0 or not (model := pace.model_of(config)) or not _figures(model):
         return ""
+    step = _of_step(config, model, room)
     sizes = {"need": step.need, "room": step.room}
     if step.fits:
         text = _("A step needs about {need:.1f} of the {room:.1f} GB that the card has for it, as computed", **sizes)
@@ -76,8 +75,8 @@ def describe(config: TrainConfig) -> str:
         return f"{text}, {saved}."
     problem = _("A step needs about {need:.1f} GB, as computed, but the card has {room:.1f} GB for it.", **sizes)
     for setting, value in _remedies(config):
-        changed = of_step(_with(config, setting, value))
-        if changed and changed.fits:
+        changed = _of_step(_with(config, setting, value), model, room)
+        if changed.fits:
             return f"{problem} " + _(
                 "Set {title} ({setting}) to {value}: it needs about {need:.1f} GB then.",
                 title=_title(config, setting),
@@ -122,9 +121,7 @@ def _need(config: TrainConfig, model: str, images: int, way: tuple[str, str]) ->
         + max(0.0, _figures(model)[WAYS.index(way)] - weights) * images * pixels
     )
     if config.training.text_encoder:
-        share = {"all": WAITING}.get(way[0], TRAINED)
-        shapes = layer_shapes.known(model).items()
-        need += share * sum(2 * math.prod(shape) for name, shape in shapes if name.startswith("text_encoder")) / 2**30
+        need += {"all": WAITING}.get(way[0], TRAINED) * _text_encoders(model)
     return need
 
 
@@ -135,6 +132,14 @@ def _figures(model: str) -> tuple[float, ...]:
     return sizes.get(model, spec.step_memory)
 
 
+@cache
+def _text_encoders(model: str) -> float:
+    """Return the GiB of the weights of the text encoders, two bytes each."""
+    shapes = layer_shapes.known(model).items()
+    return sum(2 * math.prod(shape) for name, shape in shapes if name.startswith("text_encoder")) / 2**30
+
+
+@cache
 def _weights(model: str, kept: str) -> float:
     """Return the GiB of a denoiser's weights: those in its quantized modules take fewer bits, the rest two bytes."""
     family = layer_shapes.MODELS[model][0]

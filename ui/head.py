@@ -10,7 +10,7 @@ from trainer import nvidia
 from trainer.i18n import _
 from ui.state import documentation, projects
 from ui.widgets.fields import field
-from ui.widgets.handlers import DIRECT, START, listen
+from ui.widgets.handlers import START, listen
 from ui.widgets.templates import read
 
 OPEN = "(next) => { if (next) window.limner.open(next.name); return []; }"
@@ -88,8 +88,8 @@ def connect(head: Head) -> None:
     renamed = {"chooser": head.chooser, "manage_row": head.manage_row}
     listen([head.rename.click, head.title.submit], _rename, renaming, renamed)
     rows = {"new_row": head.new_row, "manage_row": head.manage_row}
-    listen(head.new.click, None, {}, rows, kind=DIRECT, js=OPEN_ROW.replace("WHICH", "new"))
-    listen(head.manage.click, None, {}, rows, kind=DIRECT, js=OPEN_ROW.replace("WHICH", "manage"))
+    listen(head.new.click, None, {}, rows, js=OPEN_ROW.replace("WHICH", "new"))
+    listen(head.manage.click, None, {}, rows, js=OPEN_ROW.replace("WHICH", "manage"))
 
 
 def _opened(name: str) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from ui.state.shared_reads import shared
 from ui.tabs import download, plan, run_view, settings, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
-from ui.widgets.handlers import DIRECT_CHOICE, VIEW, Several, Untyped, listen
+from ui.widgets import direct_errors
+from ui.widgets.handlers import CHOICE, VIEW, Several, Untyped, listen
 from ui.widgets.templates import STATIC, read
 
 QUEUE_LOOKED_EVERY = 0.05  # seconds; Gradio looks a thousand times a second, which keeps a core 5 % busy
@@ -97,10 +98,9 @@ def make_app(*, log_out: bool = False) -> FastAPI:
         hub_downloads.end()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    for router in (*extension.named("routes"), media.router):
+    replacing = upload_route.router, direct_errors.router  # routes of Gradio, so that they come before it
+    for router in (*extension.named("routes"), media.router, typed_route.router, *replacing):
         app.include_router(router)
-    app.include_router(upload_route.router)  # before Gradio's own
-    app.include_router(typed_route.router)
     blocks = build(sampler, watch, log_out=log_out)
     gr.mount_gradio_app(
         app,
@@ -124,6 +124,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
     )
     blocks.state_holder.__class__ = _Sessions
     public = [block for block in blocks.fns.values() if block.api_visibility == "public" and block.fn]
+    app.add_middleware(direct_errors.Refusals)
     app.add_middleware(ApiCalls, endpoints={str(each.api_name): inspect.signature(each.fn) for each in public})
     return app
 
@@ -172,10 +173,10 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         ready, answers = partial(_warm_and_plan, watch), {"answers": train.form}
         # The notes at the fields are those of the form as it is filled when the page opens, which may be under way.
         about_images = {name: part for name, part in train.planned.items() if name != "notes"}
-        listen(train_tab.select, ready, answers, about_images, kind=DIRECT_CHOICE)
+        listen(train_tab.select, ready, answers, about_images, kind=CHOICE)
         try_out.offer_on(try_tab.select, warm_and_offer, trying)
         # When all images have been measured, the plan changes.
-        listen(images.grid.end, _plan, answers, about_images, kind=DIRECT_CHOICE)
+        listen(images.grid.end, _plan, answers, about_images, kind=CHOICE)
         listen(download_tab.select, partial(download.listed, watch), files_tab.takes, files_tab.shown, kind=VIEW)
         questions = {"preset": train.whole.preset, "base": train.whole.base}
         filling = settings.fill_on(files_tab.listing.apply, settings.use_run, train.whole, fills=questions)
@@ -186,7 +187,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         head.connect(top)
         listen(top.pill.select, lambda: run_view.draw(watch, watch.default()), fills=train.view.outputs)
         parts = {"images": images.shown, "train": Several(train.outputs), "view": Several(train.view.outputs)}
-        _connect_loading(page, watch, top, {"tabs": tabs, **parts})
+        settings.fill_opened(_connect_loading(page, watch, top, {"tabs": tabs, **parts}), train.whole)
         api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
     page._queue.sleep_when_free = QUEUE_LOOKED_EVERY  # Gradio has no setting for it, or for the next one
@@ -215,30 +216,31 @@ def _share_trigger(images: datasets.Tab, train: training.Tab) -> None:
         listen([source.input, source.blur], None, {"word": source}, {"target": target}, js="(word) => [word]")
 
 
-def _connect_loading(page: gr.Blocks, watch: RunWatcher, top: head.Head, parts: Mapping[str, Any]) -> None:
+def _connect_loading(page: gr.Blocks, watch: RunWatcher, top: head.Head, parts: Mapping[str, Any]) -> Untyped:
     """Fill the page when it opens, from its address: the project, the tab, and what another page had to report."""
     address = gr.JSON(visible=False)
     filled = {**top.shown, **parts}
     loading = listen(page.load, partial(_load, watch), {"address": address}, filled, kind=VIEW, js=ADDRESS)
     arrived = "(project) => { window.limner.arrive(project); return []; }"
     listen(loading.success, None, {"project": top.project}, js=arrived)
+    return loading
 
 
 def _load(watch: RunWatcher, address: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything as it is on disk, for a page that was just opened at an address."""
-    wanted, tab = str(address.get("project", "")), str(address.get("tab", ""))
+    wanted, tab, report = (str(address.get(name, "")) for name in ("project", "tab", "report"))
     project = wanted
     if wanted not in dataset.names():
         project = page_memory.project()
         if wanted:
-            gr.Warning(_("The project {project!r} no longer exists.", project=wanted))
+            report = _("The project {project!r} no longer exists.", project=wanted)
     page_memory.remember_of_page(project=project)
     if tab not in TABS:
         tab = "images"
         if watch.active() and not wanted:
             tab = "train"
     values = _show(watch, project, str(address.get("run", "")))
-    if report := str(address.get("report", "")):
+    if report:
         values["images"] |= {"report": datasets.status(report)}
     return {**head.show(project), "tabs": gr.Tabs(selected=tab), **values}
 

@@ -17,7 +17,7 @@ from ui.state import page_memory, pending_uploads
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs.settings import Form, fill_on, with_settings
 from ui.widgets import settings_form
-from ui.widgets.handlers import DIRECT, Untyped, listen
+from ui.widgets.handlers import VIEW, Untyped, listen
 
 FILES = [".json", ".toml", ".yaml", ".yml", ".safetensors"]
 SAVED = "(file) => window.limnerForm.save(file)"
@@ -32,9 +32,9 @@ def build() -> Callable[[Form], list[Untyped]]:
 
     def connect(form: Form) -> list[Untyped]:
         written = listen(
-            export.click, save, {"answers": form.answers}, {"report": report, "exported": exported}, kind=DIRECT
+            export.click, save, {"answers": form.answers}, {"report": report, "exported": exported}, kind=VIEW
         )
-        listen(written.success, None, {"file": exported}, kind=DIRECT, js=SAVED)
+        listen(written.success, None, {"file": exported}, js=SAVED)
         return [fill_on(upload.upload, use, form, {"upload": upload}, {"report": report, "base": form.base})]
 
     return connect

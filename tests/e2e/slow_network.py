@@ -30,6 +30,8 @@ class SlowNetwork:
         self.server_port = server_port
         self._hold: Hold | None = None
         self._lock = threading.Lock()
+        self._ends = threading.Event()
+        self._ends.set()
         self._changes = 0  # requests that change something and have no answer yet
         self._answered = threading.Condition()
         network = self
@@ -83,6 +85,15 @@ class SlowNetwork:
             self._hold = None
             hold.released.set()
 
+    @contextmanager
+    def ending_late(self) -> Iterator[None]:
+        """Keep back the message that a stream of answers ends, which Gradio sends after the last one."""
+        self._ends.clear()
+        try:
+            yield
+        finally:
+            self._ends.set()
+
     def pass_on(self, request: BaseHTTPRequestHandler) -> None:
         """Send a request to the server, and its answer back as it comes."""
         body = request.rfile.read(int(request.headers.get("content-length") or 0))
@@ -105,6 +116,8 @@ class SlowNetwork:
                     request.send_header(name, value)
             request.end_headers()
             while part := answer.read1(65536):
+                if b"close_stream" in part:
+                    self._ends.wait(600)
                 request.wfile.write(part)
                 request.wfile.flush()
         connection.close()

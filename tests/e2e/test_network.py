@@ -94,6 +94,8 @@ class Page:
     ) -> str:
         """Call a function as the page does; returns all that the server says of it."""
         body = {"fn_index": function["id"], "data": data, "session_hash": session, "event_data": event}
+        if not function["queue"]:
+            return self.web.post("/gradio_api/run/predict", json=body).text
         joined = self.web.post("/gradio_api/queue/join", json=body)
         output = joined.text
         if joined.status_code == 200:
@@ -125,8 +127,9 @@ def test_a_name_that_was_bound_to_our_address_is_refused(web: httpx.Client) -> N
     foreign = {"Host": "127.0.0.1.evil.example"}
     for path in ("/", "/config", "/media/dataset/example-character/01.png", "/gradio_api/upload", "/nowhere"):
         assert web.get(path, headers=foreign).status_code == 403
-    assert web.post("/gradio_api/queue/join", headers=foreign, json={}).status_code == 403
-    assert web.post("/gradio_api/queue/join", headers={"Origin": "null"}, json={}).status_code == 403
+    for path in ("/gradio_api/run/predict", "/gradio_api/queue/join"):
+        assert web.post(path, headers=foreign, json={}).status_code == 403
+        assert web.post(path, headers={"Origin": "null"}, json={}).status_code == 403
 
 
 def test_every_answer_has_the_headers_that_keep_it_apart(web: httpx.Client) -> None:

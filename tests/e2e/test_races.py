@@ -319,3 +319,24 @@ def test_every_request_of_every_pair(shared: Server, browser: Browser, first: st
         number = 1
         while hold_one(shared, browser, Case(first, meanwhile, number, way)):  # until there are no more
             number += 1
+
+
+def test_an_act_at_the_end_of_another(shared: Server, browser: Browser) -> None:
+    """Answers arrive, refusals too, although the browser learns late that a stream of earlier ones has ended."""
+    here = next(iter(begin(shared)))
+    with closing(SlowNetwork(shared.port)) as network, browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(HANG * 1000)
+        page.goto(f"{network.url}/?project={here}")
+        page.locator(".captions .card").first.wait_for()
+        with network.ending_late():
+            rename(page)
+            page.locator("#rename-project").wait_for(state="hidden")
+            page.get_by_role("button", name="New project").click()
+            with page.expect_response(lambda answer: answer.status >= 400) as refused:
+                page.get_by_role("button", name="Create", exact=True).click()
+            page.get_by_text("The project has no name yet.").wait_for()
+            assert refused.value.status == 422
+            page.get_by_label("Name of the new project").fill("made")
+            page.get_by_role("button", name="Create", exact=True).click()
+            page.wait_for_function("new URL(location.href).searchParams.get('project') === 'made'")

@@ -65,13 +65,23 @@ def test_on_a_phone_the_bar_with_start_becomes_that_of_the_run(shared: Server, v
     assert all(is_in_sight(page, page.get_by_role("tab", name=name)) for name in TABS)
     advanced(page, training_steps=2000, preview_every=0)
     requests: list[Route] = []
-    page.route("**/gradio_api/queue/join*", lambda route: requests.append(route))
+    number = page.evaluate("window.gradio_config.components.find(({ props }) => props.elem_id === 'start').id")
+
+    def hold(route: Route) -> None:
+        if route.request.post_data_json["trigger_id"] == number:
+            requests.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/gradio_api/run/predict*", hold)
     begin = page.locator("#start")
     begin.click()
     begin.get_by_text("Starting ...").wait_for()
+    while not requests:
+        page.wait_for_timeout(50)
     assert begin.evaluate("button => button.inert"), "a second tap starts nothing"
     requests.pop().fallback()
-    page.unroute("**/gradio_api/queue/join*")
+    page.unroute("**/gradio_api/run/predict*")
     bar = page.locator("#run-bar")
     bar.get_by_text("Training").wait_for()
     wait(lambda: not begin.is_visible())

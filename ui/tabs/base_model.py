@@ -12,7 +12,7 @@ from trainer.i18n import _
 from ui.state import base_model_choices, hub_downloads, page_memory
 from ui.state.base_model_choices import Description
 from ui.widgets.fields import field
-from ui.widgets.handlers import ACT, DIRECT_CHOICE, START, TICK, listen
+from ui.widgets.handlers import ACT, CHOICE, START, TICK, listen
 
 REFRESHED_EVERY = 1.0  # seconds, while something is downloaded
 
@@ -66,7 +66,7 @@ def connect(model: BaseModel, vae: gr.Textbox) -> None:
     """Connect the buttons, and describe another base, and a VAE given with it, as soon as it is chosen or typed."""
     named = {"base": model.field, "vae": vae}
     described = model.described
-    listen([model.field.input, vae.change], describe, named, described, kind=DIRECT_CHOICE)
+    listen([model.field.input, vae.change], describe, named, described, kind=CHOICE)
     listen(model.download.click, download, named, described, kind=START)
     listen(model.cancel.click, cancel, named, described, kind=ACT)
     listen(model.timer.tick, follow, named, {**described, "downloaded": model.downloaded}, kind=TICK)

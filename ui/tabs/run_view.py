@@ -24,7 +24,7 @@ from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import loss_chart, queue_list, run_html, settings_form
 from ui.widgets.fields import field
-from ui.widgets.handlers import ACT, CHOICE, DIRECT, START, TICK, listen
+from ui.widgets.handlers import ACT, CHOICE, START, TICK, listen
 from ui.widgets.templates import read
 
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
@@ -99,7 +99,7 @@ def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: 
     listen(view.panel.edit, act, fills=view.outputs, kind=ACT)
     listen(view.panel.apply, begin, fills=view.outputs, kind=START)
     listen(view.panel.select, arrange, picked, view.outputs, kind=ACT)
-    listen(view.picker.input, None, {"run": view.picker}, kind=DIRECT, js=CHOSEN)
+    listen(view.picker.input, None, {"run": view.picker}, js=CHOSEN)
     listen([view.picker.input, view.compared.input], partial(tick, watch), picked, view.outputs, kind=CHOICE)
     listen(view.timer.tick, partial(tick, watch), {**picked, "seen": view.seen}, view.outputs, kind=TICK, js=SEEN)
 

@@ -25,7 +25,7 @@ from ui.state.answers import ENTRIES, Answers
 from ui.tabs import plan
 from ui.widgets import settings_form, settings_widgets
 from ui.widgets.fields import field
-from ui.widgets.handlers import ACT, DIRECT, DIRECT_CHOICE, Handler, Several, Untyped, listen
+from ui.widgets.handlers import ACT, CHOICE, VIEW, Handler, Several, Untyped, listen
 from ui.widgets.settings_form import Filled
 from ui.widgets.templates import read
 
@@ -139,18 +139,15 @@ def fill_on(
     settings = form.settings
     whole = {"filled": settings.filled, "widgets": Several(settings.widgets)}
     taken, filled = {"answers": form.answers, **(takes or {})}, {**(fills or {}), "answer": settings.answer}
-    asking = listen(event, handler, taken, filled, kind=DIRECT, js=NUMBERED)
-    applied = listen(asking.success, None, {"answer": settings.answer, **whole}, whole, kind=DIRECT, js=APPLIED)
-    return listen(applied.then, plan.plan, {"answers": form.answers}, form.planned, kind=DIRECT)
+    asking = listen(event, handler, taken, filled, kind=VIEW, js=NUMBERED)
+    applied = listen(asking.success, None, {"answer": settings.answer, **whole}, whole, js=APPLIED)
+    return listen(applied.then, plan.plan, {"answers": form.answers}, form.planned, kind=VIEW)
 
 
 def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
     """Connect the settings, which some events fill anew; returns the events that may bring another base model."""
     settings = form.settings
     answers = {"answers": form.answers}
-    filled = {"filled": settings.filled, "widgets": Several(settings.widgets)}
-    opened = listen(settings.shown.change, show_filled, {"shown": settings.shown}, filled, kind=DIRECT)
-    listen(opened.then, plan.plan, answers, form.planned, kind=DIRECT)
     for event in refilled_on:
         fill_on(event, refill, form)
     fill_on(settings.notes.apply, fix_conflict, form)
@@ -167,11 +164,21 @@ def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
     return filling + [event for connect in settings.extensions for event in connect(form)]
 
 
+def fill_opened(opened: Untyped, form: Form) -> None:
+    """Fill the form of a page that has opened.
+
+    Not on a change of what is to be shown: a tab that is being drawn at that moment gets no such event.
+    """
+    settings = form.settings
+    filled = {"filled": settings.filled, "widgets": Several(settings.widgets)}
+    listen(opened.success, show_filled, {"shown": settings.shown}, filled, kind=VIEW)
+
+
 def _connect_text(view: TextView, answers: dict[str, Any]) -> None:
     """Connect the settings as a text, which are written when they are opened and checked while they are edited."""
     with_text, report = {**answers, "text": view.text}, {"report": view.report, "use": view.use}
-    listen(view.whole.expand, as_text, answers, {"text": view.text, **report}, kind=DIRECT_CHOICE)
-    listen(view.text.change, check_text, with_text, report, kind=DIRECT_CHOICE)
+    listen(view.whole.expand, as_text, answers, {"text": view.text, **report}, kind=CHOICE)
+    listen(view.text.change, check_text, with_text, report, kind=CHOICE)
 
 
 # Handlers -------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from ui.tabs.run_view import RunView
 from ui.tabs.settings import Form
 from ui.widgets import settings_form, settings_widgets
 from ui.widgets.fields import field
-from ui.widgets.handlers import DIRECT, DIRECT_CHOICE, START, Several, listen
+from ui.widgets.handlers import CHOICE, START, VIEW, Several, listen
 from ui.widgets.templates import read
 
 EXPOSURES, STEPS = "form-training-exposures", "form-training-steps"
@@ -100,7 +100,7 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     _connect_form(tab)
     refilled = [preset.input, base.input, model.downloaded.change]
     for filling in tab_settings.connect(whole, refilled):
-        listen(filling.then, base_model.describe, {"base": base, "vae": widgets[VAE]}, described, kind=DIRECT)
+        listen(filling.then, base_model.describe, {"base": base, "vae": widgets[VAE]}, described, kind=VIEW)
     _connect_start(tab, Start(start, place, no_trigger, without), sampler, watch)
     run_view.connect(view, project, sampler, watch)
     return tab
@@ -125,13 +125,13 @@ def _connect_form(tab: Tab) -> None:
     Edits are stored by `form_notes.js`, as are a chosen preset and base.
     """
     parts, planned, answers = tab.form.components, tab.planned, {"answers": tab.form}
-    listen(planned["notes"].input, plan, answers, planned, kind=DIRECT_CHOICE)
+    listen(planned["notes"].input, plan, answers, planned, kind=CHOICE)
     inputs = {"effort": planned["effort"], **{name: parts[name] for name in ("project", "preset", "base")}}
     length = {"exposures": parts[EXPOSURES], "steps": parts[STEPS]}
-    chosen = listen(planned["effort"].input, choose_effort, inputs, length, kind=DIRECT_CHOICE)
-    listen(chosen.then, plan, answers, planned, kind=DIRECT)
+    chosen = listen(planned["effort"].input, choose_effort, inputs, length, kind=CHOICE)
+    listen(chosen.then, plan, answers, planned, kind=VIEW)
     for name in ("preset", "base"):
-        listen(parts[name].input, None, {name: parts[name]}, kind=DIRECT, js=STORED.replace("FIELD", name))
+        listen(parts[name].input, None, {name: parts[name]}, js=STORED.replace("FIELD", name))
 
 
 def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWatcher) -> None:
@@ -162,11 +162,11 @@ def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWat
     busy = TITLED.format(busy="true", title=json.dumps(_("Starting ...")))
     ready = TITLED.format(busy="false", title=json.dumps(START_TITLE))
     for button, handler in ((parts.button, begin), (parts.without, begin_without)):
-        listen(button.click, None, fills=start, kind=DIRECT, js=busy)
+        listen(button.click, None, fills=start, js=busy)
         started = listen(button.click, handler, takes, fills, kind=START, js=TYPED_FIRST)
-        listen(started.then, None, fills=start, kind=DIRECT, js=ready)
-        listen(started.success, None, kind=DIRECT, js=read("show_run.js"))
-    listen(tab.trigger.input, lambda: {"question": gr.Column(visible=False)}, fills=question, kind=DIRECT_CHOICE)
+        listen(started.then, None, fills=start, js=ready)
+        listen(started.success, None, js=read("show_run.js"))
+    listen(tab.trigger.input, lambda: {"question": gr.Column(visible=False)}, fills=question, kind=CHOICE)
 
 
 # Handlers -------------------------------------------------------------------------------------------------------

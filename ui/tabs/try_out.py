@@ -25,7 +25,7 @@ from ui.tabs.comparison import Cell
 from ui.tabs.sample_form import DEFAULTS, NO_ADAPTER, OTHERS, SampleForm
 from ui.tabs.sample_images import Sheet
 from ui.widgets import settings_form
-from ui.widgets.handlers import CHOICE, DIRECT, Handler, Untyped, listen
+from ui.widgets.handlers import CHOICE, VIEW, Handler, Untyped, listen
 from ui.widgets.templates import read
 
 PAUSE = 0.3  # seconds between two updates while an image is generated
@@ -69,10 +69,9 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
         {"form": form.form},
         {"result": result, "files": form.files, "seed": form.seed},
         kind=CHOICE,
-        concurrency_id="sampler",
     )
     listen(generating.then, lambda: {"recent": sample_images.recent()}, {}, {"recent": recent})
-    listen(form.cancel.click, sampler.cancel, kind=DIRECT)
+    listen(form.cancel.click, sampler.cancel, kind=VIEW)
     notes = {"note": note, "hold": hold}
     listen(hold.click, partial(toggle_training, watch, sampler), {"form": form.form}, notes)
     offered = {"offered": gr.JSON(visible=False), "defaults": form.defaults, "recent": recent, **notes}

@@ -8,9 +8,10 @@ import inspect
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
+from threading import Lock
 from typing import Any
 
 import gradio as gr
@@ -18,22 +19,26 @@ import gradio as gr
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
 from ui.state import documentation
+from ui.widgets import direct_errors
 
 LOG = logging.getLogger("limner.page")
 Handler = Callable[..., Any]
 Untyped = Any  # of Gradio
-# How many requests of a listener may be under way. By default Gradio drops one while another like it is: the second of
-# two clicks would be lost.
-Kind = Mapping[str, Any]
-ACT: Kind = {"trigger_mode": "multiple", "concurrency_limit": 1}  # each one counts, one after the other
-CHOICE: Kind = {"trigger_mode": "always_last", "concurrency_limit": 1}  # the last one counts; it gets no event data
-START: Kind = {"trigger_mode": "once", "concurrency_limit": 1}  # a second click while it starts is the same one
-# Reading that all pages which wait share: fifty pages in turns of four would read a project twice in each turn.
-VIEW: Kind = {"trigger_mode": "multiple", "concurrency_limit": 32}
-# Outside the queue: each message about a queued request costs the browser a change of every field that it fills.
-DIRECT: Kind = {"trigger_mode": "multiple", "queue": False}
-TICK: Kind = {"trigger_mode": "once", "queue": False}  # of a timer: the next one comes anyway
-DIRECT_CHOICE: Kind = {"trigger_mode": "always_last", "queue": False}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The treatment of a request of a listener while another one is under way."""
+
+    trigger_mode: str  # of Gradio, which by default drops one of two: the second of two clicks would be lost
+    turn: Callable[[], AbstractContextManager[Any]] = nullcontext  # a lock answers those of all pages one by one
+
+
+ACT = Kind("multiple", Lock)  # each one counts
+START = Kind("once", Lock)  # a second click while it starts is the same one
+CHOICE = Kind("always_last")  # the last one counts; it gets no event data
+VIEW = Kind("multiple")
+TICK = Kind("once")  # of a timer: the next one comes anyway
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,18 @@ def listen(
     It gets the values of `takes` as keyword arguments, and the event if it has an argument `event`. It returns the new
     values of those of `fills` that change, by their names, or nothing; a generator yields them. Without a handler, the
     JavaScript in `js` gets the values in their order instead, and returns as many as `fills` has components.
+
+    Only generators go through Gradio's queue, in which an answer can get lost (`ui.widgets.direct_errors`).
     """
     taken, filled = dict(takes or {}), dict(fills or {})
-    function = handler and _by_name(handler, taken, filled)
+    function = handler and _by_name(handler, taken, filled, kind.turn())
     inputs, outputs = (_components(named) for named in (taken, filled))
-    settings = {"api_visibility": "private", "show_progress": "hidden", **kind, **options}
+    settings = {
+        "trigger_mode": kind.trigger_mode,
+        "queue": inspect.isgeneratorfunction(handler) or not direct_errors.client()[0],
+        "concurrency_limit": 1,
+    }
+    settings |= {"api_visibility": "private", "show_progress": "hidden", **options}
     if isinstance(on, Sequence):
         return gr.on(list(on), function, inputs, outputs, **settings)
     return on(function, inputs, outputs, **settings)
@@ -78,11 +90,13 @@ def _components(named: Mapping[str, Any]) -> list[Any]:
     return listed
 
 
-def _by_name(handler: Handler, takes: Mapping[str, Any], fills: Mapping[str, Any]) -> Handler:
+def _by_name(
+    handler: Handler, takes: Mapping[str, Any], fills: Mapping[str, Any], turn: AbstractContextManager[Any]
+) -> Handler:
     """Return what Gradio calls with the values in their order; errors become messages, never a traceback."""
 
     def call(*values: object, **event: object) -> object:
-        with _toasting():
+        with turn, _toasting():
             changed = _results(fills, handler(**_arguments(takes, iter(values)), **event))
         if not fills:
             return None

@@ -1,5 +1,6 @@
 """Widgets of the form that `settings_form` describes."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
@@ -10,8 +11,10 @@ import gradio as gr
 from trainer.config import TrainConfig
 from trainer.i18n import _
 from ui.widgets.fields import field
-from ui.widgets.handlers import DIRECT_CHOICE, listen
+from ui.widgets.handlers import listen
 from ui.widgets.settings_form import Entry, titled, value_of, values
+
+VISIBLE = "(kind) => [{ __type__: 'update', visible: kind === OPTION }]"
 
 
 def some(listed: Sequence[Entry], paths: Sequence[tuple[str, ...]], config: TrainConfig) -> dict[str, Any]:
@@ -50,13 +53,7 @@ def _row(same: list[Entry], initial: Iterator[Any], option: str, above: list[Any
     radio = next(component for component in reversed(above) if isinstance(component, gr.Radio))
     with gr.Column(visible=radio.value == option) as column:
         drawn = [_widget(entry, next(initial)) for entry in same]
-    listen(
-        radio.change,
-        lambda *, kind: {"column": gr.Column(visible=kind == option)},
-        {"kind": radio},
-        {"column": column},
-        kind=DIRECT_CHOICE,
-    )
+    listen(radio.change, None, {"kind": radio}, {"column": column}, js=VISIBLE.replace("OPTION", json.dumps(option)))
     return drawn
 
 

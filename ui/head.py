@@ -1,4 +1,4 @@
-"""Head of the page: the projects, and the state of the active run, which leads to that run."""
+"""Head of the page: the projects."""
 
 from dataclasses import dataclass
 from html import escape
@@ -26,7 +26,6 @@ class Head:
     project: gr.Textbox
     opened: gr.JSON
     chooser: gr.Dropdown
-    pill: gr.HTML
     new: gr.Button
     manage: gr.Button
     new_row: gr.Row
@@ -49,7 +48,6 @@ def build(log_out: str) -> Head:
     with gr.Row(elem_id="head", equal_height=False):
         gr.HTML("<img src='/favicon.ico' alt=''><h1>Limner</h1>", elem_id="title", js_on_load=read("viewer.js"))
         gr.HTML(js_on_load=read("fields.js"))
-        pill = gr.HTML(elem_id="pill", js_on_load=read("pill.js"))
         with gr.Row(elem_id="projects", equal_height=False):
             narrow = {"container": False, "min_width": 120, "scale": 3}
             chooser = field(gr.Dropdown, "project", _("Project"), choices=[], **narrow)
@@ -69,7 +67,7 @@ def build(log_out: str) -> Head:
         rename = gr.Button(_("Rename"), elem_id="rename-project", scale=0, min_width=90)
         delete = gr.Button(_("Delete"), variant="stop", elem_id="delete-project", scale=0, min_width=90)
         restore = gr.Button(_("Restore the last deleted project"), elem_id="restore-project", scale=0, min_width=120)
-    above = project, opened, chooser, pill, new, manage
+    above = project, opened, chooser, new, manage
     return Head(*above, new_row, new_name, create, manage_row, title, rename, delete, restore)
 
 

@@ -159,11 +159,14 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
             with gr.Tab(_("Images"), id="images", elem_id="tab-images"):
                 images = datasets.build(top.project)
             with gr.Tab(_("Train"), id="train", elem_id="tab-train") as train_tab:
-                train = training.build(top.project, top.pill, sampler, watch)
+                train = training.build(top.project, sampler, watch)
             with gr.Tab(_("Try out"), id="try", elem_id="tab-try") as try_tab:
                 trying = try_out.build(top.project, sampler, watch)
             with gr.Tab(_("Download"), id="download", elem_id="tab-download") as download_tab:
                 files_tab = download.build(top.project, watch)
+        with gr.Row(elem_id="start-bar", elem_classes="side"):
+            for part in train.dock:
+                part.render()
 
         def warm_and_offer(run: str | None = None, **asked: Untyped) -> dict[str, Any]:
             if not watch.active():
@@ -175,17 +178,15 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         about_images = {name: part for name, part in train.planned.items() if name != "notes"}
         listen(train_tab.select, ready, answers, about_images, kind=CHOICE)
         try_out.offer_on(try_tab.select, warm_and_offer, trying)
-        # When all images have been measured, the plan changes.
-        listen(images.grid.end, _plan, answers, about_images, kind=CHOICE)
+        listen(images.overview.change, _plan, answers, about_images, kind=CHOICE)
         listen(download_tab.select, partial(download.listed, watch), files_tab.takes, files_tab.shown, kind=VIEW)
         questions = {"preset": train.whole.preset, "base": train.whole.base}
         filling = settings.fill_on(files_tab.listing.apply, settings.use_run, train.whole, fills=questions)
         offering = try_out.offer_on(train.view.panel.end, warm_and_offer, trying, run=train.view.picker)
-        for shows, tab in ((filling.then, "train"), (offering.then, "try"), (images.forward.click, "train")):
+        for shows, tab in ((filling.then, "train"), (offering.then, "try")):
             listen(shows, None, js=f"() => document.querySelector('#tab-{tab}-button').click()")
         _share_trigger(images, train)
         head.connect(top)
-        listen(top.pill.select, lambda: run_view.draw(watch, watch.default()), fills=train.view.outputs)
         parts = {"images": images.shown, "train": Several(train.outputs), "view": Several(train.view.outputs)}
         settings.fill_opened(_connect_loading(page, watch, top, {"tabs": tabs, **parts}), train.whole)
         api.build(sampler, watch)

@@ -19,7 +19,7 @@ test("the button that was pressed keeps the focus when the queue is drawn again"
 });
 
 test("a view of another run, or an older one, is not drawn, and a button acts on the run that it was drawn for", (t) => {
-  const window = openPage(t, '<div id="run-bar"></div>'), button = (run) => `<button data-act="stop" data-event="edit" data-run="${run}"></button>`;
+  const window = openPage(t, '<div id="dock"></div><b id="tab-train-button"></b>'), button = (run) => `<button data-act="stop" data-event="edit" data-run="${run}"></button>`;
   const { part, sent, update } = component(window, "run_view");
   const answer = (revision, run, asked = run) => update({ revision, asked, run, stamp: `${revision}`, runs: [run],
     parts: { status: `${run} ${revision}`, "run-buttons": button(run) } });
@@ -38,7 +38,12 @@ test("a view of another run, or an older one, is not drawn, and a button acts on
   assert.equal(shown(), "b 5");
   answer(6, "c", "");
   assert.equal(shown(), "c 6", "a run that was started is shown whatever was chosen before");
-  assert.deepEqual(sent, [["edit", { run: "a", act: "stop" }]]);
+  let isOpened = false;
+  window.document.querySelector("#tab-train-button").addEventListener("click", () => { isOpened = true; });
+  update({ revision: 7, asked: "c", run: "c", stamp: "7", runs: ["c"], parts: { dock: '<button data-act="show" data-event="expand" data-run="a">' } });
+  window.document.querySelector("#dock button").click();
+  assert.equal(isOpened, true, "the run that trains leads to its view from any tab");
+  assert.deepEqual(sent, [["edit", { run: "a", act: "stop" }], ["expand", { run: "a", act: "show" }]]);
 });
 
 test("runs are renamed and files deleted only if that is confirmed, runs are deleted at once", async (t) => {
@@ -97,17 +102,9 @@ test("the window's title has the progress, and the end of a run is announced onc
   assert.deepEqual(announced, ["finished"]);
 });
 
-test("the state of the active run leads to that run", (t) => {
-  const window = openPage(t, '<button id="tab-train-button"></button>');
-  const { element, sent } = component(window, "pill");
-  let isOpened = false;
-  window.document.querySelector("button").addEventListener("click", () => { isOpened = true; });
-  element.click();
-  assert.deepEqual([isOpened, sent], [true, [["select"]]]);
-});
-
 test("a run that was started is scrolled to if it is out of sight", (t) => {
-  const window = openPage(t, '<div id="status"></div>'), status = window.document.querySelector("#status");
+  const window = openPage(t, '<div id="status"></div><b id="tab-train-button"></b>'), status = window.document.querySelector("#status");
+  window.requestAnimationFrame = (then) => then();
   const isScrolled = (top, bottom) => {
     let isCalled = false;
     Object.assign(status, { getBoundingClientRect: () => ({ top, bottom }), scrollIntoView: () => { isCalled = true; } });

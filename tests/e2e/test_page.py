@@ -131,7 +131,7 @@ def test_a_run_outlives_the_server_and_a_kill(shared: Server, visit: Visit) -> N
     # A second one waits for its turn and says so.
     page.get_by_role("button", name="Start training").click()
     page.locator("#status").get_by_text("number 1 in the queue").wait_for()
-    page.get_by_role("button", name="Stop and save").click()
+    page.locator("#run-buttons").get_by_role("button", name="Stop and save").click()
     page.locator("#status [data-status=stopped]").wait_for()
     page.locator("#run input").click()
     page.get_by_role("option").filter(has_text="example-character").last.click()
@@ -158,7 +158,7 @@ def test_the_whole_way(shared: Server, visit: Visit) -> None:
     wait(lambda: (folder / "01.txt").read_text() == "miraxo, smiling in her own words, teal background\n")
     wait(lambda: page.get_by_label("Caption of 01.png").input_value().startswith("miraxo, smiling in her own"))
     # Training
-    page.get_by_role("button", name="Next: train").click()
+    tab(page, "Train")
     wait(lambda: page.locator("#train-trigger :is(input, textarea)").input_value() == "miraxo")
     advanced(page, training_steps=24, preview_every=12, preview_prompts="miraxo, smiling, red shirt, teal background")
     run = start(page)

@@ -82,7 +82,7 @@ def test_on_a_phone_the_bar_with_start_becomes_that_of_the_run(shared: Server, v
     assert begin.evaluate("button => button.inert"), "a second tap starts nothing"
     requests.pop().fallback()
     page.unroute("**/gradio_api/run/predict*")
-    bar = page.locator("#run-bar")
+    bar = page.locator("#dock")
     bar.get_by_text("Training").wait_for()
     wait(lambda: not begin.is_visible())
     bar.get_by_role("button", name="Stop").click()

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -110,12 +111,23 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
 
 def label(run: Run) -> str:
     """Return the label of a run, such as `rin, 24 Nov 14:05`, from the name of its folder."""
-    stamp, name = run.id[:17], run.id[18:]
-    try:
-        begun = datetime.strptime(stamp, "%Y-%m-%d_%H%M%S")
-    except ValueError:
+    begun = _begun(run)
+    if not begun:
         return run.id
-    return _("{name}, {begun.day} {begun:%b %H:%M}", name=name, begun=begun)
+    return _("{name}, {begun.day} {begun:%b %H:%M}", name=name(run), begun=begun)
+
+
+def name(run: Run) -> str:
+    """Return the name of a run's adapter, which is the end of that of its folder."""
+    if not _begun(run):
+        return run.id
+    return run.id[18:]
+
+
+def _begun(run: Run) -> datetime | None:
+    with suppress(ValueError):
+        return datetime.strptime(run.id[:17], "%Y-%m-%d_%H%M%S")
+    return None
 
 
 def log_tail(run: Run) -> str:

@@ -33,6 +33,7 @@ document.addEventListener("click", ({ target }) => {
   if (!button) return;
   button.disabled = true;
   setTimeout(() => { button.disabled = false; }, PRESSED);
+  if (button.dataset.act === "show") document.querySelector("#tab-train-button").click();
   trigger(/** @type {"edit"} */ (button.dataset.event), { run: button.dataset.run, act: button.dataset.act });
 });
 watch("value", show);

@@ -1,7 +1,9 @@
 """Download tab: the runs with their files and the programs that load them, and other files."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from html import escape
 from pathlib import Path, PurePath
@@ -12,10 +14,10 @@ import gradio as gr
 
 from trainer import extension, runs
 from trainer.errors import UserError
-from trainer.i18n import _, duration
+from trainer.i18n import _, duration, ngettext
 from trainer.runs import View, archive, checkpoints
 from ui.state import adapter_choices, pending_uploads, run_actions, run_settings
-from ui.state.run_watcher import RunWatcher, label
+from ui.state.run_watcher import RunWatcher, label, name
 from ui.widgets import run_html
 from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, Several, listen
@@ -129,48 +131,64 @@ def _searchable(view: View) -> str:
 
 
 def _row(view: View) -> str:
-    """Render a run: its file is in sight, and everything else that can be done with it is one click away."""
-    run, name, status = view.run, escape(label(view.run)), ""
+    """Render an adapter: its image, name, trigger word and file are in sight, the rest is one click away."""
+    run, status = view.run, ""
     if view.status != "finished":
         status = f"<span class='pill {view.status}'>{runs.STATUS_LABELS[view.status]}</span>"
-    file, kept = run_html.export_link(view), _checkpoints(view)
+    file, kept = run_html.export_link(view, _("Download")), _checkpoints(view)
     rest = f"{_peft_link(view)} {file and kept}"
     return (
-        f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<div><h2>{name} {status}</h2>"
-        f"<p>{_facts(view)}</p>{_settings(view)}<p class='links'>{file or kept}</p>{_verdicts(view)}"
-        f"<details class='more'><summary>{_('More')}</summary><p class='links'>{rest}{_actions(view)}</p></details>"
-        f"</div></article>"
+        f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<h2>{escape(name(run))} {status}</h2>"
+        f"{_trigger_word(view)}{_facts(view)}<p class='links'>{file or kept}</p>{_verdicts(view)}"
+        f"<details class='more'><summary>{_('More')}</summary>{_settings(view)}"
+        f"<p class='links'>{rest}{_actions(view)}</p></details></article>"
     )
 
 
 def _image(view: View) -> str:
-    """Render the newest preview, or a blank."""
-    return run_html.newest_image(view, label(view.run)) or "<div class='blank'></div>"
+    """Render the newest preview, or that there are none."""
+    return run_html.newest_image(view, label(view.run)) or f"<div class='blank'>{_('No preview')}</div>"
+
+
+def _trigger_word(view: View) -> str:
+    trigger = escape(_trigger(view))
+    if not trigger:
+        return ""
+    copy = f"<button type='button' class='copy' data-text='{trigger}'>{_('Copy')}</button>"
+    return f"<p class='trigger' title='{_('Trigger word')}'><code>{trigger}</code> {copy}</p>"
 
 
 def _facts(view: View) -> str:
-    state = view.state
-    facts = [_("step {step}", step=state.step)]
-    if state.steps:
-        facts = [_("step {step} of {steps}", step=state.step, steps=state.steps)]
+    """Render the base model, the step, and when that was."""
+    state, facts = view.state, []
+    with suppress(UserError, OSError):  # its settings cannot be read
+        facts.append(escape(PurePath(view.run.config().model.base).name))
+    if state.steps and state.step < state.steps:
+        facts.append(_("step {step} of {steps}", step=state.step, steps=state.steps))
+    else:
+        facts.append(ngettext("{n} step", "{n} steps", state.step))
     if state.updated:
-        facts.append(_("{time:%d %b %Y, %H:%M}", time=state.updated.astimezone()))
-    trigger = _trigger(view)
-    if trigger:
-        copy = f"<button type='button' class='copy' data-text='{escape(trigger)}'>{_('Copy')}</button>"
-        facts.append(_("trigger word {word}", word=f"<code>{escape(trigger)}</code> {copy}"))
-    if state.seconds:
-        facts.append(duration(state.seconds))
-    return " &middot; ".join(facts)
+        facts.append(when(state.updated))
+    return f"<p class='quiet'>{' &middot; '.join(facts)}</p>"
+
+
+def when(time: datetime) -> str:
+    """Return a time as people say it."""
+    local = time.astimezone()
+    match (datetime.now(local.tzinfo).date() - local.date()).days:
+        case 0:
+            return _("today, {time:%H:%M}", time=local)
+        case 1:
+            return _("yesterday, {time:%H:%M}", time=local)
+        case _unused:
+            return _("{time:%d %b %Y, %H:%M}", time=local)
 
 
 def _settings(view: View) -> str:
-    """Render the base model of a run, and the settings that differ from its preset."""
-    try:
-        config, _differing = run_settings.own(view.run)
-    except (UserError, OSError):
-        return ""
-    facts = [escape(PurePath(config.model.base).name), escape(run_settings.described(view.run))]
+    """Render how long a run took, and the settings that differ from its preset."""
+    facts = [duration(view.state.seconds)] * bool(view.state.seconds)
+    with suppress(UserError, OSError):
+        facts.append(escape(run_settings.described(view.run)))
     return f"<p class='quiet'>{' &middot; '.join(filter(None, facts))}</p>"
 
 

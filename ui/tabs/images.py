@@ -37,8 +37,7 @@ class Tab:
     """The components that other parts of the page read or fill; `show` returns values for `shown`."""
 
     trigger: gr.Textbox
-    forward: gr.Button
-    grid: gr.HTML
+    overview: gr.HTML
     shown: Several
 
 
@@ -81,7 +80,6 @@ def build(project: gr.Textbox) -> Tab:
             )
             tools = caption_tools.build()
             keep_location = _location()
-            forward = gr.Button(_("Next: train"), variant="primary", elem_id="to-train")
         with gr.Column(scale=4, min_width=320, elem_classes="canvas"):
             report = gr.HTML(elem_id="report", elem_classes="report")
             with gr.Row(elem_classes="tools"):
@@ -116,7 +114,7 @@ def build(project: gr.Textbox) -> Tab:
         listen(edited.end, image_grid.draw, about, parts.view, js=SHOWN)
     caption_tools.connect(tools, project, trigger)
     filled = {"trigger": trigger, "keep_location": keep_location, **parts.result, **tools.shown}
-    return Tab(trigger, forward, grid, Several(filled))
+    return Tab(trigger, overview, Several(filled))
 
 
 def _location() -> gr.Checkbox:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import PurePath
 from typing import Any, TypedDict
 
 import gradio as gr
@@ -73,24 +74,26 @@ def _summary(config: TrainConfig, examples: Sequence[Example], images: int, simi
     training = adjustments.complete(config, images).training
     steps = training.steps
     exposures = steps * training.batch_size * training.gradient_accumulation / images
-    times = round(exposures)
+    times, base = round(exposures), escape(PurePath(config.model.base).name)
     if similar and similar.seconds_per_step:
         size = ngettext(
-            "<b>{n} image, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
-            "<b>{n} images, {steps} steps</b>: each image is seen about {times} times, in about {time} here.",
+            "<b>{n} image, {steps} steps on {base}</b>: each image is seen about {times} times, in about {time} here.",
+            "<b>{n} images, {steps} steps on {base}</b>: each image is seen about {times} times, in about {time} here.",
             images,
             steps=steps,
             times=times,
+            base=base,
             time=duration(similar.seconds_per_step * steps),
         )
         cost = _memory(similar)
     else:
         size = ngettext(
-            "<b>{n} image, {steps} steps</b>: each image is seen about {times} times.",
-            "<b>{n} images, {steps} steps</b>: each image is seen about {times} times.",
+            "<b>{n} image, {steps} steps on {base}</b>: each image is seen about {times} times.",
+            "<b>{n} images, {steps} steps on {base}</b>: each image is seen about {times} times.",
             images,
             steps=steps,
             times=times,
+            base=base,
         )
         cost = _computed(config, steps)
     subjects = _subjects(examples, exposures) if config.subjects else ""

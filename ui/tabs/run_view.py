@@ -24,7 +24,7 @@ from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import loss_chart, queue_list, run_html, settings_form
 from ui.widgets.fields import field
-from ui.widgets.handlers import ACT, CHOICE, START, TICK, listen
+from ui.widgets.handlers import ACT, CHOICE, START, TICK, VIEW, listen
 from ui.widgets.templates import read
 
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
@@ -41,6 +41,7 @@ STARTS: dict[str, Callable[[str | None, SamplerClient], Run]] = {
 }
 CHOSEN = "(run) => { window.limnerRun.choose(run); window.limner.show({ run }); }"
 SEEN = "(run, compared, project) => [run, compared, project, window.limnerRun.seen()]"
+Button = tuple[str, str, str, str]  # act, text, event that it triggers, look
 _REVISIONS = itertools.count(int(1000 * time.time()))  # they grow from one start of the server to the next, too
 
 
@@ -50,7 +51,7 @@ class RunView:
     All that is said of a run is one value, `panel`, so that no part of it is about another run than the others.
     """
 
-    def __init__(self, pill: gr.HTML) -> None:
+    def __init__(self) -> None:
         with gr.Row(elem_classes="tools"):
             runs_of_project = {"choices": [], "container": False, "min_width": 160}
             self.picker = field(gr.Dropdown, "run", _("Run"), scale=2, **runs_of_project)
@@ -62,7 +63,6 @@ class RunView:
         scripts = [read("run_view.js"), *(_scoped(part) for part in ("queue", "notify", "chart"))]
         self.panel = gr.HTML({}, html_template=template, js_on_load="\n".join(scripts), elem_id="run-view")
         self.outputs = {
-            "pill": pill,
             "picker": self.picker,
             "compared": self.compared,
             "timer": self.timer,
@@ -99,6 +99,7 @@ def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: 
     listen(view.panel.edit, act, fills=view.outputs, kind=ACT)
     listen(view.panel.apply, begin, fills=view.outputs, kind=START)
     listen(view.panel.select, arrange, picked, view.outputs, kind=ACT)
+    listen(view.panel.expand, lambda event: draw(watch, str(event.run)), fills=view.outputs, kind=VIEW)
     listen(view.picker.input, None, {"run": view.picker}, js=CHOSEN)
     listen([view.picker.input, view.compared.input], partial(tick, watch), picked, view.outputs, kind=CHOICE)
     listen(view.timer.tick, partial(tick, watch), {**picked, "seen": view.seen}, view.outputs, kind=TICK, js=SEEN)
@@ -144,11 +145,14 @@ def tick(
         "run": chosen,
         "stamp": mark,
         "runs": known,
-        "parts": {"queue": queue_list.render(line), **_parts(view, project or "")},
+        "parts": {
+            "queue": queue_list.render(line),
+            "dock": run_html.dock(active, len(training) - 1, _buttons(active, controls(active))),
+            **_parts(view, project or "", active),
+        },
         "chart": loss_chart.chart([(label(shown.run), shown) for shown in (view, *others) if shown]),
     }
     return {
-        "pill": run_html.pill(active, len(training) - 1),
         **_pickers(listed, chosen, [other.run.id for other in others], changed=before != known, choose=choose),
         "timer": gr.Timer(REFRESHED_EVERY if active else LOOKED_EVERY),
         "panel": panel,
@@ -190,37 +194,46 @@ def _mosaic(project: str) -> str:
     return ""
 
 
-def _parts(view: runs.View | None, project: str) -> dict[str, str]:
-    """Return the HTML of the parts of the view, by their ids."""
+def _parts(view: runs.View | None, project: str, docked: runs.View | None) -> dict[str, str]:
+    """Return the HTML of the parts of the view, by their ids; the run in the dock has its main buttons there."""
     if view is None:
-        parts = {"status": EMPTY, "run-bar": "", "run-buttons": "", "notes": "", "log-text": ""}
+        parts = {"status": EMPTY, "run-buttons": "", "notes": "", "log-text": ""}
         return {**parts, "previews": _mosaic(project)}
+    above = [] if docked and docked.run.id == view.run.id else controls(view)
     return {
         "status": run_html.status(view),
-        "run-bar": run_html.bar(view),
-        "run-buttons": "".join(_button(view.run, *button) for button in buttons(view)),
+        "run-buttons": _buttons(view, [*above, *buttons(view)]),
         "previews": run_html.previews(view),
         "notes": run_html.warnings(view.state),
         "log-text": escape(log_tail(view.run)),
     }
 
 
-def _button(run: Run, act: str, text: str, event: str, look: str) -> str:
-    return (
-        f"<button type='button' class='act {look}' id='{act}' data-act='{act}' data-event='{event}' "
-        f"data-run='{escape(run.id)}'>{escape(text)}</button>"
+def _buttons(view: runs.View | None, listed: Sequence[Button]) -> str:
+    """Render buttons of a run."""
+    return "".join(
+        f"<button type='button' class='act {look}' data-act='{act}' data-event='{event}' "
+        f"data-run='{escape(view.run.id)}'>{escape(text)}</button>"
+        for act, text, event, look in listed
+        if view
     )
 
 
-def buttons(view: runs.View) -> list[tuple[str, str, str, str]]:
-    """Return the buttons of a run, which depend on its state alone: act, text, event that it triggers, look."""
-    status, change = view.status, view.state.change
-    listed: list[tuple[str, str, str, str]] = []
-    if status == "running":
+def controls(view: runs.View | None) -> list[Button]:
+    """Return the buttons that stop a run, which are at the foot of the page for the one that trains."""
+    listed: list[Button] = []
+    if view and view.status == "running":
         listed.append(("pause", _("Continue") if view.paused else _("Pause"), "edit", ""))
-    if status in runs.ACTIVE:
+    if view and view.status in runs.ACTIVE:
         stop = _("End now") if view.is_unresponsive(time.time()) else _("Stop and save")
         listed.append(("stop", stop, "edit", "stop"))
+    return listed
+
+
+def buttons(view: runs.View) -> list[Button]:
+    """Return the other buttons of a run, which depend on its state alone."""
+    status, change = view.status, view.state.change
+    listed: list[Button] = []
     if status in ("stopped", "interrupted", "failed"):
         listed.append(("resume", _("Resume"), "apply", "primary"))
     if status == "failed":

@@ -54,6 +54,7 @@ class Tab:
     outputs: dict[str, Any]
     view: RunView
     whole: Form
+    dock: tuple[gr.Component, ...]
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Start:
     without: gr.Button
 
 
-def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: RunWatcher) -> Tab:
-    """Draw the tab and connect it."""
+def build(project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> Tab:
+    """Draw the tab and connect it; the page draws what is in its `dock` below all tabs."""
     standard = settings_form.standard("character", MICRO)
     with gr.Column(elem_id="train-form"):
         with gr.Row(elem_id="train-columns", elem_classes="columns"):
@@ -77,17 +78,17 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
                 cautions = gr.HTML(elem_id="cautions", elem_classes="quiet")
             with gr.Column(scale=3, min_width=320, elem_id="train-live", elem_classes="canvas"):
                 settings = tab_settings.build(standard, apart)
-                view = RunView(pill)
+                view = RunView()
         with gr.Column(visible=False, elem_id="no-trigger", elem_classes="side") as no_trigger:
             gr.HTML(f"<p role='alert'>{NO_TRIGGER}</p>")
             without = gr.Button(_("Train without a trigger word"), elem_id="without-trigger")
-    with gr.Row(elem_id="start-bar", elem_classes="side"):
-        gr.HTML("<div id='run-bar'></div>", elem_id="run-in-bar")  # on a phone, in place of the rest
-        summary = gr.HTML(elem_id="plan", elem_classes="plan")
-        places = [(_("this machine"), HERE), (short_address(run_actions.cluster()), CLUSTER)]
-        options = {"choices": places, "value": HERE, "visible": bool(run_actions.cluster())}
-        place = field(gr.Radio, "run-on", _("Run on"), scale=0, min_width=240, **options)
-        start = gr.Button(START_TITLE, variant="primary", size="lg", elem_id="start", scale=0, min_width=200)
+    running = gr.HTML("<div id='dock'></div>", elem_id="in-dock", render=False)
+    summary = gr.HTML(elem_id="plan", elem_classes="plan", render=False)
+    places = [(_("this machine"), HERE), (short_address(run_actions.cluster()), CLUSTER)]
+    options = {"choices": places, "value": HERE, "visible": bool(run_actions.cluster())}
+    place = field(gr.Radio, "run-on", _("Run on"), scale=0, min_width=240, render=False, **options)
+    wide = {"size": "lg", "scale": 0, "min_width": 200}
+    start = gr.Button(START_TITLE, variant="primary", elem_id="start", render=False, **wide)
     base, widgets = model.field, settings.widgets
     form = Several({"project": project, **questions, "filled": settings.filled, **widgets}, Answers.from_form)
     planned = {"summary": summary, "cautions": cautions, "effort": effort, "notes": settings.notes, "start": start}
@@ -95,7 +96,8 @@ def build(project: gr.Dropdown, pill: gr.HTML, sampler: SamplerClient, watch: Ru
     kept = {"folders": model.folders, **described, "saved": settings.saved, "shown": settings.shown}
     preset = questions["preset"]
     whole = Form(settings, form, planned, preset, base)
-    tab = Tab(questions["trigger"], form, planned, {**questions, **kept, **planned}, view, whole)
+    dock = running, summary, place, start
+    tab = Tab(questions["trigger"], form, planned, {**questions, **kept, **planned}, view, whole, dock)
     base_model.connect(model, widgets[VAE])
     _connect_form(tab)
     refilled = [preset.input, base.input, model.downloaded.change]

@@ -41,31 +41,30 @@ def progress(view: View) -> float:
     return min(1.0, view.state.step / view.state.steps)
 
 
-def pill(view: View | None, more: int = 0) -> str:
-    """Render the short form for the head of the page; "" if the run is not active. `more` other runs train too."""
+def dock(view: View | None, more: int, buttons: str) -> str:
+    """Render the run that trains, for the foot of the page: newest preview, state, progress, buttons; else "".
+
+    Args:
+        view: a run.
+        more: other runs that train, too.
+        buttons: HTML.
+    """
     if view is None or view.status not in runs.ACTIVE:
         return ""
-    text = status_label(view)
+    facts = [status_label(view)]
     if view.status == "running" and not view.state.phase:
-        text += f" {progress(view):.0%}"
-        if remaining := time_left(view):
-            text += f", {remaining}"
+        facts += [f"{progress(view):.0%}", time_left(view)]
     if more > 0:
-        text += " \u00b7 " + ngettext("{n} more run", "{n} more runs", more)
-    title = escape(_("Show the run"))
-    return f"<button type='button' class='pill {view.status}' role='status' title='{title}'>{escape(text)}</button>"
-
-
-def bar(view: View) -> str:
-    """Render an active run for the bar with Start: state, progress, time left, Stop; "" if it is not active."""
-    if view.status not in runs.ACTIVE:
-        return ""
-    facts = [status_label(view), f"{progress(view):.0%}", time_left(view)]
-    text, stop = escape(" · ".join(filter(None, facts))), escape(_("Stop"))
-    act = f"data-act='stop' data-event='edit' data-run='{escape(view.run.id)}'"
+        facts.append(ngettext("{n} more run", "{n} more runs", more))
+    newest = max(view.state.previews, key=lambda preview: preview.step, default=None)
+    image = ""
+    if newest:
+        image = _image(view.run.id, newest, _look(view), "")
+    text, title = escape(" · ".join(filter(None, facts))), escape(_("Show the run"))
+    act = f"data-act='show' data-event='expand' data-run='{escape(view.run.id)}'"
     return (
-        f"<span role='status'>{text}</span><div class='bar'><i style='width:{progress(view):.1%}'></i></div>"
-        f"<button type='button' class='act stop' {act}>{stop}</button>"
+        f"<button type='button' class='act show' {act} title='{title}'>{image}<span><span role='status'>{text}</span>"
+        f"<span class='bar'><i style='width:{progress(view):.1%}'></i></span></span></button>{buttons}"
     )
 
 
@@ -190,35 +189,34 @@ def _next(view: View) -> str:
 
 
 def _done(view: View) -> str:
-    """Render what came of a run: its last preview, the file, the programs that load it, and the next step."""
+    """Render what came of a run: the file, the programs that load it, and the next step."""
     ready = _("The adapter is ready. Try it out, or download it.")
     works = ""
     verified = next((check for check in view.state.verified if check.file == view.state.export), None)
     if verified:
         programs = ", ".join(program for program, loads, _unused in verified.verdicts if loads)
-        works = f"<p>{escape(_('Works in {programs}.', programs=programs))}</p>" if programs else ""
+        works = escape(_("Works in {programs}.", programs=programs)) if programs else ""
     return (
-        f"<div class='outcome'>{newest_image(view)}<div><p class='good'>{ready}</p><p>{export_link(view)}</p>"
-        f"{works}{practice(view)}</div></div>"
+        f"<div class='outcome'>{export_link(view)}<div><p class='good'>{ready}</p><p class='quiet'>{works}</p>"
+        f"{practice(view)}</div></div>"
     )
 
 
-def newest_image(view: View, of: str = "") -> str:
-    """Render the newest preview of a run; its caption says its step and seed, or what it is of. "" without previews."""
+def newest_image(view: View, of: str) -> str:
+    """Render the newest preview of a run, with a caption that says what it is of; "" without previews."""
     newest = max(view.state.previews, key=lambda preview: preview.step, default=None)
     if newest is None:
         return ""
-    caption = f"{of} · {newest.prompt}" if of else ""
-    return f"<span class='strip'>{_cell(view.run.id, newest, _look(view), caption)}</span>"
+    return f"<span class='strip'>{_cell(view.run.id, newest, _look(view), f'{of} · {newest.prompt}')}</span>"
 
 
-def export_link(view: View) -> str:
-    """Render the link that downloads the adapter file of a run, with its size; "" if it is not there."""
+def export_link(view: View, title: str = "") -> str:
+    """Render the link that downloads the adapter file of a run, with a title or its name, and its size; else ""."""
     export = view.run.folder / view.state.export
     if not view.state.export or not export.is_file():
         return ""
     url, size = f"/download/{quote(view.run.id)}/{quote(export.name)}", file_size(export.stat().st_size)
-    return f"<a class='download' download href='{url}'>{escape(export.name)} ({size})</a>"
+    return f"<a class='download' download href='{url}'>{escape(title or export.name)} ({size})</a>"
 
 
 def _waiting(view: View, now: float) -> str:
@@ -290,16 +288,25 @@ def _cell(run_id: str, preview: events.Preview | None, style: str, caption: str 
     if preview is None:
         return ""
     name = preview.file.rsplit("/", 1)[-1]
-    link = f"/media/run/{quote(run_id)}/{quote(name)}"
-    version = f"?t={preview.time.timestamp():.0f}"
+    link, version = _link(run_id, preview)
     step = _("step {step}", step=preview.step)
     title = caption or _("Step {step}: {prompt}", step=preview.step, prompt=preview.prompt)
     caption = caption or f"{preview.prompt} · {step}, {_('seed {seed}', seed=preview.seed)}"
     return (
         f"<a href='{link}{version}' target='_blank' data-caption='{escape(caption)}' data-file='{escape(name)}' "
-        f"data-nearest='{link}/nearest'><img class='{style}' loading='lazy' src='{link}/small{version}' "
-        f"alt='{escape(title)}'></a>"
+        f"data-nearest='{link}/nearest'>{_image(run_id, preview, style, title)}</a>"
     )
+
+
+def _image(run_id: str, preview: events.Preview, style: str, title: str) -> str:
+    link, version = _link(run_id, preview)
+    return f"<img class='{style}' loading='lazy' src='{link}/small{version}' alt='{escape(title)}'>"
+
+
+def _link(run_id: str, preview: events.Preview) -> tuple[str, str]:
+    """Return the address of a preview and the version of it, as a later one may take its name."""
+    name = preview.file.rsplit("/", 1)[-1]
+    return f"/media/run/{quote(run_id)}/{quote(name)}", f"?t={preview.time.timestamp():.0f}"
 
 
 def warnings(state: events.State) -> str:

@@ -152,7 +152,8 @@ def test_the_settings_of_a_run_are_said_and_used_again(character: Path) -> None:
     assert train.create(again).config() == run.config()
     drawn = download.table(RunWatcher(), "", "rin")
     assert f"class='again' data-run='{run.id}'" in drawn
-    assert "micro &middot; Optimizer lion, Exposures 99" in drawn
+    assert "<p class='quiet'>micro &middot; 0 steps" in drawn
+    assert ">Optimizer lion, Exposures 99<" in drawn
     assert "No adapters yet" in download.table(RunWatcher(), "", "other")
 
 
@@ -174,7 +175,7 @@ def test_runs_of_the_project_and_all_that_train_are_listed(character: Path, fini
             locks.enter_context(FileLock(run.lock))
         drawn = run_view.draw(RunWatcher(), "", project="other")
     assert {run for _label, run in drawn["picker"].choices} == {run.id for run in training}
-    assert "1 more run<" in drawn["pill"]
+    assert "1 more run<" in drawn["panel"]["parts"]["dock"]
 
 
 def test_logs_of_runs_that_are_over_are_not_read(character: Path, finished: Run) -> None:

@@ -28,7 +28,9 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     planned = train.plan(answers())
     summary, effort = planned["summary"], planned["effort"]
     assert (planned["notes"]["changed"], planned["notes"]["conflicts"]) == ({}, {})
-    assert summary.startswith("<b>14 images, 160 steps</b>: each image is seen about 91 times. <span class='costs'>An")
+    assert summary.startswith(
+        "<b>14 images, 160 steps on micro</b>: each image is seen about 91 times. <span class='costs'>An"
+    )
     assert "disk space" not in summary
     assert effort.value == "balanced"
     assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]

@@ -77,13 +77,19 @@ def test_previews_are_the_newest_and_a_table_of_all(run: Run) -> None:
     assert "class='pixels'" not in run_html.previews(view(run, "running", *made))
 
 
-def test_the_pill_shows_only_what_is_under_way(run: Run) -> None:
-    assert run_html.pill(None) == ""
-    assert run_html.pill(view(run, "finished")) == ""
-    assert "Training 25%" in run_html.pill(view(run, "running", events.Step(step=10, loss=1.0, **STEP)))
-    assert "Training 0% · 2 more runs<" in run_html.pill(view(run, "running"), 2)
+def test_the_dock_shows_only_what_is_under_way(run: Run) -> None:
+    def dock(view: View | None, more: int = 0) -> str:
+        return run_html.dock(view, more, "<button>Stop")
+
+    assert dock(None) == dock(view(run, "finished")) == ""
+    preview = events.Preview(step=10, prompt="a", seed=1, file="previews/10_0.png")
+    begun = dock(view(run, "running", events.Step(step=10, loss=1.0, **STEP), preview))
+    assert "Training · 25%" in begun
+    assert begun.endswith("<button>Stop")
+    assert f"src='/media/run/{run.id}/10_0.png/small" in begun
+    assert "Training · 0% · 2 more runs<" in dock(view(run, "running"), 2)
     runs.request(run, "stop")
-    assert "Stopping" in run_html.pill(view(run, "running"))
+    assert "Stopping" in dock(view(run, "running"))
 
 
 def test_names_and_logs_for_people(run: Run, home: Path) -> None:

@@ -267,13 +267,6 @@ def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, w
     assert len(html) < 20_000
 
 
-@pytest.mark.parametrize("name", ["a.pt", "a.ckpt", "a.safetensors"])
-def test_a_pickle_is_refused_whatever_it_is_called(home: Path, name: str) -> None:
-    path = containers.write(home / "outputs", name, pictures.pickled())
-    with pytest.raises(UserError):
-        reader.read(path)
-
-
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
 def test_a_base_whose_weights_can_hold_programs_is_refused(tiny_sd: Path, tmp_path: Path, part: str) -> None:
     """Said by who looks at it, and not loaded by who does not look."""

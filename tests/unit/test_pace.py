@@ -67,7 +67,7 @@ SIDES = {"micro": 128, "sd15": 256, "sdxl": 512, "sd3-5-medium": 512, "flux": 51
 
 
 @pytest.mark.parametrize(
-    "model", ["sd15", *(pytest.param(name, marks=pytest.mark.slow) for name in SIDES if name != "sd15")]
+    "model", ["sd15", *(pytest.param(name, marks=pytest.mark.nightly) for name in SIDES if name != "sd15")]
 )
 def test_a_pass_multiplies_as_often_as_torch_counts(model: str) -> None:
     side = SIDES[model]

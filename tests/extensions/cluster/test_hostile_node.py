@@ -146,14 +146,6 @@ def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim)
     victim.attacked()  # resumed, it sends what was chosen here
 
 
-def test_of_a_private_folder_only_images_and_captions_are_sent(victim: Victim, character: Path) -> None:
-    for name in ("id_ed25519", "id_ed25519.txt", "notes.md", "001.txt.bak", "private/key.txt"):
-        (character / name).parent.mkdir(exist_ok=True)
-        storage.write(character / name, SECRET)
-    victim.attacked()
-    assert any(node.received for node in victim.placed)
-
-
 @pytest.mark.parametrize(
     "path",
     ["./config.toml", "cluster", "CLUSTER", "config.toml\n", "worker.log", "worker.lock", "ask/stop",

@@ -174,13 +174,14 @@ def test_completed_settings_come_back_with_the_paths_here(character: Path, tmp_p
     assert runs.look(rig.run).state.sha256["config.toml"] == storage.sha256(rig.run.config_file)
 
 
-def test_masks_captions_and_metadata_go_with_the_images(character: Path) -> None:
+def test_masks_captions_and_metadata_go_with_the_images_and_nothing_else(character: Path) -> None:
     settings = config.build({"name": "rin", "dataset": "rin"})
     dataset.mask_file(character / "01.png").touch()
-    for name in ("metadata.jsonl", "02.caption", "notes.txt", "draft.psd"):
+    for name in ("metadata.jsonl", "02.caption", "notes.txt", "draft.psd", "id_ed25519", "01.txt.bak", "own/key.txt"):
+        (character / name).parent.mkdir(exist_ok=True)
         (character / name).touch()
     (parcel,) = parcels.pack(settings).values()
-    names = {path.name for path in character.glob("[01]*.*")} | {"metadata.jsonl"}
+    names = {path.name for path in character.glob("[01]*.*")} - {"01.txt.bak"} | {"metadata.jsonl"}
     assert {name.partition("/")[2] for name in parcel.files} == names
     assert "01.mask.png" in names
 

@@ -55,6 +55,8 @@ def test_what_lies_beside_it_is_read(tmp_path: Path, where: str) -> None:
 
 
 def test_nothing_else_of_this_machine_is_read(tmp_path: Path) -> None:
+    own = reading.read(write(tmp_path / "own", prompts="a girl in the rain"))
+    assert own.settings["preview"]["prompts"] == ["a girl in the rain"], "prompts in the recipe itself stay"
     (tmp_path / "sets.toml").write_text(DATASETS, encoding="utf-8")
     (tmp_path / "secret.txt").write_text("my secret", encoding="utf-8")
     here = tmp_path / "here"
@@ -82,8 +84,3 @@ def test_a_link_a_folder_and_a_broken_file_are_left_alone(tmp_path: Path) -> Non
     (config.parent / "sets.toml").write_text("[" * 100_000, encoding="utf-8")
     recipe = reading.read(config, datasets=True)
     assert any(note.startswith("dataset_config names sets.toml, which cannot be read") for note in recipe.notes)
-
-
-def test_prompts_in_the_recipe_itself_stay(tmp_path: Path) -> None:
-    recipe = reading.read(write(tmp_path / "here", prompts="a girl in the rain"))
-    assert recipe.settings["preview"]["prompts"] == ["a girl in the rain"]

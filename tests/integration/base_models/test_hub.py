@@ -71,7 +71,7 @@ def test_half_precision_is_taken_and_nothing_unneeded(
 
 
 @pytest.mark.slow
-def test_a_download_continues_where_it_was_ended(fake: FakeHub, home: Path) -> None:
+def test_a_download_continues_where_it_was_ended_or_begins_again_if_it_is_damaged(fake: FakeHub, home: Path) -> None:
     fake.seconds_per_piece = 0.2
     command = [sys.executable, "-m", "trainer", "download", FILE, "--json"]
     env = environment(fake, home)
@@ -79,22 +79,16 @@ def test_a_download_continues_where_it_was_ended(fake: FakeHub, home: Path) -> N
         while json.loads(process.stdout.readline())["done"] < 10 * 2**20:
             pass
         process.send_signal(signal.SIGTERM)
-    fake.seconds_per_piece = 0
-    done = download(fake, home, FILE)
-    assert done.stdout == f"{FILE} is ready. Use it as model.base.\n", done.stderr
-    assert [path for path, _start in fake.sent] == ["fox.safetensors", "fox.safetensors"]
-    assert fake.sent[-1][1] >= 10 * 2**20
-    blobs = [path for path in (home / "hub").rglob("blobs/*") if path.stat().st_size == SIZE]
-    assert len(blobs) == 1
-
-
-@pytest.mark.slow
-def test_a_file_that_arrives_damaged_is_fetched_again(fake: FakeHub, home: Path) -> None:
-    fake.corrupts = True
+    fake.seconds_per_piece, fake.corrupts = 0, True
     assert "fox.safetensors arrived damaged. Download it again." in download(fake, home, FILE).stderr
     fake.corrupts = False
-    assert download(fake, home, FILE).returncode == 0
-    assert fake.sent[-1] == ("fox.safetensors", 0)
+    done = download(fake, home, FILE)
+    assert done.stdout == f"{FILE} is ready. Use it as model.base.\n", done.stderr
+    assert [path for path, _start in fake.sent] == ["fox.safetensors"] * 3
+    first, second, third = (start for _path, start in fake.sent)
+    assert (first, second >= 10 * 2**20, third) == (0, True, 0)
+    blobs = [path for path in (home / "hub").rglob("blobs/*") if path.stat().st_size == SIZE]
+    assert len(blobs) == 1
 
 
 REFUSED = {

@@ -184,8 +184,7 @@ def test_the_loss_curve_is_the_stored_one(character: Path, bases: dict[str, Path
     assert curve == pytest.approx(CURVES[kind], rel=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sdxl", "flux"])
+@pytest.mark.parametrize("kind", cases(["flux"], pytest.mark.slow, []) + cases(["sdxl"], pytest.mark.nightly, []))
 def test_runs_of_other_families_resume(character: Path, bases: dict[str, Path], kind: str) -> None:
     """SDXL with cached embeddings and preservation, FLUX with its text encoders in bf16."""
     with_text_encoders = {"training__text_encoder": True, "training__precision": "bf16", **SMALL["flux"]}

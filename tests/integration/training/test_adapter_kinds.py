@@ -59,7 +59,7 @@ def test_the_file_does_to_the_weights_what_the_adapter_does(
     assert any(name.startswith("lora_te_") for name in file.modules) == text_encoder
 
 
-COMMON = ("lora", "dora", "loha", "lokr")
+COMMON = ("lora", "loha")
 RARE = sorted(KINDS.keys() - {*COMMON})
 
 

@@ -43,6 +43,7 @@ def nothing_left_over() -> None:
 
 
 MB = 2**20
+MEASURED = {"training__micro_batches": 0, "training__gradient_checkpointing": "auto"}
 # Adam makes a rounding error of a tiny gradient as large as the rate; at this one it stays below the last digits.
 RATE = {"optimizer__learning_rate": 0.001}
 
@@ -65,7 +66,8 @@ def test_the_ladder(tiny_sd: Path) -> None:
     """Weights that wait cost the most time, and only a card has them elsewhere."""
 
     def rungs(kind: str = "cpu", **changes: int | str) -> list[tuple[int, str, str]]:
-        training = settings(tiny_sd, **{f"training__{key}": value for key, value in changes.items()}).training
+        options = MEASURED | {f"training__{key}": value for key, value in changes.items()}
+        training = settings(tiny_sd, **options).training
         plans = memory.plans(training, max(1, training.devices), torch.device(kind))
         assert [plan.order for plan in plans] == sorted((plan.order for plan in plans), reverse=True)
         return [(plan.micro_batches, plan.recomputed, plan.waiting) for plan in plans]
@@ -139,7 +141,7 @@ def test_the_first_rung_that_fits_is_taken(
     """With 128 MB for each picture of a batch, then less and less."""
     touched: list[MemoryPlan] = []
     present = psutil.Process().memory_info().rss
-    config = settings(tiny_sd, training__batch_size=batch, training__memory=(present + room * MB) / GB)
+    config = settings(tiny_sd, training__batch_size=batch, training__memory=(present + room * MB) / GB, **MEASURED)
     run = runs.create(config)
     compute = heavy({"off": 128, "feed-forward": 96, "half": 72, "transformers": 72, "all": 32}, touched)
     made = memory.fit(config, family, Accelerator(cpu=True), run, compute)
@@ -151,7 +153,7 @@ def test_the_first_rung_that_fits_is_taken(
     touched.clear()
     assert memory.fit(made, family, Accelerator(cpu=True), run, compute) == made
     assert not touched, "a run that goes on is not measured again"
-    little = settings(tiny_sd, training__memory=(psutil.Process().memory_info().rss + 50 * MB) / GB)
+    little = settings(tiny_sd, training__memory=(psutil.Process().memory_info().rss + 50 * MB) / GB, **MEASURED)
     compute = heavy(dict.fromkeys(memory.CHECKPOINTING, 200), [])
     with pytest.raises(UserError, match=r"not enough memory: even with one image at a time .* GB that are available"):
         memory.fit(little, family, Accelerator(cpu=True), run, compute)

@@ -355,8 +355,8 @@ def compute_gradients(
 
 
 def test_accumulated_gradients_are_a_mean(family: Family, character: Path, tiny_sd: Path) -> None:
-    config = settings(tiny_sd, training__gradient_accumulation=2, training__micro_batches=1)
-    single = settings(tiny_sd, training__micro_batches=1)
+    config = settings(tiny_sd, training__gradient_accumulation=2)
+    single = settings(tiny_sd)
     adapter, batches = attached(family, tiny_sd, text_encoder=False), built(family, character, config)
 
     def gradient(config: TrainConfig, *places: tuple[int, int]) -> torch.Tensor:
@@ -402,7 +402,7 @@ def test_a_single_image_and_its_preserved_row_are_computed_apart(
     family: Family, character: Path, tiny_sd: Path, text_encoder: bool
 ) -> None:
     """With the memory of one image, and the same gradient as together."""
-    options = {"training__batch_size": 1, "training__micro_batches": 1, "training__text_encoder": text_encoder}
+    options = {"training__batch_size": 1, "training__text_encoder": text_encoder}
     config = settings(tiny_sd, preservation__share=1.0, **options)
     adapter = attached(family, tiny_sd, text_encoder=text_encoder)
     disturb(adapter)

@@ -12,17 +12,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-from tests.integration.training.test_train import OPTIONS, assert_resumes, cases, finish, finished, mute, same, settings
+from tests.integration.training.test_train import OPTIONS, cases, finish, finished, mute, same, settings
 from trainer import paths, runs, schema
 from trainer.config import TrainConfig
-from trainer.data import buckets, dataset
+from trainer.data import dataset
 from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
 from trainer.families import Family
 from trainer.optim.optimizers import ROWS, Row
 from trainer.runs import Run, events
-from trainer.training import checkpoint, encode
+from trainer.training import encode
 
 # Other values of settings, by what has to be on so that they matter.
 CHANGES = {
@@ -56,13 +57,9 @@ def parsed(assignments: str) -> dict[str, Any]:
     return {path.replace(".", "__"): json.loads(value) for path, value in pairs}
 
 
-PREVIEWED: dict[str, Any] = {"prompts": ["a house"], "negative_prompt": "red", "strength": 0.5}
-PREVIEWED |= {"guidance": 9.0, "steps": 3, "seed": 5}
-
-
+PREVIEWED: dict[str, Any] = {"negative_prompt": "red", "strength": 0.5, "guidance": 9.0, "steps": 3, "seed": 5}
 _LEARNED: dict[str, dict[str, torch.Tensor]] = {}
-QUICK = {"training__steps": 3, "training__micro_batches": 1, "training__gradient_checkpointing": "off"}
-QUICK |= {"preview__every": 0}
+QUICK = {"training__steps": 2, "preview__every": 0}
 
 
 def learned(base: Path, options: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -79,8 +76,15 @@ def five(character: Path) -> None:
         image.unlink()
 
 
+# Without these, tests of batches, captions, adapters, optimizers and families would fail.
+AT_NIGHT = [change for change in CASES if re.match("trigger|adapter|model|training.[sbr]|optimizer.l", change)]
+IN_CI = [change for change in CASES if change not in AT_NIGHT]
+
+
 @pytest.mark.usefixtures("five")
-@pytest.mark.parametrize("change", cases(CASES, pytest.mark.slow, ["adapter.alpha=8.0", "schedule.warmup=1.0"]))
+@pytest.mark.parametrize(
+    "change", cases(IN_CI, pytest.mark.slow, ["schedule.warmup=1.0"]) + cases(AT_NIGHT, pytest.mark.nightly, [])
+)
 def test_another_value_gives_another_adapter(tiny_sd: Path, change: str) -> None:
     needed = parsed(CASES[change])
     assert not same(learned(tiny_sd, needed), learned(tiny_sd, needed | parsed(change)))
@@ -111,37 +115,30 @@ def test_every_setting_is_tested() -> None:
     assert leaves - here - named == set()
 
 
-def test_the_strength_of_previews_is_not_that_of_the_training(character: Path, tiny_sd: Path) -> None:
-    assert same(learned(tiny_sd, {"preview__every": 1, "preview__strength": 0.5}), learned(tiny_sd, {}))
-
-
 @pytest.mark.slow
-def test_previews_are_made_as_the_settings_say(character: Path, tiny_sd: Path) -> None:
-    def drawn(**changes: Any) -> tuple[list[str], np.ndarray[Any, Any] | None]:  # noqa: ANN401 - any settings
-        run = finished(tiny_sd, training__steps=3, **{"preview__every": 2} | changes)
-        files = [preview.file for preview in runs.look(run).state.previews]
-        return files, pixels(run.folder / files[-1]) if files else None
+def test_previews_are_made_as_lines_and_settings_say(character: Path, tiny_sd: Path) -> None:
+    def drawn(run: Run, step: int = 3) -> list[np.ndarray[Any, Any]]:
+        return [pixels(file) for file in sorted(run.folder.glob(f"previews/00000{step}_*.png"))]
 
-    files, usual = drawn()
-    assert files == ["previews/000002_0.png", "previews/000003_0.png"]
-    assert drawn(preview__at_start=True)[0] == ["previews/000000_0.png", *files]
-    assert drawn(preview__every=0, preview__at_start=True) == ([], None)
-    for name, value in PREVIEWED.items():
-        assert not np.array_equal(drawn(**{f"preview__{name}": value})[1], usual), name
-    # What a line says goes before what holds for all.
-    lines = ["rin", "rin --d 5", "rin --n red", "rin --l 9 --s 3", "rin --strength 0", "rin --w 96 --h 64"]
-    run = finished(tiny_sd, training__steps=3, preview__at_start=True, preview__prompts=lines)
-    images = [pixels(run.folder / "previews" / f"000003_{number}.png") for number in range(len(lines))]
-    assert np.array_equal(images[0], usual)
-    assert (len({image.tobytes() for image in images}), images[5].shape) == (len(lines), (64, 96, 3))
-    start = pixels(run.folder / "previews" / "000000_0.png")
-    assert np.array_equal(start, images[4]), "at the start and at strength 0 it is the base model"
+    lines = ["rin", "a house", "rin --d 5", "rin --n red", "rin --l 9", "rin --s 3", "rin --strength 0.5"]
+    lines += ["rin --d 5 --n red --l 9 --s 3 --strength 0.5", "rin --strength 0", "rin --w 96 --h 64"]
+    options = {"training__steps": 3, "preview__every": 2, "preview__at_start": True}
+    run = finished(tiny_sd, preview__prompts=lines, **options)
+    images = drawn(run)
+    assert [len(drawn(run, step)) for step in range(4)] == [len(lines), 0, len(lines), len(lines)]
+    assert (len({image.tobytes() for image in images}), images[-1].shape) == (len(lines), (64, 96, 3))
+    assert np.array_equal(drawn(run, 0)[0], images[-2]), "at the start and at strength 0 it is the base model"
+    same_for_all = finished(tiny_sd, **options, **{f"preview__{name}": value for name, value in PREVIEWED.items()})
+    assert np.array_equal(drawn(same_for_all)[0], images[-3]), "as if each line said it"
+    assert same(load_file(same_for_all.export), load_file(run.export)), "the strength is not that of the training"
+    without = finished(tiny_sd, **options | {"preview__every": 0})
+    assert not runs.look(without).state.previews
 
 
 def test_previews_of_captions_that_show_none_of_it_are_said(character: Path, tiny_sd: Path) -> None:
     """A random model draws noise; of prompts that are no captions nobody knows what they should show."""
     for prompts, count in (([], 1), (["rin on a beach"], 0)):
-        run = finished(tiny_sd, preview__every=100, preview__prompts=prompts)
+        run = finished(tiny_sd, preview__every=100, preview__prompts=prompts, training__steps=1)
         warnings = runs.look(run).state.warnings
         assert sum("do not show the shapes" in warning for warning in warnings) == count
 
@@ -166,12 +163,6 @@ def pixels(file: Path) -> np.ndarray[Any, Any]:
         return np.asarray(image)
 
 
-@pytest.mark.slow
-def test_a_checkpoint_is_made_after_some_minutes(character: Path, tiny_sd: Path) -> None:
-    run = finished(tiny_sd, checkpoint__minutes=1e-6, training__steps=3, preview__every=0)
-    assert [int(folder.name) for folder in checkpoint.folders(run)] == [1, 2, 3]
-
-
 def test_batches_take_turns_between_resolutions(family: Family, character: Path, tiny_sd: Path) -> None:
     """Memory is measured at the full size."""
     options: dict[str, Any] = {"training__resolution": 192, "training__further_resolutions": [128, 64]}
@@ -190,21 +181,6 @@ def test_batches_take_turns_between_resolutions(family: Family, character: Path,
     for turn in range(3):
         weights = [batch.weight for batch in in_turn[turn:12:3]]
         assert sorted(weights) == [0.5, 0.5, 1, 1], "at each resolution half of the images are for regularization"
-
-
-@pytest.mark.slow
-def test_a_run_with_buckets_resumes(character: Path, tiny_sd: Path) -> None:
-    """Images of three shapes, mirrored, with captions left out and tags in other orders, and more."""
-    for number, path in enumerate(dataset.image_files(character)):
-        shape = [(128, 128), (192, 96), (96, 192)][number % 3]
-        Image.open(path).resize(shape).save(path)
-    examples = dataset.read(character)
-    assert len(set(buckets.buckets([(example.width, example.height) for example in examples], 128))) == 3
-    options: dict[str, Any] = {"training__resolution": 128, "training__further_resolutions": [64]}
-    options |= {"training__batch_size": 2, "training__gradient_accumulation": 2, "training__micro_batches": 2}
-    options |= {"training__ema_decay": 0.9, "preservation__share": 0.3}
-    options |= {"images__flip": True, "captions__dropout": 0.3, "captions__shuffle": True, "adapter__dropout": 0.2}
-    assert_resumes(settings(tiny_sd, training__steps=4, **options), 2)
 
 
 SUBJECTS: dict[str, Any] = {"subjects": ["kim --trigger kmx2 --repeats 2"]}
@@ -276,8 +252,6 @@ def test_each_subject_has_its_class_and_regularization_images(family: Family, ki
 
 
 @pytest.mark.usefixtures("kim", "classes")
-@pytest.mark.slow
-def test_a_run_of_two_subjects_is_resumed_and_names_both(tiny_sd: Path) -> None:
-    run = assert_resumes(settings(tiny_sd, **CLASSES, training__text_encoder=True, training__steps=3), 1)
-    with safe_open(run.export, "pt") as file:
+def test_a_run_of_two_subjects_names_both(tiny_sd: Path) -> None:
+    with safe_open(finished(tiny_sd, **CLASSES, training__steps=1).export, "pt") as file:
         assert file.metadata()["modelspec.trigger_phrase"] == "rin, kmx2"

@@ -81,6 +81,7 @@ def test_a_socket_from_another_site_is_refused(site: str, code: int) -> None:
 
 
 def test_a_large_body_is_refused_with_or_without_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that ends as that of uploads does takes no more than any other."""
     monkeypatch.setattr(security, "MAX_BODY", 10)
     monkeypatch.setattr(security, "MAX_UPLOAD", 20)
     assert client().post("/x", content=b"a" * 11).status_code == 413
@@ -88,18 +89,13 @@ def test_a_large_body_is_refused_with_or_without_a_length(monkeypatch: pytest.Mo
     assert client().post("/gradio_api/upload", content=b"a" * 15).status_code == 200
     assert client().post("/gradio_api/upload", content=iter([b"a" * 15, b"a" * 6])).status_code == 413
     assert client().post("/x", content=b"a", headers={"Content-Length": "-1"}).status_code == 400
-
-
-def test_what_is_sent_to_an_invented_address_is_no_upload(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address that ends as that of uploads does takes no more than any other, whether or not the length is known."""
-    monkeypatch.setattr(security, "MAX_BODY", 10)
     everywhere = TestClient(SecurityMiddleware(Starlette(routes=[Route("/{path:path}", hello, methods=["POST"])])))
     for path in ["/x/upload", "/upload", "/gradio_api/call/upload", "/gradio_api/upload/", "//gradio_api/upload"]:
         for body in (b"a" * 15, iter([b"a" * 6, b"a" * 6])):
             assert everywhere.post(OURS + path, content=body).status_code == 413
 
 
-def test_the_password_opens_the_page() -> None:
+def test_the_password_opens_the_page(home: Path) -> None:
     user = client(password="secret")
     assert (user.get("/").headers["location"], user.get("/x").status_code) == ("/login", 401)
     assert user.post("/gradio_api/upload", content=b"x").status_code == 401
@@ -109,9 +105,15 @@ def test_the_password_opens_the_page() -> None:
     answer = user.post("/login", data={"password": "secret"})
     assert answer.status_code == 303
     assert "HttpOnly" in answer.headers["set-cookie"]
+    assert "Secure" not in answer.headers["set-cookie"]
     assert user.get("/x").status_code == 200
     for path in ("/login", "/logout"):
         assert client().get(path).status_code == 404, "without a password"
+    lines = [json.loads(line) for line in (home / "outputs" / ".audit.log").read_text(encoding="utf-8").splitlines()]
+    assert [line["action"] for line in lines] == ["failed login", "login"]
+    assert all(line["address"] == "testclient" and "secret" not in str(line) for line in lines)
+    answer = client("https://127.0.0.1:7860", password="secret").post("/login", data={"password": "secret"})
+    assert "Secure" in answer.headers["set-cookie"], "it is sent over TLS alone where there is TLS"
 
 
 def test_guessing_is_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,21 +238,6 @@ def test_a_session_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         if now[0] - 1_800_000_000 <= sessions.LIFETIME:
             assert status == 200
     assert (status, idle.get("/x").status_code) == (401, 401)
-
-
-def test_the_cookie_is_sent_over_tls_alone_where_there_is_tls() -> None:
-    for url, secure in (("https://127.0.0.1:7860", True), (OURS, False)):
-        user = client(url, password="secret")
-        assert ("Secure" in user.post("/login", data={"password": "secret"}).headers["set-cookie"]) == secure
-
-
-def test_logins_are_in_the_audit_log(home: Path) -> None:
-    user = client(password="secret")
-    user.post("/login", data={"password": "wrong"})
-    user.post("/login", data={"password": "secret"})
-    lines = [json.loads(line) for line in (home / "outputs" / ".audit.log").read_text(encoding="utf-8").splitlines()]
-    assert [line["action"] for line in lines] == ["failed login", "login"]
-    assert all(line["address"] == "testclient" and "secret" not in str(line) for line in lines)
 
 
 def test_a_password_that_is_easy_to_guess_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

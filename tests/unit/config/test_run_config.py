@@ -132,13 +132,17 @@ def test_cards_are_named_by_their_numbers(assignment: str, cards: str, devices: 
         assert config.build(config.merge(data, {"training": {"devices": 1}})).training.wanted_devices == 1
 
 
-def test_steps_from_the_number_of_pictures() -> None:
+def test_steps_and_rank_from_the_number_of_pictures(tmp_path: Path) -> None:
     training = config.build(SMALL).training
     assert adjustments.planned_steps(training, 1) == math.ceil(training.exposures / training.batch_size)
     assert adjustments.planned_steps(training, 16) == math.ceil(4 * training.exposures / training.batch_size)
     assert adjustments.planned_steps(training.model_copy(update={"steps": 3}), 16) == 3
     alone, together = (adjustments.planned_steps(training, 14 * count, count) for count in (1, 2))
     assert together == pytest.approx(2 * alone, abs=1), "two subjects of 14 images each"
+    real = SMALL | {"model": {"base": str(tmp_path)}}
+    usual, own = (config.build({**real, "adapter": {"rank": rank}}).adapter for rank in (0, 3))
+    assert [adjustments.planned_rank(usual, count) for count in (4, 5, 30, 31)] == [8, 16, 16, 32]
+    assert adjustments.planned_rank(own, 31) == 3
 
 
 def test_steps_from_repeated_images_of_which_some_are_held_out(tmp_path: Path) -> None:
@@ -175,11 +179,3 @@ def test_a_presets_rate_follows_the_batch(tmp_path: Path, training: dict[str, in
     assert config.build({**data, "preset": "plain"}).optimizer.learning_rate == 1e-4, "that of plain LoRA is documented"
     other = config.build({**data, "optimizer": {"kind": "lion"}})
     assert other.optimizer.learning_rate == 2e-5, "the preset's rate is AdamW's"
-
-
-@pytest.mark.parametrize(("count", "rank"), [(4, 8), (5, 16), (30, 16), (31, 32)])
-def test_rank_from_the_number_of_pictures(tmp_path: Path, count: int, rank: int) -> None:
-    made = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}})
-    assert adjustments.planned_rank(made.adapter, count) == rank
-    explicit = config.build({"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "adapter": {"rank": 3}})
-    assert adjustments.planned_rank(explicit.adapter, count) == 3

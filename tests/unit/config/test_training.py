@@ -109,14 +109,11 @@ def test_a_mask_weighs_and_keeps_the_mean_weight() -> None:
     assert masked(errors, torch.zeros_like(mask), 0.0).isfinite().all()
     whole, half = masked(torch.ones_like(errors), torch.tensor([1.0, 0.5]).view(1, 1, 1, 2), 0.0)[0, 0, 0].tolist()
     assert half == pytest.approx(whole / 2), "gray counts by its share"
-
-
-@pytest.mark.parametrize(("gray", "share"), [(0, 0.0), (64, 0.25), (128, 0.5), (255, 1.0)])
-def test_gray_in_a_mask_is_its_share(gray: int, share: float) -> None:
-    view = augment.View()
-    mask = augment.mask(Image.new("L", (64, 64), gray), (64, 64), (64, 64), view, torch.zeros(4, 8, 8))
-    assert mask.shape == (1, 8, 8)
-    assert torch.allclose(mask, torch.full_like(mask, share), atol=0.01)
+    for gray, share in ((0, 0.0), (64, 0.25), (128, 0.5), (255, 1.0)):
+        sizes, view = ((64, 64), (64, 64)), augment.View()
+        drawn = augment.mask(Image.new("L", (64, 64), gray), *sizes, view, torch.zeros(4, 8, 8))
+        assert drawn.shape == (1, 8, 8)
+        assert torch.allclose(drawn, torch.full_like(drawn, share), atol=0.01)
 
 
 NOISE = DiscreteNoise(torch.linspace(0.999, 0.001, 1000), "epsilon")

@@ -62,7 +62,7 @@ def test_the_place_goes_and_all_else_stays(form: str, order: str) -> None:
         assert len(cleaned) == len(data)
 
 
-def test_each_image_of_several_in_a_file_and_none_without_a_place() -> None:
+def test_several_images_in_a_file_compressed_text_and_files_without_a_place() -> None:
     data = photo("JPEG") + photo("JPEG", order=">")
     cleaned = location.removed(data)
     assert not PLACE.search(cleaned)
@@ -71,9 +71,6 @@ def test_each_image_of_several_in_a_file_and_none_without_a_place() -> None:
         buffer = io.BytesIO()
         Image.new("RGB", (20, 20), "red").save(buffer, form)
         assert location.removed(buffer.getvalue()) == buffer.getvalue()
-
-
-def test_compressed_text_of_a_png_is_left_out() -> None:
     with Image.open(io.BytesIO(location.removed(photo("PNG", compressed=True)))) as image:
         image.load()
         assert set(image.info) & {"XML:com.adobe.xmp", "xmp", "Raw profile type exif"} == set()

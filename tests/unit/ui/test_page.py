@@ -34,13 +34,6 @@ from ui.tabs.image_grid import Selection
 from ui.widgets import handlers
 
 
-def test_dropped_pictures_have_a_project_of_their_own(home: Path) -> None:
-    assert projects.for_upload("rin") == "rin"
-    assert projects.for_upload(None) == "my-pictures"
-    assert projects.for_upload("example-character") == "my-pictures-2"
-    assert dataset.names() == ["my-pictures", "my-pictures-2"]
-
-
 def in_loop(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it makes
     """Call something inside an event loop: outside of one, Gradio makes its own and never closes it."""
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.hostile import Refused, Taken
 
 pillow_heif.register_heif_opener()
-RED, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)
+RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 NONE, DAMAGED, LARGE = Refused("not an image"), Refused("damaged"), Refused("megapixels")
 
 

@@ -4,11 +4,13 @@ import math
 import os
 import shlex
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,7 +21,7 @@ from limner_extensions.cluster.node import PIECE, News, Node, NodeLostError
 from limner_extensions.cluster.ssh_machine import Address, _SshNode
 from trainer import config, runs, storage
 from trainer.errors import UserError
-from trainer.runs import Run, events
+from trainer.runs import Run, events, run_files
 
 pytestmark = pytest.mark.slow
 SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----"
@@ -146,15 +148,17 @@ def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim)
     victim.attacked()  # resumed, it sends what was chosen here
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["./config.toml", "cluster", "CLUSTER", "config.toml\n", "worker.log", "worker.lock", "ask/stop",
-     "previews/.hidden", "checkpoints/000001/../../cluster", "../other/config.toml", "/etc/passwd", "C:\\x.png",
-     "checkpoints/000001/evil.py", "nul.safetensors", "", "a" * 5000],
-)  # fmt: skip
-def test_only_files_of_a_run_are_written(victim: Victim, path: str) -> None:
+FOREIGN = [
+    "./config.toml", "cluster", "CLUSTER", "config.toml\n", "worker.log", "worker.lock", "ask/stop",
+    "previews/.hidden", "checkpoints/000001/../../cluster", "../other/config.toml", "/etc/passwd", "C:\\x.png",
+    "checkpoints/000001/evil.py", "nul.safetensors", "", "a" * 5000,
+]  # fmt: skip
+
+
+def test_only_files_of_a_run_are_written(victim: Victim) -> None:
+    assert [path for path in FOREIGN if run_files.is_file(path)] == []
     content = b"settings of the attacker"
-    message = victim.attacked(lambda news: replace(news, files={path: (24, 1)}), lambda *_: content)
+    message = victim.attacked(lambda news: replace(news, files={"../other/config.toml": (24, 1)}), lambda *_: content)
     assert "not a file of a run" in message
     assert not any(node.calls > 19 for node in victim.placed)
 
@@ -168,18 +172,6 @@ def test_a_file_has_the_bytes_that_were_announced(victim: Victim, size: int, pie
     message = victim.attacked(lambda news: replace(news, files={"rin.safetensors": (size, 1)}), pieces)
     assert "announced" in message
     assert not (victim.run.folder / "rin.safetensors").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("files", [
-    {"rin.safetensors": (2**60, 1)},
-    {"rin.safetensors": (-1, 1)},
-    {f"previews/{number:06d}_0.png": (1, 1) for number in range(30_000)},
-    {f"previews/{number:06d}_0.png": (2**33, 1) for number in range(100)},
-], ids=["an-exabyte", "negative", "many", "many-large"])  # fmt: skip
-def test_a_run_has_a_limited_size(victim: Victim, files: dict[str, tuple[int, int]]) -> None:
-    victim.attacked(lambda news: replace(news, files=files), lambda *_: b"x")
-    assert not any(node.calls > 19 for node in victim.placed)
 
 
 @pytest.mark.parametrize(("path", "content"), [
@@ -199,7 +191,7 @@ def line(event: events.Event) -> bytes:
     return event.model_dump_json().encode() + b"\n"
 
 
-@pytest.mark.parametrize("event", [
+EVENTS = [
     events.Preview(step=1, file="../../ssh/id_ed25519", prompt="", seed=1),
     events.Checkpoint(step=1, folder="../../ssh"),
     events.Verified(file="cluster", verdicts=()),
@@ -207,14 +199,15 @@ def line(event: events.Event) -> bytes:
     events.Finished(step=1, export="rin.safetensors", sha256={"../../ssh/id_ed25519": ""}),
     events.Failed(message="", remedy="", traceback="", change={"model.base": "/home/me/.ssh"}),
     events.Step(step=10**30, loss=1, learning_rate=1, grad_norm=1, seconds=1, memory=1),
-], ids=lambda event: event.kind)  # fmt: skip
-def test_events_name_only_files_and_settings_of_the_run(victim: Victim, event: events.Event) -> None:
-    victim.attacked(lambda news: replace(news, events=line(event)))
-    state = runs.look(victim.run).state
-    assert not state.previews
-    assert not state.checkpoints
-    assert not state.verified
-    assert (state.export, state.change, state.step) == ("", {}, 0)
+]
+
+
+def test_events_name_only_files_and_settings_of_the_run(victim: Victim) -> None:
+    for event in EVENTS:
+        with pytest.raises(NodeLostError):
+            border.read_events(line(event))
+    victim.attacked(lambda news: replace(news, events=line(EVENTS[0])))
+    assert not runs.look(victim.run).state.previews
 
 
 def test_texts_do_not_steer_a_terminal_and_clocks_may_be_wrong(victim: Victim) -> None:
@@ -228,14 +221,27 @@ def test_texts_do_not_steer_a_terminal_and_clocks_may_be_wrong(victim: Victim) -
     assert "hello" in state.warnings
 
 
-@pytest.mark.parametrize("changes", [
+ANSWERS: list[dict[str, Any]] = [
     {"now": math.nan}, {"now": "soon"}, {"code": [1]}, {"files": {"rin.safetensors": 5}}, {"events": None}, {"log": 5},
-    {"config": b"\xff"}, {"config": "x = " + "[" * 50_000}, {"config": "x = 1"}, {"config": "name = 'rin'\n" * 10**6},
-    {"requests": 5}, {"code": -9}, {"log": b"x" * (PIECE + 1)}, {"events": b"x" * (PIECE + 1)},
-], ids=range(14))  # fmt: skip
-def test_answers_of_another_kind_or_size_end_the_connection(victim: Victim, changes: dict[str, Any]) -> None:
+    {"config": b"\xff"}, {"config": "name = 'rin'\n" * 10**6}, {"requests": 5}, {"log": b"x" * (PIECE + 1)},
+    {"events": b"x" * (PIECE + 1)}, {"files": {"rin.safetensors": (2**60, 1)}}, {"files": {"rin.safetensors": (-1, 1)}},
+    {"files": {f"previews/{number:06d}_0.png": (1, 1) for number in range(30_000)}},
+    {"files": {f"previews/{number:06d}_0.png": (2**33, 1) for number in range(100)}},
+]  # fmt: skip
+
+
+def test_answers_of_another_kind_or_size_end_the_connection(victim: Victim) -> None:
     """A code of -9 is that of a worker that the kernel killed: the node lives, but the run did not end."""
-    assert "lost" in victim.attacked(lambda news: replace(news, **changes))
+    news = News(time.time(), None, b"", b"", "", {}, frozenset())
+    for changes in ANSWERS:
+        node: Any = SimpleNamespace(news=lambda *_, changes=changes: replace(news, **changes))
+        with pytest.raises(NodeLostError):
+            Border(node, victim.run.folder).news(0, 0, [], [])
+    for settings in ("x = " + "[" * 50_000, "x = 1"):
+        with pytest.raises(NodeLostError):
+            border.take_settings(victim.settings, settings)
+    for changes in ({"code": -9}, {"config": "x = 1"}, {"files": {"rin.safetensors": (2**60, 1)}}):
+        assert "lost" in victim.attacked(lambda news, changes=changes: replace(news, **changes))
 
 
 @pytest.mark.slow

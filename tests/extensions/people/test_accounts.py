@@ -94,17 +94,6 @@ def shared(source: object = accounts.read) -> TestClient:
     return TestClient(app, base_url=OURS, follow_redirects=False)
 
 
-def test_a_name_and_its_password_open_the_page_of_that_user(home: Path) -> None:
-    passwords = {name: accounts.add(name) for name in ("anna", "ben")}
-    user = shared()
-    assert user.get("/").headers["location"] == "/login"
-    assert 'name="name"' in user.get("/login").text
-    assert user.get("/x").status_code == 401
-    for name, password in passwords.items():
-        assert user.post("/login", data={"name": f" {name} ", "password": password}).status_code == 303
-        assert user.get("/x").text == name
-
-
 def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     password = accounts.add("anna")
     monkeypatch.setattr(logins, "FREE", 100)
@@ -138,16 +127,17 @@ def test_guessing_somebodys_password_is_slowed_down(home: Path) -> None:
     assert stranger.post("/login", data={"name": "anna", "password": password}).status_code == 429
 
 
-def test_a_removed_user_or_a_new_password_ends_the_session(home: Path) -> None:
-    here = shared()
+def test_a_login_opens_the_page_of_that_user_until_they_are_removed_or_have_a_new_password(home: Path) -> None:
+    here, there = shared(), shared()
+    assert there.post("/login", data={"name": " ben ", "password": accounts.add("ben")}).status_code == 303
+    assert (here.get("/").headers["location"], here.get("/x").status_code) == ("/login", 401)
+    assert 'name="name"' in here.get("/login").text
     here.post("/login", data={"name": "anna", "password": accounts.add("anna")})
-    assert here.get("/x").text == "anna"
+    assert (here.get("/x").text, there.get("/x").text) == ("anna", "ben")
     again = accounts.add("anna")
     assert here.get("/x").status_code == 401
     here.post("/login", data={"name": "anna", "password": again})
-    assert here.get("/x").text == "anna"
-    accounts.add("ben")
-    assert here.get("/x").text == "anna"
+    assert (here.get("/x").text, there.get("/x").text) == ("anna", "ben")
     accounts.remove("anna")
     assert here.get("/x").status_code == 401
     accounts.remove("ben")  # and with nobody left nothing is open

@@ -169,6 +169,11 @@ def test_runs_that_were_cut_go_on_with_the_page(character: Path, tiny_sd: Path, 
     assert list(control.resume_cut(begin)) == []
     assert (workers.wait(), status(cut), status(ended)) == (0, "finished", "interrupted")
     assert sorted(runs.look(cut).state.losses) == list(range(1, 13))
+    run = make(str(tiny_sd), steps=12, resolution=64)  # which ends the machine each time
+    control.note_process(run, os.getpid())
+    assert list(control.resume_cut(lambda run: control.note_process(run, os.getpid()))) == [run]
+    (run.folder / "ask" / "start").unlink()
+    assert not list(control.resume_cut())
 
 
 @pytest.mark.slow
@@ -184,15 +189,6 @@ def test_a_run_that_the_system_ended_goes_on_with_the_page(character: Path, tiny
     runs.request(run, "stop")
     assert (workers.wait(), status(run)) == (0, "stopped")
     assert not list(control.resume_cut(workers.start))
-
-
-@pytest.mark.slow
-def test_a_run_that_ends_the_machine_goes_on_once(character: Path, tiny_sd: Path, workers: Workers) -> None:
-    run = make(str(tiny_sd), steps=12, resolution=64)
-    control.note_process(run, os.getpid())
-    assert list(control.resume_cut(lambda run: control.note_process(run, os.getpid()))) == [run]
-    (run.folder / "ask" / "start").unlink()
-    assert not list(control.resume_cut())
 
 
 TWO_CARDS = "cards@2"

@@ -19,7 +19,7 @@ from torch import Tensor
 from tests.conftest import CHECKOUT
 from tests.fake_cuda import measure, waits
 from tests.integration.sampling.test_sampler import before_each, run_out
-from tests.integration.training.test_train import cases, finish, finished, losses, same, settings
+from tests.integration.training.test_train import finish, finished, losses, same, settings
 from trainer import families, processes, runs
 from trainer.adapter_files import reader
 from trainer.config import ModelConfig, TrainConfig
@@ -95,16 +95,10 @@ def test_the_ladder(tiny_sd: Path) -> None:
         rungs(offload="all", gradient_checkpointing="half")
 
 
-TAUGHT: dict[str, dict[str, Any]] = {
-    "preservation": {"preservation__share": 0.4, "training__gradient_accumulation": 2},
-    "text encoder, masks": {"objective__masked_loss": True, "objective__weighting": "min-snr", "images__flip": True}
-    | {"training__text_encoder": True, "captions__dropout": 0.3, "preservation__share": 0.4},
-}
-
-
-@pytest.mark.parametrize("name", cases(TAUGHT, pytest.mark.slow, ["preservation"]))
-def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Path, name: str) -> None:
-    options = RATE | TAUGHT[name] | {"training__steps": 2}
+def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Path) -> None:
+    options = RATE | {"training__steps": 2, "training__gradient_accumulation": 2, "training__text_encoder": True}
+    options |= {"objective__masked_loss": True, "objective__weighting": "min-snr", "images__flip": True}
+    options |= {"captions__dropout": 0.3, "preservation__share": 0.4}
     whole, parts = (runs.create(settings(tiny_sd, training__micro_batches=parts, **options)) for parts in (1, 3))
     finish(whole)
     finish(parts)

@@ -281,6 +281,10 @@ def test_each_program_that_ruins_a_dora_says_how(tmp_path: Path) -> None:
     assert {program for program, verdict in verdicts.items() if verdict.outcome == "differs"} == set(expected)
     assert {program for program, words in expected.items() if words not in verdicts[program].words} == set()
     assert verdicts["sd-scripts"].words.endswith("with --network_module lycoris.kohya")
+    (rounded,) = (
+        each for each in check(tmp_path, made(of_lokr)(good()), metadata()).verdicts if each.program == "A1111"
+    )
+    assert (rounded.loads, "fp16" in rounded.words) == (True, True), "of a LoKr with factors"
 
 
 def test_the_rules_of_each_program_say_when_its_code_was_read() -> None:
@@ -333,13 +337,10 @@ def test_pefts_format_under_four_kinds_of_names(
     tensors = with_endings(good(), name_of)
     everywhere = {"A1111": "nothing", "sd-scripts": "nothing", "InvokeAI": "refuses"}
     assert wrong(check(tmp_path, tensors, metadata())) == expected | everywhere
-
-
-def test_diffusers_applies_a_dora_of_peft(tmp_path: Path) -> None:
-    tensors = with_endings(good(), str)
-    ups = {key.removesuffix("lora_B.weight"): part for key, part in tensors.items() if key.endswith("lora_B.weight")}
-    lengths = {f"{name}lora_magnitude_vector.weight": torch.ones(len(up)) for name, up in ups.items()}
-    assert "diffusers" not in wrong(check(tmp_path, tensors | lengths, metadata()))
+    if name_of is str:  # of a DoRA of PEFT, it knows the magnitudes
+        ups = {key.partition("lora_B")[0]: part for key, part in tensors.items() if key.endswith("lora_B.weight")}
+        lengths = {f"{name}lora_magnitude_vector.weight": torch.ones(len(up)) for name, up in ups.items()}
+        assert "diffusers" not in wrong(check(tmp_path, tensors | lengths, metadata()))
 
 
 REFUSED = {"InvokeAI": "refuses", "diffusers": "refuses"}
@@ -352,6 +353,9 @@ OTHERS: dict[str, tuple[Make, dict[str, str]]] = {
     "LoHa with DoRA": (lambda down, up: {**of_loha(down, up), "dora_scale": scale(up)},
                        {**REFUSED, "ComfyUI": "differs", "A1111": "differs", "Forge": "differs"}),
     "Tucker LoCon": (of_tucker, {"diffusers": "refuses"}),
+    "DoRA of ai-toolkit": (lambda down, up: {"lora_down.weight": down, "lora_up.weight": up,
+                                             "magnitude": torch.ones(len(up))},
+                           dict.fromkeys(PROGRAMS, "differs") | {"Forge": "refuses", "diffusers": "refuses"}),
     # The next three as `benchmarks.verdicts` found them, with the programs' own code.
     "Tucker LoKr": (of_tucker_lokr, {**REFUSED, "ComfyUI": "differs", "Forge": "refuses", "sd-scripts": "refuses"}),
     "LoHa of OneTrainer": (of_onetrainer_loha, dict.fromkeys(PROGRAMS - {"A1111", "SD.Next"}, "refuses")),
@@ -503,17 +507,6 @@ def test_each_program_reads_layers_of_t5_under_the_names_it_knows(
     assert all(NO_T5 in failed(report)[program] for program in partly)
 
 
-def of_ai_toolkit(down: Tensor, up: Tensor) -> Tensors:
-    return {"lora_down.weight": down, "lora_up.weight": up, "magnitude": torch.ones(len(up))}
-
-
-def test_no_program_but_its_own_reads_the_magnitudes_of_ai_toolkit(tmp_path: Path) -> None:
-    report = check(tmp_path, made(of_ai_toolkit)(good()), metadata())
-    assert not report.problems
-    assert wrong(report) == dict.fromkeys(PROGRAMS, "differs") | {"Forge": "refuses", "diffusers": "refuses"}
-    assert all(".magnitude): " in words for words in failed(report).values()), failed(report)
-
-
 @pytest.mark.parametrize(
     ("family", "readers"), [("sd15", {"sd-scripts"}), ("sdxl", {"sd-scripts", "A1111", "SD.Next"})]
 )
@@ -525,10 +518,3 @@ def test_oft_of_sd_scripts(tmp_path: Path, family: FamilyName, readers: set[str]
     assert failed(report).keys() == PROGRAMS - readers
     (own,) = (verdict for verdict in report.verdicts if verdict.program == "sd-scripts")
     assert own.words.endswith("with --network_module networks.oft")
-
-
-def test_a1111_rounds_a_lokr_with_factors(tmp_path: Path) -> None:
-    report = check(tmp_path, made(of_lokr)(good()), metadata())
-    (verdict,) = (verdict for verdict in report.verdicts if verdict.program == "A1111")
-    assert verdict.loads
-    assert "fp16" in verdict.words

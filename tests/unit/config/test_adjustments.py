@@ -7,23 +7,23 @@ import pytest
 from trainer import config
 from trainer.config import adjustments
 
-
-@pytest.mark.parametrize(("side", "lower"), [(1024, 768), (512, 384), (320, 256), (256, None)])
-def test_what_does_not_fit_is_made_smaller(side: int, lower: int | None) -> None:
-    settings = config.build({"name": "x", "dataset": "x", "model": {"base": "a/b"}, "training": {"resolution": side}})
-    assert adjustments.lower_resolution(settings) == ({"training.resolution": lower} if lower else {})
+FURTHER = (([512], 768, None), ([896, 512], 768, [512]), ([768], 768, []), ([704, 640], 768, None))
 
 
 @pytest.mark.parametrize(
-    ("further", "kept"), [([512], None), ([896, 512], [512]), ([768], []), ([704, 640], None)]
-)  # fmt: skip
-def test_further_resolutions_stay_below_it(further: list[int], kept: list[int] | None) -> None:
-    training = {"resolution": 1024, "further_resolutions": further}
+    ("side", "further", "lower", "kept"),
+    [(512, [], 384, None), (320, [], 256, None), (256, [], None, None), *((1024, *more) for more in FURTHER)],
+)
+def test_what_does_not_fit_is_made_smaller(
+    side: int, further: list[int], lower: int | None, kept: list[int] | None
+) -> None:
+    training = {"resolution": side, "further_resolutions": further}
     data = {"name": "x", "dataset": "x", "model": {"base": "a/b"}, "training": training}
     change = adjustments.lower_resolution(config.build(data))
-    assert change == {"training.resolution": 768} | ({} if kept is None else {"training.further_resolutions": kept})
+    expected = {"training.resolution": lower, "training.further_resolutions": kept}
+    assert change == {path: value for path, value in expected.items() if value is not None}
     changed = config.override(data, [f"{path}={json.dumps(value)}" for path, value in change.items()])
-    assert config.build(changed).training.resolution == 768
+    assert config.build(changed).training.resolution == (lower or side)
 
 
 def test_micro_stays_and_what_is_unstable_is_made_calmer() -> None:

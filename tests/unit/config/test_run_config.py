@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -44,6 +44,7 @@ def test_every_setting_is_described_and_bounded(section: type[BaseModel]) -> Non
         assert info.default is not None, f"{section.__name__}.{name}: TOML has no null"
 
 
+@settings(max_examples=30)
 @given(
     rank=st.integers(1, 512),
     rate=st.floats(1e-8, 1.0),

@@ -64,18 +64,13 @@ def test_captions_of_one_name_are_not_guessed(folder: Path) -> None:
     assert report.refused == [("a.txt", "several different captions have this name; add one folder at a time")]
 
 
-def test_captions_alone_find_their_pictures(folder: Path) -> None:
+def test_captions_alone_find_their_pictures_and_replace_none_that_was_edited(folder: Path) -> None:
     add(folder, ("a.png", png()))
     report = add(folder, ("a.txt", b"late"), ("b.txt", b"lonely"))
     assert dataset.read(folder)[0].caption == "late"
     assert report.refused == [("b.txt", "no image of this name for the caption")]
-
-
-def test_a_second_upload_leaves_edited_captions_alone(folder: Path) -> None:
-    files = [("a.png", png()), ("a.txt", b"as uploaded")]
-    add(folder, *files)
     (folder / "a.txt").write_text("edited since")
-    report = add(folder, *files)
+    report = add(folder, ("a.png", png()), ("a.txt", b"late"))
     assert (report.known, dataset.read(folder)[0].caption) == (1, "edited since")
 
 

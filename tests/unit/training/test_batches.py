@@ -7,7 +7,7 @@ import pytest
 
 from trainer.training.batches import Pool
 
-BATCHES = 4000
+BATCHES = 2000
 # Images by bucket, one letter per subject, and how often each subject's images are in an epoch.
 MIXTURES = [
     ("aaaaa aaa", 4, {"a": 1}),

@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -27,12 +26,6 @@ from trainer.rng import generator
 ELSEWHERE = Modules(("levels",), ("mlp",), ("levels",))  # names that no model has
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_names_its_blocks(family: Any) -> None:  # noqa: ANN401 - literals
-    modules = FAMILIES[family].modules
-    assert all((modules.blocks, modules.feed_forwards, modules.quantized))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_named_blocks_are_those_of_the_model(bases: dict[str, Path], kind: str) -> None:
     """Of each kind there are some, and they are all that diffusers has."""
@@ -43,6 +36,7 @@ def test_the_named_blocks_are_those_of_the_model(bases: dict[str, Path], kind: s
     assert blocks.others == [module for module in modules if isinstance(module, ResnetBlock2D)]
     assert blocks.transformers == [module for module in modules if type(module).__name__.endswith("TransformerBlock")]
     assert len({*blocks.blocks}) == len(blocks.blocks) > 0
+    assert family.spec.modules.quantized
 
 
 def misnamed(base: Path) -> Family:
@@ -53,25 +47,19 @@ def misnamed(base: Path) -> Family:
     return family
 
 
-@pytest.mark.parametrize("way", ["feed-forward", "half", "transformers", "all"])
-def test_blocks_that_are_not_there_are_not_computed_twice(tiny_sd: Path, way: Any) -> None:  # noqa: ANN401 - literals
-    with pytest.raises(UserError, match=r"no blocks to compute twice under the names that Stable Diffusion 1\.x"):
-        gradient_checkpointing.recompute(misnamed(tiny_sd), way)
-    gradient_checkpointing.recompute(misnamed(tiny_sd), "off")
-
-
-@pytest.mark.parametrize("share", ["half", "all"])
-def test_weights_that_are_not_there_do_not_wait(tiny_sd: Path, share: Any) -> None:  # noqa: ANN401 - literals
-    with pytest.raises(UserError, match="no blocks whose weights could wait"):
-        gradient_checkpointing.recompute(misnamed(tiny_sd), "off", share)
-
-
-@pytest.mark.parametrize("bits", ["int8", "nf4"])
-def test_layers_that_are_not_there_are_not_quantized(tiny_sd: Path, bits: Any) -> None:  # noqa: ANN401 - literals
+def test_what_a_model_does_not_have_is_said(tiny_sd: Path) -> None:
     pytest.importorskip("bitsandbytes")
     family = misnamed(tiny_sd)
-    with pytest.raises(UserError, match="no layers to quantize"):
-        quantize(family.denoiser, bits, family.spec.modules.quantized, family.spec.title)
+    for way in ("feed-forward", "half", "transformers", "all"):
+        with pytest.raises(UserError, match=r"no blocks to compute twice under the names that Stable Diffusion 1\.x"):
+            gradient_checkpointing.recompute(family, way)
+    for share in ("half", "all"):
+        with pytest.raises(UserError, match="no blocks whose weights could wait"):
+            gradient_checkpointing.recompute(family, "off", share)
+    for bits in ("int8", "nf4"):
+        with pytest.raises(UserError, match="no layers to quantize"):
+            quantize(family.denoiser, bits, family.spec.modules.quantized, family.spec.title)
+    gradient_checkpointing.recompute(family, "off")
 
 
 def test_widths_of_config_and_file_may_differ(

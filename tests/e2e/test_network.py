@@ -270,14 +270,11 @@ def raw_answer(web: httpx.Client, endpoint: str, body: Any) -> str:  # noqa: ANN
     return web.get(f"/gradio_api/call/{endpoint.removeprefix('v2/')}/{submitted.json()['event_id']}").text
 
 
-def test_raw_calls_may_leave_out_what_has_a_default(web: httpx.Client) -> None:
+def test_raw_calls_may_leave_out_what_has_a_default_and_wrong_ones_get_a_sentence(web: httpx.Client) -> None:
     assert 'data: ["raw"]' in raw_answer(web, "create_project", {"data": ["raw"]})
     assert 'data: ["named"]' in raw_answer(web, "v2/create_project", {"name": "named"})
     for endpoint, body in (("start_training", {"data": ["raw"]}), ("v2/start_training", {"project": "raw"})):
         assert "There are no images in this dataset." in raw_answer(web, endpoint, body)
-
-
-def test_a_wrong_call_gets_a_sentence(web: httpx.Client) -> None:
     for endpoint, body, sentence in (
         ("create_project", {"data": []}, "missing a required argument: 'name'."),
         ("create_project", {"data": ["a", "b"]}, "too many positional arguments."),

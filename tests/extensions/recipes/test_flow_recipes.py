@@ -191,11 +191,14 @@ def test_a_preset_of_the_gui_for_flux(tmp_path: Path) -> None:
     assert "D:/" not in notes
 
 
-def test_settings_for_flux_mean_nothing_for_a_unet(tmp_path: Path) -> None:
-    recipe = read(tmp_path, json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "max_train_steps": 9}))
-    assert built(recipe).objective.timestep_sampling == "uniform"
-    assert not built(recipe).adapter.blocks
-    assert not any("no counterpart" in note for note in recipe.notes)
+def test_settings_of_the_gui_for_flux_mean_nothing_for_sd3_and_a_unet(tmp_path: Path) -> None:
+    recipe = read(tmp_path, json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "sd3_checkbox": True}))
+    assert built(recipe).objective.logit_mean == pytest.approx(-math.log(3), abs=1e-3)  # it shifts nothing there
+    assert not any("guidance_scale = " in note or "apply_t5_attn_mask = " in note for note in recipe.notes)
+    unet = read(tmp_path, json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "max_train_steps": 9}))
+    assert built(unet).objective.timestep_sampling == "uniform"
+    assert not any("no counterpart" in note for note in unet.notes)
+    assert [built(each).adapter.blocks for each in (recipe, unet)] == [(), ()]
 
 
 @pytest.mark.parametrize(
@@ -209,11 +212,3 @@ def test_settings_for_flux_mean_nothing_for_a_unet(tmp_path: Path) -> None:
 )
 def test_the_guidance_in_training_arrives(tmp_path: Path, text: str, guidance: float) -> None:
     assert built(read(tmp_path, text)).model.guidance == guidance
-
-
-def test_a_preset_of_the_gui_for_sd3(tmp_path: Path) -> None:
-    recipe = read(tmp_path, json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "sd3_checkbox": True}))
-    settings = built(recipe)
-    assert settings.objective.logit_mean == pytest.approx(-math.log(3), abs=1e-3)  # it shifts nothing there
-    assert not settings.adapter.blocks
-    assert not any("guidance_scale = " in note or "apply_t5_attn_mask = " in note for note in recipe.notes)

@@ -107,6 +107,8 @@ def test_a_mask_weighs_and_keeps_the_mean_weight() -> None:
     assert masked(errors, mask, 0.25).mean() == pytest.approx((1 + 0.25 * 3) / 1.25)
     assert torch.equal(masked(errors, torch.ones_like(mask), 0.1), errors)
     assert masked(errors, torch.zeros_like(mask), 0.0).isfinite().all()
+    both = masked(errors.repeat(2, 1, 1, 1), torch.cat([mask, torch.ones_like(mask)]), 0.0)
+    assert torch.equal(both[1:], errors), "each image by itself"
     whole, half = masked(torch.ones_like(errors), torch.tensor([1.0, 0.5]).view(1, 1, 1, 2), 0.0)[0, 0, 0].tolist()
     assert half == pytest.approx(whole / 2), "gray counts by its share"
     for gray, share in ((0, 0.0), (64, 0.25), (128, 0.5), (255, 1.0)):

@@ -53,3 +53,5 @@ def test_an_epoch_that_fills_its_batches_shows_each_image_once() -> None:
     pool, _names = pool_of("aaaaaaaa aaaa", 4, {"a": 1})
     epoch = [index for number in range(3) for index in pool.indices(number)]
     assert sorted(epoch) == list(range(12))
+    other = Pool(pool.views, pool.shapes, pool.texts, pool.triggers, 1, 4)
+    assert [index for number in range(3) for index in other.indices(number)] != epoch, "by the seed"

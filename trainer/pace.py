@@ -13,7 +13,7 @@ from pathlib import Path
 from trainer import foreign_text, paths, storage
 from trainer.base_models import MICRO, detect, layer_shapes, transformer_names
 from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import Shape
+from trainer.base_models.spec import Shape, Transformer
 from trainer.config import TrainConfig
 
 # Share of the speed of a large product of matrices that whole steps reach on two cores of an AMD EPYC: .56 with the
@@ -24,8 +24,8 @@ PRESERVED, ENCODED = 2.6, 1.2
 CLIP_TOKENS = 77
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(.*)")
 # Layers that see the time, the size of the image or a whole prompt, once for each image.
-_ONCE = re.compile(r"time_|guidance_layer|add_embedding|norm\d?(_context)?\.linear|norm_out")
-_OF_TEXT = re.compile(r"context_embedder|add_[qkv]_proj|to_add_out|ff_context")  # in transformers
+_ONCE = re.compile(r"time_|^t_embedder|guidance_layer|add_embedding|norm\d?(_context)?\.linear|norm_out|adaLN_")
+_OF_TEXT = re.compile(r"(context|cap)_embedder|add_[qkv]_proj|to_add_out|ff_context")  # in transformers
 _KEYS_OF_TEXT = re.compile(r"attn2\.to_[kv]$")  # in a UNet
 
 
@@ -86,7 +86,7 @@ def of_pass(model: str, side: int) -> float:
     }
     latents = (side / layer_shapes.vae_factor(model)) ** 2
     if transformer := FAMILIES[family].transformer:
-        return _of_transformer(layers, latents / 4, transformer.text_tokens)
+        return _of_transformer(layers, latents / 4, transformer)
     return _of_unet(layers, latents)
 
 
@@ -117,14 +117,17 @@ def _level(path: str, levels: int) -> int:
     return {"down": number, "up": levels - 1 - number}[match[1]]
 
 
-def _of_transformer(layers: Mapping[str, Shape], image: float, text: int) -> float:
-    """Text and image attend to each other as one sequence (Esser et al. 2024, section 4)."""
-    total = 0.0
+def _of_transformer(layers: Mapping[str, Shape], image: float, transformer: Transformer) -> float:
+    """Text and image attend to each other as one sequence (Esser et al. 2024, section 4), unless one is alone."""
+    text, total = transformer.text_tokens, 0.0
     for path, shape in layers.items():
-        beside = image + text * path.startswith("single_")
-        total += _places(path, beside, text, _OF_TEXT) * math.prod(shape)
+        blocks = transformer.blocks.get(path.partition(".")[0])
+        tokens = blocks.tokens if blocks else "apart"
+        seen = {"apart": image, "both": image + text, "image": image, "text": float(text)}[tokens]
+        total += _places(path, seen, text, _OF_TEXT) * math.prod(shape)
         if path.endswith("to_q"):
-            total += 2 * shape[0] * (image + text * (".attn2." not in path)) ** 2
+            alone = tokens in ("image", "text") or ".attn2." in path
+            total += 2 * shape[0] * (seen if alone else image + text) ** 2
     return total
 
 

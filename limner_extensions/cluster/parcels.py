@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer import config, storage
-from trainer.base_models import MICRO, detect
+from trainer.base_models import MICRO, detect, vae
 from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig
 from trainer.data import captions, dataset
@@ -62,7 +62,7 @@ def pack(settings: TrainConfig) -> dict[str, Parcel]:
 
     def add(name: str, path: Path, files: Iterator[Path]) -> str:
         if name not in packed:
-            packed[name] = Parcel(path.name, {file.relative_to(path.parent).as_posix(): file for file in sorted(files)})
+            packed[name] = Parcel(path.name, {_name_there(file, path.parent): file for file in sorted(files)})
         return name
 
     def file(name: str) -> str:
@@ -78,6 +78,11 @@ def pack(settings: TrainConfig) -> dict[str, Parcel]:
 
     config.with_paths(settings, base=base, file=file, dataset=folder)
     return packed
+
+
+def _name_there(file: Path, folder: Path) -> str:
+    """Return the path of a file in a parcel: that in a folder, or the name of a model's part from another folder."""
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
 
 
 def named_there(settings: TrainConfig, packed: Mapping[str, Parcel]) -> TrainConfig:
@@ -102,15 +107,15 @@ def _dataset_files(folder: Path) -> Iterator[Path]:
 
 
 def _model_files(path: Path) -> Iterator[Path]:
-    """Yield the files of a model: those of a folder that are read, or a single file and text encoders beside it."""
+    """Yield the files of a model: those of a folder that are read, or a single file and its parts beside it."""
     if path.is_dir():
         yield from (file for file in path.rglob("*") if file.suffix in MODEL_FILES and file.is_file())
         return
     yield path
     facts = detect.glance(str(path))
     spec = FAMILIES[facts.family] if facts else None
-    if spec and spec.vae_file and (vae := path.with_name(f"{spec.vae_file}.safetensors")).is_file():
-        yield vae
+    if spec and (own := vae.find_beside(path, spec.vae_file)):
+        yield own
     for encoder in (*spec.text_encoders, spec.large_encoder) if spec else ():
         if encoder and (beside := detect.find_beside(path, encoder.file_name)):
             yield beside

@@ -210,7 +210,7 @@ def _leave_unused(draft: Draft, spec: FamilySpec) -> None:
     large = spec.large_encoder
     if large and str(draft.values.get(key := f"{large.component}.train", True)).lower() != "false":
         draft.leave("no counterpart", key)
-        draft.note("The recipe also trains T5, the large text encoder; Limner does not.")
+        draft.note("The recipe also trains {name}, the large text encoder; Limner does not.", name=large.title)
 
 
 def _set_adapter(draft: Draft, spec: FamilySpec) -> None:

@@ -189,7 +189,7 @@ def _in_file(
             if part and module.place:
                 yield module.place, part, Weight(path, key)
             continue
-        if (large := FAMILIES[family].large_encoder) and key.startswith(large.single_file):
+        if (large := FAMILIES[family].adapted_encoder) and key.startswith(large.single_file):
             yield from _text(layer_names.T5, key.removeprefix(large.single_file), Weight(path, key), 0)
         for encoder in FAMILIES[family].text_encoders:
             projection = Place(encoder.component, layer_names.TEXT_PROJECTION)
@@ -204,7 +204,7 @@ def _in_file(
 def _transformer(path: Path, key: str, shape: Shape, family: FamilyName) -> Iterator[tuple[Place, str, Weight]]:
     """Find the layers whose weight or bias a transformer's tensor is: one, or the parts of a joined one."""
     name, part = _split(key.removeprefix(DENOISER_KEYS))
-    layer = transformer_names.from_original(name) if part else ""
+    layer = transformer_names.from_original(name, family) if part else ""
     shares = transformer_names.parts(layer, family)
     if layer and not shares:
         swapped = joined.is_swapped(layer, shape[0], shape[-1]) if len(shape) > 1 else False

@@ -171,6 +171,8 @@ class Facts:
         if module.naming == "generic":
             return "generic peft" if any(".lora_A." in key for key in layer.parts.values()) else "generic"
         if module.naming == "dotted":
+            if module.prefix == layer_names.GENERIC_PREFIX:
+                return "generic dotted"
             return "peft" if module.name.startswith(OWN_PREFIX) else "dotted"
         if module.naming == "original":
             return "joined"
@@ -193,7 +195,7 @@ class Facts:
                 return "dotted t5"
             if module.prefix == layer_names.T5_PREFIX:
                 return "t5"
-            if (large := self.spec.large_encoder) and layer_names.is_t5(module.prefix, large.component):
+            if (large := self.spec.adapted_encoder) and layer_names.is_t5(module.prefix, large.component):
                 return "t5 by folder"
             return "other prefix"
         if module.naming == "dotted":

@@ -43,8 +43,8 @@ TextName = (
 #   onetrainer   as diffusers, with underscores: lora_transformer_transformer_blocks_0_attn_to_q; lycoris: lycoris_...
 #   dotted       with dots: transformer.transformer_blocks.0.attn.to_q; peft: base_model.model....
 #   generic      as the original code, with dots: diffusion_model.joint_blocks.0.x_block.attn.qkv; generic peft: the
-#                same with PEFT's tensors
-LayerNaming = Literal["joined", "onetrainer", "lycoris", "dotted", "peft", "generic", "generic peft"]
+#                same with PEFT's tensors; generic dotted: with the layers of diffusers, as ai-toolkit writes some
+LayerNaming = Literal["joined", "onetrainer", "lycoris", "dotted", "peft", "generic", "generic peft", "generic dotted"]
 # What a program does with a file of which it cannot use everything.
 Strictness = Literal["leaves out", "refuses"]
 

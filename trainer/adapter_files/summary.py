@@ -180,7 +180,8 @@ def _can_have(spec: FamilySpec, module: Module) -> bool:
     if module.place and module.place.component == "unet" and not spec.unet:
         return False
     if module.place and module.place.component == layer_names.T5:
-        return spec.large_encoder is not None and layer_names.is_t5(module.prefix, spec.large_encoder.component)
+        large = spec.adapted_encoder
+        return large is not None and layer_names.is_t5(module.prefix, large.component)
     block = re.search(r"transformer_blocks\.(\d+)\.", module.place.path if module.place else "")
     if block and spec.unet and int(block[1]) >= spec.unet.depth:
         return False

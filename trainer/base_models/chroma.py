@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from trainer.base_models import flux
-from trainer.base_models.spec import Blocks, FamilySpec, Shape, Transformer, t5
+from trainer.base_models.large_encoders import t5
+from trainer.base_models.spec import Blocks, FamilySpec, Shape, Transformer
 
 _MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
 _GUIDANCE = "distilled_guidance_layer"

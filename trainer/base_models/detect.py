@@ -27,6 +27,7 @@ REMEDY = _(
 )
 # Readable by every user of a shared server: what is shipped with the program, and what was fetched from the hub.
 _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
+_COMFYUI = ({"diffusion_models", "unet", "checkpoints"}, ("text_encoders", "clip", "vae"))  # folders of parts beside
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
 _VAE_KEYS = {"first_stage_model.decoder.conv_in.weight", "vae.decoder.conv_in.weight"}
 
@@ -72,12 +73,15 @@ def is_here(base: str) -> bool:
         return False
 
 
-def find_beside(base: Path, name: str) -> Path | None:
-    """Return the file beside a single file whose name begins with that of a text encoder (`clip_l`), if one is there.
+def folders_beside(base: Path) -> list[Path]:
+    """Return the folders that may hold other parts of a single file: its own, and in ComfyUI those for such parts."""
+    models = next((folder.parent for folder in base.parents[:3] if folder.name in _COMFYUI[0]), None)
+    return [base.parent, *(models / name for name in _COMFYUI[1] if models)]
 
-    It must be readable by this user, as the base model itself.
-    """
-    files = sorted(base.parent.glob(f"{name}*.safetensors")) if name else []
+
+def find_beside(base: Path, name: str) -> Path | None:
+    """Return the file beside a single file that begins with this name (`clip_l`), if one is there for this user."""
+    files = [file for folder in folders_beside(base) if name for file in sorted(folder.glob(f"{name}*.safetensors"))]
     return next((file for file in files if file != base and is_here(str(file))), None)
 
 
@@ -208,7 +212,7 @@ def _look_at_transformer_folder(folder: Path, family: FamilyName, config: Mappin
         FAMILIES[family].first,
         zero_snr=False,
         reason="its family predicts it",
-        few_step=name_hints.find_few_step(names),
+        few_step=name_hints.find_few_step(names, usual=FAMILIES[family].few_steps),
         has_vae=(folder / "vae" / "config.json").is_file(),
         size=size,
     )
@@ -330,7 +334,7 @@ def _look_at_transformer(path: Path, family: FamilyName, shapes: Mapping[str, li
         spec.first,
         zero_snr=False,
         reason="its family predicts it",
-        few_step=name_hints.find_few_step(names),
+        few_step=name_hints.find_few_step(names, usual=FAMILIES[family].few_steps),
         has_vae=not _VAE_KEYS.isdisjoint(shapes),
         size=size,
     )

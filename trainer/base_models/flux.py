@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Need, Shape, Transformer, clip_l, t5
+from trainer.base_models.large_encoders import t5
+from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Need, Shape, Transformer, clip_l
 from trainer.i18n import _
 
 DOUBLE = Blocks(
@@ -27,6 +28,7 @@ SINGLE = Blocks(
     original="single_blocks",
     layers={"to_qkv_mlp": "linear1", "proj_out": "linear2", "norm.linear": "modulation.lin"},
     joined={"to_qkv_mlp": {**QKV, "proj_mlp": 4}},
+    tokens="both",
 )
 _TIME_WIDTH = 256  # of the sines that the time and the guidance are told by
 _OUTSIDE = {

@@ -17,7 +17,7 @@ Naming = Literal["diffusers", "original", "dotted", "generic"]
 _TEXT_ENCODERS = {encoder.prefix: encoder.component for spec in FAMILIES.values() for encoder in spec.text_encoders}
 T5 = "t5xxl"  # component of T5, which is in another folder in each family; how its files begin, too
 T5_PREFIX = "lora_te3_"  # in any family, as sd-scripts has it
-_T5_FOLDERS = {spec.large_encoder.component for spec in FAMILIES.values() if spec.large_encoder}
+_T5_FOLDERS = {spec.adapted_encoder.component for spec in FAMILIES.values() if spec.adapted_encoder}
 OFT_PREFIX = "oft_unet_"  # of sd-scripts' own OFT, for the denoiser alone
 DENOISER_PREFIXES = ("lora_unet_", "lora_transformer_")
 PREFIXES = (*DENOISER_PREFIXES, *_TEXT_ENCODERS, T5_PREFIX)
@@ -31,9 +31,10 @@ _COMPONENTS: dict[str, Component] = {
     **_TEXT_ENCODERS,
     T5_PREFIX: T5,
 }
+GENERIC_PREFIX = "diffusion_model."  # of denoisers
 # How names in ComfyUI's own files begin: they are the paths in its models, of denoisers the original ones.
 _GENERIC: dict[str, Component] = {
-    "diffusion_model.": "unet",
+    GENERIC_PREFIX: "unet",
     "text_encoders.clip_l.transformer.": "text_encoder",
     "text_encoders.clip_h.transformer.": "text_encoder",
     "text_encoders.clip_g.transformer.": "text_encoder_2",
@@ -187,6 +188,8 @@ def _read_generic(name: str, prefix: str) -> Module:
     if component == "unet":
         if layer := transformer_names.from_original(path):
             return Module(name, Place("transformer", layer), "generic", prefix)
+        if layer := transformer_names.from_diffusers(path):
+            return Module(name, Place("transformer", layer), "dotted", prefix)
         path = from_original(path)
     return _module(name, component, path, "generic", prefix)
 
@@ -245,7 +248,7 @@ def peft(place: Place, family: FamilyName | None = None) -> str:
     T5 is named by the folder that the family has it in.
     """
     if place.component == T5:
-        folders = [t5.component for name, spec in FAMILIES.items() if name == family and (t5 := spec.large_encoder)]
+        folders = [t5.component for name, spec in FAMILIES.items() if name == family and (t5 := spec.adapted_encoder)]
         return f"{(*folders, T5)[0]}.{place.path}"
     return f"{place.component}.{place.path if place.component in DENOISERS else _with_first_level(place)}"
 

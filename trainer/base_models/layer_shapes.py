@@ -39,8 +39,9 @@ def of_folder(folder: Path, family: FamilyName = DEFAULT) -> dict[str, Shape]:
     for component in _text_encoders(folder):
         layers = text_encoder(_config(folder / component))
         shapes |= {f"{component}:{path}": shape for path, shape in layers.items()}
-    if (large := spec.large_encoder) and (folder / large.component).is_dir():
-        shapes |= {f"{large.file_name}:{path}": shape for path, shape in t5(_config(folder / large.component)).items()}
+    if (large := spec.adapted_encoder) and (folder / large.component).is_dir():
+        layers = large.shapes(_config(folder / large.component))
+        shapes |= {f"{large.file_name}:{path}": shape for path, shape in layers.items()}
     return with_joined(shapes, family)
 
 
@@ -74,24 +75,9 @@ def text_encoder_size(model: str) -> int:
     if not large:
         return size
     config = _config(folder / large.component)
-    weights = [*t5(config).values(), (int(config["vocab_size"]), int(config["d_model"]))]
-    return size + sum(math.prod(shape) for shape in weights)
-
-
-def t5(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Return the linear layers of T5's encoder and the shapes of their weights.
-
-    Raffel et al. 2019, section 2.1; its feed-forward layers have two gates (Shazeer 2020, arXiv 2002.05202).
-    """
-    width, inner, middle = int(config["d_model"]), int(config["num_heads"]) * int(config["d_kv"]), int(config["d_ff"])
-    layers: dict[str, Shape] = {f"0.SelfAttention.{name}": (inner, width) for name in ("q", "k", "v")}
-    layers |= {"0.SelfAttention.o": (width, inner), "1.DenseReluDense.wo": (width, middle)}
-    layers |= {f"1.DenseReluDense.wi_{number}": (middle, width) for number in range(2)}
-    return {
-        f"encoder.block.{number}.layer.{path}": shape
-        for number in range(int(config["num_layers"]))
-        for path, shape in layers.items()
-    }
+    weights = [*large.shapes(config).values()]
+    embedding: Shape = (int(config["vocab_size"]), weights[0][1])
+    return size + sum(math.prod(shape) for shape in (*weights, embedding))
 
 
 def _text_encoders(folder: Path) -> list[str]:

@@ -63,12 +63,15 @@ FEW_STEP_KINDS = (
 SCHEDULERS = {"LCMScheduler": FEW_STEP_KINDS[-1]}  # of folders that are distilled, whatever their names
 
 
-def find_few_step(names: str, scheduler: str = "") -> FewStep | None:
-    """Return the kind of a distilled model by its names and the scheduler of its folder; None if it is not one."""
+def find_few_step(names: str, scheduler: str = "", usual: int = 0) -> FewStep | None:
+    """Return the kind of a distilled model by its names and the scheduler of its folder; None if it is not one.
+
+    Its steps are those that a name says, or `usual`, or those of its kind.
+    """
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", names).lower()  # dreamshaperLCM is two words
     kind = next((kind for kind in FEW_STEP_KINDS if re.search(kind.pattern, words)), SCHEDULERS.get(scheduler))
     steps = re.search(r"(?<!\d)([1-9]|1[0-6])_?steps?(?![a-z])", words)
-    return replace(kind, steps=int(steps[1])) if kind and steps else kind
+    return kind and replace(kind, steps=int(steps[1]) if steps else usual or kind.steps)
 
 
 def predicts_image(names: str) -> bool:

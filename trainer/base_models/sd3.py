@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Size, TextEncoder, Transformer, clip_l, t5
+from trainer.base_models.large_encoders import t5
+from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Size, TextEncoder, Transformer, clip_l
 from trainer.i18n import _
 
 _SECOND = {"attn2.to_q": 1, "attn2.to_k": 1, "attn2.to_v": 1}
@@ -86,6 +87,7 @@ SPEC = FamilySpec(
         text_tokens=333,  # 77 of CLIP and 256 of T5
         shapes=shapes,
         swapped=("norm1_context.linear", "norm_out.linear"),
+        tensors=("pos_embed",),
     ),
     vae_scale=1.5305,
     vae_shift=0.0609,

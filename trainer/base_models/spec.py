@@ -95,21 +95,23 @@ class LargeEncoder:
     component: str
     tokenizer: str
     title: str
-    key: str  # of a single file that has it
+    model: str  # class of transformers
+    texts: str  # folder of its tokenizer in the configs
+    single_file: str  # prefix of its layers in a single file
+    words: str  # key of its embedding below that prefix, by which it is recognized
     file_name: str  # how files begin that hold it alone
     blocks: str  # name of the list of its blocks
-    needed: bool  # else zeros take the place of its embeddings
+    shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config; width first
+    needed: bool = True  # else zeros take the place of its embeddings
+    first_level: str = ""  # prefix of its layers in files, which its class leaves out
+    unused: tuple[str, ...] = ()  # how keys in files begin that its class does not have
+    twice: frozenset[str] = frozenset()  # keys of one weight, of which a file need have one
+    in_adapters: bool = False  # adapter files can have its layers
 
     @property
-    def single_file(self) -> str:
-        """Prefix of its layers in a single file."""
-        return self.key.removesuffix("shared.weight")
-
-
-def t5(component: str, tokenizer: str, *, needed: bool) -> LargeEncoder:
-    """Return T5-XXL (Raffel et al. 2019, https://arxiv.org/abs/1910.10683)."""
-    key = "text_encoders.t5xxl.transformer.shared.weight"
-    return LargeEncoder(component, tokenizer, "T5", key, "t5xxl", "block", needed)
+    def key(self) -> str:
+        """Key of a single file that has it."""
+        return self.single_file + self.words
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,10 @@ class UNet:
     modules: Modules = Modules(("transformer_blocks",), ("ff",), ("attentions",), ("resnets",))
 
 
+# What passes a block: text and image with weights of their own, the same weights for both, or one of them alone.
+Tokens = Literal["apart", "both", "image", "text"]
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Blocks of a transformer that are alike: their names, and those of their layers, in diffusers and originally.
@@ -145,6 +151,7 @@ class Blocks:
     layers: Mapping[str, str]  # original names by those of diffusers, both within a block
     joined: Mapping[str, Mapping[str, int]]  # parts of joined layers, in the order of their rows, with their shares
     feed_forwards: tuple[str, ...] = ()  # layers of each block that keep most for the backward pass, if one does
+    tokens: Tokens = "apart"
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,8 @@ class Transformer:
     text_tokens: int  # that its blocks see beside those of an image
     shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config
     swapped: tuple[str, ...] = ()  # layers whose weights have their two halves in the other order originally
+    tensors: tuple[str, ...] = ()  # its weights that belong to no layer, as single files name them
+    unused: tuple[str, ...] = ()  # keys of single files that change nothing
     need: Need | None = None
 
     @cached_property
@@ -210,6 +219,7 @@ class FamilySpec:
     ambiguous: bool = False  # its single files do not tell which variant they are
     clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
     guided: bool = False  # its denoiser is told the guidance, which it is distilled to follow
+    few_steps: int = 0  # of previews of its distilled models, unless a name says otherwise; 0 = as usual for their kind
     vae_channels: int = 4  # of its latents
     vae_shift: float = 0.0  # mean of the VAE's latents
     vae_file: str = ""  # name, without extension, of the file beside a single one that holds its VAE
@@ -243,6 +253,11 @@ class FamilySpec:
     def first(self) -> PredictionType:
         """Prediction type of its configs."""
         return next(iter(self.variants))
+
+    @property
+    def adapted_encoder(self) -> LargeEncoder | None:
+        """Its large text encoder if adapter files can have layers of it."""
+        return self.large_encoder if self.large_encoder and self.large_encoder.in_adapters else None
 
     @property
     def prefixes(self) -> dict[str, str]:

@@ -34,9 +34,13 @@ def _original() -> dict[tuple[str, str], tuple[str, str]]:
 
 
 @cache
-def _outside() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the paths of layers outside the blocks by their names with underscores, in diffusers and originally."""
-    pairs = [pair for transformer in TRANSFORMERS.values() for pair in transformer.outside.items()]
+def _outside(family: FamilyName | None = None) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the paths of layers outside the blocks by their names with underscores, in diffusers and originally.
+
+    Without a family, an original name that several have stands for the layer of the first.
+    """
+    known = [transformer for name, transformer in TRANSFORMERS.items() if family in (None, name)]
+    pairs = [pair for transformer in reversed(known) for pair in transformer.outside.items()]
     return {path.replace(".", "_"): path for path, _ in pairs}, {name.replace(".", "_"): path for path, name in pairs}
 
 
@@ -71,11 +75,11 @@ def from_diffusers(name: str) -> str:
     return f"{blocks}.{number}.{path}" if path else _outside()[0].get(name.replace(".", "_"), "")
 
 
-def from_original(name: str) -> str:
+def from_original(name: str, family: FamilyName | None = None) -> str:
     """Return the path of a layer by its name in the original code, with dots or underscores; "" if there is none."""
     blocks, number, layer = _split(name)
     known, path = _original().get((blocks, layer), ("", ""))
-    return f"{known}.{number}.{path}" if path else _outside()[1].get(name.replace(".", "_"), "")
+    return f"{known}.{number}.{path}" if path else _outside(family)[1].get(name.replace(".", "_"), "")
 
 
 def original(path: str, family: FamilyName) -> str:

@@ -22,9 +22,7 @@ def find(path: Path, base: Base, vae: str) -> Path | None:
     if vae:
         return _look(Path(vae).expanduser(), base)
     if not base.has_vae:
-        name = FAMILIES[base.family].vae_file
-        beside = path.with_name(f"{name}.safetensors")
-        if name and path.is_file() and beside.is_file() and detect.is_here(str(beside)):
+        if path.is_file() and (beside := find_beside(path, FAMILIES[base.family].vae_file)):
             return _look(beside, base)
         raise UserError(
             "The base model {name!r} has no VAE.",
@@ -33,6 +31,12 @@ def find(path: Path, base: Base, vae: str) -> Path | None:
             family=FAMILIES[base.family].title,
         )
     return None
+
+
+def find_beside(path: Path, name: str) -> Path | None:
+    """Return the file of this name, without extension, that holds the VAE of a single file; None if there is none."""
+    files = [folder / f"{name}.safetensors" for folder in detect.folders_beside(path)] if name else []
+    return next((file for file in files if file.is_file() and detect.is_here(str(file))), None)
 
 
 def _look(path: Path, base: Base) -> Path:

@@ -13,5 +13,5 @@ from trainer.families.base_model import (
     precision,
     read,
 )
-from trainer.families.family import Conditioning, Family
+from trainer.families.family import LENGTHS, Conditioning, Family
 from trainer.families.weights import fingerprint, fingerprints

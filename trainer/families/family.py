@@ -21,6 +21,7 @@ from trainer.families.loading import Pipeline
 from trainer.families.noise import NoiseSchedule
 
 Conditioning = dict[str, Tensor]
+LENGTHS = "lengths"  # of texts [b], in tokens: of conditioning they alone stay in main memory, where they are read
 # Layers of transformers in which text and image have weights of their own.
 JOINT_TARGETS = (
     *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
@@ -168,7 +169,7 @@ class DiffusersModel:
 
     def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
-        return loading.sample(self._pipeline, prompt, negative, options)
+        return loading.sample(self._pipeline, loading.prompt_arguments(prompt, negative), options)
 
     def count_tokens(self, prompt: str) -> tuple[int, int]:
         """Count the tokens of a prompt without start and end, and those that the text encoders can take."""

@@ -18,7 +18,7 @@ from diffusers.loaders.single_file import load_single_file_sub_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import AutoTokenizer, CLIPTokenizer, T5EncoderModel
+from transformers import AutoTokenizer, CLIPTokenizer
 
 from trainer import foreign_text
 from trainer.base_models import CONFIGS, detect, hub
@@ -44,7 +44,8 @@ warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", categor
 def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeline:
     """Load a frozen pipeline into main memory, from a folder or a single file; its VAE stays in fp32.
 
-    The VAE at the other path, if there is one, is taken in place of its own. A T5 that is not needed may be missing.
+    The VAE at the other path, if there is one, is taken in place of its own. A large text encoder that is not needed
+    may be missing.
 
     Raises:
         UserError: files are missing or damaged.
@@ -73,8 +74,6 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
-                if isinstance(part, T5EncoderModel):
-                    part.tie_weights()  # a single file may hold its embedding once, which diffusers leaves at that
                 part.to(_precision(name, spec, dtype)).requires_grad_(False).eval()
                 _check_finite(vae if vae and name == "vae" else path, name, part)
         if base.few_step and spec.first != "flow":
@@ -151,11 +150,10 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
         )
     if large := spec.large_encoder:
         file = detect.find_beside(path, large.file_name)
-        if large.key in keys or file:
-            parts[large.tokenizer] = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
-        if file and large.key not in keys:
-            config = CONFIGS / base.family / large.component
-            parts[large.component] = text_encoder_loading.t5_in_file(file, config, dtype)
+        if source := path if large.key in keys else file:
+            config, precision = CONFIGS / base.family / large.component, _precision(large.component, spec, dtype)
+            parts[large.tokenizer] = AutoTokenizer.from_pretrained(CONFIGS / large.texts, local_files_only=True)
+            parts[large.component] = text_encoder_loading.large_in_file(source, large, config, precision)
     if "vae" not in given:
         parts["vae"] = _vae_in_file(path, base.family)
     if base.size:
@@ -305,12 +303,10 @@ def denoiser(pipeline: Pipeline) -> Untyped:
     return getattr(pipeline, "unet", None) or pipeline.transformer
 
 
-def sample(
-    pipeline: Pipeline, prompt: Mapping[str, Tensor], negative: Mapping[str, Tensor], options: Mapping[str, Any]
-) -> Tensor:
-    """Generate scaled latents [1, c, h, w] from encoded prompts; the options are those of the pipeline."""
+def sample(pipeline: Pipeline, prompts: Mapping[str, Any], options: Mapping[str, Any]) -> Tensor:
+    """Generate scaled latents [1, c, h, w] from encoded prompts and options, both as the pipeline has them."""
     with torch.no_grad(), autocast(denoiser(pipeline)), without_text_encoders(pipeline):
-        latents: Tensor = pipeline(**prompt_arguments(prompt, negative), **options, output_type="latent").images
+        latents: Tensor = pipeline(**prompts, **options, output_type="latent").images
     return latents
 
 

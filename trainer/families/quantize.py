@@ -7,6 +7,7 @@ of 64 with the quantiles of a normal distribution as levels: Dettmers et al. 202
 
 import importlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from trainer.devices import Untyped
 from trainer.errors import UserError
 
 Bits = Literal["full", "int8", "nf4"]
+_MODULATION = re.compile(r"\.norm|adaLN_")
 ROWS, COLUMNS = 32, 64  # block size of the library's kernels; it divides all layers of real models
 
 
@@ -68,7 +70,11 @@ def quantize(model: nn.Module, bits: Bits, lists: Sequence[str], title: str) -> 
 def _layers(model: nn.Module, lists: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
     """Yield the linear layers in lists of blocks that the kernels take, but for modulations, with their paths."""
     for path, layer in model.named_modules():
-        if type(layer) is not nn.Linear or ".norm" in path or not any(name in path.split(".") for name in lists):
+        if (
+            type(layer) is not nn.Linear
+            or _MODULATION.search(path)
+            or not any(name in path.split(".") for name in lists)
+        ):
             continue
         if layer.out_features % ROWS == layer.in_features % COLUMNS == 0:
             yield path, layer

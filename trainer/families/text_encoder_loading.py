@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 import transformers
+from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from trainer.base_models import CONFIGS, detect
 from trainer.base_models.registry import FamilyName
@@ -16,8 +17,6 @@ from trainer.families import weights
 UNPROJECTED = "text_projection.weight"
 IGNORED = ("position_ids", "logit_scale")  # last parts of keys that change nothing
 OTHER_HALF = ("vision_model.", "visual_projection.")  # of whole CLIP models, which see images, too
-T5_DECODER = ("decoder.", "lm_head.")
-EMBEDDINGS = {"shared.weight", "encoder.embed_tokens.weight"}  # of T5, the same under two names
 
 
 def has_large(path: Path, encoder: LargeEncoder) -> bool:
@@ -70,14 +69,21 @@ def in_file(path: Path, family: FamilyName, encoder: TextEncoder) -> nn.Module:
     return model
 
 
-def t5_in_file(path: Path, folder: Path, dtype: torch.dtype) -> nn.Module:
-    """Load T5 from a file of its own, without filling its billions of weights with random numbers first."""
-    with torch.device("meta"):
-        model: nn.Module = T5EncoderModel(T5Config.from_pretrained(folder))
-    names, state = set(model.state_dict()), weights.read_weights(path, dtype)
-    if unused := [key for key in state.keys() - names if not key.startswith(T5_DECODER)]:
-        raise ValueError(f"{path.name} has {min(unused)}, which T5's encoder does not have")
-    if missing := names - state.keys() - EMBEDDINGS:
+def large_in_file(path: Path, encoder: LargeEncoder, config: Path, dtype: torch.dtype) -> nn.Module:
+    """Load a large text encoder from a single file or one of its own, without random numbers in its place first.
+
+    Raises:
+        ValueError: weights are missing, or there are others.
+    """
+    kind = getattr(transformers, encoder.model)
+    with init_empty_weights():
+        model: nn.Module = kind(kind.config_class.from_pretrained(config))
+    names, state = set(model.state_dict()), dict[str, Tensor]()
+    for key, value in weights.read_weights(path, dtype, (encoder.single_file,)).items():
+        state[key.removeprefix(encoder.single_file).removeprefix(encoder.first_level)] = value
+    if unused := [key for key in state.keys() - names if not key.startswith(encoder.unused)]:
+        raise ValueError(f"{path.name} has {min(unused)}, which {encoder.title} does not have")
+    if missing := names - state.keys() - encoder.twice:
         raise ValueError(f"{path.name} has no {min(missing)}")
     model.load_state_dict({key: value for key, value in state.items() if key in names}, strict=False, assign=True)
     model.tie_weights()  # type: ignore[operator]

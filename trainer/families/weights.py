@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from trainer import __version__, foreign_text, paths, storage
 from trainer.base_models import detect
+from trainer.base_models.registry import TRANSFORMERS
 from trainer.base_models.spec import DENOISER_KEYS
 from trainer.config import ModelConfig
 from trainer.devices import Untyped
@@ -33,8 +34,10 @@ QUANTIZED = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")  # as safetensors calls th
 # Last parts of keys that the families' parts have.
 KNOWN = {
     *(WEIGHT, "bias", "scale", "in_proj_weight", "in_proj_bias", "positional_embedding", "text_projection"),
-    *("logit_scale", "position_ids", "pos_embed"),
+    *("logit_scale", "position_ids"),
+    *(name for transformer in TRANSFORMERS.values() for name in transformer.tensors),
 }
+UNUSED = tuple(key for transformer in TRANSFORMERS.values() for key in transformer.unused)
 LARGE = 2**28  # bytes; a processor hashes about seven times as many in a second
 KEPT = 50  # fingerprints of large parts, the latest
 LIBRARIES = ("torch", "diffusers", "transformers")  # which load the files with us, and may do so in another way
@@ -137,10 +140,11 @@ def check_all_used(path: Path, denoiser: nn.Module) -> None:
     with opened(path) as tensors:
         keys = tensors.keys()
         own = [key for key in keys if key.startswith(DENOISER_KEYS)] or [key for key in keys if not _PARTS.match(key)]
-        sizes = {key: math.prod(tensors.shape(key)) for key in own}
+        used = [key for key in own if key.removeprefix(DENOISER_KEYS) not in UNUSED]
+        sizes = {key: math.prod(tensors.shape(key)) for key in used}
     surplus = sum(sizes.values()) - sum(tensor.numel() for tensor in denoiser.state_dict().values())
     if surplus > 0:
-        suspect = next((key for key, size in sizes.items() if size == surplus), own[0])
+        suspect = next((key for key, size in sizes.items() if size == surplus), used[0])
         raise UserError(
             "{name} has {count} values that this kind of model does not have, such as {key}.",
             "It is another model than its other weights say, or something was added to it: use the original file.",
@@ -207,7 +211,7 @@ def _stamps(model: ModelConfig) -> Iterator[tuple[str, int, int]]:
     Beside a single file these are all other models, as its text encoders and its VAE may be among them.
     """
     for path in (detect.locate(model.base, model.revision)[0], *([Path(model.vae).expanduser()] if model.vae else ())):
-        beside = path.parent.glob("*.safetensors")
+        beside = [file for folder in detect.folders_beside(path) for file in folder.glob("*.safetensors")]
         for file in [*path.rglob("*.safetensors"), *path.rglob("*.json")] if path.is_dir() else beside:
             stat = file.stat()
             yield str(file.resolve()), stat.st_size, stat.st_mtime_ns

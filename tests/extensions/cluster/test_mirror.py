@@ -186,9 +186,14 @@ def test_masks_captions_and_metadata_go_with_the_images_and_nothing_else(charact
     assert "01.mask.png" in names
 
 
+PARTS = ("unet/clip_l", "text_encoders/t5xxl_fp16")  # beside it, and where ComfyUI has them
+
+
 def test_text_encoders_beside_a_single_file_go_with_it(character: Path, tmp_path: Path) -> None:
-    base = write(tmp_path / "sd3.safetensors", SD3)
-    names = {base.name, *(write(tmp_path / f"{name}.safetensors", {}).name for name in ("clip_l", "t5xxl_fp16"))}
+    for name in ("unet", "text_encoders"):
+        (tmp_path / name).mkdir()
+    base = write(tmp_path / "unet" / "sd3.safetensors", SD3)
+    names = {base.name, *(write(tmp_path / f"{name}.safetensors", {}).name for name in PARTS)}
     settings = config.build({"name": "rin", "dataset": "rin", "model": {"base": str(base)}})
     assert parcels.pack(settings)[str(base)].files.keys() == names
 

@@ -16,7 +16,7 @@ from tests.integration.training.test_train import settings
 from trainer import families
 from trainer.base_models import detect
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS
-from trainer.base_models.spec import LargeEncoder, Modules
+from trainer.base_models.spec import Modules
 from trainer.errors import UserError
 from trainer.families import Family, gradient_checkpointing, loading
 from trainer.families.quantize import quantize
@@ -80,7 +80,9 @@ def test_widths_of_config_and_file_may_differ(
 def test_a_large_text_encoder_may_be_of_any_class(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes fewer bits with the denoiser, and is never in fp16."""
     pytest.importorskip("bitsandbytes")
-    large = LargeEncoder("text_encoder", "tokenizer", "CLIP", "", "clip", "layers", needed=True)
+    t5 = FAMILIES["flux"].large_encoder
+    assert t5
+    large = replace(t5, component="text_encoder", tokenizer="tokenizer", file_name="clip", blocks="layers")
     monkeypatch.setitem(FAMILIES, "sd15", replace(FAMILIES["sd15"], text_encoders=(), large_encoder=large))
     base = detect.look(tiny_sd)
     assert loading.load_pipeline(tiny_sd, base, None, torch.float16).text_encoder.dtype == torch.bfloat16

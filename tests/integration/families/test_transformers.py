@@ -424,12 +424,15 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
     tensors = load_file(next((bases["flux"] / "text_encoder_2").glob("*.safetensors")))
     file, folder = tmp_path / "t5xxl.safetensors", bases["flux"] / "text_encoder_2"
     save_file(tensors, file)
-    own, theirs = text_encoder_loading.t5_in_file(file, folder, torch.float32), load(bases["flux"]).encoders()["t5xxl"]
+    large = FAMILIES["flux"].large_encoder
+    assert large
+    own = text_encoder_loading.large_in_file(file, large, folder, torch.float32)
+    theirs = load(bases["flux"]).encoders()["t5xxl"]
     assert all(torch.equal(own.state_dict()[key], value) for key, value in theirs.state_dict().items())
     tensors.pop("encoder.final_layer_norm.weight")
     save_file(tensors, file)
     with pytest.raises(ValueError, match=r"t5xxl.safetensors has no encoder.final_layer_norm.weight"):
-        text_encoder_loading.t5_in_file(file, folder, torch.float32)
+        text_encoder_loading.large_in_file(file, large, folder, torch.float32)
 
 
 def exported(base: Path, file: Path, seed: int = 0) -> tuple[reader.AdapterFile, Family]:

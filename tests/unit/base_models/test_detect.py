@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from trainer import config
-from trainer.base_models import CONFIGS, detect
+from trainer.base_models import CONFIGS, detect, vae
 from trainer.data import dataset
 from trainer.errors import UserError
 
@@ -308,6 +308,22 @@ def test_base_models(
 def test_sizes_of_a_family_are_told_apart(tmp_path: Path, shapes: Shapes, title: str) -> None:
     assert detect.look(write(tmp_path / "base.safetensors", shapes)).title == title
     assert detect.look(write(tmp_path / "plain.safetensors", renamed(shapes, UNET, ""))).title == title
+
+
+@pytest.mark.parametrize("name", ["diffusion_models/flux.safetensors", "unet/own/flux.safetensors"])
+def test_parts_are_where_comfyui_has_them(tmp_path: Path, name: str) -> None:
+    """A diffusion model's text encoders and VAE are in folders beside that of such models."""
+    base, models = tmp_path / "models" / name, tmp_path / "models"
+    for folder in (base.parent, models / "text_encoders", models / "vae"):
+        folder.mkdir(parents=True)
+    write(base, without(FLUX, "text_encoders."))
+    with pytest.raises(UserError, match=r"has no text encoder.*clip_l\.safetensors, into the same folder"):
+        detect.look(base)
+    encoders = [write(models / "text_encoders" / f"{part}.safetensors", {"x": [1]}) for part in ("clip_l", "t5xxl")]
+    halves = {f"{part}.conv_in.weight": [8, 16, 3, 3] for part in ("encoder", "decoder")}
+    own = write(models / "vae" / "ae.safetensors", halves)
+    assert vae.find(base, detect.look(base), "") == own
+    assert [detect.find_beside(base, part) for part in ("clip_l", "t5xxl")] == encoders
 
 
 # Names of files, folders and repositories, and in metadata; the clip skip that they suggest.

@@ -75,13 +75,30 @@ def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: di
 def write_apart(folder: Path, path: Path) -> Path:
     """The same, with the text encoders in files of their own beside it, as ComfyUI has them."""
     tensors = load_file(_write_transformer(folder, path))
-    for name in ("clip_l", "clip_g", "t5xxl"):
-        start = f"text_encoders.{name}.transformer."
-        if own := {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}:
+    for name in ("clip_l", "clip_g", "t5xxl", "qwen3_4b"):
+        if own := _taken(tensors, f"text_encoders.{name}.transformer."):
             useless = {"logit_scale": torch.tensor(1.0)} if name.startswith("clip") else {}  # published files have it
-            save_file(own | useless, path.parent / f"{name}_fp16.safetensors")
+            save_file(own | useless, path.parent / f"{name.replace('qwen3', 'qwen_3')}_fp16.safetensors")
     save_file(tensors, path)
     return path
+
+
+def write_three(folder: Path, models: Path) -> Path:
+    """The diffusion model alone, and its text encoder and VAE, each where ComfyUI has it."""
+    for name in ("diffusion_models", "text_encoders", "vae"):
+        (models / name).mkdir(parents=True)
+    path = write_apart(folder, models / "diffusion_models" / "base.safetensors")
+    (encoder,) = path.parent.glob("*_fp16.safetensors")
+    shutil.move(encoder, models / "text_encoders")
+    tensors = load_file(path)
+    save_file(_taken(tensors, "vae."), models / "vae" / "ae.safetensors")
+    save_file(_taken(tensors, "model.diffusion_model."), path)
+    return path
+
+
+def _taken(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
+    """Take tensors whose names begin so out of others."""
+    return {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}
 
 
 ENCODERS: dict[FamilyName, dict[str, str]] = {
@@ -89,13 +106,15 @@ ENCODERS: dict[FamilyName, dict[str, str]] = {
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
     "flux": {"clip_l": "text_encoder", "t5xxl": "text_encoder_2"},
 }
+NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "flux": FLUX, "chroma": FLUX}
+FIRST_LEVELS = {"t5xxl": "", "qwen3_4b": "model."}
 
 
 def _write_transformer(folder: Path, path: Path) -> Path:
     """As ComfyUI has them."""
     pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
     family = next(name for name in ENCODERS if registry.FAMILIES[name].pipeline == pipeline)
-    own = _transformer(folder / "transformer", family, MMDIT if family == "sd3" else FLUX)
+    own = _transformer(folder / "transformer", family, NAMES[family])
     tensors = {f"model.diffusion_model.{key}": value for key, value in own}
     vae = "first_stage_model" if family == "sd3" else "vae"
     tensors |= {f"{vae}.{key}": value for key, value in _vae(folder / "vae")}
@@ -104,7 +123,7 @@ def _write_transformer(folder: Path, path: Path) -> Path:
             plain = key.removeprefix("text_model.")
             projects = plain.startswith("text_projection.")
             if not (projects and name == "clip_l"):  # where it is the identity
-                inner = plain if projects or name == "t5xxl" else f"text_model.{plain}"
+                inner = plain if projects else FIRST_LEVELS.get(name, "text_model.") + plain
                 tensors[f"text_encoders.{name}.transformer.{inner}"] = value
     save_file({key: value.contiguous() for key, value in tensors.items()}, path)
     return path
@@ -112,7 +131,7 @@ def _write_transformer(folder: Path, path: Path) -> Path:
 
 def _transformer(folder: Path, family: FamilyName, names: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
     tensors = _load(folder)
-    last = json.loads((folder / "config.json").read_text())["num_layers"] - 1
+    last = json.loads((folder / "config.json").read_text()).get("num_layers", 0) - 1
     swapped = ("norm_out.linear.", *([f"transformer_blocks.{last}.norm1_context.linear."] if family == "sd3" else []))
     for key, value in tensors.items():
         layer, _, end = key.rpartition(".")

@@ -77,6 +77,8 @@ def main(size: float, base: str, parts: set[str]) -> dict[str, int]:
         side = settings.training.resolution
         with families.on_device(family, *family.encoders().values()), torch.no_grad():
             conditioning = family.encode_prompts(["a person"])
+            if families.LENGTHS in conditioning:
+                conditioning[families.LENGTHS] = torch.tensor([512])  # a number, where no other tensor has a value
             if "encoding" in parts:
                 with measured("encoding"):
                     families.encode_images(family, torch.zeros(1, 3, side, side))
@@ -137,7 +139,8 @@ def build(base: str, **changes: object) -> Family:
             continue
         kind: Any = getattr({"diffusers": diffusers, "transformers": transformers}[origin[0]], origin[1])
         if name.startswith("tokenizer"):
-            texts = "t5" if "T5" in origin[1] else "clip"
+            large = spec.large_encoder
+            texts = large.texts if large and name == large.tokenizer else "clip"
             component = kind.from_pretrained(CONFIGS / texts, local_files_only=True)
         elif name.startswith("text_encoder"):
             component = kind(kind.config_class.from_pretrained(folder / name))

@@ -29,6 +29,8 @@ from trainer.training.recovery import initial_state
 
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 READ = torch.ops.aten._local_scalar_dense.default
+# No tensor has a value here: of most any will do, but texts have tokens.
+ANY = {torch.float32: 0.0, torch.int32: 8}
 
 
 # Settings of denoisers by which each kind of layer is there, and few of them.
@@ -57,7 +59,7 @@ class Waits(TorchDispatchMode):
         if func is READ:
             if args[0].device.type != "cpu":
                 self._note(func)
-            return 0.0 if args[0].dtype.is_floating_point else 0  # no tensor has a value here: any will do
+            return ANY.get(args[0].dtype, 0)
         result = func(*args, **(kwargs or {}))
         if func in COPIES and self._waits(result, args, kwargs or {}):
             self._note(func)
@@ -105,7 +107,8 @@ def pretended(family: Family, settings: Any, conditioning: Mapping[str, Tensor])
     channels, height, width = family.latent_shape
     latents, mask = torch.zeros(channels, height, width), torch.ones(1, height, width)
     image, prompt = Path("image"), Path("prompt")
-    cached = {image: {"mean": latents, "std": latents, "mask": mask}, prompt: conditioning}
+    lengths = {name: row.int() for name, row in conditioning.items() if name == families.LENGTHS}
+    cached = {image: {"mean": latents, "std": latents, "mask": mask}, prompt: {**conditioning, **lengths}}
     prompts = ("rin, a person", "a person", "", *settings.preservation.prompts)
     settings = settings.model_copy(update={"trigger": "rin"})
     pool = Pool(

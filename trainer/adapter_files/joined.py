@@ -93,6 +93,14 @@ def whole_of(name: str, family: FamilyName) -> tuple[str, int]:
     return name, 1
 
 
+def unjoined(name: str, family: FamilyName | None) -> str:
+    """Return the name in kohya's format of a layer that is not joined, as ComfyUI reads it for its family."""
+    place = layer_names.read(name).place
+    if family is None or family not in TRANSFORMERS or place is None or place.component != "transformer":
+        return name
+    return TRANSFORMERS[family].apart + place.path.replace(".", "_")
+
+
 def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, Module]:
     """Return LoRA under the names that kohya's scripts have for a transformer's layers, with joined ones joined.
 

@@ -85,7 +85,9 @@ def layers(file: SafetensorsFile) -> tuple[list[Layer], list[str]]:
             parts_by_name.setdefault(name, {})[ending] = key
         else:
             unknown.append(key)
-    return [Layer(layer_names.read(name), parts) for name, parts in parts_by_name.items()], unknown
+    places = [place for name in parts_by_name if (place := layer_names.read(name).place)]
+    only = transformer_names.only_family(place.path for place in places if place.component == "transformer")
+    return [Layer(layer_names.read(name, only), parts) for name, parts in parts_by_name.items()], unknown
 
 
 def shapes(file: SafetensorsFile, layer: Layer) -> dict[str, Shape]:

@@ -117,7 +117,7 @@ class Draft(UserDict[str, Module]):
             if len(parts) == count:
                 self._append(tensors_of(joined.as_original(self._waiting.pop(whole), self._family)))
         else:
-            self._append(tensors_of({name: module}))
+            self._append(tensors_of({joined.unjoined(name, self._family): module}))
         self.data[name] = without_values(module)
 
     def _append(self, tensors: Mapping[str, Tensor]) -> None:

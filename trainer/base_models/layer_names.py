@@ -158,16 +158,19 @@ def split(key: str) -> tuple[str, str]:
     return key, ""
 
 
-def read(name: str) -> Module:
-    """Return the layer that a name in a file stands for; a very long name, slow to parse, stands for none."""
+def read(name: str, family: FamilyName | None = None) -> Module:
+    """Return the layer that a name in a file stands for; a very long name, slow to parse, stands for none.
+
+    The family, where it is known, tells layers outside a transformer's blocks apart that have one original name.
+    """
     if len(name) > MAX_NAME:
         return Module(name, None, "diffusers", "")
     prefix = next((prefix for prefix in _COMPONENTS if name.startswith(prefix)), "")
     if not prefix:
         generic = next((prefix for prefix in _GENERIC if name.startswith(prefix)), "")
-        return _read_generic(name, generic) if generic else _read_dotted(name)
+        return _read_generic(name, generic, family) if generic else _read_dotted(name)
     component, inner = _COMPONENTS[prefix], name.removeprefix(prefix)
-    if component in DENOISERS and (module := _read_transformer(name, inner, prefix)):
+    if component in DENOISERS and (module := _read_transformer(name, inner, prefix, family)):
         return module
     path = dotted(inner)
     naming: Naming = "diffusers"
@@ -176,17 +179,18 @@ def read(name: str) -> Module:
     return _module(name, component, path, naming, prefix)
 
 
-def _read_transformer(name: str, inner: str, prefix: str) -> Module | None:
+def _read_transformer(name: str, inner: str, prefix: str, family: FamilyName | None) -> Module | None:
     """Return the layer of a transformer that a name stands for: kohya's are the original ones, others diffusers'."""
     naming: Naming = "original" if prefix == "lora_unet_" else "diffusers"
-    path = (transformer_names.from_original if naming == "original" else transformer_names.from_diffusers)(inner)
+    is_original = naming == "original"
+    path = transformer_names.from_original(inner, family) if is_original else transformer_names.from_diffusers(inner)
     return Module(name, Place("transformer", path), naming, prefix) if path else None
 
 
-def _read_generic(name: str, prefix: str) -> Module:
+def _read_generic(name: str, prefix: str, family: FamilyName | None) -> Module:
     component, path = _GENERIC[prefix], name.removeprefix(prefix)
     if component == "unet":
-        if layer := transformer_names.from_original(path):
+        if layer := transformer_names.from_original(path, family):
             return Module(name, Place("transformer", layer), "generic", prefix)
         if layer := transformer_names.from_diffusers(path):
             return Module(name, Place("transformer", layer), "dotted", prefix)

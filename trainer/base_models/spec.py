@@ -176,6 +176,7 @@ class Transformer:
     widths: tuple[int, ...]  # of its published models
     text_tokens: int  # that its blocks see beside those of an image
     shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config
+    apart: str = "lora_transformer_"  # how names in kohya's format begin of layers that cannot be joined there
     swapped: tuple[str, ...] = ()  # layers whose weights have their two halves in the other order originally
     tensors: tuple[str, ...] = ()  # its weights that belong to no layer, as single files name them
     unused: tuple[str, ...] = ()  # keys of single files that change nothing

@@ -5,7 +5,7 @@ too (`attn.to_qkv`); it has parts. Everything here is text.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from trainer.base_models.registry import TRANSFORMERS, FamilyName
@@ -111,6 +111,13 @@ def joined(path: str, family: FamilyName) -> str:
     blocks = TRANSFORMERS[family].blocks.get(name)
     whole = next((whole for whole, shares in blocks.joined.items() if layer in shares), "") if blocks else ""
     return f"{name}.{number}.{whole}" if whole else ""
+
+
+def only_family(paths: Iterable[str]) -> FamilyName | None:
+    """Return the only family whose transformers have all those of some layers that are in blocks, if there is one."""
+    sets = [set(families(path)) for path in paths if block(path)]
+    common = set.intersection(*sets) if sets else set[FamilyName]()
+    return next(iter(common)) if len(common) == 1 else None
 
 
 def families(path: str) -> Iterator[FamilyName]:

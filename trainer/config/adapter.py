@@ -288,7 +288,7 @@ def target_layers(targets: Targets, usual: Sequence[str]) -> tuple[str, ...]:
     """Return the name endings of the denoiser's layers to adapt, from the `usual` ones of its family."""
     match targets:
         case "attention":
-            return tuple(name for name in usual if not name.startswith("ff"))
+            return tuple(name for name in usual if not name.startswith(("ff", "feed_forward")))
         case "attention+ff":
             return tuple(usual)
         case "conv":

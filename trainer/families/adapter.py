@@ -126,7 +126,9 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
         raise UserError(
             "No layer of the base model has any of these in its name: {layers}.",
             "Name blocks such as {examples}, one per line, or none for all of them.",
-            examples="up_blocks, mid_block, down_blocks.1" if family.spec.unet else "transformer_blocks.0.",
+            examples="up_blocks, mid_block, down_blocks.1"
+            if family.spec.unet
+            else f"{family.spec.modules.blocks[0]}.0.",
             layers=", ".join(settings.blocks or target_layers(settings.targets, family.denoiser_targets)),
         )
     _add_started(targets, family, settings)

@@ -50,6 +50,12 @@ FLUX = {
     ".attn.norm_added_k.weight": ".txt_attn.norm.key_norm.scale",
     ".attn.norm_q.weight": ".img_attn.norm.query_norm.scale", ".attn.norm_k.weight": ".img_attn.norm.key_norm.scale",
 }  # fmt: skip
+Z_IMAGE = {
+    ".norm_q.": ".q_norm.",
+    ".norm_k.": ".k_norm.",
+    "all_x_embedder.2-1.": "x_embedder.",
+    "all_final_layer.2-1.": "final_layer.",
+}
 
 
 def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: dict[str, str] | None = None) -> Path:
@@ -105,8 +111,9 @@ ENCODERS: dict[FamilyName, dict[str, str]] = {
     "chroma": {"t5xxl": "text_encoder"},
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
     "flux": {"clip_l": "text_encoder", "t5xxl": "text_encoder_2"},
+    "z_image": {"qwen3_4b": "text_encoder"},
 }
-NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "flux": FLUX, "chroma": FLUX}
+NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "flux": FLUX, "chroma": FLUX, "z_image": Z_IMAGE}
 FIRST_LEVELS = {"t5xxl": "", "qwen3_4b": "model."}
 
 
@@ -151,7 +158,8 @@ def write_configs(folder: Path, bases: dict[str, Path]) -> Path:
     shutil.copytree(MICRO_FOLDER / "tokenizer", folder / "clip")
     for family, base in bases.items():
         shutil.copytree(base, folder / family, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*"))
-    shutil.copytree(CONFIGS / "t5", folder / "t5")
+    for texts in ("t5", "qwen3"):
+        shutil.copytree(CONFIGS / texts, folder / texts)
     return folder
 
 

@@ -154,6 +154,45 @@ def make_chroma(folder: Path, *, wide: bool = False) -> Path:
     return folder
 
 
+def make_z_image(folder: Path, *, wide: bool = False) -> Path:
+    """Save a Z-Image model of about 0.1 million random parameters beside Qwen3's words; `wide` as for FLUX.1."""
+    with seeded():
+        count, heads, axes = (1, 30, [32, 48, 48]) if wide else (2, 2, [4, 6, 6])
+        transformer = diffusers.ZImageTransformer2DModel(
+            dim=heads * sum(axes),
+            n_layers=count,
+            n_refiner_layers=count,
+            n_heads=heads,
+            n_kv_heads=heads,
+            cap_feat_dim=16,
+            axes_dims=axes,
+            axes_lens=[640, 64, 64],
+        )
+        _wake(transformer)
+        if wide:
+            transformer.to(torch.bfloat16)
+        text_encoder = transformers.Qwen3Model(
+            transformers.Qwen3Config(
+                vocab_size=151669,
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=4,
+            )
+        )
+        vae = _wide_vae(scaling_factor=0.3611, shift_factor=0.1159)
+    diffusers.ZImagePipeline(
+        transformer=transformer,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=transformers.AutoTokenizer.from_pretrained(CONFIGS / "qwen3", local_files_only=True),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 def _wake(transformer: torch.nn.Module) -> None:
     """Fill the layers that begin with zeros: modulations and the last one, without which nothing comes out."""
     for parameter in transformer.parameters():

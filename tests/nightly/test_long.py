@@ -43,7 +43,7 @@ def test_a_bench_finds_nothing_wrong(command: tuple[str, ...]) -> None:
 pytestmark = pytest.mark.nightly
 
 
-@pytest.mark.parametrize("kind", ["flux", "chroma"])
+@pytest.mark.parametrize("kind", ["flux", "chroma", "z_image"])
 def test_a_single_file_of_their_real_width_is_the_folder_and_trains(
     character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: FamilyName
 ) -> None:

@@ -73,6 +73,7 @@ def test_the_figures_are_those_of_the_documentation() -> None:
         "sd3-5-medium": "Stable Diffusion 3.5 Medium, 1024",
         "sd3-5-large": "Stable Diffusion 3.5 Large, 1024",
         "flux": "FLUX.1, 1024",
+        "z_image": "Z-Image, 1024",
         "chroma": "Chroma, 1024",
     }
     for model, title in titles.items():

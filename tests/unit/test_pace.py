@@ -66,6 +66,21 @@ WIDTHS = {
 SIDES = {"micro": 128, "sd15": 256, "sdxl": 512, "sd3-5-medium": 512, "flux": 512, "chroma": 512}
 
 
+@pytest.mark.slow
+def test_a_pass_of_lists_multiplies_as_often_as_torch_counts() -> None:
+    """Text and image are refined each on its own, before both are one."""
+    family = "z_image"
+    kind = diffusers.ZImageTransformer2DModel
+    with torch.device("meta"):
+        denoiser = kind.from_config(kind.load_config(layer_shapes.MODELS[family][1] / "transformer"))
+        inputs = [torch.zeros(16, 1, 64, 64)], torch.zeros(1), [torch.zeros(512, 2560)]
+        denoiser.rope_embedder = lambda ids: torch.zeros(len(ids), 64, dtype=torch.complex64)  # looks at values
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            denoiser(*inputs)
+    # The last layer is also applied to the text, of which nothing is kept.
+    assert 2 * pace.of_pass(family, 512) == pytest.approx(counter.get_total_flops(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "model", ["sd15", *(pytest.param(name, marks=pytest.mark.nightly) for name in SIDES if name != "sd15")]
 )

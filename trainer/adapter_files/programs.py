@@ -298,6 +298,19 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
         ),
         "SD.Next": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "generic"))),
     },
+    # Of ComfyUI the names are those of Comfy-Org/ComfyUI 17358c8f (`comfy/lora.py`) and b3be02d6 (`comfy/utils.py`,
+    # `z_image_to_diffusers`), read on 2026-12-01. A1111, Forge and sd-scripts have no Z-Image at the commits above.
+    "z_image": {
+        "ComfyUI": Support(frozenset(("joined", "lycoris", "dotted", "generic dotted", *_GENERIC))),
+        "InvokeAI": Support(frozenset(("dotted", "generic dotted")), refuses_unmatched=True),
+        "diffusers": Support(
+            frozenset(("joined", "dotted", "generic dotted")),
+            kinds=frozenset(("LoRA", "DoRA of PEFT")),
+            outside=frozenset(("dotted", "generic dotted")),
+            refuses_unmatched=True,
+        ),
+        "SD.Next": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "generic dotted", *_GENERIC))),
+    },
 }
 
 
@@ -336,4 +349,5 @@ METADATA: dict[FamilyName, MetadataNames] = {
     ),
     "flux": MetadataNames({"flow": ("flux-1-dev", "flux1")}, ("flux-1", "flux1", "flux")),
     "chroma": MetadataNames({"flow": ("chroma", "chroma")}, ("chroma",)),
+    "z_image": MetadataNames({"flow": ("Z-Image", "zimage")}, ("Z-Image", "zimage")),  # as OneTrainer and ai-toolkit
 }

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from trainer.base_models import chroma, flux, sd3, sd15, sd21, sdxl
+from trainer.base_models import chroma, flux, sd3, sd15, sd21, sdxl, z_image
 from trainer.base_models.spec import FamilySpec, Transformer, UNet
 
-FamilyName = Literal["sd15", "sd21", "sdxl", "sd3", "flux", "chroma"]
+FamilyName = Literal["sd15", "sd21", "sdxl", "sd3", "flux", "chroma", "z_image"]
 FAMILIES: dict[FamilyName, FamilySpec] = {
     "sd15": sd15.SPEC,
     "sd21": sd21.SPEC,
@@ -13,6 +13,7 @@ FAMILIES: dict[FamilyName, FamilySpec] = {
     "sd3": sd3.SPEC,
     "flux": flux.SPEC,
     "chroma": chroma.SPEC,
+    "z_image": z_image.SPEC,
 }
 UNETS: dict[FamilyName, UNet] = {name: spec.unet for name, spec in FAMILIES.items() if spec.unet}
 TRANSFORMERS: dict[FamilyName, Transformer] = {

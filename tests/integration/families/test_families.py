@@ -30,12 +30,13 @@ from trainer.sampling import sampler
 from trainer.training import encode, prediction_type
 
 UNETS = ("sd15", "sd21", "sd21-v", "sdxl")
-TRANSFORMERS = ("sd3", "sd3-5-medium", "flux", "chroma")
+TRANSFORMERS = ("sd3", "sd3-5-medium", "flux", "chroma", "z_image")
 KINDS = (*UNETS, *TRANSFORMERS)
-# The pipelines of FLUX and Chroma know no smaller size than that of the real ones; T5 takes no adapter.
+# Their pipelines know no smaller size than that of the real ones; T5 and Qwen3 take no adapter.
 SMALL: dict[str, dict[str, Any]] = {
     "flux": {"preview__prompts": ["rin --w 64 --h 64"]},
     "chroma": {"preview__prompts": ["rin --w 64 --h 64"], "training__text_encoder": False},
+    "z_image": {"preview__prompts": ["rin --w 64 --h 64"], "training__text_encoder": False},
 }
 CPU = torch.device("cpu")
 
@@ -84,6 +85,7 @@ KNOWN_AS = {
     "sd3": ("stable-diffusion-3-m/lora", "sd3"),
     "flux": ("flux-1-dev/lora", "flux1"),
     "chroma": ("chroma/lora", "chroma"),
+    "z_image": ("Z-Image/lora", "zimage"),
     "sd3-5-medium": ("stable-diffusion-3-5-medium/lora", "sd3"),
 }
 
@@ -103,7 +105,7 @@ def test_a_folder_is_known_by_its_settings_or_refused(bases: dict[str, Path], ki
         assert facts["modelspec.prediction_type"] == names[predicts]
         assert facts["ss_v2"] == str(kind.startswith("sd21"))
     other = "sdxl" if kind != "sdxl" else "sd15"
-    words = r"is (Stable Diffusion|FLUX|Chroma).*, but the settings say .*Set the family to 'auto'"
+    words = r"is (Stable Diffusion|FLUX|Chroma|Z-Image).*, but the settings say .*Set the family to 'auto'"
     with pytest.raises(UserError, match=words):
         load(bases[kind], family=other)
 
@@ -126,7 +128,7 @@ def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path,
     if kind in UNETS:
         assert torch.equal(alphas(single), alphas(folder))
     assert single.base.size == folder.base.size
-    assert sampler.native_side(single) == (96 if kind == "sd21-v" else 64)
+    assert sampler.native_side(single) == {"sd21-v": 96, "z_image": 1024}.get(kind, 64)
     assert single.spec == folder.spec
 
 
@@ -170,6 +172,7 @@ CURVES = {
     "sdxl": [1.07138, 1.103865, 1.12967, 1.070911, 1.183797, 1.060231],
     "sd3": [4.149623, 4.200058, 4.207041, 4.19533, 4.125912, 4.163121],
     "flux": [1.572104, 1.560171, 1.595593, 1.590008, 1.571191, 1.559451],
+    "z_image": [1.46733, 1.485131, 1.468466, 1.470395, 1.481709, 1.44539],
     "chroma": [1.614089, 1.628917, 1.593057, 1.573405, 1.557968, 1.5437],
     "sd3-5-medium": [4.077464, 4.184826, 4.145877, 4.162012, 4.153721, 4.144662],
 }

@@ -42,11 +42,17 @@ def own_embeddings(family: Family, prompts: list[str] = PROMPTS) -> tuple[Tensor
         return family.pipeline().encode_prompt(prompts, None)[:2]
     if family.spec.name == "chroma":
         return family.pipeline().encode_prompt(prompts, do_classifier_free_guidance=False)[:3:2]
+    if family.spec.name == "z_image":
+        return tuple(family.pipeline().encode_prompt(list(prompts), do_classifier_free_guidance=False)[0])
     return family.pipeline().encode_prompt(prompts, None, None, do_classifier_free_guidance=False)[::2]
 
 
-def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
+def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Tensor, *more: Tensor) -> Tensor:
     """As the training script of diffusers for the family asks the transformer; Chroma's pipeline, which has none."""
+    if family.spec.name == "z_image":
+        inputs = [latents[:, None] for latents in noisy], (1000 - timesteps) / 1000, [text, *more]
+        return -torch.stack(family.denoiser(*inputs, return_dict=False)[0])[:, :, 0]
+    (pooled,) = more
     if family.spec.name in ("flux", "chroma"):
         side = noisy.shape[-1]
         packed = FluxPipeline._pack_latents(noisy, len(noisy), 16, side, side)
@@ -67,7 +73,7 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_the_loss_of_a_step_is_that_of_diffusers_script(bases: dict[str, Path], kind: str) -> None:
-    """train_dreambooth_lora_sd3 (without preconditioning) and _flux of diffusers 58eb52c, from the same inputs."""
+    """train_dreambooth_lora_sd3 (without preconditioning), _flux and _z_image of diffusers 58eb52c."""
     family = load(bases[kind])
     made = settings(bases[kind], objective__timestep_sampling="logit-normal")
     adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
@@ -84,9 +90,9 @@ def test_the_loss_of_a_step_is_that_of_diffusers_script(bases: dict[str, Path], 
     noise = torch.randn(shape, generator=rng)
     timesteps = draw_timesteps(2, family.noise, made.objective, rng, shape)
     sigmas = (timesteps / 1000).view(-1, 1, 1, 1)
-    text, pooled = own_embeddings(family)
+    noisy = (1.0 - sigmas) * latents + sigmas * noise
     with torch.no_grad():
-        predicted = their_prediction(family, (1.0 - sigmas) * latents + sigmas * noise, timesteps, text, pooled)
+        predicted = their_prediction(family, noisy, timesteps, *own_embeddings(family))
     theirs = float(((predicted - (noise - latents)) ** 2).mean())
     assert ours == pytest.approx(theirs, rel=1e-5)
 
@@ -181,6 +187,7 @@ OUTSIDE = {
     ("flux", "joined"): {"ComfyUI", "Forge"},
     ("chroma", "dotted"): {"ComfyUI", "diffusers", "SD.Next"},
     ("chroma", "joined"): {"ComfyUI", "Forge", "SD.Next"},
+    ("z_image", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
     ("sd3", "dotted"): {"ComfyUI", "diffusers"},
     ("sd3", "joined"): {"ComfyUI", "Forge", "sd-scripts"},
 }
@@ -195,7 +202,7 @@ def test_layers_outside_the_blocks_are_layers(
     known = layer_shapes.of_folder(bases[family], family)
     shapes = {name.partition(":")[2]: shape for name, shape in known.items() if name.startswith("transformer:")}
     tensors, deltas = dict[str, Tensor](), dict[str, Tensor]()
-    for path in (path for path in shapes if "blocks" not in path or path.endswith("s.0.attn.to_out.0")):
+    for path in (path for path in shapes if not transformer_names.block(path) or path.endswith(".0.attn.to_out.0")):
         if naming == "joined" and path.startswith("distilled_guidance_layer"):  # at which diffusers stops
             continue
         original = transformer_names.original(path, family).replace(".", "_")
@@ -351,7 +358,7 @@ def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None: 
     assert heard == [[3.5, 3.5]]
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux", "chroma"])
+@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux", "chroma", "z_image"])
 def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
     """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
     family = load(bases[kind])
@@ -454,11 +461,11 @@ def facts_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:  # 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["flux", "chroma"])
+@pytest.mark.parametrize("kind", ["flux", "chroma", "z_image"])
 def test_the_tools_make_files_that_predict_what_they_should(
     bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    """For FLUX, whose names and joined layers are furthest from those of a UNet, and for Chroma, which has the same."""
+    """For FLUX, whose names and joined layers are furthest from those of a UNet, for Chroma, and for other blocks."""
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     (file, family), (other, _) = exported(bases[kind], first), exported(bases[kind], second, seed=1)
     assert main(["inspect", str(first), "--json"]) == 0
@@ -475,6 +482,8 @@ def test_the_tools_make_files_that_predict_what_they_should(
     merged, small = tmp_path / "merged.safetensors", tmp_path / "small.safetensors"
     assert facts_of(capsys, "merge", f"{first}:0.7", f"{second}:-0.4", "--out", merged)["error"] == 0
     prefixes = ("lora_unet_double_blocks_", "lora_unet_single_blocks_", "lora_te")
+    if kind == "z_image":
+        prefixes = ("lora_unet_layers_", "lora_unet_noise_refiner_", "lora_unet_context_refiner_")
     assert all(key.startswith(prefixes) for key in load_file(merged))
     with families.patched(family, [(file, 0.7), (other, -0.4)]):
         both = answer(family)

@@ -289,6 +289,7 @@ SD35 = "Stable Diffusion 3.5 Medium, 1024 pixels"
 SD35_LARGE = "Stable Diffusion 3.5 Large, 1024 pixels"
 FLUX = "FLUX.1, 1024 pixels"
 CHROMA = "Chroma, 1024 pixels"
+Z_IMAGE = "Z-Image, 1024 pixels"
 WITH_TEXT_ENCODERS = "Stable Diffusion XL, with its text encoders"  # as in the presets
 COLUMNS = (SD15, XL, WITH_TEXT_ENCODERS, SD35, FLUX)
 WAYS = (*memory.CHECKPOINTING, "offload half", "offload all")
@@ -335,6 +336,7 @@ def test_each_card_trains_as_the_table_of_cards_says() -> None:
         (SD35_LARGE, ("sd3-5-large",)),
         (FLUX, ("flux",)),
         (CHROMA, ("chroma",)),
+        (Z_IMAGE, ("z_image",)),
     ],
 )
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
@@ -356,7 +358,7 @@ def test_preservation_takes_no_memory_of_its_own(arguments: tuple[str, ...], gua
     [
         ("sd15",),
         pytest.param(("sdxl", "text-encoders"), marks=pytest.mark.nightly),
-        *(pytest.param((base,), marks=pytest.mark.nightly) for base in ("sd3", "flux", "chroma")),
+        *(pytest.param((base,), marks=pytest.mark.nightly) for base in ("sd3", "flux", "chroma", "z_image")),
     ],
 )
 def test_no_step_waits_for_the_card(arguments: tuple[str, ...], guards: Path) -> None:

@@ -412,7 +412,9 @@ def of_transformer(family: FamilyName, form: Form) -> Tensors:
     modules: dict[str, Module] = {}
     for name, shape in layer_shapes.known(family).items():
         place = Place(*name.split(":"))
-        if place.component != "transformer" or ".attn." not in place.path or transformer_names.parts(place.path):
+        if place.component != "transformer" or transformer_names.parts(place.path):
+            continue
+        if not {"attn", "attention"} & {*place.path.split(".")}:
             continue
         parts = {"lora_down.weight": torch.ones(1, shape[1]), "lora_up.weight": torch.ones(shape[0], 1)}
         modules[layer_names.kohya(place, family)] = Lora(parts, 1.0)
@@ -430,6 +432,8 @@ TRANSFORMERS: list[tuple[FamilyName, Form, dict[str, str]]] = [
     ("flux", "peft", {"A1111": "refuses", "sd-scripts": "nothing", "SD.Next": "nothing"}),
     ("chroma", "kohya", {"A1111": "refuses", "InvokeAI": "refuses"}),
     ("chroma", "peft", {"A1111": "refuses", "InvokeAI": "refuses", "Forge": "refuses", "sd-scripts": "nothing"}),
+    ("z_image", "kohya", dict.fromkeys(("A1111", "Forge", "InvokeAI", "sd-scripts"), "refuses")),
+    ("z_image", "peft", dict.fromkeys(("A1111", "Forge", "sd-scripts"), "refuses")),
 ]
 
 

@@ -111,7 +111,7 @@ def test_a_base_in_the_cache_of_the_hub(tiny_sd: Path, tmp_path: Path, monkeypat
 
 
 def folder(path: Path, kind: str, denoiser: dict[str, Any], scheduler: dict[str, Any]) -> Path:
-    part = "transformer" if kind.startswith(("StableDiffusion3", "Flux", "Chroma")) else "unet"
+    part = "transformer" if kind.startswith(("StableDiffusion3", "Flux", "Chroma", "ZImage")) else "unet"
     for name, data in (("model_index.json", {"_class_name": kind}), (f"{part}/config.json", denoiser),
                        ("scheduler/scheduler_config.json", scheduler)):  # fmt: skip
         (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -151,6 +151,7 @@ COUNTS = {
         "transformer": 11_901_408_320, "vae": 83_819_683, "text_encoder": 123_060_480, "text_encoder_2": 4_762_310_656,
     },
     "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683, "text_encoder": 4_762_310_656},
+    "z_image": {"transformer": 6_154_908_736, "vae": 83_819_683, "text_encoder": 4_022_468_096},
     "sd3-5-medium": {"transformer": 2_243_171_520},
     "sd3-5-large": {"transformer": 8_056_627_520},
 }  # fmt: skip
@@ -174,7 +175,7 @@ def test_the_settings_for_single_files_give_the_published_models(family: str, co
         assert sum(parameter.numel() for parameter in model.parameters()) == count, part
 
 
-def test_the_tokenizers_are_those_of_clip_and_t5() -> None:
+def test_the_tokenizers_are_the_published_ones() -> None:
     from transformers import AutoTokenizer, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(CONFIGS / "clip", local_files_only=True, pad_token="!")
@@ -184,6 +185,13 @@ def test_the_tokenizers_are_those_of_clip_and_t5() -> None:
     t5 = AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
     ids = t5("a photo of a cat", padding="max_length", max_length=8).input_ids
     assert ids == [3, 9, 1202, 13, 3, 9, 1712, 1]
+    qwen = AutoTokenizer.from_pretrained(CONFIGS / "qwen3", local_files_only=True)
+    messages = [{"role": "user", "content": "a photo of a cat"}]
+    chat = qwen.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    assert chat == "<|im_start|>user\na photo of a cat<|im_end|>\n<|im_start|>assistant\n"
+    ids = qwen(chat, padding="max_length", max_length=15).input_ids
+    assert ids[:3] + ids[8:] == [151644, 872, 198, 151645, 198, 151644, 77091, 198, 151643, 151643]
+    assert ids[3:8] == [64, 6548, 315, 264, 8251]
 
 
 def test_what_another_person_has_is_not_there(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +244,20 @@ GUIDANCE = f"{UNET}distilled_guidance_layer.in_proj.weight"
 ONLY_FLUX = (CLIPS[0], f"{UNET}guidance", f"{UNET}double")
 CHROMA = {key: shape for key, shape in FLUX.items() if not key.startswith(ONLY_FLUX)}
 CHROMA |= {f"{UNET}double_blocks.0.img_attn.qkv.weight": [9216, 3072], GUIDANCE: [5120, 64]}
+Z_IMAGE = {
+    f"{UNET}layers.0.adaLN_modulation.0.weight": [15360, 256],
+    f"{UNET}layers.0.attention.qkv.weight": [11520, 3840],
+    f"{UNET}cap_embedder.0.weight": [2560],
+    f"{UNET}cap_pad_token": [1, 3840],
+    f"{UNET}x_embedder.weight": [3840, 64],
+    "text_encoders.qwen3_4b.transformer.model.embed_tokens.weight": [151936, 2560],
+}
+LUMINA = {
+    f"{UNET}layers.0.adaLN_modulation.1.weight": [9216, 1024],
+    f"{UNET}layers.0.attention.qkv.weight": [3840, 2304],
+    f"{UNET}cap_embedder.0.weight": [2304],
+    f"{UNET}x_embedder.weight": [2304, 64],
+}
 SIZES = {
     "SD 3 Medium": (SD3, "Stable Diffusion 3"),
     "SD 3.5 Medium": (SD35_MEDIUM, "Stable Diffusion 3.5 Medium"),
@@ -257,6 +279,8 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "FLUX.1 dev": (FLUX, {}, ("flux", "flow", False)),
     "Chroma": (CHROMA, {}, ("chroma", "flow", False)),
     "Chroma without a prefix": (renamed(CHROMA, UNET, ""), {}, ("chroma", "flow", False)),
+    "Z-Image": (Z_IMAGE, {}, ("z_image", "flow", False)),
+    "Z-Image without a prefix": (renamed(Z_IMAGE, UNET, ""), {}, ("z_image", "flow", False)),
 }  # fmt: skip
 
 REFUSED: dict[str, tuple[Shapes, str]] = {
@@ -273,6 +297,10 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "Chroma without T5": (without(CHROMA, "text_encoders."), "looks like Chroma, but has no T5"),
     "Chroma Radiance": (CHROMA | {f"{UNET}nerf_blocks.0.norm.scale": [64]}, ", Chroma Radiance,"),
     "a FLUX that is neither": (without(CHROMA, GUIDANCE), "a FLUX model that cannot be trained here"),
+    "Z-Image without Qwen3": (without(Z_IMAGE, "text_encoders."), "looks like Z-Image, but has no Qwen3"),
+    "Z-Image Omni": (Z_IMAGE | {f"{UNET}siglip_embedder.0.weight": [1152]}, ", Z-Image Omni,"),
+    "Lumina 2": (LUMINA, ", Lumina 2,"),
+    "Lumina 2 without a prefix": (renamed(LUMINA, UNET, ""), ", Lumina 2,"),
     "Qwen-Image": ({"model.diffusion_model.txt_norm.weight": [3584]}, ", Qwen-Image,"),
     "Sana": ({"blocks.0.cross_attn.q_linear.weight": [1], "blocks.0.cross_attn.kv_linear.weight": [1]}, ", Sana,"),
     "PixArt": ({"blocks.0.cross_attn.kv_linear.weight": [1], "t_block.1.weight": [1]}, ", PixArt,"),
@@ -387,6 +415,18 @@ def test_distilled_models_are_known_by_their_names(
 
 
 @pytest.mark.parametrize(
+    ("name", "steps", "guidance"),
+    [("z_image_turbo_bf16", 9, 1.0), ("z_image_turbo_4steps", 4, 1.0), ("z_image_bf16", 50, 5.0)],
+)
+def test_a_familys_own_distilled_models_have_its_steps(tmp_path: Path, name: str, steps: int, guidance: float) -> None:
+    """As the model cards of both say, where guidance is counted from 0."""
+    file = write(tmp_path / f"{name}.safetensors", Z_IMAGE)
+    made = config.build({"name": "x", "dataset": "x", "model": {"base": str(file)}})
+    assert (made.preview.steps, made.preview.guidance) == (steps, guidance)
+    assert [kind.title for kind in (detect.look(file).few_step,) if kind] == ["Turbo"] * ("turbo" in name)
+
+
+@pytest.mark.parametrize(
     ("name", "unet", "scheduler", "kind"),
     [
         ("sdxl-turbo", {"a": 1}, "EulerAncestralDiscreteScheduler", "Turbo"),
@@ -421,6 +461,9 @@ def test_other_files(tmp_path: Path, shapes: Shapes, words: str) -> None:
         ("StableDiffusionPipeline", {"cross_attention_dim": 1024}, "cross-attention is 1024 wide"),
         ("FluxPipeline", {"in_channels": 64, "guidance_embeds": False}, r"FLUX\.1 schnell, which is distilled"),
         ("QwenImagePipeline", {"in_channels": 64}, ", Qwen-Image,"),
+        ("Lumina2Pipeline", {"in_channels": 16}, ", Lumina 2,"),
+        ("ZImageOmniPipeline", {"in_channels": 16}, ", Z-Image Omni,"),
+        ("ZImagePipeline", {"in_channels": 33}, "made for inpainting or editing"),
         ("StableDiffusion3Pipeline", {"in_channels": 32}, "made for inpainting or editing"),
         ("LatentConsistencyModelPipeline", {}, "a latent consistency model"),
         ("StableDiffusionXLPipeline", {"time_cond_proj_dim": 256}, "a latent consistency model"),

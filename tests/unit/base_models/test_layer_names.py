@@ -33,7 +33,7 @@ def place_of(name: str) -> Place:
     return Place(component, path)  # type: ignore[arg-type] # one of the three
 
 
-@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium", "flux", "chroma"])
+@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium", "flux", "chroma", "z_image"])
 def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
     """Joined layers have the rows of their parts."""
     family = families.load(ModelConfig(base=str(bases[kind])), torch.device("cpu"), torch.float32)
@@ -50,7 +50,7 @@ def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, 
         assert [row / rows[0] for row in rows] == [share / next(iter(parts.values())) for share in parts.values()]
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux", "chroma"])
+@pytest.mark.parametrize("family", ["sd3", "flux", "chroma", "z_image"])
 def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
     for key in layer_shapes.known(family):
         place = place_of(key)
@@ -63,7 +63,7 @@ def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
         assert bool(original) != bool(whole), "each layer has a name in the original code, or is a part of one that has"
         if original:
             for name in (f"lora_unet_{flat(original)}", f"diffusion_model.{original}"):
-                assert layer_names.read(name).place == place
+                assert layer_names.read(name, family).place == place
         else:
             assert place.path in transformer_names.parts(whole, family)
 

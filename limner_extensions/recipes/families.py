@@ -37,6 +37,12 @@ class Flow:
     """Flow matching in a family, for recipes: Limner itself takes the shift from the base model."""
 
     shift: Callable[[int], float]  # of noise levels, by the side of images in pixels, as its published models have it
+
+
+@dataclass(frozen=True)
+class ScriptedFlow(Flow):
+    """The same in a family that a script of kohya's trains."""
+
     kohya: FlowScript
 
 
@@ -45,7 +51,7 @@ class RecipeNames:
     """Names of a family in recipes: ai-toolkit's `arch` and marks, OneTrainer's `model_type`, sd-scripts' script."""
 
     names: tuple[str, ...]
-    script: str = "train_network.py"
+    script: str = "train_network.py"  # "" if there is none
     flow: Flow | None = None  # if it is trained by flow matching
 
 
@@ -113,15 +119,23 @@ NAMES: dict[FamilyName, RecipeNames] = {
     "sd3": RecipeNames(
         ("sd3", "is_v3", "STABLE_DIFFUSION_3", "STABLE_DIFFUSION_35"),
         "sd3_train_network.py",
-        Flow(lambda _side: 3.0, _SD3),  # `shift` of its scheduler
+        ScriptedFlow(lambda _side: 3.0, _SD3),  # `shift` of its scheduler
     ),
-    "flux": RecipeNames(("flux", "is_flux", "FLUX_DEV_1"), "flux_train_network.py", Flow(_flux_shift, _FLUX)),
+    "flux": RecipeNames(("flux", "is_flux", "FLUX_DEV_1"), "flux_train_network.py", ScriptedFlow(_flux_shift, _FLUX)),
+    # Read from Nerogar/OneTrainer at commit 23df383 and ostris/ai-toolkit at 27a03a9, which has a shift of 3 for both
+    # models; kohya's scripts have none for it.
+    "z_image": RecipeNames(("zimage", "Z_IMAGE"), "", Flow(lambda _side: 3.0)),
 }
 SPECS = {name: FAMILIES[family] for family, row in NAMES.items() for name in row.names}
 # Models that recipes name and that none here is for, and how settings for them begin in kohya's GUI.
 OTHER_MODELS = re.compile(r"FLUX_?\.?[2-9]|lumina|hunyuan|anima|wan|chroma|qwen|hidream", re.IGNORECASE)
 OTHER_WORDS = ("hunyuan", "anima", "lumina", "chroma")
-FLOWS = [(FAMILIES[family], row.flow.kohya) for family, row in NAMES.items() if row.flow]
+FLOWS = [(FAMILIES[family], row.flow.kohya) for family, row in NAMES.items() if isinstance(row.flow, ScriptedFlow)]
+
+
+def scripted(flow: Flow | None) -> ScriptedFlow | None:
+    """Return the flow matching of a family if a script of kohya's trains it."""
+    return flow if isinstance(flow, ScriptedFlow) else None
 
 
 def flow_of(spec: FamilySpec | None) -> Flow | None:

@@ -24,7 +24,7 @@ from limner_extensions.recipes.draft import (
     text,
     whole,
 )
-from limner_extensions.recipes.families import NAMES, flow_of
+from limner_extensions.recipes.families import NAMES, flow_of, scripted
 from limner_extensions.recipes.flow import note_family
 from limner_extensions.recipes.sections import note_epochs, note_masks, set_base, set_prompts, set_resolutions
 from trainer import foreign_text
@@ -234,7 +234,7 @@ def _read(
 ) -> Recipe:
     draft = Draft(values, images)
     spec = kohya_flow.find(draft, gui=gui)
-    flow = flow_of(spec)
+    flow = scripted(flow_of(spec))
     draft.settings |= NEUTRAL
     if gui:
         _of_gui(draft)

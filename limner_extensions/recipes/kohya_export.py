@@ -13,7 +13,7 @@ import tomlkit
 
 from limner_extensions.recipes import kohya_datasets, kohya_flow, kohya_flow_export, sections
 from limner_extensions.recipes.draft import flat
-from limner_extensions.recipes.families import NAMES, Flow, FlowScript
+from limner_extensions.recipes.families import NAMES, FlowScript, ScriptedFlow, scripted
 from limner_extensions.recipes.flow import layers_note
 from trainer.adapter_files.programs import METADATA
 from trainer.base_models import MICRO, detect
@@ -95,7 +95,7 @@ class Export:
 @dataclass
 class _Writer:
     config: TrainConfig
-    flow: Flow | None
+    flow: ScriptedFlow | None
     values: dict[str, Any] = field(default_factory=dict)
     expressed: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -114,7 +114,7 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
     `datasets` asks for a file of the datasets, too, which holds their paths.
     """
     family = _family(config)
-    flow = NAMES[family].flow
+    flow = scripted(NAMES[family].flow)
     writer = _Writer(config, flow)
     ours = flat(config.model_dump(mode="json"))
     for path, (key, write) in DIRECT.items():
@@ -162,7 +162,7 @@ def _family(config: TrainConfig) -> FamilyName:
     family = facts.family if facts else config.model.family
     if family == "auto":
         return DEFAULT
-    if family not in NAMES:
+    if family not in NAMES or not NAMES[family].script:
         raise UserError(
             "Limner cannot write settings of sd-scripts for {family}.",
             "Enter them there by hand, or choose a base model of another family.",
@@ -357,7 +357,7 @@ def _say_schedule(writer: _Writer) -> None:
         writer.say("lr_warmup_steps", schedule.warmup)  # a float is a share of the steps there, too
 
 
-def _say_flow(writer: _Writer, flow: Flow) -> None:
+def _say_flow(writer: _Writer, flow: ScriptedFlow) -> None:
     objective = writer.config.objective
     for key, value in flow.kohya.as_here.items():
         if value != flow.kohya.usual[key]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from limner_extensions.recipes.draft import Draft, flag, is_idle, number, text
-from limner_extensions.recipes.families import FLOWS, OTHER_MODELS, OTHER_WORDS, Flow, FlowScript
+from limner_extensions.recipes.families import FLOWS, OTHER_MODELS, OTHER_WORDS, FlowScript, ScriptedFlow
 from limner_extensions.recipes.flow import Levels, above_zero, layers_note, refusal, set_levels
 from trainer.base_models.spec import FamilySpec
 from trainer.i18n import _
@@ -46,7 +46,7 @@ def find(draft: Draft, *, gui: bool) -> FamilySpec | None:
     return spec
 
 
-def leave_unused(draft: Draft, flow: Flow | None, *, gui: bool) -> None:
+def leave_unused(draft: Draft, flow: ScriptedFlow | None, *, gui: bool) -> None:
     """Leave out what the script of a family does not use."""
     if flow:
         draft.leave("decided here", *UNUSED, *flow.kohya.unused)
@@ -60,7 +60,7 @@ def leave_unused(draft: Draft, flow: Flow | None, *, gui: bool) -> None:
         draft.leave("decided here", "split_mode")
 
 
-def apply(draft: Draft, flow: Flow) -> None:
+def apply(draft: Draft, flow: ScriptedFlow) -> None:
     """Set the noise levels, and name what the script does otherwise."""
     script = flow.kohya
     for key, ours in script.as_here.items():

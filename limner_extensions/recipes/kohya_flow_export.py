@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from limner_extensions.recipes import kohya_flow
-from limner_extensions.recipes.families import Flow, FlowScript
+from limner_extensions.recipes.families import FlowScript, ScriptedFlow
 from trainer.config.adapter import AdapterConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.i18n import _
@@ -15,12 +15,12 @@ from trainer.i18n import _
 LEVELS = ("objective.timestep_sampling", "objective.logit_mean", "objective.logit_std", "objective.mode_scale")
 
 
-def is_used(flow: Flow | None, key: str) -> bool:
+def is_used(flow: ScriptedFlow | None, key: str) -> bool:
     """Return True if the script of a family uses a setting; for None, that of the UNets, which uses all."""
     return flow is None or key not in (*kohya_flow.UNUSED, *flow.kohya.unused)
 
 
-def levels(objective: ObjectiveConfig, flow: Flow, side: int) -> dict[str, Any]:
+def levels(objective: ObjectiveConfig, flow: ScriptedFlow, side: int) -> dict[str, Any]:
     """Return their settings for our noise levels, in images of a side in pixels."""
     script, kind = flow.kohya, objective.timestep_sampling
     if kind == "logit-normal" and script.sampling:
@@ -42,7 +42,7 @@ def levels(objective: ObjectiveConfig, flow: Flow, side: int) -> dict[str, Any]:
     return {**values, "weighting_scheme": "sigma_sqrt", "min_timestep": max(1, objective.min_timestep)}
 
 
-def level_notes(objective: ObjectiveConfig, flow: Flow) -> list[str]:
+def level_notes(objective: ObjectiveConfig, flow: ScriptedFlow) -> list[str]:
     """Return what differs in the noise levels."""
     notes = []
     if flow.kohya.image_loss and objective.timestep_sampling != "uniform":

@@ -6,7 +6,7 @@ f49d30d (lycoris/kohya.py, lycoris/config.py) and bmaltais/kohya_ss at commit 8a
 
 from limner_extensions.recipes import kohya_flow, sections
 from limner_extensions.recipes.draft import Draft, flag, number, positive, text
-from limner_extensions.recipes.families import Flow
+from limner_extensions.recipes.families import ScriptedFlow
 
 # The GUI's name: the module, and its algorithm.
 GUI_TYPES = {
@@ -25,7 +25,7 @@ UNET_ONLY = ("unet-only", "unet-transformer-only", "unet-convblock-only")
 DEFAULT_RANK, DEFAULT_FACTOR = 4, 8
 
 
-def apply(draft: Draft, flow: Flow | None) -> None:
+def apply(draft: Draft, flow: ScriptedFlow | None) -> None:
     """Set the adapter and its layers, as flow matching has them if the recipe is for it."""
     keys = ("network_module", "LoRA_type", "network_args.algo")
     module, algorithm = _algorithm(draft)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
+from limner_extensions.recipes import kohya_export
 from limner_extensions.recipes.families import NAMES
 from tests.extensions.recipes.examples import (
     FLOW_GUI,
@@ -26,6 +28,7 @@ from tests.extensions.recipes.examples import (
 from tests.extensions.recipes.test_recipes import built, read
 from trainer import config
 from trainer.base_models.registry import FamilyName
+from trainer.errors import UserError
 from trainer.families.noise import FlowNoise
 
 CONFIGS = Path(config.__file__).parents[1] / "base_models" / "configs"
@@ -212,3 +215,22 @@ def test_settings_of_the_gui_for_flux_mean_nothing_for_sd3_and_a_unet(tmp_path: 
 )
 def test_the_guidance_in_training_arrives(tmp_path: Path, text: str, guidance: float) -> None:
     assert built(read(tmp_path, text)).model.guidance == guidance
+
+
+@pytest.mark.parametrize(
+    ("text", "shift"),
+    [
+        (json.dumps(FLUX_TRAINER | {"model_type": "Z_IMAGE", "dynamic_timestep_shifting": False}), 1.0),
+        (FLUX_JOB.replace("is_flux: true", 'arch: "zimage:turbo"'), 1.0),
+        (FLUX_JOB.replace("is_flux: true", "arch: zimage").replace("type: sigmoid", "type: shift"), 3.0),
+    ],
+    ids=["OneTrainer", "ai-toolkit", "ai-toolkit, shifted"],
+)
+def test_recipes_for_z_image(tmp_path: Path, text: str, shift: float) -> None:
+    """OneTrainer and ai-toolkit have it; kohya's scripts have not, so that none is written for them."""
+    recipe = read(tmp_path, text)
+    settings = built(replace(recipe, settings=config.merge(recipe.settings, {"model": {"family": "z_image"}})))
+    theirs = [shifted(share if shift > 1 else sigmoid(z), shift) for share, z in zip(SHARES, NORMAL, strict=True)]
+    assert levels(settings, "z_image") == pytest.approx(theirs, abs=2e-3)
+    with pytest.raises(UserError, match="cannot write settings of sd-scripts for Z-Image"):
+        kohya_export.export(settings)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,10 +15,13 @@ from tests.integration.families.test_families import SMALL, answer, load, take
 from tests.integration.families.test_transformers import MOST, own_embeddings, their_prediction
 from tests.integration.training.test_train import disturb, finished, settings
 from trainer import families, runs
-from trainer.adapter_files import reader, writer
-from trainer.base_models import detect, transformer_names, vae
+from trainer.adapter_files import compatibility, reader, writer
+from trainer.base_models import detect, layer_shapes, transformer_names, vae
+from trainer.base_models.registry import FAMILIES
 from trainer.config import PictureConfig
+from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
+from trainer.families.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
 from trainer.training.batches import Batch
@@ -198,3 +201,38 @@ def test_layers_outside_the_blocks_are_those_of_its_blocks(tmp_path: Path) -> No
         paths = {transformer_names.from_original(name, "z_image") for name in outside}
         expected = {"lora_transformer_" + path.replace(".", "_") for path in (*paths, "layers.0.attention.to_out.0")}
         assert reader.read(tmp_path / "x.safetensors").modules.keys() == expected
+
+
+@pytest.mark.parametrize("kind", [Lora(rank=2, dora=True), LoHa(rank=2), LoKr(rank=2)], ids=["DoRA", "LoHa", "LoKr"])
+def test_kinds_that_cannot_be_joined_have_names_that_comfyui_reads(
+    bases: dict[str, Path], tmp_path: Path, kind: AdapterConfig
+) -> None:
+    family, file = load(bases["z_image"]), tmp_path / "x.safetensors"
+    adapter = families.attach(family, kind, text_encoder=False, seed=0)
+    disturb(adapter)
+    live, tensors = answer(family), adapter.tensors()
+    adapter.detach()
+    facts = writer.of_family("z_image", "flow")
+    modules = reader.of_tensors(tensors, "x", facts).modules
+    file.write_bytes(writer.write(modules, facts, form="kohya", precision="fp32", family="z_image"))
+    assert all(key.startswith("lycoris_") for key in load_file(file))
+    known = layer_shapes.of_folder(bases["z_image"], "z_image")
+    assert {verdict.program for verdict in compatibility.check(file, known).verdicts if verdict.loads} == {
+        "ComfyUI",
+        "SD.Next",
+    }
+    with families.patched(family, [(reader.read(file), 1.0)]):
+        assert torch.allclose(answer(family), live, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_attention_and_feed_forward_layers_take_fewer_bits(bits: Any) -> None:  # noqa: ANN401 - literals
+    pytest.importorskip("bitsandbytes")
+    transformer = ZImageTransformer2DModel(
+        dim=192, n_heads=2, n_kv_heads=2, n_layers=1, n_refiner_layers=1, cap_feat_dim=16, axes_dims=[32, 32, 32]
+    )
+    spec = FAMILIES["z_image"]
+    quantize(transformer, bits, spec.modules.quantized, spec.title)
+    linear = {path: module for path, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    changed = {path for path, module in linear.items() if type(module) is not torch.nn.Linear}
+    assert changed == {path for path in linear if ".attention." in path or ".feed_forward." in path}

@@ -383,7 +383,7 @@ def test_files_for_another_family_than_they_say_for_micro_and_for_none(tmp_path:
     assert report.notes == (compatibility.MICRO,)
     assert set(failed(report)) == PROGRAMS - {"diffusers"}
     assert all("does not have the base model Micro" in sentence for sentence in failed(report).values())
-    report = check(tmp_path, {"lora_unet_layers_0_attention_qkv.lora_down.weight": torch.ones(2, 4)})
+    report = check(tmp_path, {"lora_unet_levels_0_attention_qkv.lora_down.weight": torch.ones(2, 4)})
     assert "It is not for any of the families that Limner trains." in report.problems
     report = check(tmp_path, {"vae.x": torch.ones(1)})
     assert report.problems == ("It has no adapter layers.",)

@@ -19,11 +19,10 @@ from ui import api, head
 from ui.server import media, typed_route, upload_route
 from ui.server.api_calls import ApiCalls
 from ui.state import hub_downloads, page_memory, pending_uploads, warm_worker
-from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.state.shared_reads import shared
-from ui.tabs import download, plan, run_view, settings, try_out
+from ui.tabs import download, run_view, settings, try_out
 from ui.tabs import images as datasets
 from ui.tabs import train as training
 from ui.widgets import direct_errors
@@ -173,12 +172,11 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
                 sampler.warm()
             return try_out.offer(watch, chosen=run, **asked)
 
-        ready, answers = partial(_warm_and_plan, watch), {"answers": train.form}
-        # The notes at the fields are those of the form as it is filled when the page opens, which may be under way.
+        ready, about = partial(_warm_and_plan, watch), {"project": top.project}
         about_images = {name: part for name, part in train.planned.items() if name != "notes"}
-        listen(train_tab.select, ready, answers, about_images, kind=CHOICE)
+        listen(train_tab.select, ready, about, about_images, kind=CHOICE)
         try_out.offer_on(try_tab.select, warm_and_offer, trying)
-        listen(images.overview.change, _plan, answers, about_images, kind=CHOICE)
+        listen(images.overview.change, training.plan_images, about, about_images, kind=CHOICE)
         listen(download_tab.select, partial(download.listed, watch), files_tab.takes, files_tab.shown, kind=VIEW)
         questions = {"preset": train.whole.preset, "base": train.whole.base}
         filling = settings.fill_on(files_tab.listing.apply, settings.use_run, train.whole, fills=questions)
@@ -197,17 +195,10 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
     return page
 
 
-def _warm_and_plan(watch: RunWatcher, answers: Answers) -> dict[str, Any]:
+def _warm_and_plan(watch: RunWatcher, project: str) -> dict[str, Any]:
     if not watch.active():
         warm_worker.prepare()
-    return _plan(answers)
-
-
-def _plan(answers: Answers) -> dict[str, Any]:
-    """Return the plan without the notes, or nothing for a page that has not got its project yet."""
-    if not answers.project:
-        return {}
-    return {name: value for name, value in plan.plan(answers).items() if name != "notes"}
+    return training.plan_images(project)
 
 
 def _share_trigger(images: datasets.Tab, train: training.Tab) -> None:

@@ -171,6 +171,7 @@ def test_the_whole_way(shared: Server, visit: Visit) -> None:
     page.reload()
     page.locator(f"#status [data-run='{run}']").wait_for()  # without a click: the Train tab is shown
     finished(page)
+    page.locator("#plan").get_by_text("12 images, 24 steps on micro").wait_for()  # as was typed before the reload
     assert points(page) == 24
     assert page.locator("#previews .previews img").count() == 3  # the first before the first step
     # Trying out

@@ -93,6 +93,36 @@ def test_on_a_phone_the_bar_with_start_becomes_that_of_the_run(shared: Server, v
     assert requests == []
 
 
+def test_nothing_starts_before_the_form_is_filled(shared: Server, visit: Visit) -> None:
+    page = visit(shared)
+    advanced(page, training_steps=7)
+    wait(lambda: "7" in kept(shared).get("settings", ""))
+    calls = page.evaluate("window.gradio_config.dependencies")
+    loaded = next(call["id"] for call in calls if call["targets"][0][1] == "load")
+    fills = next(call["id"] for call in calls if call["trigger_after"] == loaded and call["backend_fn"])
+    requests: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.post_data_json["fn_index"] == fills:
+            requests.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/gradio_api/run/predict*", hold)
+    page.reload()
+    page.locator("html[data-loaded]").wait_for(state="attached")
+    while not requests:
+        page.wait_for_timeout(50)
+    assert not page.locator("#start").is_visible()
+    requests.pop().fallback()
+    page.locator("#start").wait_for()
+    page.locator("#advanced").get_by_text("Advanced").click()
+    assert value(page, "training-steps") == "7"
+    page.unroute("**/gradio_api/run/predict*")
+    page.get_by_role("button", name="Reset all").click()
+    wait(lambda: json.loads(kept(shared)["settings"]) == {})
+
+
 def value(page: Page, setting: str) -> str:
     field = page.locator(f"#form-{setting} :is(input, textarea)").first
     return field.evaluate("field => field.type === 'checkbox' ? String(field.checked) : field.value")
@@ -101,7 +131,7 @@ def value(page: Page, setting: str) -> str:
 def kept(server: Server) -> dict[str, str]:
     """What the page remembers of the project."""
     answers = json.loads((server.home / "outputs" / ".page.json").read_text())["answers"]
-    return dict(answers["example-character"])
+    return dict(answers.get("example-character", {}))
 
 
 def test_the_settings_are_edited_as_a_text(shared: Server, visit: Visit) -> None:

@@ -165,13 +165,14 @@ def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
 
 
 def fill_opened(opened: Untyped, form: Form) -> None:
-    """Fill the form of a page that has opened.
+    """Fill the form of a page that has opened; until then nothing can be started.
 
     Not on a change of what is to be shown: a tab that is being drawn at that moment gets no such event.
     """
     settings = form.settings
     filled = {"filled": settings.filled, "widgets": Several(settings.widgets)}
-    listen(opened.success, show_filled, {"shown": settings.shown}, filled, kind=VIEW)
+    filling = listen(opened.success, show_filled, {"shown": settings.shown}, filled, kind=VIEW)
+    listen(filling.success, None, js="() => { document.documentElement.dataset.filled = 'yes'; return []; }")
 
 
 def _connect_text(view: TextView, answers: dict[str, Any]) -> None:

@@ -176,6 +176,24 @@ def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWat
 
 def show(project: str) -> dict[str, Any]:
     """Return values of `Tab.outputs` for a page that opens: answers and settings as they were left, and the plan."""
+    answers, data = remembered(project)
+    description = base_model.describe(answers.base, answers.own.get(VAE))
+    filled = tab_settings.fill(answers)
+    return {
+        "preset": answers.preset,
+        "name": answers.name,
+        "trigger": answers.trigger,
+        "base": base_model.choices(answers.base),
+        "folders": base_model.folders_text(),
+        **description,
+        "saved": gr.Dropdown(saved_settings.names(), value=None),
+        "shown": gr.skip() if filled == tab_settings.AS_DRAWN else tab_settings.to_show(filled),
+        **_plan(answers, data),
+    }
+
+
+def remembered(project: str) -> tuple[Answers, dict[str, Any] | None]:
+    """Return the answers for a project as they were left, and the settings among them; None if they cannot be read."""
     preset, name, trigger, base = "character", "", "", ""
     data: dict[str, Any] | None = {}
     if project:
@@ -184,23 +202,24 @@ def show(project: str) -> dict[str, Any]:
         )
         data = page_memory.settings(project)
     preset, own = tab_settings.offered(preset, base or MICRO, data or {})
-    answers = Answers(project, preset, name, trigger, base or MICRO, own)
-    description = base_model.describe(answers.base, answers.own.get(VAE))
-    filled = tab_settings.fill(answers)
-    planned = plan(answers)
+    return Answers(project, preset, name, trigger, base or MICRO, own), data
+
+
+def plan_images(project: str) -> dict[str, Any]:
+    """Return the plan for the images as they are now, from what is stored: the form may still be being filled.
+
+    It has no notes at fields, and is empty for a page that has no project yet.
+    """
+    if not project:
+        return {}
+    return {name: value for name, value in _plan(*remembered(project)).items() if name != "notes"}
+
+
+def _plan(answers: Answers, data: dict[str, Any] | None) -> dict[str, Any]:
+    planned = dict(plan(answers))
     if data is None:
         planned["cautions"] = f"<p role='alert'>{UNREADABLE}</p>{planned['cautions']}"
-    return {
-        "preset": preset,
-        "name": name,
-        "trigger": trigger,
-        "base": base_model.choices(answers.base),
-        "folders": base_model.folders_text(),
-        **description,
-        "saved": gr.Dropdown(saved_settings.names(), value=None),
-        "shown": gr.skip() if filled == tab_settings.AS_DRAWN else tab_settings.to_show(filled),
-        **planned,
-    }
+    return planned
 
 
 def choose_effort(project: str | None, effort: str, preset: str, base: str | None) -> dict[str, int]:

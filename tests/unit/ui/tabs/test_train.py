@@ -35,6 +35,9 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     assert effort.value == "balanced"
     assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]
     assert "7 steps" in plan(**{"form-training-steps": 7})
+    run_settings.merge("rin", {"form-training-steps": 7})
+    assert "7 steps" in train.plan_images("rin")["summary"], "whatever the form has, which may still be being filled"
+    run_settings.merge("rin", {"form-training-steps": 0})
     storage.write(pace._file(), '{"small": 2e10}')
     assert "On this processor the steps take" in plan()
     assert "rented-gpu.md" not in plan()

@@ -10,13 +10,12 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
-from gradio.state_holder import SessionState, StateHolder
 
 from trainer import extension, paths
 from trainer.data import dataset
 from trainer.i18n import LANGUAGE, _
 from ui import api, head
-from ui.server import media, typed_route, upload_route
+from ui.server import media, page_state, typed_route, upload_route
 from ui.server.api_calls import ApiCalls
 from ui.state import hub_downloads, page_memory, pending_uploads, warm_worker
 from ui.state.run_watcher import RunWatcher
@@ -74,15 +73,6 @@ LINKS_IN_THE_DARK = {
 }
 
 
-class _Sessions(StateHolder):  # type: ignore[misc] # of gradio, which is untyped
-    """Sessions of pages without a copy of the settings of all components, which Gradio makes for links of its own."""
-
-    def __getitem__(self, session_id: str) -> SessionState:
-        session = super().__getitem__(session_id)
-        session.config_values.clear()  # 0.9 MB of each page that is open or was open lately
-        return session
-
-
 def make_app(*, log_out: bool = False) -> FastAPI:
     """Create the web application, without the security middleware; `log_out` adds a link for users who logged in."""
     sampler, watch = SamplerClient(), RunWatcher()
@@ -121,7 +111,7 @@ def make_app(*, log_out: bool = False) -> FastAPI:
         js=read("start.js").replace("{language}", LANGUAGE),
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )
-    blocks.state_holder.__class__ = _Sessions
+    blocks.state_holder.__class__ = page_state.States
     public = [block for block in blocks.fns.values() if block.api_visibility == "public" and block.fn]
     app.add_middleware(direct_errors.Refusals)
     app.add_middleware(ApiCalls, endpoints={str(each.api_name): inspect.signature(each.fn) for each in public})

@@ -1,0 +1,41 @@
+"""The memory of open pages: what Gradio keeps of each is small."""
+
+import asyncio
+import gc
+import tracemalloc
+from pathlib import Path
+
+from ui import page
+from ui.server.page_state import States
+from ui.state.run_watcher import RunWatcher
+from ui.state.sampler_client import SamplerClient
+
+LARGEST = 0.2e6  # bytes of a page that was opened
+
+
+def test_an_open_page_takes_little_memory_and_keeps_its_own_choices(character: Path) -> None:
+    """Components that differ from those of a fresh page are kept: Gradio checks a choice against those offered."""
+
+    async def opening() -> tuple[float, set[str]]:
+        blocks = page.build(SamplerClient(), RunWatcher())
+        states = States()
+        states.set_blocks(blocks)
+        loading = next(each for each in blocks.fns.values() if "load" in {event for _, event in each.targets})
+
+        async def opened(name: str) -> None:
+            await blocks.process_api(loading, [{"project": character.name}], states[name])
+
+        await opened("first")
+        gc.collect()
+        tracemalloc.start()
+        for number in range(5):
+            await opened(str(number))
+        gc.collect()
+        size = tracemalloc.get_traced_memory()[0] / 5
+        tracemalloc.stop()
+        own = states["4"].blocks_config.blocks
+        return size, {block.elem_id for key, block in own.items() if block is not blocks.default_config.blocks[key]}
+
+    size, own = asyncio.run(opening())
+    assert size < LARGEST
+    assert {"project", "base"} <= own

@@ -129,7 +129,7 @@ def test_a_run_outlives_the_server_and_a_kill(shared: Server, visit: Visit) -> N
     page.locator("#status [data-status=running]").wait_for()
     page.get_by_role("button", name="Save now").click()
     # A second one waits for its turn and says so.
-    page.get_by_role("button", name="Start training").click()
+    page.get_by_role("button", name="Queue another run").click()
     page.locator("#status").get_by_text("number 1 in the queue").wait_for()
     page.locator("#run-buttons").get_by_role("button", name="Stop and save").click()
     page.locator("#status [data-status=stopped]").wait_for()

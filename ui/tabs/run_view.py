@@ -30,6 +30,7 @@ from ui.widgets.templates import read
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
 LOOKED_EVERY = 5.0  # seconds, for runs that were started elsewhere: a page that is left open costs little
 EMPTY = f"<div class='empty'>{_('The loss curve and preview images appear here once training starts.')}</div>"
+START_TITLE, NEXT_TITLE = _("Start training"), _("Queue another run")
 MOST_SHOWN = 24  # images of a project that has no run yet
 TITLES = {".".join(entry.path): entry.title for entry in settings_form.entries()}
 COMMANDS: dict[str, runs.Command] = {"stop": "stop", "save-now": "checkpoint", "preview-now": "preview"}
@@ -51,7 +52,7 @@ class RunView:
     All that is said of a run is one value, `panel`, so that no part of it is about another run than the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: gr.Button) -> None:
         with gr.Row(elem_classes="tools"):
             runs_of_project = {"choices": [], "container": False, "min_width": 160}
             self.picker = field(gr.Dropdown, "run", _("Run"), scale=2, **runs_of_project)
@@ -67,6 +68,7 @@ class RunView:
             "compared": self.compared,
             "timer": self.timer,
             "panel": self.panel,
+            "start": start,
         }
 
 
@@ -156,7 +158,14 @@ def tick(
         **_pickers(listed, chosen, [other.run.id for other in others], changed=before != known, choose=choose),
         "timer": gr.Timer(REFRESHED_EVERY if active else LOOKED_EVERY),
         "panel": panel,
+        "start": _start(active),
     }
+
+
+def _start(active: runs.View | None) -> gr.Button:
+    if active:
+        return gr.Button(NEXT_TITLE, variant="secondary")
+    return gr.Button(START_TITLE, variant="primary")
 
 
 def _pickers(listed: Sequence[Run], chosen: str, others: list[str], *, changed: bool, choose: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ui.tabs import settings as tab_settings
 from ui.tabs.base_model import BaseModel
 from ui.tabs.images import TYPED_FIRST
 from ui.tabs.plan import EFFORTS, VAE, plan
-from ui.tabs.run_view import RunView
+from ui.tabs.run_view import NEXT_TITLE, START_TITLE, RunView
 from ui.tabs.settings import Form
 from ui.widgets import settings_form, settings_widgets
 from ui.widgets.fields import field
@@ -29,11 +29,14 @@ from ui.widgets.templates import read
 EXPOSURES, STEPS = "form-training-exposures", "form-training-steps"
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
 # Not by `interactive`: a plan that arrives meanwhile would turn the button on.
-TITLED = "() => {{ document.querySelector('#start').inert = {busy}; return {title}; }}"
+BUSY = f"() => {{ document.querySelector('#start').inert = true; return {json.dumps(_('Starting ...'))}; }}"
+READY = (
+    "() => { document.querySelector('#start').inert = false; "
+    f"return document.querySelector('#dock button') ? {json.dumps(NEXT_TITLE)} : {json.dumps(START_TITLE)}; }}"
+)
 STORED = "(value) => { window.limnerFields.store({ FIELD: value }); }"
 HERE, CLUSTER = "here", "cluster"  # where a run is to train
 APART = (("class_word",), ("training", "text_encoder"))  # drawn beside the basic questions
-START_TITLE = _("Start training")
 NO_TRIGGER = _(
     "There is no trigger word. Without one, nothing calls up what you teach: every image of the base model changes. "
     "Type one above, such as miraxo."
@@ -70,6 +73,8 @@ class Start:
 def build(project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> Tab:
     """Draw the tab and connect it; the page draws what is in its `dock` below all tabs."""
     standard = settings_form.standard("character", MICRO)
+    wide = {"size": "lg", "scale": 0, "min_width": 200}
+    start = gr.Button(START_TITLE, variant="primary", elem_id="start", render=False, **wide)
     with gr.Column(elem_id="train-form"):
         with gr.Row(elem_id="train-columns", elem_classes="columns"):
             with gr.Column(scale=1, min_width=300, elem_classes="side"):
@@ -78,7 +83,7 @@ def build(project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> Ta
                 cautions = gr.HTML(elem_id="cautions", elem_classes="quiet")
             with gr.Column(scale=3, min_width=320, elem_id="train-live", elem_classes="canvas"):
                 settings = tab_settings.build(standard, apart)
-                view = RunView()
+                view = RunView(start)
         with gr.Column(visible=False, elem_id="no-trigger", elem_classes="side") as no_trigger:
             gr.HTML(f"<p role='alert'>{NO_TRIGGER}</p>")
             without = gr.Button(_("Train without a trigger word"), elem_id="without-trigger")
@@ -87,8 +92,6 @@ def build(project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> Ta
     places = [(_("this machine"), HERE), (short_address(run_actions.cluster()), CLUSTER)]
     options = {"choices": places, "value": HERE, "visible": bool(run_actions.cluster())}
     place = field(gr.Radio, "run-on", _("Run on"), scale=0, min_width=240, render=False, **options)
-    wide = {"size": "lg", "scale": 0, "min_width": 200}
-    start = gr.Button(START_TITLE, variant="primary", elem_id="start", render=False, **wide)
     base, widgets = model.field, settings.widgets
     form = Several({"project": project, **questions, "filled": settings.filled, **widgets}, Answers.from_form)
     planned = {"summary": summary, "cautions": cautions, "effort": effort, "notes": settings.notes, "start": start}
@@ -161,12 +164,10 @@ def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWat
     question = {"question": parts.no_trigger}
     fills = {**question, "view": Several(tab.view.outputs)}
     start = {"start": parts.button}
-    busy = TITLED.format(busy="true", title=json.dumps(_("Starting ...")))
-    ready = TITLED.format(busy="false", title=json.dumps(START_TITLE))
     for button, handler in ((parts.button, begin), (parts.without, begin_without)):
-        listen(button.click, None, fills=start, js=busy)
+        listen(button.click, None, fills=start, js=BUSY)
         started = listen(button.click, handler, takes, fills, kind=START, js=TYPED_FIRST)
-        listen(started.then, None, fills=start, js=ready)
+        listen(started.then, None, fills=start, js=READY)
         listen(started.success, None, js=read("show_run.js"))
     listen(tab.trigger.input, lambda: {"question": gr.Column(visible=False)}, fills=question, kind=CHOICE)
 

@@ -93,8 +93,8 @@ def test_another_value_gives_another_adapter(tiny_sd: Path, change: str) -> None
 @pytest.mark.nightly
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_each_optimizer_heeds_its_own_settings(character: Path, tiny_sd: Path, row: Row) -> None:
-    rate = 1.0 if row.finds_rate else 0.01
-    needed: dict[str, Any] = {"optimizer__kind": row.kind, "optimizer__learning_rate": rate}
+    rate = 10.0 if row.finds_rate else 0.01
+    needed: dict[str, Any] = {"optimizer__kind": row.kind, "optimizer__learning_rate": rate, "training__steps": 4}
     needed |= {"schedule__kind": "constant"} if row.averages else {}
     usual = learned(tiny_sd, needed)
     values = dict.fromkeys(row.settings, 0.3) | {"learning_rate": 0.03, "weight_decay": 0.6}

@@ -91,16 +91,6 @@ def test_a_mac_shares_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == ["empty"]
 
 
-@pytest.mark.parametrize("kind", ["cpu", "mps"])
-def test_what_shares_main_memory_copies_nothing(kind: str) -> None:
-    device, weight = torch.device(kind), torch.ones(3)
-    assert not devices.has_own_memory(device)
-    assert devices.copy_stream(device) is None
-    assert devices.Pinned(device)(weight) is weight
-    with devices.on_stream(None):
-        pass
-
-
 def test_tensors_share_memory_that_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch pins whole powers of two: one for each tensor could be twice as much."""
     sizes = list[int]()
@@ -185,30 +175,25 @@ def test_attention_of_amd_is_asked_to_save_memory(settings_of_torch: pytest.Monk
     assert os.environ[variable] == "1"
 
 
-@pytest.mark.parametrize(("in_hardware", "precision"), [(True, "bf16"), (False, "fp16")])
-def test_a_card_that_only_emulates_bf16_computes_in_fp16(
-    monkeypatch: pytest.MonkeyPatch, in_hardware: bool, precision: str
+def refuse_bf16(*_: object, **__: object) -> None:
+    raise TypeError("BFloat16 is not supported on MPS")
+
+
+PRECISIONS = {("cuda", True): "bf16", ("cuda", False): "fp16", ("mps", True): "bf16", ("mps", False): "fp32"}
+
+
+@pytest.mark.parametrize(("kind", "in_hardware"), PRECISIONS)
+def test_what_only_emulates_bf16_computes_in_another(
+    monkeypatch: pytest.MonkeyPatch, kind: str, in_hardware: bool
 ) -> None:
-    """An RTX 2070 says that it supports bf16, which it emulates."""
+    """An RTX 2070 says that it supports bf16, which it emulates, as do Macs before macOS 14. A card of AMD has none."""
     functions = {"is_bf16_supported": lambda including_emulation=True: including_emulation or in_hardware}
-    assert devices.best_precision(pretend(monkeypatch, "cuda", **functions)) == precision
-
-
-def test_a_mac_without_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before macOS 14 it is emulated, and accelerate refuses it there; a card of AMD has none."""
-    mac, newer = pretend(monkeypatch, "mps"), [True]
-    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: newer[0])
+    device = pretend(monkeypatch, kind, **functions)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: in_hardware)
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.eye(2) + 1 - torch.eye(2))
-    assert devices.best_precision(mac) == "bf16"
-    newer[0] = False
-    assert devices.best_precision(mac) == "fp32"
-    newer[0] = True
-
-    def refuse(*_: object, **__: object) -> None:
-        raise TypeError("BFloat16 is not supported on MPS")
-
-    monkeypatch.setattr(torch, "ones", refuse)
-    assert devices.best_precision(mac) == "fp32"
+    assert devices.best_precision(device) == PRECISIONS[kind, in_hardware]
+    monkeypatch.setattr(torch, "ones", refuse_bf16)
+    assert kind == "cuda" or devices.best_precision(device) == "fp32"
 
 
 def test_the_cpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

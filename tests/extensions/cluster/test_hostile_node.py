@@ -7,6 +7,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -163,27 +164,19 @@ def test_only_files_of_a_run_are_written(victim: Victim) -> None:
     assert not any(node.calls > 19 for node in victim.placed)
 
 
-@pytest.mark.parametrize(("size", "pieces"), [
-    (5, lambda path, offset: b"x" * PIECE if offset < 20 * PIECE else b""),
-    (500, lambda path, offset: b"x" * 5 if not offset else b""),
-    (10 * PIECE, lambda path, offset: b""),
-], ids=["320-MB", "less", "nothing"])  # fmt: skip
-def test_a_file_has_the_bytes_that_were_announced(victim: Victim, size: int, pieces: Callable[..., Any]) -> None:
-    message = victim.attacked(lambda news: replace(news, files={"rin.safetensors": (size, 1)}), pieces)
-    assert "announced" in message
-    assert not (victim.run.folder / "rin.safetensors").exists()
-
-
-@pytest.mark.parametrize(("path", "content"), [
-    ("previews/000001_0.png", b"<script>alert(1)</script>"),
-    ("rin.safetensors", b"\x80\x04\x95 a pickle"),
-    ("adapters/000001.safetensors", b"\xff" * 100),
-])  # fmt: skip
-def test_a_file_is_what_its_name_says(victim: Victim, path: str, content: bytes) -> None:
-    message = victim.attacked(
-        lambda news: replace(news, files={path: (len(content), 1)}), lambda _path, offset: content[offset:]
-    )
-    assert Path(path).name in message
+@pytest.mark.parametrize(("path", "size", "pieces", "words"), [
+    ("rin.safetensors", 5, lambda path, offset: b"x" * PIECE if offset < 20 * PIECE else b"", "announced"),
+    ("rin.safetensors", 500, lambda path, offset: b"x" * 5 if not offset else b"", "announced"),
+    ("rin.safetensors", 10 * PIECE, lambda path, offset: b"", "announced"),
+    ("previews/000001_0.png", 25, lambda path, offset: b"<script>alert(1)</script>"[offset:], "000001_0.png"),
+    ("rin.safetensors", 12, lambda path, offset: b"\x80\x04\x95 a pickle"[offset:], "rin.safetensors"),
+    ("adapters/000001.safetensors", 100, lambda path, offset: b"\xff" * (100 - offset), "000001.safetensors"),
+], ids=["320-MB", "less", "nothing", "a page", "a pickle", "no header"])  # fmt: skip
+def test_a_file_is_as_announced_and_what_its_name_says(
+    victim: Victim, path: str, size: int, pieces: Callable[..., Any], words: str
+) -> None:
+    message = victim.attacked(lambda news: replace(news, files={path: (size, 1)}), pieces)
+    assert words in message
     assert not (victim.run.folder / path).exists()
 
 
@@ -244,7 +237,6 @@ def test_answers_of_another_kind_or_size_end_the_connection(victim: Victim) -> N
         assert "lost" in victim.attacked(lambda news, changes=changes: replace(news, **changes))
 
 
-@pytest.mark.slow
 def test_a_log_and_a_line_without_end_are_cut(
     victim: Victim, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +278,16 @@ def fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return install
 
 
+@contextmanager
+def ssh_node() -> Iterator[_SshNode]:
+    node = _SshNode(Address("gpu"))
+    try:
+        yield node
+    finally:
+        node._ssh.kill()
+        node.end()
+
+
 @pytest.mark.parametrize("attack", [
     'answers(message(["answer", {"bytes": 2**40}])); endless(b"x")',
     'answers(b"\\x00\\x10\\x00\\x00" + b"[" * 2**20)',
@@ -295,42 +297,23 @@ def fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     'answers(message(["refused", 5]))',
     'answers(message(["refused", ["{0.__class__}", "{x}"]]))',
     'answers(message(["failed", "\\x1b[2J" + "x" * 2**20]))',
-], ids=range(8))  # fmt: skip
+    'endless(b"x"); sys.exit(3)',
+    'sys.stdout = sys.stderr; out = sys.stderr.buffer; endless(b"x"); sys.exit(3)',
+], ids=range(10))  # fmt: skip
 def test_bytes_that_are_no_answer_end_the_connection(
-    fake_ssh: Callable[[str], None], attack: str, tmp_path: Path
+    fake_ssh: Callable[[str], None], attack: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The last two chatter without end instead of a greeting."""
     fake_ssh(attack)
-    node = _SshNode(Address("gpu"))
     tracemalloc.start()
     try:
-        with pytest.raises((NodeLostError, UserError)) as error:
+        with pytest.raises((NodeLostError, UserError)) as error, ssh_node() as node:
             relay.check_version(Border(cast(Node, node), tmp_path).about())
         assert tracemalloc.get_traced_memory()[1] < MEMORY
     finally:
         tracemalloc.stop()
-        node._ssh.kill()
-        node.end()
     assert len(str(error.value)) < 2000
     assert "\x1b" not in str(error.value)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("attack", [
-    'endless(b"x")',
-    'sys.stdout = sys.stderr; out = sys.stderr.buffer; endless(b"x")',
-], ids=["greeting", "errors"])  # fmt: skip
-def test_chatter_without_end_ends_the_connection(
-    fake_ssh: Callable[[str], None], attack: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fake_ssh(attack + "; sys.exit(3)")
-    tracemalloc.start()
-    try:
-        with pytest.raises(UserError) as error:
-            _SshNode(Address("gpu"))
-        assert tracemalloc.get_traced_memory()[1] < MEMORY
-    finally:
-        tracemalloc.stop()
-    assert len(str(error.value)) < 2000
     assert len(capsys.readouterr().err) < 2**22
 
 

@@ -99,28 +99,24 @@ def test_checkpoints_come_as_whole_folders_and_go_as_on_the_node(rig: Rig) -> No
     assert [mark.step for mark in runs.look(rig.run).state.checkpoints] == [5, 7]
 
 
-def test_a_large_file_comes_in_pieces(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_comes_in_pieces_and_later_if_it_changes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("limner_extensions.cluster.node.PIECE", 4)
-    (rig.there.folder / "measured").mkdir()
-    for size in (0, 3, 4, 8, 9):
-        storage.write(rig.there.folder / TABLE, b"x" * size)
-        rig.mirror.update()
-        assert (rig.run.folder / TABLE).stat().st_size == size
-
-
-def test_a_file_that_changes_while_it_is_read_comes_later(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     here, there, read = rig.run.folder / TABLE, rig.there.folder / TABLE, rig.node.read
     there.parent.mkdir()
-    storage.write(there, b"one")
+    for size in (0, 3, 4, 8, 9):
+        storage.write(there, b"x" * size)
+        rig.mirror.update()
+        assert here.stat().st_size == size
 
     def changing(path: str, offset: int) -> bytes | None:
         storage.write(there, b"one two")
         return read(path, offset)
 
+    storage.write(there, b"one")
     with monkeypatch.context() as patch:
         patch.setattr(rig.node, "read", changing)
         rig.mirror.update()
-    assert not here.exists()
+    assert here.stat().st_size == 9, "as it was"
     rig.mirror.update()
     assert here.read_bytes() == b"one two"
 

@@ -78,12 +78,8 @@ def test_drift_that_is_not_toward_the_subject_is_no_leak() -> None:
     assert 0 <= values(images(0.0, -3.0))["leak"] < 0.02, "away from the training images"
 
 
-@pytest.mark.parametrize("with_texts", [False, True])
-def test_adherence_answers_to_the_prompt_not_the_subject(with_texts: bool) -> None:
-    texts = None
-    if with_texts:
-        texts = np.zeros((PROMPTS, SIZE))
-        texts[range(PROMPTS), range(10, 10 + PROMPTS)] = 1.0
+@pytest.mark.parametrize("texts", [None, np.eye(PROMPTS, SIZE, 10)], ids=["images alone", "texts"])
+def test_adherence_answers_to_the_prompt_not_the_subject(texts: Array | None) -> None:
     assert values(images(0.0, 0.0), texts)["adherence"] == pytest.approx(1, abs=0.05)
     weak, deaf = values(images(3.0, 0.0, prompt=1.5), texts), values(images(3.0, 0.0, prompt=0.0), texts)
     assert abs(deaf["adherence"]) < 0.15 < weak["adherence"] < 0.9
@@ -122,14 +118,8 @@ def test_a_difference_is_clear_if_its_interval_excludes_zero() -> None:
             assert figure.low <= figure.value <= figure.high
     assert verdict(listed[300]) == verdict(listed[0]) == ""
     assert verdict(listed[200]) == "clearly better: Leak, Drift"
-
-
-def test_a_difference_too_small_or_of_few_is_not_clear() -> None:
-    few = [Images(each.called[:5], each.called[:5]) for each in (BASE, images(1.0, 0.0), images(6.0, 0.0))]
-    listed, _missing = rows({(1, 1.0): few[1], (2, 1.0): few[2]}, Scale(few[0], training(), None), few[0])
-    assert [row.differences for row in listed] == [{}, {}, {}], "of few prompts none is judged"
     sure = Row(100, 1.0, {}, {"likeness": Figure(0.04, 0.03, 0.05), "leak": Figure(-0.06, -0.07, -0.05)})
-    assert (sure.better, sure.worse) == (("leak",), ())
+    assert (sure.better, sure.worse) == (("leak",), ()), "what is sure, but small, is not clear either"
 
 
 def test_the_same_images_have_no_clear_difference() -> None:
@@ -194,6 +184,9 @@ def test_held_out_captions_come_first_and_short_ones_last() -> None:
     learned = {"rin, smiling, red shirt, indoors", "rin, sad, blue shirt, outdoors", "rin, angry, hat, at night"}
     again = called(settings(preview={"prompts": sorted(learned)}), TRAINED, [TRAINED[0]], 14)
     assert not learned & set(again), "none was trained"
+    short = prompts.SHORT["style"][:8]
+    without = prompts.choose(settings(preset="style"), [example("")], [], 8)
+    assert without == [Prompt(f"rin, {prompt}", prompt) for prompt in short]
 
 
 def test_the_plain_prompt_has_the_class_word_or_nothing_for_the_trigger() -> None:
@@ -204,10 +197,3 @@ def test_the_plain_prompt_has_the_class_word_or_nothing_for_the_trigger() -> Non
     plain = [example(each.caption, "") for each in TRAINED]
     chosen = prompts.choose(settings(trigger=""), plain, [], 4)
     assert chosen[0] == Prompt("smiling, blue shirt, at night", "smiling, blue shirt, at night")
-
-
-@pytest.mark.parametrize("preset", ["character", "style", "plain"])
-def test_without_captions_there_are_short_ones(preset: str) -> None:
-    chosen = prompts.choose(settings(preset=preset), [example("")], [], 8)
-    assert [prompt.called for prompt in chosen] == [f"rin, {short}" for short in prompts.SHORT[preset][:8]]
-    assert [prompt.plain for prompt in chosen] == list(prompts.SHORT[preset][:8])

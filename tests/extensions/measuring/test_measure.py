@@ -15,7 +15,6 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from limner_extensions.measuring import endpoints, features, panel
 from limner_extensions.measuring import job as jobs
-from limner_extensions.measuring.features import FeatureModel
 from limner_extensions.measuring.html import section
 from limner_extensions.measuring.job import MeasureConfig
 from limner_extensions.measuring.table import Figure, Row, Table
@@ -39,6 +38,7 @@ from ui.state.sampler_client import SamplerClient
 SMALL: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 16,
 }  # fmt: skip
+CROP = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
 
 
 def make_clip(folder: Path) -> Path:
@@ -51,8 +51,7 @@ def make_clip(folder: Path) -> Path:
     vision = transformers.CLIPVisionConfig(intermediate_size=16, **SMALL)
     settings = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
     _save(transformers.CLIPModel, settings, folder)
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    CLIPImageProcessorPil(**size).save_pretrained(folder)
+    CLIPImageProcessorPil(**CROP).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -60,8 +59,7 @@ def make_clip(folder: Path) -> Path:
 def make_dinov2(folder: Path) -> Path:
     """Save a DINOv2 of a few thousand parameters."""
     _save(transformers.Dinov2Model, transformers.Dinov2Config(**SMALL), folder)
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    transformers.BitImageProcessor(**size).save_pretrained(folder)
+    transformers.BitImageProcessor(**CROP).save_pretrained(folder)
     return folder
 
 
@@ -193,23 +191,19 @@ def picture(name: str = "01.png") -> Image.Image:
     return Image.open(CHARACTER / name).convert("RGB")
 
 
-def check(model: FeatureModel) -> None:
+@pytest.mark.parametrize(("name", "title"), [("clip", "CLIP"), ("dinov2", "DINOv2"), ("dino", "DINO")])
+def test_a_model_in_a_folder(models: dict[str, Path], name: str, title: str) -> None:
     """Features follow from the image, and from nothing else."""
+    model = features.load(str(models[name]), ModelConfig(), "", CPU)
+    assert model.name == f"{name} ({title})"
     first, again, other = model.image(picture()), model.image(picture()), model.image(picture("05.png"))
     assert (first.dtype, first.dim()) == (torch.float32, 1)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.isfinite().all()
-
-
-@pytest.mark.parametrize(("name", "title"), [("clip", "CLIP"), ("dinov2", "DINOv2"), ("dino", "DINO")])
-def test_a_model_in_a_folder(models: dict[str, Path], name: str, title: str) -> None:
-    model = features.load(str(models[name]), ModelConfig(), "", CPU)
-    assert model.name == f"{name} ({title})"
-    check(model)
     texts = model.texts(["a girl", "a very long prompt " * 20])
     if name == "clip":
-        assert texts.shape == (2, len(model.image(picture())))
+        assert texts.shape == (2, len(first))
         assert not torch.equal(texts[0], texts[1])
     else:
         assert texts is None
@@ -290,7 +284,7 @@ def test_an_adapter_from_elsewhere_has_no_checkpoints(home: Path) -> None:
         start("", [])
 
 
-def test_the_feature_model_is_remembered_or_refused(measurable: Run, tmp_path: Path) -> None:
+def test_a_measuring_run_stays_and_its_model_is_remembered(measurable: Run, tmp_path: Path) -> None:
     started: list[Run] = []
     with pytest.raises(UserError, match="There is no feature model 'nothing'"):
         start(measurable.id, started, features="/nowhere/nothing")
@@ -301,11 +295,7 @@ def test_the_feature_model_is_remembered_or_refused(measurable: Run, tmp_path: P
     chosen = panel.show(measurable.id)["features"]
     assert chosen.value == page_memory.feature_model() == str(elsewhere)
     assert [folder for _label, folder in chosen.choices] == ["", str(listed), str(elsewhere)]
-
-
-def test_a_run_that_is_being_measured_is_not_moved(measurable: Run) -> None:
-    made = jobs.create(measurable, MeasureConfig())
-    with FileLock(made.lock):
+    with FileLock(started[0].lock):
         for change in (lambda: archive.delete(measurable), lambda: archive.rename(measurable, "other")):
             with pytest.raises(UserError, match="are being measured"):
                 change()

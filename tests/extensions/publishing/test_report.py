@@ -113,6 +113,4 @@ def test_odd_losses_are_drawn_and_ticks_are_round() -> None:
 
     assert loss_svg.draw(state(1.0)) == loss_svg.draw(state(1.0, float("nan"))) == ""
     assert "nan" not in loss_svg.draw(state(1.0, float("nan"), 1.0, float("inf")))
-    assert loss_svg.ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert loss_svg.ticks(0.071, 0.112) == pytest.approx([0.08, 0.09, 0.1, 0.11])
-    assert loss_svg.ticks(1, 24) == [5, 10, 15, 20]

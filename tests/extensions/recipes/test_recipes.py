@@ -122,11 +122,6 @@ def test_settings_of_the_scripts(tmp_path: Path, changes: dict[str, Any], path: 
     assert flat(recipe.settings)[path] == value
 
 
-def test_a_rate_that_others_replace_is_named_as_such(tmp_path: Path) -> None:
-    notes = read(tmp_path, toml(SCRIPT | {"unet_lr": 2e-4, "text_encoder_lr": 1e-4, "learning_rate": 5e-4})).notes
-    assert "Without effect in the recipe, where other settings take their place: learning_rate." in notes
-
-
 @pytest.mark.parametrize(
     "changes",
     [

@@ -92,12 +92,3 @@ def test_forms_of_convolutions_that_only_their_makers_have() -> None:
     loha = {key: part[..., None, None] for key, part in factors.items()} | {"hada_w1_b": down, "hada_w2_b": second}
     expected = 0.5 * (up @ down.flatten(1)) * (other @ second.flatten(1))
     assert torch.allclose(change(CONVOLUTION, {**loha, "alpha": alpha}), expected)
-
-
-def test_oft_of_sd_scripts_is_read() -> None:
-    """Its alpha limits the rotation, as that of LyCORIS does (networks/oft.py of its 48d368fa)."""
-    tensors = {"oft_blocks": torch.randn(2, 3, 3), "alpha": torch.tensor(1e-3)}
-    weight, name = torch.randn(6, 4), "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    ours = change(f"lora_unet_{name}", tensors, weight)
-    assert ours.any()
-    assert torch.equal(change(f"oft_unet_{name}", tensors, weight), ours)

@@ -1,5 +1,6 @@
 """Settings: one schema, unknown keys refused by name, everything written out and read back."""
 
+import json
 import math
 import tomllib
 from pathlib import Path
@@ -62,18 +63,14 @@ def test_a_config_survives_its_file(rank: int, rate: float, prompts: list[str], 
     [
         ({"training": {"step": 3}}, "training.step is not a setting (did you mean training.steps?)"),
         ({"optimiser": {}}, "optimiser is not a setting (did you mean optimizer?)"),
-        ({"training": {"batch_size": "four"}}, "training.batch_size"),
         ({"__class__": 1}, "__class__ is not a setting"),
-        ({"training": {"steps": 99999999999999999999}}, "training.steps"),
         ({"name": "$(touch x)"}, "letters, digits"),
         ({"preset": "../../etc/passwd"}, "preset"),
-        ({"preview": {"prompts": ["x" * 100_000]}}, "preview.prompts"),
         ({"training": {"further_resolutions": [100]}}, "training.further_resolutions: should be a multiple of 64"),
         ({"training": {"further_resolutions": [64, 64]}}, "training.further_resolutions: each must be lower"),
         ({"training": {"further_resolutions": [128]}}, "lower than the resolution, 128"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate"),
         ({"training": {"resolution": 512}}, "micro draws 128 x 128"),
-        ({"training": 3}, "training"),
         ({"held_out": {"patience": 3}}, "held_out.patience: no images are held out"),
         ({"optimizer": {"kind": "schedule-free"}}, "schedule.kind: a schedule-free optimizer needs the constant"),
         ({"optimizer": {"kind": "muon"}, "adapter": {"dora": True}}, "adapter.dora: Muon trains matrices only"),
@@ -83,7 +80,6 @@ def test_a_config_survives_its_file(rank: int, rate: float, prompts: list[str], 
         ({"objective": {"min_timestep": 500, "max_timestep": 100}}, "min_timestep: is above"),
         ({"training": {"min_snr_gamma": 5.0}}, "did you mean objective.min_snr_gamma?"),
         ({"training": {"cards": "a"}}, "training.cards: should be numbers of cards, such as 0,2"),
-        ({"training": {"cards": "-1"}}, "training.cards: should be numbers"),
         ({"training": {"cards": "0,2,0"}}, "training.cards: names a card twice"),
         ({"training": {"cards": "0", "devices": 2}}, "training.cards: there are fewer than devices (2)"),
         ({"training": {"cards": "0,1,2", "batch_size": 2}}, "training.cards: too many for a batch of 2"),
@@ -180,3 +176,44 @@ def test_a_presets_rate_follows_the_batch(tmp_path: Path, training: dict[str, in
     assert config.build({**data, "preset": "plain"}).optimizer.learning_rate == 1e-4, "that of plain LoRA is documented"
     other = config.build({**data, "optimizer": {"kind": "lion"}})
     assert other.optimizer.learning_rate == 2e-5, "the preset's rate is AdamW's"
+
+
+@pytest.mark.parametrize("folder", ["/home/anna/models/", "C:\\Users\\anna\\models\\", "\\\\nas\\anna\\"])
+def test_no_path_is_published(folder: str) -> None:
+    settings = config.build(
+        {
+            "name": "rin", "dataset": f"{folder}rin", "regularization": {"dataset": f"{folder}people"},
+            "model": {"base": f"{folder}fox.safetensors", "vae": f"{folder}vae.safetensors"},
+        }
+    )  # fmt: skip
+    text = config.dump(config.without_paths(settings))
+    assert "anna" not in text
+    lines = ('dataset = "rin"', 'base = "fox.safetensors"', 'vae = "vae.safetensors"', 'dataset = "people"')
+    assert all(line in text for line in lines)
+    named = config.build({"name": "rin", "dataset": "rin", "model": {"base": "anna/fox"}})
+    assert config.without_paths(named).model.base == "anna/fox"
+
+
+FURTHER = (([512], 768, None), ([896, 512], 768, [512]), ([768], 768, []), ([704, 640], 768, None))
+
+
+@pytest.mark.parametrize(
+    ("side", "further", "lower", "kept"),
+    [(512, [], 384, None), (320, [], 256, None), (256, [], None, None), *((1024, *more) for more in FURTHER)],
+)
+def test_what_does_not_fit_is_made_smaller(
+    side: int, further: list[int], lower: int | None, kept: list[int] | None
+) -> None:
+    training = {"resolution": side, "further_resolutions": further}
+    data = {"name": "x", "dataset": "x", "model": {"base": "a/b"}, "training": training}
+    change = adjustments.lower_resolution(config.build(data))
+    expected = {"training.resolution": lower, "training.further_resolutions": kept}
+    assert change == {path: value for path, value in expected.items() if value is not None}
+    changed = config.override(data, [f"{path}={json.dumps(value)}" for path, value in change.items()])
+    assert config.build(changed).training.resolution == (lower or side)
+
+
+def test_micro_stays_and_what_is_unstable_is_made_calmer() -> None:
+    settings = config.build({"name": "x", "dataset": "x", "optimizer": {"learning_rate": 0.003}})
+    assert adjustments.lower_resolution(settings) == {}
+    assert adjustments.lower_learning_rate(settings) == {"optimizer.learning_rate": 0.00075}

@@ -79,13 +79,14 @@ def test_several_levels_are_taken_back_and_newer_words_stay(folder: Path) -> Non
     assert undo.last_title(folder) == ""
     assert undo.undo(folder) is None
     assert captions(folder) == ["my own words", begun[1]]
-
-
-def test_only_so_many_levels_are_kept(folder: Path) -> None:
+    before = captions(folder)
+    caption_edits.apply(folder, caption_edits.preview(folder, lambda caption: f"miraxo {caption}"), "prefix")
+    dataset.write_caption(folder / "1.png", before[1])  # as if the page had been killed after the first
+    assert undo.undo(folder) == undo.Undone("prefix", 1, 0)
+    assert captions(folder) == before
     for number in range(undo.LEVELS + 5):
-        caption_edits.apply(
-            folder, caption_edits.preview(folder, lambda _, number=number: f"caption {number}"), str(number)
-        )
+        change = caption_edits.preview(folder, lambda _, number=number: f"caption {number}")
+        caption_edits.apply(folder, change, str(number))
     assert len(list((folder / paths.CACHE / "undo").glob("*.json"))) == undo.LEVELS
     caption_edits.apply(folder, [], "nothing")
     assert undo.last_title(folder) == str(undo.LEVELS + 4), "what changes nothing is not a level"
@@ -102,15 +103,6 @@ def test_an_undo_level_that_cannot_be_read_is_passed_over(folder: Path) -> None:
         assert undo.last_title(folder) == "first", damaged
     assert undo.undo(folder) == undo.Undone("first", 0, 1)
     assert captions(folder)[0] == "green blue red hat, smiling"
-
-
-def test_an_interrupted_change_is_undone_as_far_as_it_came(folder: Path) -> None:
-    begun = captions(folder)
-    caption_edits.apply(folder, caption_edits.preview(folder, lambda caption: f"miraxo {caption}"), "prefix")
-    for path, caption in list(zip(dataset.image_files(folder), begun, strict=True))[1:]:
-        dataset.write_caption(path, caption)  # as if the page had been killed after the first
-    assert undo.undo(folder) == undo.Undone("prefix", 1, 0)
-    assert captions(folder) == begun
 
 
 def test_a_template_is_filled_in_once(folder: Path) -> None:

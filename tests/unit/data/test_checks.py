@@ -150,6 +150,12 @@ def test_problems_of_the_whole_set(folder: Path) -> None:
     assert by_kind["shared caption"] == ["0.txt"]
     (folder / "0.jpg").unlink()
     assert files_by_kind(folder)["few"] == [""]
+    problems = checks.examine(folder, "rin", stats=image_stats.measure_missing(folder)).problems
+    assert "4 of 4 images have the same white background." in [problem.message for problem in problems]
+    assert fixes.apply_fix(folder, problems, "backdrop") == "Added 'white background' to 4 captions."
+    assert "backdrop" not in files_by_kind(folder)
+    with pytest.raises(UserError):
+        fixes.apply_fix(folder, [], "backdrop")
 
 
 def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
@@ -159,17 +165,6 @@ def test_pictures_that_share_a_caption_get_one_each(six: Path) -> None:
     captions = {example.name: example.caption for example in dataset.read(six)}
     assert captions["2.jpg"] == captions["2-2.png"] == "rin, a robot, number 2"
     assert files_by_kind(six) == {}
-
-
-def test_a_shared_background_is_named(folder: Path) -> None:
-    for number in range(6):
-        save(folder, f"{number}.png", drawing(number), f"rin, a robot, number {number}")
-    problems = checks.examine(folder, "rin", stats=image_stats.measure_missing(folder)).problems
-    assert [problem.message for problem in problems] == ["6 of 6 images have the same white background."]
-    assert fixes.apply_fix(folder, problems, "backdrop") == "Added 'white background' to 6 captions."
-    assert files_by_kind(folder) == {}
-    with pytest.raises(UserError):
-        fixes.apply_fix(folder, [], "backdrop")
 
 
 def test_pictures_are_measured_once(six: Path) -> None:

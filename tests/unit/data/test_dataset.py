@@ -133,14 +133,3 @@ def test_an_image_is_found_by_its_name_alone(folder: Path, tmp_path: Path, monke
     others = ["a.txt", "a.mask.png", ".hidden.png", "folder.png", "link.png", "no.png", "", ".", "..", "inner/c.png"]
     others += ["../outside.png", str(tmp_path / "outside.png"), "a.png/", "./a.png", "a\0.png", "a" * 300 + ".png"]
     assert [name for name in others if dataset.find_image(folder, name)] == []
-
-
-def test_masks_are_found_with_one_look_at_the_folders(folder: Path) -> None:
-    for name in ("a.png", "b.png", "c.PNG", "d.jpg", "a.mask.png", "b-masklabel.png"):
-        (folder / name).write_bytes(b"x")
-    (folder / "mask").mkdir()
-    (folder / "mask" / "d.png").write_bytes(b"x")
-    (folder / "mask" / "c.jpg").write_bytes(b"x")  # not in a form that is read
-    files = dataset.image_files(folder)
-    assert [path.name for path in dataset.masked(folder, files)] == ["a.png", "b.png", "d.jpg"]
-    assert dataset.masked(folder, files) == [path for path in files if dataset.mask_file(path).is_file()]

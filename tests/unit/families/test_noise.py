@@ -1,20 +1,11 @@
-"""Noise schedules, against the formulas of their papers and the schedulers of diffusers."""
+"""Noise schedules, against the formulas of their papers."""
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from trainer.families.noise import DiscreteNoise, FlowNoise
 
 SHAPE = (3, 16, 8, 8)
-
-
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_timesteps_of_flow_matching_are_those_of_diffusers(shift: float) -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    noise = FlowNoise(lambda _shape: shift)
-    shares = torch.arange(1, 1001) / 1000
-    assert torch.allclose(noise.at(shares, 0, 999, SHAPE), scheduler.timesteps.flip(0), rtol=1e-5)
 
 
 def test_shares_of_whole_timesteps_reach_the_first_and_the_last() -> None:

@@ -16,7 +16,6 @@ from tests.conftest import CHECKOUT
 from trainer import config
 from trainer.errors import UserError
 from trainer.optim import custom
-from trainer.optim.lion import Lion
 from trainer.optim.optimizers import ROWS, OptimizerConfig
 from trainer.training import optimizer_step
 from trainer.training.checkpoint import TrainState
@@ -143,20 +142,6 @@ def test_files_beside_a_config_are_never_run(name: str, tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="No installed package"):
         custom.construct(f"{name}.SGD", [{"params": [nn.Parameter(torch.zeros(2))]}], {})
     assert not marker.exists()
-
-
-def test_a_lion_step_by_hand() -> None:
-    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
-    lion = Lion([{"params": [weight]}], lr=0.1, betas=(0.9, 0.99), weight_decay=0.5)
-    weight.grad = torch.tensor([0.3, -0.1, 0.0])
-    lion.step()
-    assert torch.allclose(weight, torch.tensor([0.95 - 0.1, -1.9 + 0.1, 2.85]))
-    assert torch.allclose(lion.state[weight]["average"], torch.tensor([0.003, -0.001, 0.0]))
-    # The average of before outweighs a small gradient of the other sign: 0.9 * 0.003 - 0.1 * 0.02 > 0.
-    before = weight.detach().clone()
-    weight.grad = torch.tensor([-0.02, 0.0, 0.0])
-    lion.step()
-    assert float(weight.detach()[0]) == pytest.approx(float(before[0]) * 0.95 - 0.1)
 
 
 if __name__ == "__main__":

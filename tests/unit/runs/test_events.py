@@ -53,22 +53,6 @@ def test_a_resume_takes_back_what_came_after_its_step() -> None:
     assert [checkpoint.step for checkpoint in state.checkpoints] == [1, 2]
 
 
-def test_every_event_survives_its_line(tmp_path: Path) -> None:
-    log = tmp_path / "events.jsonl"
-    written: list[Event] = [
-        started(),
-        events.Phase(name="a\nb", done=0, total=1),
-        step(1, float("nan")),
-        events.Failed(message="<script>", remedy="r", traceback="a\nb"),
-    ]
-    for event in written:
-        append(log, event)
-    got, offset = read(log)
-    assert [event.model_dump_json() for event in got] == [event.model_dump_json() for event in written]
-    assert offset == log.stat().st_size
-    assert read(log, offset) == ([], offset)
-
-
 def test_a_torn_line_is_cut_and_a_damaged_one_passed_over(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
     append(log, step(1))

@@ -85,16 +85,6 @@ def status(run: Run) -> str:
     return runs.look(run).status
 
 
-def test_a_start_that_no_worker_takes_is_interrupted(home: Path) -> None:
-    run = make()
-    (run.folder / "ask" / "start").touch()
-    assert status(run) == "waiting"
-    for away in (-runs.START_GRACE - 1, 86_400):  # long ago; or the clock was set back since
-        then = time.time() + away
-        os.utime(run.folder / "ask" / "start", (then, then))
-        assert status(run) == "interrupted"
-
-
 def named(name: str) -> Run:
     """A run of this folder name that was started; nobody works on it yet."""
     made = make()
@@ -102,13 +92,6 @@ def named(name: str) -> Run:
     run = Run(made.folder.with_name(name))
     (run.folder / "ask" / "start").touch()
     return run
-
-
-def test_looking_at_a_lock_from_many_threads_takes_it_for_free(home: Path) -> None:
-    run = make()
-    run.lock.touch()
-    with ThreadPoolExecutor(8) as threads:
-        assert not any(threads.map(lambda _: runs.is_locked(run.lock), range(2000)))
 
 
 def test_waiting_runs_are_put_in_another_order_which_stays(home: Path) -> None:
@@ -175,6 +158,13 @@ def test_commands_are_taken_once(home: Path) -> None:
     runs.start(run, executor=lambda _: None)
     assert not run.take_request("stop"), "a start forgets old commands"
     assert status(run) == "waiting"
+    for away in (-runs.START_GRACE - 1, 86_400):  # long ago; or the clock was set back since
+        then = time.time() + away
+        os.utime(run.folder / "ask" / "start", (then, then))
+        assert status(run) == "interrupted", "no worker took it"
+    run.lock.touch()
+    with ThreadPoolExecutor(8) as threads:  # to look at a lock is not to hold it
+        assert not any(threads.map(lambda _: runs.is_locked(run.lock), range(2000)))
 
 
 def test_twenty_who_start_at_once_have_their_own_folders(home: Path) -> None:
@@ -320,32 +310,26 @@ def test_what_is_in_a_bin_stays_for_a_week(home: Path) -> None:
     assert [archive.deleted(), list((folder / ".bin").iterdir()), projects.deleted()] == [rest[1:] for rest in bins]
 
 
-def test_a_deleted_run_comes_back(home: Path) -> None:
+def test_runs_are_renamed_deleted_and_come_back(home: Path) -> None:
     first, second = make("one"), make("two")
-    archive.delete(first)
-    archive.delete(second)
-    assert archive.restore_last() == second
-    assert archive.restore_last() == first
-    with pytest.raises(UserError, match="no deleted run"):
-        archive.restore_last()
-    archive.delete(first)
-    first.folder.mkdir()
-    with pytest.raises(UserError, match="Another run has this name"):
-        archive.restore_last()
-
-
-def test_a_run_is_renamed_and_keeps_its_date(home: Path) -> None:
-    run, other = make("rin"), make("mira")
-    begun = run.id[:17]
-    renamed = archive.rename(run, " red-hair ")
-    assert renamed.id == f"{begun}_red-hair"
-    assert renamed.config().name == "rin"
+    renamed = archive.rename(first, " red-hair ")
+    assert renamed.id == f"{first.id[:17]}_red-hair", "it keeps its date"
+    assert renamed.config().name == "one"
     assert archive.rename(renamed, "red-hair") == renamed
     for name in ("", "../x", "a b"):
         with pytest.raises(UserError):
             archive.rename(renamed, name)
-    with held(other.lock), pytest.raises(UserError, match="still running"):
-        archive.rename(other, "x")
+    with held(second.lock), pytest.raises(UserError, match="still running"):
+        archive.rename(second, "x")
+    for run in (renamed, second):
+        archive.delete(run)
+    assert [archive.restore_last(), archive.restore_last()] == [second, renamed]
+    with pytest.raises(UserError, match="no deleted run"):
+        archive.restore_last()
+    archive.delete(renamed)
+    renamed.folder.mkdir()
+    with pytest.raises(UserError, match="Another run has this name"):
+        archive.restore_last()
 
 
 def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:

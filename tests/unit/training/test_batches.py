@@ -47,11 +47,3 @@ def test_a_batch_follows_from_its_number_and_has_one_shape(mixture: tuple[str, i
     in_order = [pool.indices(number) for number in range(60)]
     assert [pool.indices(number) for number in reversed(range(60))] == in_order[::-1]
     assert all(len({pool.shapes[index] for index in batch}) == 1 for batch in in_order)
-
-
-def test_an_epoch_that_fills_its_batches_shows_each_image_once() -> None:
-    pool, _names = pool_of("aaaaaaaa aaaa", 4, {"a": 1})
-    epoch = [index for number in range(3) for index in pool.indices(number)]
-    assert sorted(epoch) == list(range(12))
-    other = Pool(pool.views, pool.shapes, pool.texts, pool.triggers, 1, 4)
-    assert [index for number in range(3) for index in other.indices(number)] != epoch, "by the seed"

@@ -121,21 +121,10 @@ def test_images_are_generated_once_and_strength_zero_is_plain(finished: Run) -> 
     assert len(sampler.requests) == 2
     sampler.notes[sampler.requests[1].out] = ["x changes 7 layers of T5: they are left out."]
     assert "they are left out." in list(try_out.generate(sampler, RunWatcher(), form))[-1][0]
+    os.utime(finished.export, (1, 1))
+    assert list(try_out.generate(sampler, RunWatcher(), form))[-1][1][1] != files[1], "it was written again"
     fresh = dataclasses.replace(form, new_seed=True)
     assert len({list(try_out.generate(sampler, RunWatcher(), fresh))[-1][2] for _ in range(2)}) == 2
-
-
-def test_a_file_that_was_written_again_is_drawn_with_again(finished: Run) -> None:
-    sampler, form = FakeSampler(), sample_form(finished.id)
-    *_progress, (_html, before, _seed) = try_out.generate(sampler, RunWatcher(), form)
-    os.utime(finished.export, (1, 1))
-    *_progress, (_html, after, _seed) = try_out.generate(sampler, RunWatcher(), form)
-    assert (before == after, len(sampler.requests)) == (False, 2)
-
-
-def test_progress_is_told_now_and_then_and_each_picture_at_once() -> None:
-    steps = [(0, 20), *((step, 20) for step in range(1, 21))]
-    assert list(try_out._throttled(iter([*steps, *steps]))) == [(0, 20), (1, 20), (0, 20)]
 
 
 def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:

@@ -39,19 +39,11 @@ def test_the_fastest_way_that_fits_is_named(monkeypatch: pytest.MonkeyPatch, bas
 @pytest.mark.parametrize(
     ("card", "training", "setting"),
     [
-        (
-            8,
-            {"batch_size": 4, "micro_batches": 1, "gradient_checkpointing": "transformers"},
-            "training.micro_batches) to 0",
-        ),
+        (8, {"batch_size": 4, "micro_batches": 1, "gradient_checkpointing": "transformers"}, "micro_batches) to 0"),
         (8, {"gradient_checkpointing": "off"}, "training.gradient_checkpointing) to auto"),
         (4, {"gradient_checkpointing": "all", "offload": "off"}, "training.offload) to auto"),
         (4.5, {"gradient_checkpointing": "all", "offload": "off", "resolution": 1024}, "training.offload) to auto"),
-        (
-            8.5,
-            {"gradient_checkpointing": "off", "offload": "off", "resolution": 768},
-            "gradient_checkpointing) to auto",
-        ),
+        (8.5, {"gradient_checkpointing": "off", "offload": "off", "resolution": 768}, "checkpointing) to auto"),
         (2.6, {}, "model.weights) to nf4"),
         (2, {}, "Resolution (training.resolution) to 512"),
     ],

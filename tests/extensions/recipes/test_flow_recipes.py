@@ -156,6 +156,8 @@ def test_a_preset_of_onetrainer_for_flux(tmp_path: Path) -> None:
     without = read(tmp_path, toml(SD3 | {"network_args": arguments}))
     assert built(without).adapter.targets == "attention", "layers with a rank of 0 there are not adapted here"
     assert not any("modulation" in note for note in without.notes)
+    guided = read(tmp_path, json.dumps(FLUX_TRAINER | {"transformer": {"guidance_scale": 3.0}}))
+    assert built(guided).model.guidance == 3.0
 
 
 def test_a_job_of_ai_toolkit_for_flux(tmp_path: Path) -> None:
@@ -163,6 +165,8 @@ def test_a_job_of_ai_toolkit_for_flux(tmp_path: Path) -> None:
     settings = built(recipe)
     assert (settings.adapter.targets, settings.training.resolution) == ("attention+ff", 1024)
     assert settings.model.weights == "full"  # to quantize is a matter of the machine
+    guided = read(tmp_path, re.sub("( *)timestep_type: sigmoid", r"\g<0>\n\1cfg_scale: 2.0", FLUX_JOB))
+    assert built(guided).model.guidance == 2.0
     assert any("model.quantize" in note and "model.low_vram" in note and "decided by" in note for note in recipe.notes)
 
 
@@ -192,6 +196,8 @@ def test_a_preset_of_the_gui_for_flux(tmp_path: Path) -> None:
     assert "apply_t5_attn_mask = True" in notes
     assert "split_qkv" in notes
     assert "D:/" not in notes
+    silent = {key: value for key, value in FLUX.items() if key != "guidance_scale"}
+    assert [built(read(tmp_path, toml(each))).model.guidance for each in (FLUX, silent)] == [1.0, 3.5]
 
 
 def test_settings_of_the_gui_for_flux_mean_nothing_for_sd3_and_a_unet(tmp_path: Path) -> None:
@@ -202,19 +208,6 @@ def test_settings_of_the_gui_for_flux_mean_nothing_for_sd3_and_a_unet(tmp_path: 
     assert built(unet).objective.timestep_sampling == "uniform"
     assert not any("no counterpart" in note for note in unet.notes)
     assert [built(each).adapter.blocks for each in (recipe, unet)] == [(), ()]
-
-
-@pytest.mark.parametrize(
-    ("text", "guidance"),
-    [
-        (toml(FLUX), 1.0),
-        (toml({key: value for key, value in FLUX.items() if key != "guidance_scale"}), 3.5),  # as sd-scripts has it
-        (json.dumps(FLUX_TRAINER | {"transformer": {"guidance_scale": 3.0}}), 3.0),
-        (re.sub("( *)timestep_type: sigmoid", r"\g<0>\n\1cfg_scale: 2.0", FLUX_JOB), 2.0),
-    ],
-)
-def test_the_guidance_in_training_arrives(tmp_path: Path, text: str, guidance: float) -> None:
-    assert built(read(tmp_path, text)).model.guidance == guidance
 
 
 @pytest.mark.parametrize(

@@ -55,32 +55,27 @@ def test_what_lies_beside_it_is_read(tmp_path: Path, where: str) -> None:
 
 
 def test_nothing_else_of_this_machine_is_read(tmp_path: Path) -> None:
+    """Not even through a link. A folder and a broken file are left alone."""
     own = reading.read(write(tmp_path / "own", prompts="a girl in the rain"))
     assert own.settings["preview"]["prompts"] == ["a girl in the rain"], "prompts in the recipe itself stay"
     (tmp_path / "sets.toml").write_text(DATASETS, encoding="utf-8")
     (tmp_path / "secret.txt").write_text("my secret", encoding="utf-8")
     here = tmp_path / "here"
+    here.mkdir()
+    (here / "prompts.txt").symlink_to(tmp_path / "secret.txt")
+    (here / "folder.toml").mkdir()
     for datasets, prompts in (
         (str(tmp_path / "sets.toml"), str(tmp_path / "secret.txt")),
         ("../sets.toml", "../secret.txt"),
         ("..", "/etc/hostname.txt"),
+        ("folder.toml", "prompts.txt"),
     ):
         recipe = reading.read(write(here, datasets, prompts), datasets=True)
+        assert "my secret" not in str(recipe)
         assert "preview" not in recipe.settings or "prompts" not in recipe.settings["preview"]
         assert "dataset" not in recipe.settings
         for key in ("dataset_config", "sample_prompts"):
             assert any(note.startswith(f"{key} names a file that is not beside the recipe") for note in recipe.notes)
-
-
-def test_a_link_a_folder_and_a_broken_file_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "secret.txt").write_text("my secret", encoding="utf-8")
-    config = write(tmp_path / "here", "sets.toml", "prompts.txt")
-    (config.parent / "prompts.txt").symlink_to(tmp_path / "secret.txt")
-    (config.parent / "sets.toml").mkdir()
-    recipe = reading.read(config, datasets=True)
-    assert "secret" not in str(recipe)
-    assert sum("not beside the recipe" in note for note in recipe.notes) == 2
-    (config.parent / "sets.toml").rmdir()
-    (config.parent / "sets.toml").write_text("[" * 100_000, encoding="utf-8")
-    recipe = reading.read(config, datasets=True)
-    assert any(note.startswith("dataset_config names sets.toml, which cannot be read") for note in recipe.notes)
+    (here / "broken.toml").write_text("[" * 100_000, encoding="utf-8")
+    recipe = reading.read(write(here, "broken.toml"), datasets=True)
+    assert any(note.startswith("dataset_config names broken.toml, which cannot be read") for note in recipe.notes)

@@ -184,7 +184,7 @@ def test_schedule_free_prodigy_is_read_but_for_variants(tmp_path: Path, switch: 
 MUON = {"optimizer": "MUON_ADV", "beta1": 0.9, "rms_rescaling": True, "nesterov": True, "normuon_variant": False}
 
 
-def test_muon_of_onetrainer_is_read_if_it_steps_as_ours(tmp_path: Path) -> None:
+def test_muon_is_read_if_it_steps_as_ours(tmp_path: Path) -> None:
     settings = built(read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": MUON})))
     assert settings.optimizer == SECTIONS["muon"](learning_rate=3e-4, momentum=0.9, weight_decay=0.0)
     everywhere = read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": MUON, "layer_filter_preset": "full"}))
@@ -194,15 +194,11 @@ def test_muon_of_onetrainer_is_read_if_it_steps_as_ours(tmp_path: Path) -> None:
         other = read(tmp_path, json.dumps(ONE_TRAINER | {"optimizer": MUON | changes}))
         assert not {"optimizer.kind", "optimizer.learning_rate"} & flat(other.settings).keys(), changes
         assert any("does not have the optimizer MUON" in note for note in other.notes), changes
-
-
-def test_muon_of_the_scripts_is_read_if_scaled_as_ours(tmp_path: Path) -> None:
-    scaled = {"optimizer_type": "Muon", "optimizer_args": ["adjust_lr_fn='match_rms_adamw'", "momentum=0.9"]}
-    settings = built(read(tmp_path, toml(SCRIPT | scaled)))
-    assert settings.optimizer == SECTIONS["muon"](
-        learning_rate=1e-4, momentum=0.9, weight_decay=0.1
-    )  # as torch by default
-    other = read(tmp_path, toml(SCRIPT | scaled | {"optimizer_args": []}))
+    scripts = SCRIPT | {"optimizer_type": "Muon"}
+    scaled = scripts | {"optimizer_args": ["adjust_lr_fn='match_rms_adamw'", "momentum=0.9"]}
+    expected = SECTIONS["muon"](learning_rate=1e-4, momentum=0.9, weight_decay=0.1)  # which is torch's
+    assert built(read(tmp_path, toml(scaled))).optimizer == expected
+    other = read(tmp_path, toml(scripts))
     assert "optimizer.kind" not in flat(other.settings)
     assert any("Muon (adjust_lr_fn=original)" in note for note in other.notes)
 

@@ -140,9 +140,6 @@ def test_steps_and_rank_from_the_number_of_pictures(tmp_path: Path) -> None:
     usual, own = (config.build({**real, "adapter": {"rank": rank}}).adapter for rank in (0, 3))
     assert [adjustments.planned_rank(usual, count) for count in (4, 5, 30, 31)] == [8, 16, 16, 32]
     assert adjustments.planned_rank(own, 31) == 3
-
-
-def test_steps_from_repeated_images_of_which_some_are_held_out(tmp_path: Path) -> None:
     made = config.build(config.override(dict(SMALL), ["held_out.share=0.1"]))
     examples = [Example(tmp_path / f"{number % 4}.png", "", 64, 64) for number in range(12)]
     assert adjustments.trained_count(made, examples) == 9, "three repeats of an image are held out with it"

@@ -28,21 +28,24 @@ def test_a_line_is_read_and_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "changes", "words"),
     [
-        ("kim", "needs a dataset and a trigger word"),
-        ("--trigger kmx2", "needs a dataset and a trigger word"),
-        ("kim --word kmx2", "unknown flag --word"),
-        ("kim --trigger kmx2 --repeats 0", "should be 1 to 100"),
-        ("kim --trigger kmx2 --class", "--class of .* has no value"),
-        ("kim --trigger kmx2 --regularization", "--regularization of .* has no value"),
+        ("kim", {}, "needs a dataset and a trigger word"),
+        ("--trigger kmx2", {}, "needs a dataset and a trigger word"),
+        ("kim --word kmx2", {}, "unknown flag --word"),
+        ("kim --trigger kmx2 --repeats 0", {}, "should be 1 to 100"),
+        ("kim --trigger kmx2 --class", {}, "--class of .* has no value"),
+        ("kim --trigger kmx2 --regularization", {}, "--regularization of .* has no value"),
+        ("kim --trigger RINX", {}, "different trigger words"),
+        ("rin --trigger kmx2", {}, "named twice"),
+        ("kim --trigger kmx2", {"trigger": ""}, "the first has none"),
+        ("kim --trigger kmx2", {"class_word": "a kmx2"}, "class word has a trigger word in it"),
     ],
 )
-def test_a_wrong_line_is_refused_in_words(line: str, words: str) -> None:
+def test_a_wrong_line_is_refused_in_words(line: str, changes: dict[str, str], words: str) -> None:
+    """So are subjects that could not be told apart."""
     with pytest.raises(UserError, match=words):
-        subject_lines.parse_subject_line(line)
-    with pytest.raises(UserError, match=words):
-        build(line)
+        build(line, **changes)
 
 
 def test_a_run_teaches_its_dataset_first() -> None:
@@ -51,17 +54,3 @@ def test_a_run_teaches_its_dataset_first() -> None:
     whole = build("kim --trigger kmx2 --class boy", class_word=" girl ", regularization={"dataset": "girls"})
     assert whole.taught == (Subject("rin", "rinx", 1, "girl", "girls"), Subject("kim", "kmx2", 1, "boy"))
     assert whole.class_words == {"rinx": "girl", "kmx2": "boy"}
-
-
-@pytest.mark.parametrize(
-    ("line", "changes", "words"),
-    [
-        ("kim --trigger RINX", {}, "different trigger words"),
-        ("rin --trigger kmx2", {}, "named twice"),
-        ("kim --trigger kmx2", {"trigger": ""}, "the first has none"),
-        ("kim --trigger kmx2", {"class_word": "a kmx2"}, "class word has a trigger word in it"),
-    ],
-)
-def test_subjects_that_could_not_be_told_apart_are_refused(line: str, changes: dict[str, str], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        build(line, **changes)

@@ -152,15 +152,12 @@ def test_proposals_wait_until_they_are_kept_or_discarded(character: Path) -> Non
     assert undo.undo(character) == undo.Undone("automatic captions", 1, 0)
     assert undo.undo(character) == undo.Undone("automatic captions", 1, 0)
     assert read_caption(character / "01.png") == before
-
-
-def test_a_caption_typed_meanwhile_is_replaced_only_by_name(character: Path) -> None:
     propose(character, "01", "02")
     dataset.write_caption(character / "01.png", "typed meanwhile")
     assert caption_edits.keep_proposals(character) == 1
     assert read_caption(character / "01.png") == "typed meanwhile"
     assert list(caption_edits.read_proposals(character)) == ["01.png"]
-    assert caption_edits.keep_proposals(character, ["01.png"]) == 1
+    assert caption_edits.keep_proposals(character, ["01.png"]) == 1, "by its name it is replaced"
     assert undo.undo(character)
     assert read_caption(character / "01.png") == "typed meanwhile"
 

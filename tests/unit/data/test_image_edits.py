@@ -1,13 +1,14 @@
-"""Images are rotated and cropped from their originals, which never get lost, and masks go with them."""
+"""Images are rotated and cropped from their originals, which never get lost, and masks are made and go with them."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.hostile.pictures import exif
-from trainer.data import dataset, image_edits, images, undo
+from tests.hostile.pictures import exif, png, saved
+from trainer.data import checks, dataset, fixes, image_edits, image_stats, images, undo
 from trainer.data.image_edits import Edit
 from trainer.errors import UserError
 
@@ -126,3 +127,57 @@ def test_a_write_that_fails_leaves_the_image_as_it_was(folder: Path) -> None:
     with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
         image_edits.change(path, Edit(1))
     assert path.read_bytes() == before
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> Path:
+    clear = Image.new("RGBA", (40, 30), (200, 30, 30, 255))
+    clear.paste((0, 0, 0, 0), (0, 0, 20, 30))
+    for name in ("a", "b"):
+        clear.save(tmp_path / f"{name}.png")
+    Image.new("RGB", (40, 30), "blue").save(tmp_path / "c.png")
+    return tmp_path
+
+
+def corners(data: bytes) -> tuple[object, object]:
+    with Image.open(io.BytesIO(data)) as mask:
+        return mask.convert("L").getpixel((0, 0)), mask.convert("L").getpixel((39, 29))
+
+
+def test_a_mask_is_drawn_undone_or_refused(masked: Path) -> None:
+    drawn = Image.new("RGBA", (40, 30), "white")
+    drawn.paste("black", (0, 0, 10, 10))
+    undo.edit_masks(masked, {"c.png": image_edits.mask_from_drawing(saved(drawn, "PNG"))}, "draw")
+    assert corners((masked / "c.mask.png").read_bytes()) == (0, 255)
+    white = saved(Image.new("RGB", (40, 30), "white"), "PNG")
+    undo.edit_masks(masked, {"c.png": image_edits.mask_from_drawing(white)}, "clear")
+    assert dataset.read_mask(masked / "c.png") == b""
+    assert undo.undo(masked) is not None
+    assert corners(dataset.read_mask(masked / "c.png")) == (0, 255)
+    assert undo.undo(masked) is not None
+    assert dataset.read_mask(masked / "c.png") == b""
+    for data in (b"", b"<svg/>", png(40000, 40000, 8, 0, b""), bytes(image_edits.MAX_MASK_BYTES + 1)):
+        with pytest.raises(UserError):
+            image_edits.mask_from_drawing(data)
+
+
+def test_a_mask_that_changed_since_is_not_undone(masked: Path) -> None:
+    (masked / "masks").mkdir()
+    Image.new("L", (40, 30), 9).save(masked / "masks" / "c.png")
+    undo.edit_masks(masked, {"c.png": saved(Image.new("L", (40, 30), 0), "PNG")}, "draw")
+    assert not (masked / "c.mask.png").exists()
+    (masked / "masks" / "c.png").write_bytes(b"newer")
+    undo.undo(masked)
+    assert (masked / "masks" / "c.png").read_bytes() == b"newer"
+
+
+def test_transparency_becomes_masks_with_one_undo(masked: Path) -> None:
+    own = saved(Image.new("L", (40, 30), 7), "PNG")
+    (masked / "b.mask.png").write_bytes(own)
+    problems = checks.examine(masked, stats=image_stats.measure_missing(masked)).problems
+    assert fixes.apply_fix(masked, problems, "transparent") == "Made 1 mask from transparency."
+    assert corners((masked / "a.mask.png").read_bytes()) == (0, 255)
+    assert (masked / "b.mask.png").read_bytes() == own
+    assert not (masked / "c.mask.png").exists()
+    undo.undo(masked)
+    assert not (masked / "a.mask.png").exists()

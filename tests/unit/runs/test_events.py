@@ -53,6 +53,13 @@ def test_a_resume_takes_back_what_came_after_its_step() -> None:
     assert [checkpoint.step for checkpoint in state.checkpoints] == [1, 2]
 
 
+def test_a_curve_keeps_its_last_point() -> None:
+    state = fold(State(), [started(), *(step(number, number / 10) for number in range(1, 1235))])
+    points = loss_curve(state, 100)
+    assert (len(points) <= 101, points[-1]) == (True, (1234, 123.4))
+    assert loss_curve(State()) == []
+
+
 def test_a_torn_line_is_cut_and_a_damaged_one_passed_over(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
     append(log, step(1))
@@ -68,11 +75,3 @@ def test_a_torn_line_is_cut_and_a_damaged_one_passed_over(tmp_path: Path) -> Non
     append(log, step(3))
     assert [event.step for event in read(log)[0]] == [1, 2, 3]  # type: ignore[union-attr]
     assert read(tmp_path / "absent") == ([], 0)
-
-
-def test_a_curve_keeps_its_last_point() -> None:
-    state = fold(State(), [started(), *(step(number, number / 10) for number in range(1, 1235))])
-    points = loss_curve(state, 100)
-    assert len(points) <= 101
-    assert points[-1] == (1234, 123.4)
-    assert loss_curve(State()) == []

@@ -55,20 +55,15 @@ def test_a_dropped_file_is_described_kept_and_offered(dropped: Path) -> None:
     assert [path.stem for path in adapter_choices.kept()] == ["my-fox", "my-fox-2"]
     assert "/download/kept/my-fox.safetensors" in download.table(RunWatcher())
     adapter_choices.discard("my-fox")
-    assert [path.stem for path in adapter_choices.kept()] == ["my-fox-2"]
+    dropped.write_bytes(b"\x80\x04" + bytes(100))
+    description = download.take(str(dropped))
+    assert "can contain programs" in description
+    assert str(dropped.parent) not in description
+    assert download.take(None) == ""
+    assert [path.stem for path in adapter_choices.kept()] == ["my-fox-2"], "a broken file is not kept"
     for key in ("kept:my-fox", "kept:../x", "kept:"):
         with pytest.raises(UserError):
             adapter_choices.find(key)
-
-
-def test_a_broken_file_is_described_but_not_kept(home: Path, tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(b"\x80\x04" + bytes(100))
-    description = download.take(str(path))
-    assert "can contain programs" in description
-    assert str(tmp_path) not in description
-    assert adapter_choices.kept() == []
-    assert download.take(None) == ""
 
 
 def test_the_verdict_of_a_run_is_shown_with_its_file(character: Path) -> None:

@@ -200,7 +200,9 @@ def test_saved_settings_that_cannot_be_used_are_refused(character: Path) -> None
         settings.load_settings(answers(), "odd")
 
 
-def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None:
+@pytest.mark.usefixtures("places")
+def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes to the cluster of this page, if it has one that no others share."""
     run = train.create(answers(name="mine", trigger=" miraxo ", **{"form-training-steps": 7}))
     config = run.config()
     assert (config.name, config.trigger, config.training.steps, config.dataset) == ("mine", "miraxo", 7, "rin")
@@ -217,11 +219,7 @@ def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path) -> None
         with pytest.raises(UserError, match=words):
             train.create(answers(**changes))
     assert len(runs.all_runs()) == 2
-
-
-@pytest.mark.usefixtures("places")
-def test_a_start_goes_to_the_cluster_of_this_page(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_actions.cluster() == ""
+    assert run_actions.cluster() == run.cluster == ""
     monkeypatch.setenv("LIMNER_CLUSTER", "127.0.0.1:6379")
     assert train.create(answers(), run_actions.cluster()).cluster == "127.0.0.1:6379"
     assert train.create(answers()).cluster == ""

@@ -46,6 +46,7 @@ def offer(adapter: str, *, defaults: tuple[str, float, float, float] = DEFAULTS,
 
 
 def test_what_was_changed_in_the_tab_stays(finished: Run) -> None:
+    """First there is the newest adapter of the project, with what suits it."""
     preview = finished.config().preview
     suitable = ("miraxo", preview.steps, preview.guidance, 1)
     before = ("of another adapter", 30.0, 7.5, 1)
@@ -54,9 +55,6 @@ def test_what_was_changed_in_the_tab_stays(finished: Run) -> None:
     assert first["offered"] == {"adapter": finished.id, "before": ["", 30.0, 7.5, 1], "after": list(suitable)}
     changed = offer(finished.id, defaults=suitable, prompt="my own", steps=8, guidance=2.5, clip_skip=1)
     assert changed["offered"]["after"] == ["my own", 8, 2.5, 1]
-
-
-def test_the_first_adapter_is_the_newest_of_the_project(finished: Run, tmp_path: Path) -> None:
     newer = runs.create(finished.config().model_copy(update={"dataset": "other", "name": "newer"}))
     shutil.copy(finished.export, newer.folder / "newer.safetensors")
     newer.report(events.Finished(step=5, export="newer.safetensors"))

@@ -57,14 +57,7 @@ def test_a_zip_keeps_captions_with_their_pictures(folder: Path, tmp_path: Path) 
     assert all(folder in path.parents for path in tmp_path.rglob("*.png"))
 
 
-def test_captions_of_one_name_are_not_guessed(folder: Path) -> None:
-    files = [("a.png", png("red")), ("a.txt", b"one"), ("a.png", png("blue")), ("a.txt", b"two"), (".DS_Store", b"x")]
-    report = add(folder, *files)
-    assert [example.caption for example in dataset.read(folder)] == ["", ""]
-    assert report.refused == [("a.txt", "several different captions have this name; add one folder at a time")]
-
-
-def test_captions_alone_find_their_pictures_and_replace_none_that_was_edited(folder: Path) -> None:
+def test_captions_find_their_pictures_and_none_is_guessed(folder: Path) -> None:
     add(folder, ("a.png", png()))
     report = add(folder, ("a.txt", b"late"), ("b.txt", b"lonely"))
     assert dataset.read(folder)[0].caption == "late"
@@ -72,6 +65,10 @@ def test_captions_alone_find_their_pictures_and_replace_none_that_was_edited(fol
     (folder / "a.txt").write_text("edited since")
     report = add(folder, ("a.png", png()), ("a.txt", b"late"))
     assert (report.known, dataset.read(folder)[0].caption) == (1, "edited since")
+    files = [("c.png", png("teal")), ("c.txt", b"one"), ("c.png", png("blue")), ("c.txt", b"two"), (".DS_Store", b"x")]
+    report = add(folder, *files)
+    assert [example.caption for example in dataset.read(folder)] == ["edited since", "", ""]
+    assert report.refused == [("c.txt", "several different captions have this name; add one folder at a time")]
 
 
 def test_the_digest_is_of_content_alone(folder: Path) -> None:

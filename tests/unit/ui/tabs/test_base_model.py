@@ -101,7 +101,9 @@ def test_a_model_that_cannot_be_read_is_listed_with_its_reason(home: Path, tmp_p
 
 
 @pytest.mark.parametrize("program", ["models/checkpoints", ""])
-def test_models_of_other_programs_are_listed(home: Path, tmp_path: Path, bases: dict[str, Path], program: str) -> None:
+def test_models_of_other_programs_are_listed(
+    home: Path, tmp_path: Path, bases: dict[str, Path], program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "programs" / "My UI"
     folder = root / program / "anime" / "new"
     folder.mkdir(parents=True)
@@ -119,12 +121,8 @@ def test_models_of_other_programs_are_listed(home: Path, tmp_path: Path, bases: 
     assert "fox, Stable Diffusion XL" not in listed()
     base_model.set_folders("", "micro")
     assert base_model.folders_text() == ""
-
-
-def test_a_folder_that_is_not_theirs_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those on a page that several people share, /etc is nobody's."""
     with pytest.raises(UserError, match="There is no folder 'none'"):
         base_model.set_folders(str(tmp_path / "none"), "micro")
     monkeypatch.setenv("LIMNER_SHARED", str(tmp_path / "shared"))
-    with pytest.raises(UserError, match="There is no folder 'etc'"):
+    with pytest.raises(UserError, match="There is no folder 'etc'"):  # on a page of several people it is nobody's
         base_model.set_folders("/etc", "micro")

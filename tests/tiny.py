@@ -75,9 +75,7 @@ def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False, heads: int = 
             pooled_projection_dim=40, pos_embed_max_size=16,
             dual_attention_layers=(0, 1) if dual else (), qk_norm="rms_norm" if dual or heads else None,
         )  # fmt: skip
-        _wake(transformer)
-        if heads:
-            transformer.to(torch.bfloat16)
+        _wake(transformer, wide=heads > 0)
         first = transformers.CLIPTextModelWithProjection(_text(tokenizers[0], hidden_size=16, projection_dim=16))
         torch.nn.init.eye_(first.text_projection.weight)  # as in the published ones, whose single files leave it out
         second = transformers.CLIPTextModelWithProjection(
@@ -106,12 +104,10 @@ def make_flux(folder: Path, *, wide: bool = False) -> Path:
             num_attention_heads=heads, joint_attention_dim=40, pooled_projection_dim=16, guidance_embeds=True,
             axes_dims_rope=axes,
         )  # fmt: skip
-        _wake(transformer)
-        if wide:
-            transformer.to(torch.bfloat16)
+        _wake(transformer, wide=wide)
         first = transformers.CLIPTextModel(_text(tokenizer, hidden_size=16, projection_dim=16))
         second = transformers.T5EncoderModel(_t5())
-        vae = _wide_vae(scaling_factor=0.3611, shift_factor=0.1159)
+        vae = _flux_vae()
     diffusers.FluxPipeline(
         transformer=transformer, vae=vae, text_encoder=first, tokenizer=tokenizer, text_encoder_2=second,
         tokenizer_2=_t5_tokenizer(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
@@ -126,31 +122,14 @@ def make_chroma(folder: Path, *, wide: bool = False) -> Path:
     """Save a Chroma model of about 0.1 million random parameters beside T5's words; `wide` as for FLUX.1."""
     with seeded():
         count, heads, axes = (1, 24, (16, 56, 56)) if wide else (2, 2, (4, 6, 6))
-        transformer = diffusers.ChromaTransformer2DModel(
-            patch_size=1,
-            in_channels=64,
-            num_layers=count,
-            num_single_layers=count,
-            attention_head_dim=sum(axes),
-            num_attention_heads=heads,
-            joint_attention_dim=40,
-            axes_dims_rope=axes,
-            approximator_num_channels=16,
-            approximator_hidden_dim=24,
-            approximator_layers=5,
-        )
-        _wake(transformer)
-        if wide:
-            transformer.to(torch.bfloat16)
-        text_encoder = transformers.T5EncoderModel(_t5())
-        vae = _wide_vae(scaling_factor=0.3611, shift_factor=0.1159)
-    diffusers.ChromaPipeline(
-        transformer=transformer,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=_t5_tokenizer(),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0),
-    ).save_pretrained(folder, safe_serialization=True)
+        approximator = {"approximator_num_channels": 16, "approximator_hidden_dim": 24, "approximator_layers": 5}
+        blocks = {"num_layers": count, "num_single_layers": count, "num_attention_heads": heads}
+        sizes = {"in_channels": 64, "attention_head_dim": sum(axes), "joint_attention_dim": 40, "axes_dims_rope": axes}
+        transformer = diffusers.ChromaTransformer2DModel(patch_size=1, **blocks, **sizes, **approximator)
+        _wake(transformer, wide=wide)
+        parts = {"text_encoder": transformers.T5EncoderModel(_t5()), "tokenizer": _t5_tokenizer(), "vae": _flux_vae()}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
+    diffusers.ChromaPipeline(transformer=transformer, scheduler=scheduler, **parts).save_pretrained(folder)
     return folder
 
 
@@ -158,46 +137,26 @@ def make_z_image(folder: Path, *, wide: bool = False) -> Path:
     """Save a Z-Image model of about 0.1 million random parameters beside Qwen3's words; `wide` as for FLUX.1."""
     with seeded():
         count, heads, axes = (1, 30, [32, 48, 48]) if wide else (2, 2, [4, 6, 6])
-        transformer = diffusers.ZImageTransformer2DModel(
-            dim=heads * sum(axes),
-            n_layers=count,
-            n_refiner_layers=count,
-            n_heads=heads,
-            n_kv_heads=heads,
-            cap_feat_dim=16,
-            axes_dims=axes,
-            axes_lens=[640, 64, 64],
-        )
-        _wake(transformer)
-        if wide:
-            transformer.to(torch.bfloat16)
-        text_encoder = transformers.Qwen3Model(
-            transformers.Qwen3Config(
-                vocab_size=151669,
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                head_dim=4,
-            )
-        )
-        vae = _wide_vae(scaling_factor=0.3611, shift_factor=0.1159)
-    diffusers.ZImagePipeline(
-        transformer=transformer,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=transformers.AutoTokenizer.from_pretrained(CONFIGS / "qwen3", local_files_only=True),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-    ).save_pretrained(folder, safe_serialization=True)
+        blocks = {"n_layers": count, "n_refiner_layers": count, "n_heads": heads, "n_kv_heads": heads}
+        sizes = {"dim": heads * sum(axes), "cap_feat_dim": 16, "axes_dims": axes, "axes_lens": [640, 64, 64]}
+        transformer = diffusers.ZImageTransformer2DModel(**blocks, **sizes)
+        _wake(transformer, wide=wide)
+        attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+        widths = {"vocab_size": 151669, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
+        text_encoder = transformers.Qwen3Model(transformers.Qwen3Config(**widths, **attention))
+        parts = {"text_encoder": text_encoder, "tokenizer": _local_tokenizer(CONFIGS / "qwen3"), "vae": _flux_vae()}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    diffusers.ZImagePipeline(transformer=transformer, scheduler=scheduler, **parts).save_pretrained(folder)
     return folder
 
 
-def _wake(transformer: torch.nn.Module) -> None:
+def _wake(transformer: torch.nn.Module, *, wide: bool) -> None:
     """Fill the layers that begin with zeros: modulations and the last one, without which nothing comes out."""
     for parameter in transformer.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
+    if wide:
+        transformer.to(torch.bfloat16)
 
 
 def _t5() -> transformers.T5Config:
@@ -207,7 +166,16 @@ def _t5() -> transformers.T5Config:
 
 
 def _t5_tokenizer() -> transformers.PreTrainedTokenizerBase:
-    return transformers.AutoTokenizer.from_pretrained(CONFIGS / "t5", local_files_only=True)
+    return _local_tokenizer(CONFIGS / "t5")
+
+
+def _local_tokenizer(folder: Path, **changes: str) -> transformers.PreTrainedTokenizerBase:
+    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **changes)
+
+
+def _flux_vae() -> diffusers.AutoencoderKL:
+    """Chroma and Z-Image have it, too."""
+    return _wide_vae(scaling_factor=0.3611, shift_factor=0.1159)
 
 
 def _wide_vae(**changes: Any) -> diffusers.AutoencoderKL:  # noqa: ANN401 - any settings
@@ -215,7 +183,7 @@ def _wide_vae(**changes: Any) -> diffusers.AutoencoderKL:  # noqa: ANN401 - any 
 
 
 def _tokenizer(**changes: str) -> transformers.PreTrainedTokenizerBase:
-    return transformers.AutoTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer", local_files_only=True, **changes)
+    return _local_tokenizer(MICRO_FOLDER / "tokenizer", **changes)
 
 
 def _unet(**changes: Any) -> diffusers.UNet2DConditionModel:  # noqa: ANN401 - any settings

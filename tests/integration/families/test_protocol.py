@@ -14,7 +14,7 @@ from tests.integration.families.test_families import KINDS, load
 from tests.integration.training.test_train import settings
 from trainer import families
 from trainer.base_models import detect
-from trainer.base_models.registry import FAMILIES, TRANSFORMERS
+from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import Modules
 from trainer.errors import UserError
 from trainer.families import Family, gradient_checkpointing, loading
@@ -59,21 +59,6 @@ def test_what_a_model_does_not_have_is_said(tiny_sd: Path) -> None:
         with pytest.raises(UserError, match="no layers to quantize"):
             quantize(family.denoiser, bits, family.spec.modules.quantized, family.spec.title)
     gradient_checkpointing.recompute(family, "off")
-
-
-def test_widths_of_config_and_file_may_differ(
-    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Z-Image's config counts latents before 2 x 2 of them are packed, its file has the layer that they enter then."""
-    folder = shutil.copytree(bases["flux"], tmp_path / "base")
-    file = folder / "transformer" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 16}))
-    with pytest.raises(UserError, match="made for inpainting or editing"):
-        detect.look(folder)
-    monkeypatch.setitem(TRANSFORMERS, "flux", replace(TRANSFORMERS["flux"], config_channels=16))
-    assert detect.look(folder).family == "flux"
-    with pytest.raises(UserError, match="made for inpainting or editing"):
-        detect.look(bases["flux"])
 
 
 def test_a_large_text_encoder_may_be_of_any_class(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

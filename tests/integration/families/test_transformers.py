@@ -1,6 +1,7 @@
 """Families with a transformer that are trained by flow matching: as diffusers trains and asks them, and their files."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, SD3Transformer2DModel
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    SD3Transformer2DModel,
+    ZImageTransformer2DModel,
+)
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from safetensors.torch import load as parse
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import single_file
-from tests.integration.families.test_families import SMALL, TRANSFORMERS, answer, family_of, load, take
+from tests.integration.families.test_families import SMALL, answer, family_of, load, take
 from tests.integration.training.test_train import attached, disturb, finished, settings
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, writer
@@ -71,30 +78,48 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
     return result
 
 
-@pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_the_loss_of_a_step_is_that_of_diffusers_script(bases: dict[str, Path], kind: str) -> None:
-    """train_dreambooth_lora_sd3 (without preconditioning), _flux and _z_image of diffusers 58eb52c."""
-    family = load(bases[kind])
-    made = settings(bases[kind], objective__timestep_sampling="logit-normal")
+OWN_LENGTHS = ([""], ["a", "", "a red fox " * 300])  # of families that read each text up to its own length
+PREDICTED = [(kind, PROMPTS) for kind in ("sd3", "sd3-5-medium", "flux")]
+PREDICTED += [(kind, prompts) for kind in ("chroma", "z_image") for prompts in OWN_LENGTHS]
+
+
+@pytest.mark.parametrize(("kind", "prompts"), PREDICTED, ids=[f"{kind} {len(prompts)}" for kind, prompts in PREDICTED])
+def test_prediction_loss_and_gradients_are_those_of_diffusers(
+    bases: dict[str, Path], kind: str, prompts: list[str]
+) -> None:
+    """train_dreambooth_lora_sd3 (without preconditioning), _flux and _z_image of diffusers 58eb52c; Chroma's pipeline.
+
+    Z-Image turns the time around, and so the direction.
+    """
+    family, count = load(bases[kind]), len(prompts)
+    made = settings(bases[kind], objective__timestep_sampling="logit-normal", training__text_encoder=False)
     adapter = families.attach(family, made.adapter, text_encoder=False, seed=0)
     disturb(adapter)
-    conditioning = {**family.encode_prompts(PROMPTS), "sizes": torch.zeros(2, 6)}
-    shape = (2, family.latent_shape[0], 8, 8)
+    conditioning = {key: row.float() for key, row in family.encode_prompts(prompts).items()}  # as they are stored
+    conditioning["sizes"] = torch.zeros(count, 6)
+    shape = (count, family.latent_shape[0], 8, 8)
     mean, std = torch.randn(shape, generator=generator(1)), torch.rand(shape, generator=generator(2))
-    batch = Batch(mean, std, conditioning, tuple(PROMPTS), 2)
-    with torch.no_grad():
-        ours = float(training_loss(family, adapter, batch, made, generator(3)))
+    batch = Batch(mean, std, conditioning, tuple(prompts), count)
+    ours = training_loss(family, adapter, batch, made, generator(3))
+    gradients = torch.autograd.grad(ours, list(adapter.parameters()), allow_unused=True)
 
     rng = generator(3)
     latents = mean + std * torch.randn(shape, generator=rng)
     noise = torch.randn(shape, generator=rng)
-    timesteps = draw_timesteps(2, family.noise, made.objective, rng, shape)
+    timesteps = draw_timesteps(count, family.noise, made.objective, rng, shape)
     sigmas = (timesteps / 1000).view(-1, 1, 1, 1)
     noisy = (1.0 - sigmas) * latents + sigmas * noise
     with torch.no_grad():
-        predicted = their_prediction(family, noisy, timesteps, *own_embeddings(family))
-    theirs = float(((predicted - (noise - latents)) ** 2).mean())
-    assert ours == pytest.approx(theirs, rel=1e-5)
+        embeddings = own_embeddings(family, prompts)
+    predicted = their_prediction(family, noisy, timesteps, *embeddings)
+    with torch.no_grad():
+        assert torch.allclose(family.predict(noisy, timesteps, conditioning), predicted, atol=1e-5)
+    theirs = ((predicted - (noise - latents)) ** 2).mean()
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    expected = torch.autograd.grad(theirs, list(adapter.parameters()), allow_unused=True)
+    assert any(gradient is not None and gradient.any() for gradient in gradients)
+    for own, other in zip(gradients, expected, strict=True):
+        assert (own is None and other is None) or torch.allclose(own, other, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("side", "tokens"), [(512, 1024), (1024, 4096)])
@@ -108,22 +133,57 @@ def test_timesteps_of_flux_are_shifted_for_the_size(bases: dict[str, Path], side
     assert torch.allclose(ours, scheduler.timesteps, rtol=1e-5)
 
 
-def drawn(pipeline: Any, family: Family, prompts: tuple[str, str], guidance: float, seed: int) -> Any:  # noqa: ANN401 - arrays
-    """As diffusers' pipeline of Chroma draws an image of prompts that are encoded with a mask of truth values."""
-    names = ("prompt_embeds", "prompt_attention_mask")
-    encoded: dict[str, Tensor] = {}
-    for start, prompt in zip(("", "negative_"), prompts, strict=True):
-        text, mask = own_embeddings(family, [prompt])
-        encoded |= {f"{start}{name}": value for name, value in zip(names, (text, mask.bool()), strict=True)}
-    options = {"num_inference_steps": 3, "guidance_scale": guidance, **SIZE, **encoded}
+def drawn(pipeline: Any, family: Family, prompt: str, negative: str, guidance: float) -> Any:  # noqa: ANN401 - arrays
+    """As diffusers' own pipeline draws: Z-Image's counts guidance from 0, Chroma's is given masks of truth values."""
+    options: dict[str, Any] = {"prompt": prompt, "guidance_scale": guidance}
+    if family.spec.name == "z_image":
+        options |= {"negative_prompt": negative, "guidance_scale": guidance - 1}
+    if family.spec.name == "chroma":
+        del options["prompt"]
+        for start, text in (("", prompt), ("negative_", negative)):
+            embeddings, mask = own_embeddings(family, [text])
+            options |= {f"{start}prompt_embeds": embeddings, f"{start}prompt_attention_mask": mask.bool()}
+    rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        return np.asarray(pipeline(generator=torch.Generator().manual_seed(seed), **options).images[0]).astype(int)
+        image = pipeline(generator=rng, num_inference_steps=3, **SIZE, **options).images[0]
+    return np.asarray(image).astype(int)
+
+
+def fresh(base: Path, **parts: None) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
+    pipeline = DiffusionPipeline.from_pretrained(base, local_files_only=True, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("kind", ["chroma", "z_image"])
+def test_images_are_guided_by_a_negative_prompt(bases: dict[str, Path], kind: str) -> None:
+    family, pipeline = load(bases[kind]), fresh(bases[kind])
+    images = {}
+    for negative, guidance in (("blurry", 4.0), ("", 4.0), ("blurry", 1.0)):
+        drawing = {"prompt": "rin, smiling", "negative": negative, "steps": 3, "guidance": guidance, **SIZE}
+        image = sampler.generate(family, PictureConfig(base=str(bases[kind]), out="x.png", **drawing))
+        images[negative, guidance] = np.asarray(image).astype(int)
+        expected = drawn(pipeline, family, "rin, smiling", negative, guidance)
+        assert np.array_equal(images[negative, guidance], expected)
+    assert not np.array_equal(images["blurry", 4.0], images["", 4.0])
+    assert not np.array_equal(images["blurry", 4.0], images["blurry", 1.0])
+    latents = family.generate_latents("rin, smiling", seed=1, steps=3, guidance=4.0, side=64)
+    preserved = np.asarray(families.decode_latents(family, latents[None])[0]).astype(int)
+    assert np.array_equal(preserved, images["", 4.0])
+
+
+def as_of_ai_toolkit(peft: Path, scale: float) -> Path:
+    """Save a file in the format of PEFT as ai-toolkit does, with an alpha as large as the rank."""
+    tensors = {key.replace("transformer.", "diffusion_model."): value for key, value in load_file(peft).items()}
+    file = peft.with_name("ai-toolkit.safetensors")
+    save_file({key: value * (scale if "lora_B" in key else 1) for key, value in tensors.items()}, file)
+    return file
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", "chroma"])
+@pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", "chroma", "z_image"])
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
-    """The live adapter, the sampler with kohya's file and a fresh pipeline with PEFT's give one image."""
+    """The live adapter, the sampler with kohya's file and a fresh pipeline with each file give one image."""
     options = {"training__text_encoder": True, "training__steps": 4, "export__peft": True, **SMALL.get(kind, {})}
     run = finished(bases[kind], export__precision="fp32", **options)
     keys = load_file(run.export).keys()
@@ -133,8 +193,12 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     assert {(module.rank, module.alpha) for module in file.modules.values()} == {(4, 2.0)}, "joined, and apart again"
     assert all(key.startswith(("transformer.", "text_encoder.", "text_encoder_2.")) for key in load_file(peft))
     assert runs.look(run).state.verified[0].verdicts[0][1], "ComfyUI loads it, for a base of no published size"
-    for name, module in reader.read(peft).modules.items():
-        assert torch.allclose(module.delta(), file.modules[name].delta(), atol=1e-7)
+    files = [peft]
+    if kind == "z_image":
+        files += [run.export, as_of_ai_toolkit(peft, scale=0.5)]
+    for path in files:
+        for name, module in reader.read(path).modules.items():
+            assert torch.allclose(module.delta(), file.modules[name].delta(), atol=1e-6)
 
     family = load(bases[kind])
     picture = PictureConfig(base=str(bases[kind]), prompt="rin, smiling", steps=3, guidance=3.0, out="x.png", **SIZE)
@@ -147,15 +211,11 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     assert np.abs(np.asarray(painter.generate(adapted)) - live).max() <= MOST
     assert np.abs(base - live).max() > MOST
     missing = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3-5-medium" else {}
-    fresh = DiffusionPipeline.from_pretrained(bases[kind], local_files_only=True, **missing)
-    fresh.set_progress_bar_config(disable=True)
-    fresh.load_lora_weights(str(peft.parent), weight_name=peft.name)
-    if kind == "chroma":
-        assert np.array_equal(drawn(fresh, family, ("rin, smiling", ""), 3.0, 1), live)
-        return
-    rng = torch.Generator().manual_seed(1)
-    image = fresh("rin, smiling", num_inference_steps=3, guidance_scale=3.0, generator=rng, **SIZE).images[0]
-    assert np.array_equal(np.asarray(image), live)
+    for path in files:
+        pipeline = fresh(bases[kind], **missing)
+        pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
+        image = drawn(pipeline, family, "rin, smiling", "", 3.0)
+        assert np.abs(image - live).max() <= (0 if path == peft else MOST)
 
 
 def pair(name: str, rows: int, rank: int) -> dict[str, Tensor]:
@@ -228,10 +288,10 @@ def test_layers_outside_the_blocks_are_layers(
     if (family, naming) == ("flux", "joined"):
         assert verdicts["sd-scripts"].words == "loads, but differs: 2 of 11 layers are without effect"
 
-    fresh: Any = DiffusionPipeline.from_pretrained(bases[family], local_files_only=True)
-    fresh.load_lora_weights(str(tmp_path), weight_name=file.name)
+    pipeline = fresh(bases[family])
+    pipeline.load_lora_weights(str(tmp_path), weight_name=file.name)
     for path, delta in deltas.items():
-        layer = fresh.transformer.get_submodule(path)
+        layer = pipeline.transformer.get_submodule(path)
         adapted = hasattr(layer, "get_delta_weight")
         # Of OneTrainer's names it reads those of attention, so that its verdict on whole files is another.
         in_block = family != "sd3" and "blocks" in path
@@ -266,18 +326,9 @@ T5_SHAPES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("family", "prefix"),
-    [
-        ("sd3", "lora_te3_"),
-        ("sd3", "text_encoders.t5xxl.transformer."),
-        ("flux", "lora_te3_"),
-        ("flux", "lora_te2_"),
-        ("flux", "text_encoder_2."),
-    ],
-)
+@pytest.mark.parametrize(("family", "prefix"), [("sd3", "lora_te3_"), ("flux", "text_encoder_2.")])
 def test_layers_of_t5_are_layers(bases: dict[str, Path], tmp_path: Path, family: FamilyName, prefix: str) -> None:
-    """sd-scripts and OneTrainer train them on request."""
+    """sd-scripts and OneTrainer train them on request, under names that `test_layer_names` has."""
     tensors, deltas = of_t5(family, prefix)
     file = tmp_path / "x.safetensors"
     save_file(tensors, file, writer.of_family(family, "flow"))
@@ -398,16 +449,20 @@ def small_sd3(layers: int) -> SD3Transformer2DModel:
     return SD3Transformer2DModel(num_layers=layers, pos_embed_max_size=8, **sizes)
 
 
+QUANTIZED = {"sd3": r"transformer_blocks\.(?!.*\.norm)", "z_image": r".*\.(attention|feed_forward)\."}
+
+
 @pytest.mark.parametrize("bits", ["int8", "nf4"])
-def test_blocks_take_fewer_bits_but_for_their_modulation(bits: Any) -> None:  # noqa: ANN401 - literals
-    transformer = small_sd3(2)
-    quantize(transformer, bits, FAMILIES["sd3"].modules.quantized, "SD 3")
+@pytest.mark.parametrize("family", QUANTIZED)
+def test_blocks_take_fewer_bits_but_for_their_modulation(family: FamilyName, bits: Any) -> None:  # noqa: ANN401 - literals
+    """`test_weights_in_fewer_bits_wait_too` computes with them."""
+    pytest.importorskip("bitsandbytes")
+    sizes = {"dim": 192, "n_heads": 2, "n_kv_heads": 2, "n_layers": 1, "n_refiner_layers": 1, "cap_feat_dim": 16}
+    transformer = small_sd3(2) if family == "sd3" else ZImageTransformer2DModel(axes_dims=[32, 32, 32], **sizes)
+    quantize(transformer, bits, FAMILIES[family].modules.quantized, FAMILIES[family].title)
     linear = {path: module for path, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
     changed = {path for path, module in linear.items() if type(module) is not torch.nn.Linear}
-    assert changed == {path for path in linear if path.startswith("transformer_blocks.") and ".norm" not in path}
-    embeddings = {"encoder_hidden_states": torch.randn(1, 4, 64), "pooled_projections": torch.randn(1, 64)}
-    with torch.no_grad():
-        transformer(hidden_states=torch.randn(1, 16, 8, 8), timestep=torch.tensor([500.0]), **embeddings)
+    assert changed == {path for path in linear if re.match(QUANTIZED[family], path)} != set()
 
 
 @pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium"])

@@ -19,8 +19,6 @@ from tests.integration.families.test_transformers import answer, load
 from tests.integration.training.test_train import finish, finished, losses
 from trainer import families
 from trainer.adapter_files import reader
-from trainer.base_models.detect import Base
-from trainer.base_models.vae import find
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.families import weights
@@ -97,19 +95,6 @@ def test_a_base_without_a_vae_trains_and_is_tried_out_with_one(
     make_vae(vae, seed=8)
     with pytest.raises(UserError, match="The VAE changed since this run started"):
         finish(run)
-
-
-def test_the_vae_of_a_flux_file_is_found_beside_it(tmp_path: Path) -> None:
-    path, base = tmp_path / "flux1-dev.safetensors", Base("flux", "flow", False, "", has_vae=False)
-    save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="has no VAE"):
-        find(path, base, "")
-    halves = {f"{part}.conv_in.weight": torch.zeros(8, 16, 3, 3) for part in ("encoder", "decoder")}
-    save_file(halves, tmp_path / "ae.safetensors")
-    assert find(path, base, "") == tmp_path / "ae.safetensors"
-    save_file({name: value[:, :4].contiguous() for name, value in halves.items()}, tmp_path / "ae.safetensors")
-    with pytest.raises(UserError, match="4 channels"):
-        find(path, base, "")
 
 
 def test_weights_that_are_damaged_are_refused(

@@ -81,9 +81,6 @@ def test_a_folder_is_dropped_and_captions_may_come_later(shared: Server, visit: 
         cards(page, count)
         script = "word => document.querySelector('#trigger :is(input, textarea)').value === word"
         page.wait_for_function(script, arg=word)  # proposed where there is none yet
-        page.get_by_role("tab", name="Train").click()
-        page.wait_for_function(script.replace("#trigger", "#train-trigger"), arg=word)
-        page.get_by_role("tab", name="Images").click()
         fill(page, "trigger", "own")
     assert [path.read_text() for path in folder.glob("single.txt")] == ["zorblax, came later\n"]
 
@@ -202,39 +199,3 @@ def test_an_image_is_rotated_cropped_masked_and_restored(shared: Server, visit: 
     viewer.get_by_text("00.png · 1200 x 500 pixels").wait_for()
     assert ((project / "00.png").read_bytes(), (project / "00.mask.png").exists()) == (original, False)
     viewer.get_by_role("button", name="Restore the original").wait_for(state="hidden")
-
-
-def test_selected_images_are_changed_at_once(shared: Server, visit: Visit, project: Path) -> None:
-    page, bar = open_project(visit, shared, project), "#selection"
-    page.get_by_label("Select 02.png").check()
-    page.get_by_label("Select 05.png").click(modifiers=["Shift"])
-    page.locator(".card[data-name='04.png'] .shape").click(modifiers=["Control"])  # not this one
-    page.locator(bar).get_by_label("Tag", exact=True).fill("outdoors")
-    page.locator(bar).get_by_role("button", name="Add tag").click()
-    page.get_by_role("button", name="Undo: add 'outdoors'").wait_for()
-    assert ["outdoors" in (project / f"0{n}.txt").read_text() for n in range(2, 6)] == [True, True, False, True]
-    page.locator(bar).get_by_role("button", name="Remove").click()
-    cards(page, 11)
-    page.get_by_role("button", name="Restore what was removed").click()
-    cards(page, 14)
-
-
-def test_two_pages_that_edit_one_caption_lose_neither_text(shared: Server, visit: Visit, project: Path) -> None:
-    first, second = (open_project(visit, shared, project) for _ in range(2))
-    boxes = [page.get_by_label("Caption of 01.png") for page in (first, second)]
-    for box in boxes:
-        box.wait_for()
-    for box, text in zip(boxes, ("by the first", "by the second"), strict=True):
-        box.fill(text)
-        box.blur()
-        wait(lambda: (project / "01.txt").read_text() == "by the first\n")
-    note = second.locator(".card").first.locator(".conflict")
-    note.get_by_text("by the first").wait_for()
-    assert (boxes[1].input_value(), (project / "01.txt").read_text()) == ("by the second", "by the first\n")
-    note.get_by_role("button", name="Keep my text").click()
-    wait(lambda: (project / "01.txt").read_text() == "by the second\n")
-    boxes[0].fill("by the first again")
-    boxes[0].blur()
-    first.locator(".card").first.locator(".conflict").get_by_role("button", name="Take the other").click()
-    wait(lambda: boxes[0].input_value() == "by the second")
-    assert (project / "01.txt").read_text() == "by the second\n"

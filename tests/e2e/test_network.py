@@ -141,31 +141,6 @@ def test_every_answer_keeps_to_itself_and_none_goes_to_a_foreign_name(web: httpx
 # What may be read -----------------------------------------------------------------------------------------------
 
 
-def test_files_that_are_none_of_theirs(shared: Server, web: httpx.Client, tmp_path: Path) -> None:
-    (shared.home / "outputs" / ".env").write_text(SECRET)
-    (shared.home / "datasets" / "example-character" / "link.png").symlink_to("/etc/passwd")
-    home, name = shared.home, "/gradio_api/file="
-    addresses = [
-        f"{name}/etc/passwd", f"{name}/proc/self/environ", f"{name}{home}/outputs/.env",
-        f"{name}{home}/outputs/.page.lock", f"{name}{home}/datasets/example-character/01.png",
-        f"{name}{home}/datasets/example-character/link.png",
-        f"{name}{CHECKOUT}/app.py", f"{name}app.py", f"{name}.env", f"{name}../../../etc/passwd",
-        f"{name}{home}/outputs/.tmp/../.env", f"{name}{home}/outputs/.tmp/%2e%2e/.env", f"{name}%2fetc%2fpasswd",
-        f"{name}{shared.url}/config", f"{name}http://169.254.169.254/latest/meta-data", f"{name}//etc/passwd",
-        f"{name}file:///etc/passwd", f"{name}\\etc\\passwd", "/gradio_api/file/etc/passwd", "/file=/etc/passwd",
-        "/static/../../etc/passwd", "/static/%2e%2e/%2e%2e/app.py", "/assets/..%2f..%2fapp.py", "/theme.css/../app.py",
-        "/media/dataset/example-character/link.png", "/media/dataset/..%2f..%2foutputs/.env",
-        "/download/..%2f..%2fetc/passwd", "/download/kept/..%2f.env", "/gradio_api/stream/../../etc/passwd",
-        "/gradio_api/proxy=http://127.0.0.1:1/", "/custom_component/x/y/z", "/gradio_api/deep_link", "/monitoring",
-        "/openapi.json", "/docs", "/redoc", "/gradio_api/run/predict",
-    ]  # fmt: skip
-    for path in addresses:
-        answer = web.get(path, follow_redirects=False)
-        assert answer.status_code in (400, 401, 403, 404, 405, 422), (path, answer.status_code)
-        assert "root:" not in answer.text
-        assert SECRET not in answer.text
-
-
 SCRIPT = "<html><script>alert(1)</script></html>"
 
 
@@ -186,33 +161,9 @@ def test_what_was_uploaded_is_never_shown_as_a_page(shared: Server, web: httpx.C
             inline = "attachment" not in served.headers.get("content-disposition", "")
             assert not inline or served.headers["content-type"].startswith(("image/png", "text/plain"))
             assert served.headers["x-content-type-options"] == "nosniff"
-    assert not list(shared.home.rglob("evil.html")) or all(
-        path.is_relative_to(shared.home / "outputs" / ".tmp") for path in shared.home.rglob("evil.html")
-    )
+    evil = shared.home.rglob("evil.html")
+    assert all(path.is_relative_to(shared.home / "outputs" / ".tmp") for path in evil)
     assert (shared.home / "outputs" / ".tmp").stat().st_mode & 0o777 == 0o700
-
-
-def test_no_function_takes_a_file_that_was_not_uploaded(shared: Server, page: Page) -> None:
-    files = {item["id"] for item in page.config["components"] if item["type"] in ("file", "uploadbutton", "image")}
-    takers = [item for item in page.functions if files & set(item["inputs"])]
-    assert takers
-    paths = [
-        "/etc/passwd", f"{shared.home}/datasets/example-character/01.png", ".env", "http://169.254.169.254/",
-    ]  # fmt: skip
-    for path in paths:
-        for function in takers:
-            for entry in ({"path": path}, {"path": path, "url": path}, {"url": path}, path):
-                entry = {**entry, "meta": {"_type": "gradio.FileData"}} if isinstance(entry, dict) else entry
-                data = [
-                    [entry] if number in files else ("example-character" if number == page.number("project") else "x")
-                    for number in function["inputs"]
-                ]
-                output = page.call(function, data, f"f{time.monotonic_ns()}")
-                assert "root:" not in output
-                assert "Added 1" not in output
-                assert str(CHECKOUT) not in output
-    pictures = (shared.home / "datasets" / "example-character").glob("*.png")
-    assert sum(not path.is_symlink() for path in pictures) == 14
 
 
 def test_nonsense_for_any_function_is_answered_in_words(shared: Server, page: Page) -> None:
@@ -402,12 +353,18 @@ def test_no_route_tells_a_secret_or_where_things_lie(
 ) -> None:
     server, run = shared, runs.Run(started)
     (server.home / "outputs" / ".env").write_text(SECRET)
+    (server.home / "datasets" / "example-character" / "link.png").symlink_to("/etc/passwd")
     preview = next((run.folder / "previews").iterdir()).name
     names = {
-        "name": ["example-character"], "image": ["01.png", "01.txt"], "run_id": [run.id], "preview": [preview],
-        "step": ["3"], "file": ["rin.safetensors", "config.toml", "worker.log", "events.jsonl"],
-        "path_or_url:path": [f"{server.home}/outputs/.env", f"{run.folder}/worker.log", "/proc/self/environ"],
-        "path:path": ["../outputs/.env", "/proc/self/environ"],
+        "name": ["example-character"], "image": ["01.png", "01.txt", "link.png", "..%2f..%2foutputs/.env"],
+        "run_id": [run.id], "preview": [preview], "step": ["3"],
+        "file": ["rin.safetensors", "config.toml", "worker.log", "events.jsonl", "..%2f.env"],
+        "path_or_url:path": [
+            f"{server.home}/outputs/.env", f"{server.home}/datasets/example-character/link.png",
+            f"{run.folder}/worker.log", "/proc/self/environ", "//etc/passwd", "%2fetc%2fpasswd",
+            "../../../etc/passwd", "file:///etc/passwd", "http://169.254.169.254/latest/meta-data",
+        ],
+        "path:path": ["../outputs/.env", "%2e%2e/%2e%2e/outputs/.env", "/proc/self/environ"],
     }  # fmt: skip
     private = (SECRET, "Traceback", "root:x:", str(server.home), str(CHECKOUT), str(Path.home()) + "/")
     statuses, leaks = [], []

@@ -1,16 +1,10 @@
 """The page in a real browser, used as a person uses it, with real training on the built-in base."""
 
-import io
 import os
 import re
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from safetensors.torch import load_file
-
 from tests.e2e.conftest import EXAMPLES, Page, Server, Visit, wait
-from trainer.base_models import MICRO_FOLDER
 from trainer.runs import events
 
 CHARACTER = EXAMPLES / "example-character"
@@ -79,32 +73,6 @@ def picture(page: Page, server: Server, strength: str) -> bytes:
     answer = page.request.get(server.url + source)
     assert answer.headers["content-type"] == "image/png"
     return answer.body()
-
-
-def drawn_by_diffusers(prompt: str, adapter: Path | None) -> Image.Image:
-    """What a program that knows nothing of Limner draws with the built-in base and an adapter file."""
-    import torch
-    from diffusers import StableDiffusionPipeline
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the sampler does; more threads add numbers up in another order
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(MICRO_FOLDER)
-        if adapter:
-            pipeline.load_lora_weights(load_file(adapter))
-        noise = torch.Generator().manual_seed(1)
-        return pipeline(prompt, num_inference_steps=8, guidance_scale=3.0, generator=noise).images[0]
-    finally:
-        torch.set_num_threads(threads)
-
-
-def same_pixels(png: bytes, image: Image.Image, most: int = 0) -> bool:
-    """Compare a PNG with an image; its values may differ by `most` of 255."""
-    with Image.open(io.BytesIO(png)) as actual:
-        if (actual.mode, actual.size) != (image.mode, image.size):
-            return False
-        difference = np.asarray(actual).astype(int) - np.asarray(image)
-    return int(np.abs(difference).max()) <= most
 
 
 def test_a_run_outlives_the_server_and_a_kill(shared: Server, visit: Visit) -> None:
@@ -199,11 +167,7 @@ def test_the_whole_way(shared: Server, visit: Visit) -> None:
     with page.expect_download() as download:
         page.locator("#runs a.download").click()
     assert download.value.suggested_filename == "mira.safetensors"
-    file = Path(download.value.path())
-    assert file.read_bytes() == (shared.home / "outputs" / run / "mira.safetensors").read_bytes()
-    # Diffusers adds layers where Try out changes micro's weights, which rounds otherwise.
-    assert same_pixels(full, drawn_by_diffusers("miraxo, smiling, red shirt, teal background", file), most=1)
-    assert same_pixels(zero, drawn_by_diffusers("miraxo, smiling, red shirt, teal background", None))
+    assert Path(download.value.path()).read_bytes() == (shared.home / "outputs" / run / "mira.safetensors").read_bytes()
     page.get_by_text("More", exact=True).click()
     page.get_by_role("button", name="Delete").click()
     page.get_by_text("No adapters yet").wait_for()

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import distribution
 from typing import Any
 from urllib.parse import unquote
 
@@ -35,13 +34,6 @@ class Index:
         self.files[file] = wheel(name, version, files)
         self.pages.setdefault(f"{folder}/{name}/", []).append(file)
         return hashlib.sha256(self.files[file]).hexdigest()
-
-    def offer_installed(self, folder: str, name: str) -> None:
-        """Offer a package as it is installed here."""
-        package = distribution(name)
-        wanted = [path for path in package.files or [] if path.suffix != ".pyc" and ".." not in path.parts]
-        files = {str(path): path.read_binary() for path in wanted if path.name not in ("RECORD", "INSTALLER")}
-        self.offer(folder, name, package.version, files)
 
 
 def wheel(name: str, version: str, files: dict[str, bytes]) -> bytes:

@@ -2,9 +2,8 @@
 
 The first argument is the size of the card in GB, the second the family or size of the base model, which is built from
 its config. Then come ways of gradient checkpointing, and of offloading with all blocks computed twice, of each of which
-the gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too, and `preserved`
-has a row that is preserved. `encoding` and `preview` are what they say. `side=768` and `images=2` describe
-the batch.
+the gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too. `encoding` and
+`preview` are what they say. `side=768` and `images=2` describe the batch.
 """
 
 # ruff: noqa: I001 - the card must be there before torch is
@@ -15,7 +14,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -73,7 +71,7 @@ def main(size: float, base: str, parts: set[str]) -> dict[str, int]:
     with inserted(int(size * 2**30)) as meter:
         family = build(base)
         text_encoder = TEXT_ENCODERS in parts
-        settings = settings_of(base, text_encoder=text_encoder, share=float("preserved" in parts), **numbers)
+        settings = settings_of(base, text_encoder=text_encoder, share=0.0, **numbers)
         side = settings.training.resolution
         with families.on_device(family, *family.encoders().values()), torch.no_grad():
             conditioning = family.encode_prompts(["a person"])
@@ -117,8 +115,6 @@ def train(
     rows = {name: torch.cat([row] * images) for name, row in conditioning.items()}
     cached = None if settings.training.text_encoder else {**rows, "sizes": sizes}
     batch = Batch(latents, latents.clone(), cached, ("a person",) * images, images, sizes=sizes)
-    if settings.preservation.share:
-        batch = replace(batch, preserved=("a man",), preserved_conditioning={**conditioning, "sizes": sizes})
     for way in ways:
         gradient_checkpointing.recompute(family, *WAYS[way])
         with measured(way):

@@ -82,8 +82,11 @@ def test_an_installed_package_serves_the_page(environment: dict[str, str], tmp_p
     assert (tmp_path / "limner" / "datasets" / "example-character" / "01.png").is_file()
 
 
-def start(limner: Path) -> None:
-    """Start the page, open the address that it prints, and end it."""
+@pytest.mark.nightly
+def test_a_fresh_clone_starts(tmp_path: Path) -> None:
+    """Downloads the real packages, and opens the address that is printed; test_start_scripts has a second start."""
+    limner = tmp_path / "Fresh clöne" / "limner"
+    subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(limner)], check=True)
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     command = [str(limner / "start.sh"), "--port", "0"]
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -99,14 +102,6 @@ def start(limner: Path) -> None:
                 process.send_signal(signal.SIGTERM)
                 return
     pytest.fail(output)
-
-
-@pytest.mark.nightly
-def test_a_fresh_clone_starts(tmp_path: Path) -> None:
-    """Downloads the real packages; test_start_scripts has what a second start does."""
-    limner = tmp_path / "Fresh clöne" / "limner"
-    subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(limner)], check=True)
-    start(limner)
 
 
 @pytest.mark.nightly

@@ -160,9 +160,7 @@ def test_what_cannot_be_installed_has_a_sentence_for_its_reason(machine: Machine
 
     machine.index.broken_at = 100
     broken = machine.start()
-    assert (
-        "\nThe download from 127.0.0.1 broke off. Run ./start.sh again: files that have arrived are k" in broken.stdout
-    )
+    assert "\nThe download from 127.0.0.1 broke off. Run ./start.sh again: files that have arrived" in broken.stdout
     machine.index.broken_at = None
 
     closed = f"http://127.0.0.1:{free_port()}"
@@ -276,26 +274,17 @@ def test_all_ways_to_install_take_the_same_builds_of_torch() -> None:
         assert set(re.findall(r"\bcu\d{3}\b", text)) == {nvidia.BUILD, nvidia.OLD_BUILD}
 
 
-def instructions() -> list[tuple[str, str]]:
-    text = (CHECKOUT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
-
-
 def test_the_image_has_sound_commands_and_one_volume() -> None:
-    steps = instructions()
+    text = (CHECKOUT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    steps = [line.partition(" ")[::2] for line in text.splitlines() if line and not line.startswith("#")]
     for name, code in steps:
         if name == "RUN":
             assert subprocess.run(["bash", "-n", "-c", code], capture_output=True).stderr == b""
-            for program in re.findall(r"(?:^|&&)\s*(?:[A-Z_]+=\S+ )?([\w/-]+)", code):
-                assert program in {"apt-get", "rm", "python3", "/opt/limner/bin/pip", "useradd", "install"}
-    names = [name for name, _ in steps]
+    names, last = [name for name, _ in steps], dict(steps)
     assert names[-6:] == ["WORKDIR", "USER", "ENV", "VOLUME", "EXPOSE", "CMD"], "all after USER is without rights"
-    last = dict(steps)
-    assert (last["USER"], last["VOLUME"]) == ("limner", "/data")
+    assert (last["USER"], last["VOLUME"], last["ARG"]) == ("limner", "/data", f"BUILD={nvidia.BUILD}")
     variables = dict(part.split("=", 1) for part in last["ENV"].split())
     assert variables["LIMNER_HOME"] == variables["HOME"] == "/data", "models, and what the hub's library keeps"
-    assert last["ARG"] == f"BUILD={nvidia.BUILD}"
 
 
 @pytest.mark.nightly
@@ -306,20 +295,6 @@ def test_a_half_made_environment_is_made_again_and_an_own_index_asked_alone(mach
     done = machine.start(LIMNER_TORCH_INDEX=f"{machine.index.url}/own")
     assert "The environment in .venv is not complete. Making it again.\n" in done.stdout
     assert last(done) == "page 2.20"
-
-
-@pytest.mark.nightly
-def test_a_download_continues_where_it_broke_off(machine: Machine) -> None:
-    machine.index.offer_installed("/simple", "pip")
-    subprocess.run([sys.executable, "-m", "venv", machine.limner / ".venv"], check=True)
-    command = [machine.limner / ".venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", "pip"]
-    settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": f"{machine.index.url}/simple"}
-    subprocess.run(command, env=settings, check=True)
-    machine.index.broken_at = 300
-    done = machine.start()
-    assert last(done) == f"page {TORCH}+cpu", done.stdout
-    asked = [path for path in machine.index.asked if f"torch-{TORCH}+cpu" in unquote(path)]
-    assert [path.partition(" ")[2] for path in asked][:3] == ["", "bytes=300-", "bytes=600-"]
 
 
 def test_the_ranges_admit_the_locked_versions() -> None:

@@ -233,10 +233,8 @@ def serving(disk: Path) -> Iterator[Page]:
 
     printed = disk.parent / "printed"
     with printed.open("wb") as out:
-        command, environment = (
-            [sys.executable, "app.py", "--port", "0", "--no-token"],
-            windows.environment(disk, home(disk)),
-        )
+        command = [sys.executable, "app.py", "--port", "0", "--no-token"]
+        environment = windows.environment(disk, home(disk))
         process = subprocess.Popen(command, cwd=windows.CHECKOUT, env=environment, stdout=out, stderr=out)
     try:
         wait_until(lambda: b"running at" in printed.read_bytes() or process.poll() is not None)

@@ -201,12 +201,6 @@ def test_a_file_is_written_whole_or_not_and_compared_with_the_adapter(character:
         export.compare(AdapterFile({**file.modules, name: wrong}, {}, 0), adapter)
 
 
-def two(base: Path, **options: Any) -> tuple[Family, AdapterFile, AdapterFile]:  # noqa: ANN401 - any settings
-    first, _, family = exported(base, export__precision="fp32")
-    second, _, _ = exported(base, seed=1, export__precision="fp32", **options)
-    return family, reader.read(first.export), reader.read(second.export)
-
-
 def again(modules: dict[str, Any]) -> AdapterFile:
     return reader.of_file(safetensors.parse(writer.write(modules, {}, form="kohya", precision="fp32"), "x"))
 
@@ -214,7 +208,9 @@ def again(modules: dict[str, Any]) -> AdapterFile:
 @pytest.mark.parametrize("case", cases(["ranks-sd15", "lokr-sd21"], pytest.mark.slow, ["ranks-sd15"]))
 def test_a_merged_file_draws_what_both_draw(character: Path, bases: dict[str, Path], case: str) -> None:
     kind, family = case.split("-")
-    model, first, another = two(bases[family], **KINDS[kind])
+    run, _, model = exported(bases[family], export__precision="fp32")
+    other, _, _ = exported(bases[family], seed=1, export__precision="fp32", **KINDS[kind])
+    first, another = reader.read(run.export), reader.read(other.export)
     made = transforms.merge([("one", first, 0.7), ("two", another, -0.4)])
     assert made.error == 0
     merged = again(made.modules)
@@ -246,13 +242,6 @@ def test_the_error_of_a_resized_file_is_the_one_it_says(
     for name, module in resized.modules.items() if not rank else ():
         kept = module.delta().square().sum() / file.modules[name].delta().square().sum()
         assert kept > energy - 1e-4
-
-
-@pytest.mark.slow
-def test_a_dora_can_be_baked(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
-    run, live, _ = exported(tiny_sd, export__precision="fp32", **KINDS["dora"])
-    transforms.bake(base_weights.open_checkpoint(tiny_sd), [("it", reader.read(run.export), 1.0)], tmp_path / "out")
-    assert far(draw(fresh(tmp_path / "out")), live) < 1e-4
 
 
 def of_other_makers(family: Family) -> AdapterFile:
@@ -357,11 +346,7 @@ def test_each_program_applies_the_trained_effect(character: Path, tiny_sd: Path)
 
 
 def test_a_magnitude_for_each_input_is_not_for_peft(character: Path, tiny_sd: Path) -> None:
-    config = settings(tiny_sd, adapter__dora=True, export__peft=True)
-    run, family = runs.create(config), load(tiny_sd)
-    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
-    disturb(adapter)
-    export.write(family, adapter, config, run, ["rin"], 1)
+    run, _, _ = exported(tiny_sd, adapter__dora=True)
     assert any("for each input" in message for message in runs.look(run).state.warnings)
     assert not (run.folder / "peft").exists()
     file = reader.read(run.export)

@@ -1,7 +1,6 @@
 """Several processes on one run: the adapter of one, and nobody left behind."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.integration.training.test_train import finished, losses, settings
 from tests.workers import Workers
 from trainer import runs
 from trainer.runs import Run
-from trainer.training import checkpoint, ranks
+from trainer.training import ranks
 
 
 def ended(run: Run) -> bool:
@@ -65,22 +64,6 @@ def test_two_processes_stop_and_make_the_adapter_of_one(
     for file in drawn:
         mine, theirs = (np.asarray(Image.open(each.folder / file), dtype=np.float32) for each in (run, alone))
         assert np.abs(mine - theirs).mean() < 2
-
-
-@pytest.mark.nightly
-def test_two_processes_resume_after_one_was_killed(alone: Run, tiny_sd: Path) -> None:
-    run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
-    runs.start(run)
-    wait_until(lambda: bool(checkpoint.folders(run)), 120)
-    _leader, follower = processes(run)
-    os.kill(follower, signal.SIGKILL)
-    wait_until(lambda: ended(run), 60)
-    assert runs.look(run).status == "failed"
-    assert runs.look(run).state.message.startswith("Another process of this run has ended")
-    runs.start(run)
-    wait_until(lambda: ended(run), 120)
-    assert runs.look(run).status == "finished", runs.log_tail(run)
-    assert close(newest(run), newest(alone))
 
 
 DEAD_EARLY = """

@@ -284,12 +284,8 @@ BESIDE = 1.0  # GB of a card for CUDA itself, for workspaces of its libraries an
 T5_TAKES = 10.3  # GB that a card needs to encode captions with it
 SD15 = "Stable Diffusion 1.5, 512 pixels"
 XL = "Stable Diffusion XL, 1024 pixels"
-SD21 = "Stable Diffusion 2.1, 512 pixels"
 SD35 = "Stable Diffusion 3.5 Medium, 1024 pixels"
-SD35_LARGE = "Stable Diffusion 3.5 Large, 1024 pixels"
 FLUX = "FLUX.1, 1024 pixels"
-CHROMA = "Chroma, 1024 pixels"
-Z_IMAGE = "Z-Image, 1024 pixels"
 WITH_TEXT_ENCODERS = "Stable Diffusion XL, with its text encoders"  # as in the presets
 COLUMNS = (SD15, XL, WITH_TEXT_ENCODERS, SD35, FLUX)
 WAYS = (*memory.CHECKPOINTING, "offload half", "offload all")
@@ -330,26 +326,18 @@ def test_each_card_trains_as_the_table_of_cards_says() -> None:
     ("title", "arguments"),
     [
         (SD15, ("sd15", "text-encoders")),
-        (SD21, ("sd21", "text-encoders")),
+        ("Stable Diffusion 2.1, 512 pixels", ("sd21", "text-encoders")),
         (WITH_TEXT_ENCODERS, ("sdxl", "text-encoders")),
         (SD35, ("sd3-5-medium",)),
-        (SD35_LARGE, ("sd3-5-large",)),
+        ("Stable Diffusion 3.5 Large, 1024 pixels", ("sd3-5-large",)),
         (FLUX, ("flux",)),
-        (CHROMA, ("chroma",)),
-        (Z_IMAGE, ("z_image",)),
+        ("Chroma, 1024 pixels", ("chroma",)),
+        ("Z-Image, 1024 pixels", ("z_image",)),
     ],
 )
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
     taken = measure(guards, *arguments, *WAYS)
     assert {way: round(size, 1) for way, size in taken.items()} == documented(title)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("arguments", [("sdxl", "text-encoders"), ("sd15",)])
-def test_preservation_takes_no_memory_of_its_own(arguments: tuple[str, ...], guards: Path) -> None:
-    without, taken = (measure(guards, *arguments, *more, *WAYS) for more in ((), ("preserved",)))
-    for way, size in without.items():
-        assert taken[way] <= max(1.05 * size, size + 0.2), way
 
 
 @pytest.mark.slow

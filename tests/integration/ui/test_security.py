@@ -167,32 +167,6 @@ def test_attempts_at_once_do_not_all_pass() -> None:
     assert sum(answer.status_code == 403 for answer in answers) <= 6
 
 
-def test_an_upload_that_the_disk_has_no_room_for_is_refused() -> None:
-    full = client(upload_room=lambda: 10)
-    assert full.post("/gradio_api/upload", content=b"a" * 10).status_code == 200
-    for body in (b"a" * 11, iter([b"a" * 6, b"a" * 6])):
-        answer = full.post("/gradio_api/upload", content=body)
-        assert answer.status_code == 413
-        assert "free some disk space" in answer.text
-
-
-def test_logging_out_ends_that_session_alone() -> None:
-    app = SecurityMiddleware(Starlette(routes=[Route("/x", hello)]), password="secret")
-    here, there = (TestClient(app, base_url=OURS, follow_redirects=False) for _ in range(2))
-    for browser in (here, there):
-        browser.post("/login", data={"password": "secret"})
-    old = here.cookies[security.COOKIE]
-    assert old != there.cookies[security.COOKIE]
-    answer = here.get("/logout")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
-    assert "Max-Age=0" in answer.headers["set-cookie"]
-    assert security.COOKIE not in here.cookies
-    assert here.get("/x", headers={"Cookie": f"{security.COOKIE}={old}"}).status_code == 401
-    assert there.get("/x").status_code == 200
-    assert there.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
-    assert there.get("/x").status_code == 200
-
-
 def test_sessions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "KEPT", 2)
     user = client(password="secret")
@@ -205,15 +179,32 @@ def test_sessions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert statuses == [401, 200, 200]
 
 
-def logged_in(app: SecurityMiddleware, browser: str, url: str = OURS) -> TestClient:
-    user = TestClient(app, base_url=url, follow_redirects=False, headers={"user-agent": browser})
-    assert user.post("/login", data={"password": "secret"}).status_code == 303
-    return user
+def logged_in(*browsers: str) -> tuple[SecurityMiddleware, list[TestClient]]:
+    """Return a page with a password, and the clients that have logged in."""
+    app = SecurityMiddleware(Starlette(routes=[Route("/x", hello)]), password="secret")
+    clients = []
+    for browser in browsers:
+        clients.append(TestClient(app, base_url=OURS, follow_redirects=False, headers={"user-agent": browser}))
+        assert clients[-1].post("/login", data={"password": "secret"}).status_code == 303
+    return app, clients
+
+
+def test_logging_out_ends_that_session_alone() -> None:
+    _app, (here, there) = logged_in("a", "b")
+    old = here.cookies[security.COOKIE]
+    assert old != there.cookies[security.COOKIE]
+    answer = here.get("/logout")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert "Max-Age=0" in answer.headers["set-cookie"]
+    assert security.COOKIE not in here.cookies
+    assert here.get("/x", headers={"Cookie": f"{security.COOKIE}={old}"}).status_code == 401
+    assert there.get("/x").status_code == 200
+    assert there.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert there.get("/x").status_code == 200
 
 
 def test_sessions_are_listed_and_ended() -> None:
-    app = SecurityMiddleware(Starlette(routes=[Route("/x", hello)]), password="secret")
-    here, there = logged_in(app, "Firefox <script>"), logged_in(app, "Chrome")
+    app, (here, there) = logged_in("Firefox <script>", "Chrome")
     listing = here.get("/sessions").text
     assert "Chrome, from testclient" in listing
     assert "Firefox &lt;script&gt;" in listing
@@ -230,8 +221,7 @@ def test_sessions_are_listed_and_ended() -> None:
 def test_a_session_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_800_000_000.0]
     monkeypatch.setattr(sessions.time, "time", lambda: now[0])
-    app = SecurityMiddleware(Starlette(routes=[Route("/x", hello)]), password="secret")
-    idle, used = logged_in(app, "a"), logged_in(app, "b")
+    _app, (idle, used) = logged_in("a", "b")
     for _ in range(5):
         now[0] += sessions.IDLE - 1
         status = used.get("/x").status_code

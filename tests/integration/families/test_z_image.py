@@ -13,7 +13,7 @@ from tests.integration.families.test_families import answer, load
 from tests.integration.training.test_train import disturb
 from trainer import families
 from trainer.adapter_files import compatibility, reader, writer
-from trainer.base_models import detect, layer_shapes, vae
+from trainer.base_models import detect, layer_shapes, transformer_names, vae
 from trainer.config import PictureConfig
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
@@ -85,6 +85,20 @@ def test_the_three_files_of_comfyui_are_the_folder(bases: dict[str, Path], tiny_
     single_file.write_apart(bases["z_image"], tmp_path / "models" / "text_encoders" / "x.safetensors")
     with pytest.raises(UserError, match=r"has 3 values that this kind of model does not have, such as extra\.weight"):
         load(tmp_path / "models" / "diffusion_models" / "more.safetensors")
+
+
+def test_layers_outside_the_blocks_are_those_of_its_blocks(tmp_path: Path) -> None:
+    """Some of their original names are Stable Diffusion 3's, too."""
+    outside = ["final_layer.linear", "t_embedder.mlp.0"]
+    for form in ("lora_unet_{}", "diffusion_model.{}"):
+        names = [form.format(name) for name in ("layers.0.attention.out", *outside)]
+        names = [name.replace(".", "_") if form.startswith("lora") else name for name in names]
+        ends = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2), "alpha": torch.tensor(2.0)}
+        tensors = {f"{name}.{end}": value.clone() for name in names for end, value in ends.items()}
+        save_file(tensors, tmp_path / "x.safetensors", writer.of_family("z_image", "flow"))
+        paths = {transformer_names.from_original(name, "z_image") for name in outside}
+        expected = {"lora_transformer_" + path.replace(".", "_") for path in (*paths, "layers.0.attention.to_out.0")}
+        assert reader.read(tmp_path / "x.safetensors").modules.keys() == expected
 
 
 @pytest.mark.parametrize("kind", [Lora(rank=2, dora=True), LoHa(rank=2), LoKr(rank=2)], ids=["DoRA", "LoHa", "LoKr"])

@@ -120,6 +120,13 @@ def test_what_another_program_changed_is_the_new_original(folder: Path) -> None:
     assert first.is_dir()  # the older original is not lost either
 
 
+def test_an_edit_of_an_earlier_version_can_be_undone(folder: Path) -> None:
+    rotate(folder)
+    (kept,) = (folder / image_edits.ORIGINALS).glob("*/edit.json")
+    kept.write_text(f"{'0' * 64}\n{kept.read_text()}")
+    assert image_edits.current(folder / "a.png") == Edit(1)
+
+
 def test_a_write_that_fails_leaves_the_image_as_it_was(folder: Path) -> None:
     path = folder / "a.png"
     before = path.read_bytes()

@@ -413,3 +413,16 @@ def test_without_the_password_no_route_answers(routes: list[tuple[str, str]], lo
 def test_only_a_trusted_proxy_is_believed(locked: Server) -> None:
     """Here none is named; one that is named is believed by the server of `test_listening_needs_a_password`."""
     assert guesses(locked) == ([403] * 5 + [429] * 3, False), "they all are of one network"
+
+
+def test_pages_that_are_gone_leave_no_memory_behind(shared: Server, page: Page) -> None:
+    process = psutil.Process(shared.pid)
+
+    def memory_after(pages: list[str]) -> int:
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda name: page.call(page.opened(), [{}], name), pages))
+        assert all("example-character" in answer for answer in answers)
+        return process.memory_info().rss
+
+    first = memory_after([f"first {number}" for number in range(20)])
+    assert memory_after([f"later {number}" for number in range(60)]) - first < 5e6

@@ -166,7 +166,8 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         about_images = {name: part for name, part in train.planned.items() if name != "notes"}
         listen(train_tab.select, ready, about, about_images, kind=CHOICE)
         try_out.offer_on(try_tab.select, warm_and_offer, trying)
-        listen(images.overview.change, training.plan_images, about, about_images, kind=CHOICE)
+        changed = [images.overview.change, train.view.panel.stop]  # the images, or what is known of this machine's pace
+        listen(changed, training.plan_images, about, about_images, kind=CHOICE)
         listen(download_tab.select, partial(download.listed, watch), files_tab.takes, files_tab.shown, kind=VIEW)
         questions = {"preset": train.whole.preset, "base": train.whole.base}
         filling = settings.fill_on(files_tab.listing.apply, settings.use_run, train.whole, fills=questions)

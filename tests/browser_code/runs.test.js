@@ -44,6 +44,8 @@ test("a view of another run, or an older one, is not drawn, and a button acts on
   window.document.querySelector("#dock button").click();
   assert.equal(isOpened, true, "the run that trains leads to its view from any tab");
   assert.deepEqual(sent, [["edit", { run: "a", act: "stop" }], ["expand", { run: "a", act: "show" }]]);
+  update({ revision: 8, asked: "c", run: "c", stamp: "8", runs: ["c"], parts: { dock: "" } });
+  assert.deepEqual(sent.slice(2), [["stop"]], "the plan is made anew when the last run has ended");
 });
 
 test("runs are renamed and files deleted only if that is confirmed, runs are deleted at once", async (t) => {

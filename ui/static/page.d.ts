@@ -7,7 +7,7 @@ declare global {
   const element: HTMLElement;
   const props: { readonly value: unknown };
   const server: Server;
-  function trigger(event: "apply" | "delete" | "edit" | "end" | "input" | "select" | "undo", data?: object): void;
+  function trigger(event: "apply" | "delete" | "edit" | "end" | "input" | "select" | "stop" | "undo", data?: object): void;
   function watch(prop: "value", changed: () => void): void;
 
   interface Window {

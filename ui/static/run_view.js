@@ -20,6 +20,7 @@ function show() {
     if (area) inside.set(area, html);
   }
   if (value.parts["log-text"] !== drawn?.parts["log-text"]) part("#log-text").scrollTop = part("#log-text").scrollHeight;
+  if (drawn?.parts.dock && !value.parts.dock) trigger("stop");
   if (value.run !== wanted && new URL(location.href).searchParams.has("run")) window.limner?.show({ run: value.run });
   [drawn, wanted] = [value, value.run];
 }

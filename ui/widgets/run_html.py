@@ -197,8 +197,8 @@ def _done(view: View) -> str:
         programs = ", ".join(program for program, loads, _unused in verified.verdicts if loads)
         works = escape(_("Works in {programs}.", programs=programs)) if programs else ""
     return (
-        f"<div class='outcome'>{export_link(view)}<div><p class='good'>{ready}</p><p class='quiet'>{works}</p>"
-        f"{practice(view)}</div></div>"
+        f"<div class='outcome'>{export_link(view)}<div><p class='good'>{ready}</p>"
+        f"<p class='quiet'>{works}</p></div></div>"
     )
 
 

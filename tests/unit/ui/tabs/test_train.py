@@ -293,9 +293,9 @@ def test_train_and_download_say_that_micro_is_for_practice(finished: runs.Run) -
     assert all(words in sentence for words in ("draws portraits only", "Limner and diffusers only", "for real results"))
     assert base_model_choices.practice("owner/name") == ""
     assert train.plan(answers())["cautions"] == "", "it stands below the base"
-    assert sentence in run_html.status(runs.look(finished))
+    assert "draws portraits" not in run_html.status(runs.look(finished)), "nor is it said twice"
     assert sentence in download.table(RunWatcher())
     finished.save_config(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
-    assert "drawn portraits" not in run_html.status(runs.look(finished))
+    assert "draws portraits" not in download.table(RunWatcher())
     finished.config_file.write_text("{")
-    assert "drawn portraits" not in run_html.status(runs.look(finished))
+    assert "draws portraits" not in download.table(RunWatcher())

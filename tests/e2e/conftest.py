@@ -24,9 +24,9 @@ import pytest
 from tests.conftest import free_port, unmeasured
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Dialog, FilePayload, Locator, Page, Request, Response, Route
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, Response, Route
 else:  # its package is not everywhere, and takes a while to import
-    Browser = Dialog = FilePayload = Locator = Page = Request = Response = Route = Any
+    Browser = BrowserContext = Locator = Page = Request = Response = Route = Any
 
 Visit = Callable[..., Page]
 HANG = 240  # seconds after which what a test waits for will never come, also beside six busy processes

@@ -58,9 +58,13 @@ class SlowNetwork:
         return f"http://127.0.0.1:{self._proxy.server_port}"
 
     def close(self) -> None:
-        """Take no more requests, and wait until those that change something are answered."""
+        """Take no more requests, and wait for answers."""
         self._proxy.shutdown()
         self._proxy.server_close()
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the requests that change something are answered."""
         with self._answered:
             assert self._answered.wait_for(lambda: not self._changes, timeout=30)
 

@@ -54,7 +54,7 @@ class RunView:
 
     def __init__(self, start: gr.Button) -> None:
         with gr.Row(elem_classes="tools"):
-            runs_of_project = {"choices": [], "container": False, "min_width": 160}
+            runs_of_project = {"choices": [], "min_width": 160}
             self.picker = field(gr.Dropdown, "run", _("Run"), scale=2, **runs_of_project)
             several = {**runs_of_project, "multiselect": True, "visible": False}
             self.compared = field(gr.Dropdown, "compared-runs", _("Compare the loss with"), **several)
@@ -181,7 +181,7 @@ def _pickers(listed: Sequence[Run], chosen: str, others: list[str], *, changed: 
     rest = [choice for choice in choices if choice[1] != chosen]
     choice = {"value": chosen or None} if choose else {}
     return {
-        "picker": gr.Dropdown(choices, visible=bool(choices), **choice),
+        "picker": gr.Dropdown(choices, visible=bool(rest), **choice),
         "compared": gr.Dropdown(rest, value=others, multiselect=True, visible=bool(rest)),
     }
 

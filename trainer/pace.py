@@ -24,7 +24,9 @@ PRESERVED, ENCODED = 2.6, 1.2
 CLIP_TOKENS = 77
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(.*)")
 # Layers that see the time, the size of the image or a whole prompt, once for each image.
-_ONCE = re.compile(r"time_|^t_embedder|guidance_layer|add_embedding|norm\d?(_context)?\.linear|norm_out|adaLN_")
+_ONCE = re.compile(
+    r"time_|^t_embedder|guidance_layer|add_embedding|norm\d?(_context)?\.linear|norm_out|adaLN_|stream_modulation"
+)
 _OF_TEXT = re.compile(r"(context|cap)_embedder|add_[qkv]_proj|to_add_out|ff_context")  # in transformers
 _KEYS_OF_TEXT = re.compile(r"attn2\.to_[kv]$")  # in a UNet
 
@@ -125,9 +127,9 @@ def _of_transformer(layers: Mapping[str, Shape], image: float, transformer: Tran
         tokens = blocks.tokens if blocks else "apart"
         seen = {"apart": image, "both": image + text, "image": image, "text": float(text)}[tokens]
         total += _places(path, seen, text, _OF_TEXT) * math.prod(shape)
-        if path.endswith("to_q"):
+        if path.endswith(("to_q", "to_qkv_mlp_proj")):
             alone = tokens in ("image", "text") or ".attn2." in path
-            total += 2 * shape[0] * (seen if alone else image + text) ** 2
+            total += 2 * shape[1] * (seen if alone else image + text) ** 2
     return total
 
 

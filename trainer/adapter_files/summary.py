@@ -85,9 +85,35 @@ def layers(file: SafetensorsFile) -> tuple[list[Layer], list[str]]:
             parts_by_name.setdefault(name, {})[ending] = key
         else:
             unknown.append(key)
-    places = [place for name in parts_by_name if (place := layer_names.read(name).place)]
-    only = transformer_names.only_family(place.path for place in places if place.component == "transformer")
+    only = _only_family(file, [Layer(layer_names.read(name), parts) for name, parts in parts_by_name.items()])
     return [Layer(layer_names.read(name, only), parts) for name, parts in parts_by_name.items()], unknown
+
+
+def _only_family(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | None:
+    """Return the only family whose transformers have all layers of a file that are in blocks, if there is one.
+
+    Of several, it is the one that the metadata name.
+    """
+    inside = [layer for layer in layers if layer.module.place and transformer_names.block(layer.module.place.path)]
+    sets = [_families(file, layer) for layer in inside]
+    common = set.intersection(*sets) if sets else set[FamilyName]()
+    named = family_by_metadata(file.metadata)
+    if named in common:
+        return named
+    return next(iter(common)) if len(common) == 1 else None
+
+
+def _families(file: SafetensorsFile, layer: Layer) -> set[FamilyName]:
+    """Return the families whose transformers can have a layer, by its proportions if its name means several layers."""
+    module = layer.module
+    if module.place and module.naming not in ("original", "generic"):
+        return set(transformer_names.families(module.place.path))
+    paths = transformer_names.named_alike(module.name.removeprefix(module.prefix))
+    size = layer_shapes.weight_size(shapes(file, layer))
+    if len(set(paths.values())) == 1 or not size or 0 in size:
+        return set(paths)
+    known = {family: layer_shapes.known(family).get(f"transformer:{path}", size) for family, path in paths.items()}
+    return {family for family, shape in known.items() if size[0] * shape[1] == size[1] * shape[0]}
 
 
 def shapes(file: SafetensorsFile, layer: Layer) -> dict[str, Shape]:

@@ -144,7 +144,7 @@ def _refusal(path: Path, reason: str, /, **values: object) -> UserError:
 
 
 def _look_at_folder(folder: Path) -> Base:
-    pipeline = read_json(folder / "model_index.json").get("_class_name")
+    pipeline = read_json(folder / hub.INDEX).get("_class_name")
     if pipeline is None:
         raise _without_index(folder)
     if not any(spec.pipeline == pipeline for spec in FAMILIES.values()):
@@ -179,7 +179,7 @@ def _look_at_folder(folder: Path) -> Base:
         raise _refusal(
             folder, "its prediction type is {predicted!r}, which cannot be trained here", predicted=predicted
         )
-    names = name_hints.names(folder, {"modelspec.title": Path(str(unet.get("_name_or_path", ""))).name})
+    names = name_hints.names_of_folder(folder, unet)
     return Base(
         family,
         predicted,
@@ -192,8 +192,8 @@ def _look_at_folder(folder: Path) -> Base:
 
 
 def _without_index(folder: Path) -> UserError:
-    if (folder / "model_index.json").is_file():
-        return _refusal(folder, "its {file} is damaged", file="model_index.json")
+    if (folder / hub.INDEX).is_file():
+        return _refusal(folder, "its {file} is damaged", file=hub.INDEX)
     return UserError(
         "The folder {name!r} is not a diffusers model: it has no model_index.json.", REMEDY, name=folder.name
     )
@@ -205,14 +205,14 @@ def _look_at_transformer_folder(folder: Path, family: FamilyName, config: Mappin
         raise _refusal(folder, "it is {kind}", kind=need.otherwise)
     if config.get("in_channels") != TRANSFORMERS[family].config_channels:
         raise _refusal(folder, "it is made for inpainting or editing")
-    names = name_hints.names(folder, {"modelspec.title": Path(str(config.get("_name_or_path", ""))).name})
+    names = name_hints.names_of_folder(folder, config)
     size = next((size for size in FAMILIES[family].sizes if all(config.get(mark) for mark in size.settings)), None)
     return Base(
         family,
         FAMILIES[family].first,
         zero_snr=False,
         reason="its family predicts it",
-        few_step=name_hints.find_few_step(names, usual=FAMILIES[family].few_steps),
+        few_step=name_hints.of_family(names, FAMILIES[family], read_json(folder / hub.INDEX).get("is_distilled")),
         has_vae=(folder / "vae" / "config.json").is_file(),
         size=size,
     )
@@ -334,7 +334,7 @@ def _look_at_transformer(path: Path, family: FamilyName, shapes: Mapping[str, li
         spec.first,
         zero_snr=False,
         reason="its family predicts it",
-        few_step=name_hints.find_few_step(names, usual=FAMILIES[family].few_steps),
+        few_step=name_hints.of_family(names, spec),
         has_vae=not _VAE_KEYS.isdisjoint(shapes),
         size=size,
     )

@@ -161,7 +161,7 @@ def split(key: str) -> tuple[str, str]:
 def read(name: str, family: FamilyName | None = None) -> Module:
     """Return the layer that a name in a file stands for; a very long name, slow to parse, stands for none.
 
-    The family, where it is known, tells layers outside a transformer's blocks apart that have one original name.
+    The family, where it is known, tells layers of transformers apart that have one original name.
     """
     if len(name) > MAX_NAME:
         return Module(name, None, "diffusers", "")
@@ -205,7 +205,7 @@ def _read_dotted(name: str) -> Module:
         prefix = f"{component}."
         path = path.removeprefix(prefix)
     path = path.removeprefix("base_model.model.").replace(".processor.", ".")
-    if path.endswith(".to_out"):
+    if path.endswith(".to_out") and not transformer_names.from_diffusers(path):
         path += ".0"
     if path and component in ("", "transformer") and (layer := transformer_names.from_diffusers(path)) == path:
         return Module(name, Place("transformer", layer), "dotted", prefix)

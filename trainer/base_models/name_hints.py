@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.base_models import hub
+from trainer.base_models.spec import FamilySpec
 
 # NovelAI's model of 2022 was trained on the penultimate layer of the text encoder, and so were those made from it.
 _ANIME = re.compile(
@@ -24,6 +25,11 @@ def names(path: Path, metadata: Mapping[str, object]) -> str:
     texts = [path.stem if path.suffix == ".safetensors" else path.name, hub.repository(path)]
     texts += [str(metadata[key]) for key in _METADATA if key in metadata]
     return re.sub(r"[\s.-]+", "_", " / ".join(texts))
+
+
+def names_of_folder(folder: Path, config: Mapping[str, object]) -> str:
+    """Return the names of a model in diffusers form, of which the config of its denoiser has one, too."""
+    return names(folder, {"modelspec.title": Path(str(config.get("_name_or_path", ""))).name})
 
 
 def clip_skip(names: str) -> int:
@@ -60,16 +66,27 @@ FEW_STEP_KINDS = (
     # Luo et al. 2023, https://arxiv.org/abs/2310.04378 and 2311.05556, and "LCM" in the documentation of diffusers.
     FewStep("LCM", r"(?<![a-z])lcm(?![a-z])", 8, 1.5, "LCMScheduler", _LCM),
 )
+# Of a family whose distilled models are named by what it is, as its publisher generates with them.
+DISTILLED = FewStep("distilled", "", 4, 1.0, "", {})
 SCHEDULERS = {"LCMScheduler": FEW_STEP_KINDS[-1]}  # of folders that are distilled, whatever their names
 
 
-def find_few_step(names: str, scheduler: str = "", usual: int = 0) -> FewStep | None:
+def of_family(names: str, spec: FamilySpec, is_distilled: object = None) -> FewStep | None:
+    """Return the kind of a distilled model of a family of transformers; its folder may say if it is one."""
+    others = spec.distilled_names if is_distilled is None else ".?" * bool(is_distilled)
+    return find_few_step(names, usual=spec.few_steps, others=others)
+
+
+def find_few_step(names: str, scheduler: str = "", usual: int = 0, others: str = "") -> FewStep | None:
     """Return the kind of a distilled model by its names and the scheduler of its folder; None if it is not one.
 
-    Its steps are those that a name says, or `usual`, or those of its kind.
+    Its steps are those that a name says, or `usual`, or those of its kind. Names that fit the pattern `others` are of
+    one, too.
     """
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", names).lower()  # dreamshaperLCM is two words
     kind = next((kind for kind in FEW_STEP_KINDS if re.search(kind.pattern, words)), SCHEDULERS.get(scheduler))
+    if not kind and others and re.search(others, words):
+        kind = DISTILLED
     steps = re.search(r"(?<!\d)([1-9]|1[0-6])_?steps?(?![a-z])", words)
     return kind and replace(kind, steps=int(steps[1]) if steps else usual or kind.steps)
 

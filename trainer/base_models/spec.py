@@ -214,15 +214,17 @@ class FamilySpec:
     model: str  # module and class in `trainer.families` that load it
     pipeline: str  # class in a folder's `model_index.json`
     pipeline_options: Mapping[str, object]  # arguments that keep diffusers from loading parts that are not used
-    vae_scale: float  # factor that brings the VAE's latents to about unit variance
+    vae_scale: float  # factor that brings the VAE's latents to about unit variance; 0 = it has statistics of its own
     text_encoders: tuple[TextEncoder, ...]
     variants: Mapping[PredictionType, int]  # native resolutions, by what is predicted; the first is of its configs
     ambiguous: bool = False  # its single files do not tell which variant they are
     clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
     guided: bool = False  # its denoiser is told the guidance, which it is distilled to follow
+    distilled_names: str = ""  # pattern of names that its distilled models have, where no kind of them is named
     few_steps: int = 0  # of previews of its distilled models, unless a name says otherwise; 0 = as usual for their kind
     vae_channels: int = 4  # of its latents
     vae_shift: float = 0.0  # mean of the VAE's latents
+    vae_class: str = "AutoencoderKL"  # of diffusers
     vae_file: str = ""  # name, without extension, of the file beside a single one that holds its VAE
     unet: UNet | None = None  # its denoiser is one of the two
     transformer: Transformer | None = None

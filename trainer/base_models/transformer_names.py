@@ -5,10 +5,11 @@ too (`attn.to_qkv`); it has parts. Everything here is text.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 
 from trainer.base_models.registry import TRANSFORMERS, FamilyName
+from trainer.base_models.spec import Transformer
 
 
 @cache
@@ -22,12 +23,17 @@ def _diffusers() -> dict[tuple[str, str], str]:
     }
 
 
+def _of(family: FamilyName | None) -> list[Transformer]:
+    """Return the transformer of a family; without one, all, the first last, whose layers names of several stand for."""
+    return [transformer for name, transformer in reversed(TRANSFORMERS.items()) if family in (None, name)]
+
+
 @cache
-def _original() -> dict[tuple[str, str], tuple[str, str]]:
+def _original(family: FamilyName | None = None) -> dict[tuple[str, str], tuple[str, str]]:
     """Return blocks and paths as in diffusers by the original names of both, with underscores."""
     return {
         (blocks.original, original.replace(".", "_")): (name, layer)
-        for transformer in TRANSFORMERS.values()
+        for transformer in _of(family)
         for name, blocks in transformer.blocks.items()
         for layer, original in blocks.layers.items()
     }
@@ -35,12 +41,8 @@ def _original() -> dict[tuple[str, str], tuple[str, str]]:
 
 @cache
 def _outside(family: FamilyName | None = None) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the paths of layers outside the blocks by their names with underscores, in diffusers and originally.
-
-    Without a family, an original name that several have stands for the layer of the first.
-    """
-    known = [transformer for name, transformer in TRANSFORMERS.items() if family in (None, name)]
-    pairs = [pair for transformer in reversed(known) for pair in transformer.outside.items()]
+    """Return the paths of layers outside the blocks by their names with underscores, in diffusers and originally."""
+    pairs = [pair for transformer in _of(family) for pair in transformer.outside.items()]
     return {path.replace(".", "_"): path for path, _ in pairs}, {name.replace(".", "_"): path for path, name in pairs}
 
 
@@ -76,9 +78,12 @@ def from_diffusers(name: str) -> str:
 
 
 def from_original(name: str, family: FamilyName | None = None) -> str:
-    """Return the path of a layer by its name in the original code, with dots or underscores; "" if there is none."""
+    """Return the path of a layer by its name in the original code, with dots or underscores; "" if there is none.
+
+    The family, where it is known, tells layers apart that several families name alike.
+    """
     blocks, number, layer = _split(name)
-    known, path = _original().get((blocks, layer), ("", ""))
+    known, path = _original(family).get((blocks, layer), ("", ""))
     return f"{known}.{number}.{path}" if path else _outside(family)[1].get(name.replace(".", "_"), "")
 
 
@@ -91,6 +96,13 @@ def original(path: str, family: FamilyName) -> str:
     number, _, layer = rest.partition(".")
     blocks = transformer.blocks[name]
     return f"{blocks.original}.{number}.{blocks.layers[layer]}" if layer in blocks.layers else ""
+
+
+def named_alike(name: str) -> dict[FamilyName, str]:
+    """Return the path of a layer in a block by its original name in each family that has one of this name."""
+    blocks, number, layer = _split(name)
+    places = {family: _original(family).get((blocks, layer)) for family in TRANSFORMERS}
+    return {family: f"{place[0]}.{number}.{place[1]}" for family, place in places.items() if place}
 
 
 def parts(path: str, family: FamilyName | None = None) -> dict[str, int]:
@@ -111,13 +123,6 @@ def joined(path: str, family: FamilyName) -> str:
     blocks = TRANSFORMERS[family].blocks.get(name)
     whole = next((whole for whole, shares in blocks.joined.items() if layer in shares), "") if blocks else ""
     return f"{name}.{number}.{whole}" if whole else ""
-
-
-def only_family(paths: Iterable[str]) -> FamilyName | None:
-    """Return the only family whose transformers have all those of some layers that are in blocks, if there is one."""
-    sets = [set(families(path)) for path in paths if block(path)]
-    common = set.intersection(*sets) if sets else set[FamilyName]()
-    return next(iter(common)) if len(common) == 1 else None
 
 
 def families(path: str) -> Iterator[FamilyName]:

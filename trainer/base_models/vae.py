@@ -76,13 +76,13 @@ def _check_file(path: Path, family: FamilyName) -> None:
 
 def _check_folder(folder: Path, base: Base) -> None:
     config = detect.read_json(folder / "config.json")
-    if config.get("_class_name") != "AutoencoderKL":
-        raise _refusal(folder, "it is not an AutoencoderKL")
+    spec = FAMILIES[base.family]
+    if config.get("_class_name") != spec.vae_class:
+        raise _refusal(folder, "it is not an {kind}", kind=spec.vae_class)
     if not any(folder.glob("*.safetensors")):
         raise _refusal(folder, "it has no .safetensors file, and other kinds can contain programs")
     _check_channels(folder, config.get("latent_channels", _CHANNELS), base.family)
-    spec = FAMILIES[base.family]
-    if config.get("scaling_factor", FAMILIES[DEFAULT].vae_scale) != spec.vae_scale:
+    if spec.vae_scale and config.get("scaling_factor", FAMILIES[DEFAULT].vae_scale) != spec.vae_scale:
         raise _refusal(folder, "it is for another family than {family}", family=spec.title)
 
 

@@ -186,7 +186,8 @@ def _add_started(targets: dict[nn.Module, list[str]], family: Family, settings: 
 
 def _matching(module: nn.Module, endings: Sequence[str]) -> list[str]:
     dotted = tuple(f".{ending}" for ending in endings)
-    return [path for path, _ in module.named_modules() if f".{path}".endswith(dotted)]
+    layers = [path for path, layer in module.named_modules() if hasattr(layer, "weight")]  # not lists of them
+    return [path for path in layers if f".{path}".endswith(dotted)]
 
 
 def _text_targets(family: Family) -> dict[nn.Module, list[str]]:

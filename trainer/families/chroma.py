@@ -32,11 +32,7 @@ class Chroma(Flux):
 
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
-        with torch.no_grad():
-            positive, negative = (self.encode_prompts([text]) for text in (prompt, ""))
-        rng = torch.Generator().manual_seed(seed)
-        options = {"num_inference_steps": steps, "guidance_scale": guidance, "width": side, "height": side}
-        return self.sample(positive, negative, generator=rng, **options)[0]
+        return self.generate_from_prompts(prompt, seed=seed, steps=steps, guidance=guidance, side=side)
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Encode prompts as the pipeline does: T5's hidden states [b, tokens, width], and which of them are seen."""

@@ -167,6 +167,18 @@ class DiffusersModel:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
         return loading.generate_latents(self._pipeline, prompt, seed=seed, steps=steps, guidance=guidance, side=side)
 
+    def generate_from_prompts(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
+        """Generate the same by way of `sample`, for a pipeline whose own latents are not those of the denoiser."""
+        with torch.no_grad():
+            positive, negative = (self.encode_prompts([text]) for text in (prompt, ""))
+        rng = torch.Generator().manual_seed(seed)
+        options = {"num_inference_steps": steps, "guidance_scale": guidance, "width": side, "height": side}
+        return self.sample(positive, negative, generator=rng, **options)[0]
+
+    def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
+        """Encode prompts, each in its own way in a family."""
+        raise NotImplementedError
+
     def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
         return loading.sample(self._pipeline, loading.prompt_arguments(prompt, negative), options)
@@ -200,16 +212,22 @@ class DiffusersModel:
             mixed = torch.autocast(self.device.type, dtype=precision)
         with mixed:
             posterior = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
-        config = vae.config
-        mean, std = posterior.mean.float(), posterior.std.float()
+        return self._scale(posterior.mean.float(), posterior.std.float())
+
+    def _scale(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation [b, c, h, w] of the VAE's latents as the denoiser has them."""
+        config = self._pipeline.vae.config
         return (mean - (config.shift_factor or 0.0)) * config.scaling_factor, std * config.scaling_factor
+
+    def _unscale(self, latents: Tensor) -> Tensor:
+        """Return latents [b, c, h, w] as the VAE has them."""
+        config = self._pipeline.vae.config
+        unscaled: Tensor = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        return unscaled
 
     def decode_latents(self, latents: Tensor, *, tiled: bool) -> Tensor:
         """Decode scaled latents [b, c, h, w] in fp32 to pixels [b, 3, H, W] in -1..1."""
-        vae = self._vae(tiled=tiled)
-        config = vae.config
-        latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        pixels: Tensor = vae.decode(latents, return_dict=False)[0]
+        pixels: Tensor = self._vae(tiled=tiled).decode(self._unscale(latents), return_dict=False)[0]
         return pixels
 
     def _vae(self, *, tiled: bool) -> Untyped:

@@ -25,7 +25,7 @@ T5_TOKENS = 512
 class Flux(DiffusersModel):
     """A FLUX.1 model, frozen."""
 
-    denoiser_targets = JOINT_TARGETS
+    denoiser_targets: ClassVar[tuple[str, ...]] = JOINT_TARGETS
     t5_tokenizer: ClassVar[str] = "tokenizer_2"  # component
 
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:

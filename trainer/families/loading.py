@@ -24,10 +24,10 @@ from trainer import foreign_text
 from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import DENOISER_KEYS, FamilySpec, PredictionType, Size
+from trainer.base_models.spec import DENOISER_KEYS, FamilySpec, PredictionType
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import text_encoder_loading, weights
+from trainer.families import text_encoder_loading, vae_loading, weights
 from trainer.i18n import _
 
 Pipeline = Any  # of diffusers, which is untyped
@@ -68,8 +68,7 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
             pipeline = pipeline_class.from_pretrained(path, use_safetensors=True, **options)
         else:
             options |= _parts_of_file(path, base, dtype, options)
-            config = str(CONFIGS / family)
-            pipeline = pipeline_class.from_single_file(str(path), config=config, torch_dtype=dtype, **options)
+            pipeline = _in_file(path, family, pipeline_class, dtype, options)
             weights.check_all_used(path, denoiser(pipeline))
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
@@ -94,7 +93,7 @@ def _plain_scheduler(folder: Path) -> dict[str, Any]:
     return {"scheduler": scheduler_class.from_config(config | {"use_beta_sigmas": False})}
 
 
-def _load_vae(path: Path, family: FamilyName) -> AutoencoderKL:
+def _load_vae(path: Path, family: FamilyName) -> nn.Module:
     """Load a VAE in fp32 from a folder or a file of its own.
 
     Raises:
@@ -103,10 +102,10 @@ def _load_vae(path: Path, family: FamilyName) -> AutoencoderKL:
     try:
         if path.is_file():
             return _vae_in_file(path, family)
-        variant = "fp16" if _has_fp16_only(path) else None
-        return AutoencoderKL.from_pretrained(
-            path, torch_dtype=torch.float32, variant=variant, use_safetensors=True, local_files_only=True
-        )
+        options = {"variant": "fp16" if _has_fp16_only(path) else None, "torch_dtype": torch.float32}
+        vae_class = getattr(diffusers, FAMILIES[family].vae_class)
+        vae: nn.Module = vae_class.from_pretrained(path, use_safetensors=True, local_files_only=True, **options)
+        return vae
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _refusal("The VAE {name!r} cannot be loaded: {reason}", error, path) from error
 
@@ -124,14 +123,30 @@ def _refusal(message: str, error: Exception, path: Path) -> UserError:
     return UserError(message, remedy, name=path.name, reason=line.partition(". If you want to")[0][:200])
 
 
-def _vae_in_file(path: Path, family: FamilyName) -> AutoencoderKL:
-    return AutoencoderKL.from_single_file(
+def _vae_in_file(path: Path, family: FamilyName) -> nn.Module:
+    if FAMILIES[family].vae_class != "AutoencoderKL":
+        return vae_loading.in_file(path, getattr(diffusers, FAMILIES[family].vae_class), CONFIGS / family / "vae", VAE)
+    vae: nn.Module = AutoencoderKL.from_single_file(
         _source(path, torch.float32, VAE),
         config=str(CONFIGS / family),
         subfolder="vae",
         torch_dtype=torch.float32,
         local_files_only=True,
     )
+    return vae
+
+
+def _in_file(
+    path: Path, family: FamilyName, pipeline_class: Untyped, dtype: torch.dtype, parts: Mapping[str, Any]
+) -> Pipeline:
+    """Make a pipeline of parts that were loaded, and of others that diffusers loads from a single file."""
+    if hasattr(pipeline_class, "from_single_file"):
+        config = str(CONFIGS / family)
+        return pipeline_class.from_single_file(str(path), config=config, torch_dtype=dtype, **parts)
+    scheduler_class = get_type_hints(pipeline_class.__init__)["scheduler"]
+    scheduler = scheduler_class.from_pretrained(CONFIGS / family / "scheduler", local_files_only=True)
+    models = {name: part for name, part in parts.items() if name != "local_files_only"}
+    return pipeline_class(scheduler=scheduler, **models)
 
 
 def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,8 +171,9 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
             parts[large.component] = text_encoder_loading.large_in_file(source, large, config, precision)
     if "vae" not in given:
         parts["vae"] = _vae_in_file(path, base.family)
-    if base.size:
-        parts[spec.denoiser] = _denoiser_in_file(path, base.size, getattr(diffusers, spec.pipeline), dtype)
+    pipeline_class = getattr(diffusers, spec.pipeline)
+    if base.size or not hasattr(pipeline_class, "from_single_file"):
+        parts[spec.denoiser] = _denoiser_in_file(path, base, pipeline_class, dtype)
     if are_scaled:
         parts |= _multiplied_out(path, base.family, dtype, parts.keys() | given.keys())
     return parts
@@ -193,12 +209,19 @@ def _source(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...]) -> str | 
     return weights.read_weights(path, dtype, prefixes) if are_scaled else str(path)
 
 
-def _denoiser_in_file(path: Path, size: Size, pipeline_class: Untyped, dtype: torch.dtype) -> nn.Module:
-    """Load the denoiser of one of a family's sizes, which has a config of its own."""
+def _denoiser_in_file(path: Path, base: Base, pipeline_class: Untyped, dtype: torch.dtype) -> nn.Module:
+    """Load the denoiser of one of a family's sizes, which has a config of its own, or of a pipeline for folders alone.
+
+    Of the latter, diffusers knows the names without a prefix.
+    """
     denoiser_class = get_type_hints(pipeline_class.__init__)["transformer"]
+    source = _source(path, dtype, (DENOISER_KEYS,))
+    if not hasattr(pipeline_class, "from_single_file"):
+        tensors = weights.read_weights(path, dtype, (DENOISER_KEYS,))
+        source = {key.removeprefix(DENOISER_KEYS): tensor for key, tensor in tensors.items()}
     denoiser: nn.Module = denoiser_class.from_single_file(
-        _source(path, dtype, (DENOISER_KEYS,)),
-        config=str(CONFIGS / size.configs),
+        source,
+        config=str(CONFIGS / (base.size.configs if base.size else base.family)),
         subfolder="transformer",
         torch_dtype=dtype,
         local_files_only=True,

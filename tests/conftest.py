@@ -26,7 +26,7 @@ os.environ.setdefault("LIMNER_ALSO_WRITABLE", str(CHECKOUT) if "COVERAGE_PROCESS
 CHARACTER = CHECKOUT / "datasets" / "example-character"
 STYLE = CHECKOUT / "datasets" / "example-style"
 _BEGUN = pytest.StashKey[float]()
-CONFIGURED = ("sd15", "sd21", "sdxl", "sd3", "sd3-5-medium", "flux", "z_image")
+CONFIGURED = ("sd15", "sd21", "sdxl", "sd3", "sd3-5-medium", "flux", "z_image", "flux2_klein")
 
 
 def unmeasured() -> dict[str, str]:
@@ -89,7 +89,7 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bases(tiny_sd: Path) -> dict[str, Path]:
     """Folders with a tiny, random model of each kind."""
-    from tests.tiny import make_chroma, make_flux, make_sd3, make_sd21, make_sdxl, make_z_image
+    from tests.tiny import make_chroma, make_flux, make_flux2_klein, make_sd3, make_sd21, make_sdxl, make_z_image
 
     folder = tiny_sd.parent
     return {
@@ -101,6 +101,7 @@ def bases(tiny_sd: Path) -> dict[str, Path]:
         "flux": make_flux(folder / "flux"),
         "chroma": make_chroma(folder / "chroma"),
         "z_image": make_z_image(folder / "z_image"),
+        "flux2_klein": make_flux2_klein(folder / "flux2_klein"),
         "sd3-5-medium": make_sd3(folder / "sd3-5-medium", t5=False, dual=True),
     }
 

@@ -97,7 +97,8 @@ def write_three(folder: Path, models: Path) -> Path:
     (encoder,) = path.parent.glob("*_fp16.safetensors")
     shutil.move(encoder, models / "text_encoders")
     tensors = load_file(path)
-    save_file(_taken(tensors, "vae."), models / "vae" / "ae.safetensors")
+    vae = "flux2-vae" if "model.diffusion_model.single_stream_modulation.lin.weight" in tensors else "ae"
+    save_file(_taken(tensors, "vae."), models / "vae" / f"{vae}.safetensors")
     save_file(_taken(tensors, "model.diffusion_model."), path)
     return path
 
@@ -112,8 +113,15 @@ ENCODERS: dict[FamilyName, dict[str, str]] = {
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
     "flux": {"clip_l": "text_encoder", "t5xxl": "text_encoder_2"},
     "z_image": {"qwen3_4b": "text_encoder"},
+    "flux2_klein": {"qwen3_4b": "text_encoder"},
 }
-NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "flux": FLUX, "chroma": FLUX, "z_image": Z_IMAGE}
+NAMES: dict[FamilyName, dict[str, str]] = {
+    "sd3": MMDIT,
+    "flux": FLUX,
+    "chroma": FLUX,
+    "z_image": Z_IMAGE,
+    "flux2_klein": FLUX,
+}
 FIRST_LEVELS = {"t5xxl": "", "qwen3_4b": "model."}
 
 
@@ -127,7 +135,7 @@ def _write_transformer(folder: Path, path: Path) -> Path:
     tensors |= {f"{vae}.{key}": value for key, value in _vae(folder / "vae")}
     for name, part in ENCODERS[family].items():
         for key, value in (_load(folder / part) if (folder / part).exists() else {}).items():
-            plain = key.removeprefix("text_model.")
+            plain = key.removeprefix("text_model.").removeprefix("model.")
             projects = plain.startswith("text_projection.")
             if not (projects and name == "clip_l"):  # where it is the identity
                 inner = plain if projects else FIRST_LEVELS.get(name, "text_model.") + plain
@@ -185,9 +193,13 @@ def _unet(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _vae(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    levels = len(json.loads((folder / "config.json").read_text())["block_out_channels"])
+    config = json.loads((folder / "config.json").read_text())
+    levels = len(config["block_out_channels"])
     for key, value in _load(folder).items():
         name = key
+        if config["_class_name"] == "AutoencoderKLFlux2":
+            name = name.replace("post_quant_conv", "decoder.post_quant_conv").removeprefix("quant_conv")
+            name = f"encoder.quant_conv{name}" if name.startswith(".") else name
         for level in range(levels):
             name = name.replace(f"encoder.down_blocks.{level}.", f"encoder.down.{level}.")
             name = name.replace(f"decoder.up_blocks.{level}.", f"decoder.up.{levels - 1 - level}.")

@@ -11,6 +11,13 @@ import transformers
 
 from trainer.base_models import CONFIGS, MICRO_FOLDER
 
+_DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}  # of both FLUX
+_VAE: dict[str, Any] = {
+    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (8, 8, 8, 8),
+    "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 64,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+}  # fmt: skip
+
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
@@ -110,10 +117,7 @@ def make_flux(folder: Path, *, wide: bool = False) -> Path:
         vae = _flux_vae()
     diffusers.FluxPipeline(
         transformer=transformer, vae=vae, text_encoder=first, tokenizer=tokenizer, text_encoder_2=second,
-        tokenizer_2=_t5_tokenizer(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
-            shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
-            max_image_seq_len=4096,
-        ),
+        tokenizer_2=_t5_tokenizer(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**_DYNAMIC),
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
     return folder
 
@@ -141,13 +145,43 @@ def make_z_image(folder: Path, *, wide: bool = False) -> Path:
         sizes = {"dim": heads * sum(axes), "cap_feat_dim": 16, "axes_dims": axes, "axes_lens": [640, 64, 64]}
         transformer = diffusers.ZImageTransformer2DModel(**blocks, **sizes)
         _wake(transformer, wide=wide)
-        attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
-        widths = {"vocab_size": 151669, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
-        text_encoder = transformers.Qwen3Model(transformers.Qwen3Config(**widths, **attention))
-        parts = {"text_encoder": text_encoder, "tokenizer": _local_tokenizer(CONFIGS / "qwen3"), "vae": _flux_vae()}
+        parts = {
+            "text_encoder": transformers.Qwen3Model(_qwen3(3)),
+            "tokenizer": _local_tokenizer(CONFIGS / "qwen3"),
+            "vae": _flux_vae(),
+        }
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     diffusers.ZImagePipeline(transformer=transformer, scheduler=scheduler, **parts).save_pretrained(folder)
     return folder
+
+
+def make_flux2_klein(folder: Path, *, wide: bool = False) -> Path:
+    """Save a FLUX.2 klein model of about 0.2 million random parameters beside Qwen3's words; `wide` as for FLUX.1."""
+    with seeded():
+        count, heads, axes = (1, 24, (32,) * 4) if wide else (2, 2, (4,) * 4)
+        blocks = {"num_layers": count, "num_single_layers": count, "num_attention_heads": heads}
+        sizes = {"attention_head_dim": sum(axes), "joint_attention_dim": 48, "axes_dims_rope": axes}
+        transformer = diffusers.Flux2Transformer2DModel(**blocks, **sizes, guidance_embeds=False)
+        with torch.no_grad():  # else blocks change next to nothing
+            for name in ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation"):
+                transformer.get_submodule(name).linear.weight.mul_(20)
+        _wake(transformer, wide=wide)
+        parts = {
+            "text_encoder": transformers.Qwen3ForCausalLM(_qwen3(27)),
+            "tokenizer": _local_tokenizer(CONFIGS / "qwen3"),
+        }
+        vae = diffusers.AutoencoderKLFlux2(**_VAE | {"latent_channels": 32})
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2.0)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**_DYNAMIC)
+    diffusers.Flux2KleinPipeline(transformer=transformer, scheduler=scheduler, vae=vae, **parts).save_pretrained(folder)
+    return folder
+
+
+def _qwen3(layers: int) -> transformers.Qwen3Config:
+    attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "tie_word_embeddings": True}
+    widths = {"vocab_size": 151669, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": layers}
+    return transformers.Qwen3Config(**widths, **attention)
 
 
 def _wake(transformer: torch.nn.Module, *, wide: bool) -> None:
@@ -197,12 +231,7 @@ def _unet(**changes: Any) -> diffusers.UNet2DConditionModel:  # noqa: ANN401 - a
 
 
 def _vae(**changes: Any) -> diffusers.AutoencoderKL:  # noqa: ANN401 - any settings
-    settings: dict[str, Any] = {
-        "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (8, 8, 8, 8),
-        "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 64,
-        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-    }  # fmt: skip
-    return diffusers.AutoencoderKL(**settings | changes)
+    return diffusers.AutoencoderKL(**_VAE | changes)
 
 
 def _text(tokenizer: transformers.PreTrainedTokenizerBase, **changes: Any) -> transformers.CLIPTextConfig:  # noqa: ANN401 - any settings

@@ -45,6 +45,7 @@ FEW = {
     "sd3": {"num_layers": 2},
     "flux": {"num_layers": 1, "num_single_layers": 1},
     "chroma": {"num_layers": 1, "num_single_layers": 1},
+    "flux2_klein": {"num_layers": 1, "num_single_layers": 1},
     "z_image": {"n_layers": 1, "n_refiner_layers": 1},
 }
 

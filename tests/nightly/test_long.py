@@ -43,7 +43,7 @@ def test_a_bench_finds_nothing_wrong(command: tuple[str, ...]) -> None:
 pytestmark = pytest.mark.nightly
 
 
-@pytest.mark.parametrize("kind", ["flux", "chroma", "z_image"])
+@pytest.mark.parametrize("kind", ["flux", "chroma", "z_image", "flux2_klein"])
 def test_a_single_file_of_their_real_width_is_the_folder_and_trains(
     character: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: FamilyName
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_single_file_of_their_real_width_is_the_folder_and_trains(
 
     def predicted(base: Path) -> Tensor:
         family = families.load(ModelConfig(base=str(base)), torch.device("cpu"), torch.bfloat16)
-        noisy = torch.randn(1, 16, 8, 8, generator=generator(1))
+        noisy = torch.randn(1, family.latent_shape[0], 8, 8, generator=generator(1))
         with torch.no_grad():
             return family.predict(noisy, torch.tensor([500.0]), family.encode_prompts(["rin"]))
 

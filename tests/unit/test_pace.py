@@ -60,10 +60,12 @@ WIDTHS = {
     "sd3": ("SD3Transformer2DModel", 333),
     "flux": ("FluxTransformer2DModel", 512),
     "chroma": ("ChromaTransformer2DModel", 512),
+    "flux2_klein": ("Flux2Transformer2DModel", 512),
 }
 
 
 SIDES = {"micro": 128, "sd15": 256, "sdxl": 512, "sd3-5-medium": 512, "flux": 512, "chroma": 512}
+SIDES |= {"flux2_klein": 512}
 
 
 @pytest.mark.slow

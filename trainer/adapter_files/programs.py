@@ -5,7 +5,7 @@ do by `benchmarks.verdicts`, which runs their own loading code.
 """
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from trainer.base_models.layer_names import T5, Place
@@ -237,6 +237,14 @@ class Support:
 
 
 _GENERIC: tuple[LayerNaming, ...] = ("generic", "generic peft")
+# It drops layers of kohya's format that it has no name for.
+_KLEIN_IN_DIFFUSERS = Support(
+    frozenset(("joined", "dotted", "generic peft", "generic dotted")),
+    kinds=frozenset(("LoRA", "DoRA of PEFT")),
+    lost={"joined": ("norm_out", "double_stream", "single_stream")},
+    outside=frozenset(("joined", "dotted", "generic peft")),
+    refuses_unmatched=True,
+)
 # By the family of the transformer. Read at the same commits: InvokeAI has no adapters for SD 3, A1111 has no FLUX, and
 # neither has Chroma, which to ComfyUI and diffusers is a FLUX, and to Forge is not.
 SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
@@ -298,6 +306,20 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
         ),
         "SD.Next": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "generic"))),
     },
+    # ComfyUI's names are those of Comfy-Org/ComfyUI 17358c8f (`comfy/lora.py`) and 09708eae (`comfy/utils.py`,
+    # `flux_to_diffusers`), InvokeAI's of 0b54f537 and 540b2ee4 (`lora_conversions`). SD.Next hands LoRA to diffusers at
+    # 091f31d4 (`pipelines/flux/flux2_lora.py`). All were read on 2026-12-01. The others have no FLUX.2.
+    "flux2_klein": {
+        "ComfyUI": Support(
+            frozenset(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC)),
+            lost=dict.fromkeys(
+                ("onetrainer", "lycoris", "dotted"), ("time_guidance", "double_stream", "single_stream")
+            ),
+        ),
+        "InvokeAI": Support(frozenset(("dotted", "generic peft")), refuses_unmatched=True),
+        "diffusers": _KLEIN_IN_DIFFUSERS,
+        "SD.Next": replace(_KLEIN_IN_DIFFUSERS, reads=frozenset(("joined", "dotted", "generic peft"))),
+    },
     # Of ComfyUI the names are those of Comfy-Org/ComfyUI 17358c8f (`comfy/lora.py`) and b3be02d6 (`comfy/utils.py`,
     # `z_image_to_diffusers`), read on 2026-12-01. A1111, Forge and sd-scripts have no Z-Image at the commits above.
     "z_image": {
@@ -346,6 +368,10 @@ METADATA: dict[FamilyName, MetadataNames] = {
         {"flow": ("stable-diffusion-3-m", "sd3")},
         ("stable-diffusion-3", "stable-diffusion-v3", "sd3"),
         sizes={"sd3-5-medium": "stable-diffusion-3-5-medium", "sd3-5-large": "stable-diffusion-3-5-large"},
+    ),
+    # As musubi-tuner (modelspec) and ai-toolkit name the models; before FLUX.1, whose names begin all of them.
+    "flux2_klein": MetadataNames(
+        {"flow": ("Flux.2-klein-4b", "flux2_klein_4b")}, ("Flux.2-klein", "flux2_klein", "flux2-klein", "flux-2-klein")
     ),
     "flux": MetadataNames({"flow": ("flux-1-dev", "flux1")}, ("flux-1", "flux1", "flux")),
     "chroma": MetadataNames({"flow": ("chroma", "chroma")}, ("chroma",)),

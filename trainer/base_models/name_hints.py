@@ -67,14 +67,15 @@ FEW_STEP_KINDS = (
     FewStep("LCM", r"(?<![a-z])lcm(?![a-z])", 8, 1.5, "LCMScheduler", _LCM),
 )
 # Of a family whose distilled models are named by what it is, as its publisher generates with them.
-DISTILLED = FewStep("distilled", "", 4, 1.0, "", {})
+DISTILLED = FewStep("", "", 4, 1.0, "", {})
 SCHEDULERS = {"LCMScheduler": FEW_STEP_KINDS[-1]}  # of folders that are distilled, whatever their names
 
 
 def of_family(names: str, spec: FamilySpec, is_distilled: object = None) -> FewStep | None:
     """Return the kind of a distilled model of a family of transformers; its folder may say if it is one."""
     others = spec.distilled_names if is_distilled is None else ".?" * bool(is_distilled)
-    return find_few_step(names, usual=spec.few_steps, others=others)
+    kind = find_few_step(names, usual=spec.few_steps, others=others)
+    return replace(kind, title=spec.title) if kind and not kind.title else kind
 
 
 def find_few_step(names: str, scheduler: str = "", usual: int = 0, others: str = "") -> FewStep | None:

@@ -30,13 +30,14 @@ from trainer.sampling import sampler
 from trainer.training import encode, prediction_type
 
 UNETS = ("sd15", "sd21", "sd21-v", "sdxl")
-TRANSFORMERS = ("sd3", "sd3-5-medium", "flux", "chroma", "z_image")
+TRANSFORMERS = ("sd3", "sd3-5-medium", "flux", "chroma", "z_image", "flux2_klein")
 KINDS = (*UNETS, *TRANSFORMERS)
 # Their pipelines know no smaller size than that of the real ones; T5 and Qwen3 take no adapter.
 SMALL: dict[str, dict[str, Any]] = {
     "flux": {"preview__prompts": ["rin --w 64 --h 64"]},
     "chroma": {"preview__prompts": ["rin --w 64 --h 64"], "training__text_encoder": False},
     "z_image": {"preview__prompts": ["rin --w 64 --h 64"], "training__text_encoder": False},
+    "flux2_klein": {"preview__prompts": ["rin --w 64 --h 64"], "training__text_encoder": False},
 }
 CPU = torch.device("cpu")
 
@@ -86,6 +87,7 @@ KNOWN_AS = {
     "flux": ("flux-1-dev/lora", "flux1"),
     "chroma": ("chroma/lora", "chroma"),
     "z_image": ("Z-Image/lora", "zimage"),
+    "flux2_klein": ("Flux.2-klein-4b/lora", "flux2_klein_4b"),
     "sd3-5-medium": ("stable-diffusion-3-5-medium/lora", "sd3"),
 }
 
@@ -128,7 +130,7 @@ def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path,
     if kind in UNETS:
         assert torch.equal(alphas(single), alphas(folder))
     assert single.base.size == folder.base.size
-    assert sampler.native_side(single) == {"sd21-v": 96, "z_image": 1024}.get(kind, 64)
+    assert sampler.native_side(single) == {"sd21-v": 96, "z_image": 1024, "flux2_klein": 1024}.get(kind, 64)
     assert single.spec == folder.spec
 
 
@@ -172,6 +174,7 @@ CURVES = {
     "sdxl": [1.07138, 1.103865, 1.12967, 1.070911, 1.183797, 1.060231],
     "sd3": [4.149623, 4.200058, 4.207041, 4.19533, 4.125912, 4.163121],
     "flux": [1.572104, 1.560171, 1.595593, 1.590008, 1.571191, 1.559451],
+    "flux2_klein": [3.031965, 3.030524, 3.044122, 2.9949, 2.968776, 3.010396],
     "z_image": [1.471128, 1.477036, 1.483862, 1.485925, 1.471291, 1.479084],
     "chroma": [1.614089, 1.628917, 1.593057, 1.573405, 1.557968, 1.5437],
     "sd3-5-medium": [4.077464, 4.184826, 4.145877, 4.162012, 4.153721, 4.144662],

@@ -68,7 +68,15 @@ def equal(one: list[Tensor], two: list[Tensor]) -> bool:
     return len(one) == len(two) > 0 and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-CASES = ("sd15 LoHa half", "sd15 DoRA all", "sd3 LoRA half", "flux LoRA all", "chroma LoRA half", "z_image LoRA all")
+CASES = (
+    "sd15 LoHa half",
+    "sd15 DoRA all",
+    "sd3 LoRA half",
+    "flux LoRA all",
+    "chroma LoRA half",
+    "z_image LoRA all",
+    "flux2_klein LoRA half",
+)
 
 
 @pytest.mark.parametrize("case", CASES)

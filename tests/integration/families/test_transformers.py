@@ -12,6 +12,8 @@ import torch
 from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     SD3Transformer2DModel,
     ZImageTransformer2DModel,
@@ -51,6 +53,8 @@ def own_embeddings(family: Family, prompts: list[str] = PROMPTS) -> tuple[Tensor
         return family.pipeline().encode_prompt(prompts, do_classifier_free_guidance=False)[:3:2]
     if family.spec.name == "z_image":
         return tuple(family.pipeline().encode_prompt(list(prompts), do_classifier_free_guidance=False)[0])
+    if family.spec.name == "flux2_klein":
+        return family.pipeline().encode_prompt(prompts)[:1]
     return family.pipeline().encode_prompt(prompts, None, None, do_classifier_free_guidance=False)[::2]
 
 
@@ -59,6 +63,18 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
     if family.spec.name == "z_image":
         inputs = [latents[:, None] for latents in noisy], (1000 - timesteps) / 1000, [text, *more]
         return -torch.stack(family.denoiser(*inputs, return_dict=False)[0])[:, :, 0]
+    if family.spec.name == "flux2_klein":
+        packs = Flux2KleinPipeline._patchify_latents(noisy)
+        image_ids, text_ids = Flux2KleinPipeline._prepare_latent_ids(packs), Flux2KleinPipeline._prepare_text_ids(text)
+        inputs = {
+            "encoder_hidden_states": text,
+            "timestep": timesteps / 1000,
+            "img_ids": image_ids,
+            "txt_ids": text_ids,
+        }
+        packed = Flux2KleinPipeline._pack_latents(packs)
+        output = family.denoiser(hidden_states=packed, guidance=None, return_dict=False, **inputs)[0]
+        return Flux2KleinPipeline._unpatchify_latents(Flux2KleinPipeline._unpack_latents_with_ids(output, image_ids))
     (pooled,) = more
     if family.spec.name in ("flux", "chroma"):
         side = noisy.shape[-1]
@@ -80,16 +96,16 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
 
 OWN_LENGTHS = ([""], ["a", "", "a red fox " * 300])  # of families that read each text up to its own length
 PREDICTED = [(kind, PROMPTS) for kind in ("sd3", "sd3-5-medium", "flux")]
-PREDICTED += [(kind, prompts) for kind in ("chroma", "z_image") for prompts in OWN_LENGTHS]
+PREDICTED += [(kind, prompts) for kind in ("chroma", "z_image", "flux2_klein") for prompts in OWN_LENGTHS]
 
 
 @pytest.mark.parametrize(("kind", "prompts"), PREDICTED, ids=[f"{kind} {len(prompts)}" for kind, prompts in PREDICTED])
 def test_prediction_loss_and_gradients_are_those_of_diffusers(
     bases: dict[str, Path], kind: str, prompts: list[str]
 ) -> None:
-    """train_dreambooth_lora_sd3 (without preconditioning), _flux and _z_image of diffusers 58eb52c; Chroma's pipeline.
+    """train_dreambooth_lora_sd3 (without preconditioning), _flux, _z_image of diffusers 58eb52c; Chroma's pipeline.
 
-    Z-Image turns the time around, and so the direction.
+    Z-Image turns the time around, and so the direction. train_dreambooth_lora_flux2_klein is of diffusers 027e8ee.
     """
     family, count = load(bases[kind]), len(prompts)
     made = settings(bases[kind], objective__timestep_sampling="logit-normal", training__text_encoder=False)
@@ -138,6 +154,8 @@ def drawn(pipeline: Any, family: Family, prompt: str, negative: str, guidance: f
     options: dict[str, Any] = {"prompt": prompt, "guidance_scale": guidance}
     if family.spec.name == "z_image":
         options |= {"negative_prompt": negative, "guidance_scale": guidance - 1}
+    if family.spec.name == "flux2_klein":
+        options |= {"negative_prompt_embeds": own_embeddings(family, [negative])[0]}
     if family.spec.name == "chroma":
         del options["prompt"]
         for start, text in (("", prompt), ("negative_", negative)):
@@ -155,7 +173,7 @@ def fresh(base: Path, **parts: None) -> Any:  # noqa: ANN401 - diffusers' pipeli
     return pipeline
 
 
-@pytest.mark.parametrize("kind", ["chroma", "z_image"])
+@pytest.mark.parametrize("kind", ["chroma", "z_image", "flux2_klein"])
 def test_images_are_guided_by_a_negative_prompt(bases: dict[str, Path], kind: str) -> None:
     family, pipeline = load(bases[kind]), fresh(bases[kind])
     images = {}
@@ -181,10 +199,12 @@ def as_of_ai_toolkit(peft: Path, scale: float) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", "chroma", "z_image"])
+@pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", "chroma", "z_image", "flux2_klein"])
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with each file give one image."""
     options = {"training__text_encoder": True, "training__steps": 4, "export__peft": True, **SMALL.get(kind, {})}
+    if kind == "flux2_klein":  # whose preset has the lowest rate
+        options |= {"optimizer__learning_rate": 0.01}
     run = finished(bases[kind], export__precision="fp32", **options)
     keys = load_file(run.export).keys()
     assert all(key.startswith(("lora_unet_", "lora_te1_", "lora_te2_")) for key in keys)
@@ -194,7 +214,7 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     assert all(key.startswith(("transformer.", "text_encoder.", "text_encoder_2.")) for key in load_file(peft))
     assert runs.look(run).state.verified[0].verdicts[0][1], "ComfyUI loads it, for a base of no published size"
     files = [peft]
-    if kind == "z_image":
+    if kind in ("z_image", "flux2_klein"):
         files += [run.export, as_of_ai_toolkit(peft, scale=0.5)]
     for path in files:
         for name, module in reader.read(path).modules.items():
@@ -247,6 +267,8 @@ OUTSIDE = {
     ("flux", "joined"): {"ComfyUI", "Forge"},
     ("chroma", "dotted"): {"ComfyUI", "diffusers", "SD.Next"},
     ("chroma", "joined"): {"ComfyUI", "Forge", "SD.Next"},
+    ("flux2_klein", "dotted"): {"InvokeAI", "SD.Next", "diffusers"},
+    ("flux2_klein", "joined"): {"ComfyUI"},
     ("z_image", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
     ("sd3", "dotted"): {"ComfyUI", "diffusers"},
     ("sd3", "joined"): {"ComfyUI", "Forge", "sd-scripts"},
@@ -295,6 +317,8 @@ def test_layers_outside_the_blocks_are_layers(
         adapted = hasattr(layer, "get_delta_weight")
         # Of OneTrainer's names it reads those of attention, so that its verdict on whole files is another.
         in_block = family != "sd3" and "blocks" in path
+        if (family, naming) == ("flux2_klein", "joined"):
+            in_block = not path.startswith(("norm_out", "double_stream", "single_stream"))
         assert adapted == (verdicts["diffusers"].loads or naming == "onetrainer" or in_block)
         assert not adapted or torch.allclose(layer.get_delta_weight("default_0").flatten(1), delta, atol=1e-5)
 
@@ -409,7 +433,7 @@ def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None: 
     assert heard == [[3.5, 3.5]]
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux", "chroma", "z_image"])
+@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux", "chroma", "z_image", "flux2_klein"])
 def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
     """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
     family = load(bases[kind])
@@ -449,7 +473,11 @@ def small_sd3(layers: int) -> SD3Transformer2DModel:
     return SD3Transformer2DModel(num_layers=layers, pos_embed_max_size=8, **sizes)
 
 
-QUANTIZED = {"sd3": r"transformer_blocks\.(?!.*\.norm)", "z_image": r".*\.(attention|feed_forward)\."}
+QUANTIZED = {
+    "sd3": r"transformer_blocks\.(?!.*\.norm)",
+    "z_image": r".*\.(attention|feed_forward)\.",
+    "flux2_klein": r"(single_)?transformer_blocks\.",
+}
 
 
 @pytest.mark.parametrize("bits", ["int8", "nf4"])
@@ -458,7 +486,12 @@ def test_blocks_take_fewer_bits_but_for_their_modulation(family: FamilyName, bit
     """`test_weights_in_fewer_bits_wait_too` computes with them."""
     pytest.importorskip("bitsandbytes")
     sizes = {"dim": 192, "n_heads": 2, "n_kv_heads": 2, "n_layers": 1, "n_refiner_layers": 1, "cap_feat_dim": 16}
-    transformer = small_sd3(2) if family == "sd3" else ZImageTransformer2DModel(axes_dims=[32, 32, 32], **sizes)
+    few = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 32}
+    transformer = {
+        "sd3": lambda: small_sd3(2),
+        "z_image": lambda: ZImageTransformer2DModel(axes_dims=[32, 32, 32], **sizes),
+        "flux2_klein": lambda: Flux2Transformer2DModel(joint_attention_dim=48, axes_dims_rope=(8,) * 4, **few),
+    }[family]()
     quantize(transformer, bits, FAMILIES[family].modules.quantized, FAMILIES[family].title)
     linear = {path: module for path, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
     changed = {path for path, module in linear.items() if type(module) is not torch.nn.Linear}
@@ -516,7 +549,7 @@ def facts_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:  # 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["flux", "chroma", "z_image"])
+@pytest.mark.parametrize("kind", ["flux", "chroma", "z_image", "flux2_klein"])
 def test_the_tools_make_files_that_predict_what_they_should(
     bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:

@@ -333,6 +333,7 @@ def test_each_card_trains_as_the_table_of_cards_says() -> None:
         (FLUX, ("flux",)),
         ("Chroma, 1024 pixels", ("chroma",)),
         ("Z-Image, 1024 pixels", ("z_image",)),
+        ("FLUX.2 klein, 1024 pixels", ("flux2_klein",)),
     ],
 )
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
@@ -346,7 +347,10 @@ def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[s
     [
         ("sd15",),
         pytest.param(("sdxl", "text-encoders"), marks=pytest.mark.nightly),
-        *(pytest.param((base,), marks=pytest.mark.nightly) for base in ("sd3", "flux", "chroma", "z_image")),
+        *(
+            pytest.param((base,), marks=pytest.mark.nightly)
+            for base in ("sd3", "flux", "chroma", "z_image", "flux2_klein")
+        ),
     ],
 )
 def test_no_step_waits_for_the_card(arguments: tuple[str, ...], guards: Path) -> None:

@@ -432,6 +432,8 @@ TRANSFORMERS: list[tuple[FamilyName, Form, dict[str, str]]] = [
     ("flux", "peft", {"A1111": "refuses", "sd-scripts": "nothing", "SD.Next": "nothing"}),
     ("chroma", "kohya", {"A1111": "refuses", "InvokeAI": "refuses"}),
     ("chroma", "peft", {"A1111": "refuses", "InvokeAI": "refuses", "Forge": "refuses", "sd-scripts": "nothing"}),
+    ("flux2_klein", "kohya", dict.fromkeys(("A1111", "Forge", "InvokeAI", "sd-scripts"), "refuses")),
+    ("flux2_klein", "peft", dict.fromkeys(("A1111", "Forge", "sd-scripts"), "refuses")),
     ("z_image", "kohya", dict.fromkeys(("A1111", "Forge", "InvokeAI", "sd-scripts"), "refuses")),
     ("z_image", "peft", dict.fromkeys(("A1111", "Forge", "sd-scripts"), "refuses")),
 ]

@@ -151,6 +151,7 @@ COUNTS = {
         "transformer": 11_901_408_320, "vae": 83_819_683, "text_encoder": 123_060_480, "text_encoder_2": 4_762_310_656,
     },
     "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683, "text_encoder": 4_762_310_656},
+    "flux2_klein": {"transformer": 3_875_544_576, "vae": 84_046_115, "text_encoder": 4_022_468_096},
     "z_image": {"transformer": 6_154_908_736, "vae": 83_819_683, "text_encoder": 4_022_468_096},
     "sd3-5-medium": {"transformer": 2_243_171_520},
     "sd3-5-large": {"transformer": 8_056_627_520},
@@ -252,6 +253,12 @@ Z_IMAGE = {
     f"{UNET}x_embedder.weight": [3840, 64],
     "text_encoders.qwen3_4b.transformer.model.embed_tokens.weight": [151936, 2560],
 }
+KLEIN = {
+    f"{UNET}single_stream_modulation.lin.weight": [9216, 3072],
+    f"{UNET}double_blocks.0.img_attn.qkv.weight": [9216, 3072],
+    f"{UNET}img_in.weight": [3072, 128],
+    "text_encoders.qwen3_4b.transformer.model.embed_tokens.weight": [151936, 2560],
+}
 LUMINA = {
     f"{UNET}layers.0.adaLN_modulation.1.weight": [9216, 1024],
     f"{UNET}layers.0.attention.qkv.weight": [3840, 2304],
@@ -277,6 +284,8 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "FLUX.1 dev": (FLUX, {}, ("FLUX.1", "flow", False)),
     "Chroma": (CHROMA, {}, ("Chroma", "flow", False)),
     "Chroma without a prefix": (renamed(CHROMA, UNET, ""), {}, ("Chroma", "flow", False)),
+    "FLUX.2 klein": (KLEIN, {}, ("FLUX.2 klein", "flow", False)),
+    "FLUX.2 klein without a prefix": (renamed(KLEIN, UNET, ""), {}, ("FLUX.2 klein", "flow", False)),
     "Z-Image": (Z_IMAGE, {}, ("Z-Image", "flow", False)),
     "Z-Image without a prefix": (renamed(Z_IMAGE, UNET, ""), {}, ("Z-Image", "flow", False)),
 }  # fmt: skip
@@ -291,7 +300,8 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "SD3 without its text encoders": (without(SD3, "text_encoders."), "has no first text encoder"),
     "SD3 for editing": (SD3 | {f"{UNET}x_embedder.proj.weight": [1536, 32, 2, 2]}, "made for inpainting or editing"),
     "SD3, diffusers": ({"transformer_blocks.0.ff_context.net.0.proj.weight": [1]}, "a Stable Diffusion 3 model alone"),
-    "FLUX.2": ({"double_blocks.0.img_attn.qkv.weight": [1], "single_stream_modulation.lin.weight": [1]}, r", FLUX\.2,"),
+    "FLUX.2 dev": (KLEIN | {f"{UNET}single_blocks.47.linear1.weight": [55296, 6144]}, r", FLUX\.2 dev,"),
+    "FLUX.2 klein without Qwen3": (without(KLEIN, "text_encoders."), r"looks like FLUX\.2 klein, but has no Qwen3"),
     "Chroma without T5": (without(CHROMA, "text_encoders."), "looks like Chroma, but has no T5"),
     "Chroma Radiance": (CHROMA | {f"{UNET}nerf_blocks.0.norm.scale": [64]}, ", Chroma Radiance,"),
     "a FLUX that is neither": (without(CHROMA, GUIDANCE), "a FLUX model that cannot be trained here"),
@@ -404,15 +414,33 @@ def test_distilled_models_are_known_by_their_names(
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "guidance"),
-    [("z_image_turbo_bf16", 9, 1.0), ("z_image_turbo_4steps", 4, 1.0), ("z_image_bf16", 50, 5.0)],
+    ("name", "steps", "guidance", "kind"),
+    [
+        ("z_image_turbo_bf16", 9, 1.0, "Turbo"),
+        ("z_image_turbo_4steps", 4, 1.0, "Turbo"),
+        ("z_image_bf16", 50, 5.0, ""),
+        ("flux-2-klein-4b-fp8", 4, 1.0, "FLUX.2 klein"),
+        ("flux-2-klein-base-4b", 50, 4.0, ""),
+        ("a merge", 50, 4.0, ""),
+    ],
 )
-def test_a_familys_own_distilled_models_have_its_steps(tmp_path: Path, name: str, steps: int, guidance: float) -> None:
-    """As the model cards of both say, where guidance is counted from 0."""
-    file = write(tmp_path / f"{name}.safetensors", Z_IMAGE)
+def test_a_familys_own_distilled_models_have_its_steps(
+    tmp_path: Path, name: str, steps: int, guidance: float, kind: str
+) -> None:
+    """As the model cards say; that of Z-Image counts guidance from 0."""
+    file = write(tmp_path / f"{name}.safetensors", Z_IMAGE if name.startswith("z_image") else KLEIN)
     made = config.build({"name": "x", "dataset": "x", "model": {"base": str(file)}})
     assert (made.preview.steps, made.preview.guidance) == (steps, guidance)
-    assert [kind.title for kind in (detect.look(file).few_step,) if kind] == ["Turbo"] * ("turbo" in name)
+    few_step = detect.look(file).few_step
+    assert (few_step.title if few_step else "") == kind
+
+
+@pytest.mark.parametrize("is_distilled", [True, False])
+def test_a_folder_may_say_itself_that_it_is_distilled(tmp_path: Path, is_distilled: bool) -> None:
+    base = folder(tmp_path / "flux-2-klein", "Flux2KleinPipeline", {"in_channels": 128}, {"a": 1})
+    index = {"_class_name": "Flux2KleinPipeline", "is_distilled": is_distilled}
+    (base / "model_index.json").write_text(json.dumps(index))
+    assert bool(detect.look(base).few_step) == is_distilled
 
 
 @pytest.mark.parametrize(
@@ -450,6 +478,7 @@ def test_other_files(tmp_path: Path, shapes: Shapes, words: str) -> None:
         ("StableDiffusionPipeline", {"cross_attention_dim": 1024}, "cross-attention is 1024 wide"),
         ("FluxPipeline", {"in_channels": 64, "guidance_embeds": False}, r"FLUX\.1 schnell, which is distilled"),
         ("QwenImagePipeline", {"in_channels": 64}, ", Qwen-Image,"),
+        ("Flux2Pipeline", {"in_channels": 128}, r", FLUX\.2 dev,"),
         ("Lumina2Pipeline", {"in_channels": 16}, ", Lumina 2,"),
         ("ZImageOmniPipeline", {"in_channels": 16}, ", Z-Image Omni,"),
         ("ZImagePipeline", {"in_channels": 33}, "made for inpainting or editing"),

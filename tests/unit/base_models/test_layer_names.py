@@ -33,7 +33,7 @@ def place_of(name: str) -> Place:
     return Place(component, path)  # type: ignore[arg-type] # one of the three
 
 
-@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium", "flux", "chroma", "z_image"])
+@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium", "flux", "chroma", "z_image", "flux2_klein"])
 def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
     """Joined layers have the rows of their parts."""
     family = families.load(ModelConfig(base=str(bases[kind])), torch.device("cpu"), torch.float32)
@@ -50,7 +50,7 @@ def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, 
         assert [row / rows[0] for row in rows] == [share / next(iter(parts.values())) for share in parts.values()]
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux", "chroma", "z_image"])
+@pytest.mark.parametrize("family", ["sd3", "flux", "chroma", "z_image", "flux2_klein"])
 def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
     for key in layer_shapes.known(family):
         place = place_of(key)
@@ -66,6 +66,24 @@ def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
                 assert layer_names.read(name, family).place == place
         else:
             assert place.path in transformer_names.parts(whole, family)
+
+
+def test_names_of_two_families_are_told_apart_by_proportions(tmp_path: Path) -> None:
+    """FLUX.2 klein has the original names of FLUX.1, and other feed-forward layers; some files have no metadata."""
+    sizes = {"flux": {"linear1": (21504, 3072), "linear2": (3072, 15360)}}
+    sizes["flux2_klein"] = {"linear1": (27648, 3072), "linear2": (3072, 12288)}
+    for family, layers in sizes.items():
+        tensors = {}
+        for name, (rows, columns) in layers.items():
+            tensors[f"diffusion_model.single_blocks.3.{name}.lora_A.weight"] = torch.zeros(1, columns)
+            tensors[f"diffusion_model.single_blocks.3.{name}.lora_B.weight"] = torch.zeros(rows, 1)
+        save_file(tensors, tmp_path / "x.safetensors")
+        file = safetensors_reader.read(tmp_path / "x.safetensors")
+        own, unknown = summary.layers(file)
+        assert not unknown
+        assert summary.family(file, own) == family
+        known = {transformer_names.from_original(f"single_blocks.3.{name}", family) for name in layers}
+        assert {layer.module.place.path for layer in own if layer.module.place} == known
 
 
 T5_LAYERS = ("0.SelfAttention.q", "0.SelfAttention.o", "1.DenseReluDense.wi_0", "1.DenseReluDense.wo")

@@ -1,4 +1,4 @@
-"""What Z-Image has of its own: shifted timesteps, texts of different lengths, its files, and those of adapters."""
+"""What families with Qwen3 have of their own: shifted timesteps, prompts as chats, their files, and of adapters."""
 
 from pathlib import Path
 
@@ -14,11 +14,15 @@ from tests.integration.training.test_train import disturb
 from trainer import families
 from trainer.adapter_files import compatibility, reader, writer
 from trainer.base_models import detect, layer_shapes, transformer_names, vae
+from trainer.base_models.registry import FamilyName
 from trainer.config import PictureConfig
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
+from trainer.families import loading
 from trainer.rng import generator
 from trainer.sampling import sampler
+
+KINDS = ("z_image", "flux2_klein")
 
 
 def test_timesteps_are_shifted_as_the_scheduler_of_the_script_has_them(bases: dict[str, Path]) -> None:
@@ -53,19 +57,50 @@ def test_prompts_are_read_as_a_chat_up_to_their_own_length(bases: dict[str, Path
     assert not torch.allclose(changed(ids.shape[1] - 1), plain)
 
 
-def test_a_size_is_one_of_whole_tokens(bases: dict[str, Path]) -> None:
-    odd = PictureConfig(base=str(bases["z_image"]), prompt="rin", steps=1, out="x.png", width=72, height=64)
-    assert sampler.generate(load(bases["z_image"]), odd).size == (64, 64)
+def test_latents_are_normalized_as_the_script_does_it(bases: dict[str, Path]) -> None:
+    """Of FLUX.2 klein, whose text is three layers of Qwen3, to which an answer without thoughts is begun."""
+    family, pixels = load(bases["flux2_klein"]), torch.rand(1, 3, 64, 64, generator=generator(1)) * 2 - 1
+    pipeline, vae = family.pipeline(), family.pipeline().vae
+    with torch.no_grad():
+        packs = pipeline._patchify_latents(vae.encode(pixels).latent_dist.mode())
+    spread = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt()
+    theirs = (packs - vae.bn.running_mean.view(1, -1, 1, 1)) / spread.view(1, -1, 1, 1)
+    mean, std = families.encode_images(family, pixels)
+    assert torch.allclose(pipeline._patchify_latents(mean), theirs, atol=1e-5)
+    assert (std > 0).all()
+    chat = "<|im_start|>user\na red fox<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    ids = pipeline.tokenizer(chat, return_tensors="pt").input_ids
+    tokens, most = family.count_tokens("a red fox")
+    assert ids.shape[1] == tokens + 512 - most
+    with torch.no_grad():
+        hidden = family.encoders()["qwen_3_4b"](ids, output_hidden_states=True).hidden_states
+    joined = torch.cat([hidden[layer] for layer in (9, 18, 27)], dim=-1)
+    assert torch.allclose(family.encode_prompts(["a red fox"])["text"][:, : ids.shape[1]], joined, atol=1e-5)
 
 
-def test_the_three_files_of_comfyui_are_the_folder(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
-    """The diffusion model under its names alone, some with a weight that nobody uses; Qwen3; the VAE of FLUX.1."""
-    file = single_file.write_three(bases["z_image"], tmp_path / "models")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_size_is_one_of_whole_tokens(bases: dict[str, Path], kind: str) -> None:
+    odd = PictureConfig(base=str(bases[kind]), prompt="rin", steps=1, out="x.png", width=72, height=64)
+    assert sampler.generate(load(bases[kind]), odd).size == (64, 64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_three_files_of_comfyui_are_the_folder(
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: FamilyName
+) -> None:
+    """The diffusion model under its names alone, some with a weight that nobody uses; Qwen3; the VAE."""
+    file = single_file.write_three(bases[kind], tmp_path / "models")
     tensors = load_file(file)
-    assert "layers.0.attention.qkv.weight" in tensors
-    save_file(tensors | {"norm_final.weight": torch.zeros(32)}, file)
+    assert not any(key.startswith("model.") for key in tensors)
+    if kind == "z_image":
+        save_file(tensors | {"norm_final.weight": torch.zeros(32)}, file)
+    else:
+        (named,) = (bases[kind] / "vae").glob("*.safetensors")
+        own = vae.find(file, detect.look(file), "")
+        assert own
+        _same(loading._load_vae(own, kind).state_dict(), loading._load_vae(named, kind).state_dict())
     parts = {}
-    for base in (bases["z_image"], file, single_file.write(bases["z_image"], tmp_path / "whole.safetensors")):
+    for base in (bases[kind], file, single_file.write(bases[kind], tmp_path / "whole.safetensors")):
         own = vae.find(base, detect.look(base), "")
         assert (own is None) == (base != file)
         family = load(base)
@@ -73,18 +108,21 @@ def test_the_three_files_of_comfyui_are_the_folder(bases: dict[str, Path], tiny_
         parts[base] = {
             f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()
         }
-        first = parts[bases["z_image"]]
-        assert parts[base].keys() == first.keys()
-        assert all(torch.equal(value, first[key]) for key, value in parts[base].items())
-        assert torch.equal(answer(family), answer(load(bases["z_image"])))
+        _same(parts[base], parts[bases[kind]])
+        assert torch.equal(answer(family), answer(load(bases[kind])))
     (encoder,) = (tmp_path / "models" / "text_encoders").glob("*")
     encoder.unlink()
-    with pytest.raises(UserError, match=r"Z-Image, but has no Qwen3\. Put its file, qwen_3_4b\.safetensors, into the"):
+    with pytest.raises(UserError, match=r", but has no Qwen3\. Put its file, qwen_3_4b\.safetensors, into the"):
         load(file)
     save_file(tensors | {"extra.weight": torch.zeros(3)}, tmp_path / "models" / "diffusion_models" / "more.safetensors")
-    single_file.write_apart(bases["z_image"], tmp_path / "models" / "text_encoders" / "x.safetensors")
+    single_file.write_apart(bases[kind], tmp_path / "models" / "text_encoders" / "x.safetensors")
     with pytest.raises(UserError, match=r"has 3 values that this kind of model does not have, such as extra\.weight"):
         load(tmp_path / "models" / "diffusion_models" / "more.safetensors")
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def test_layers_outside_the_blocks_are_those_of_its_blocks(tmp_path: Path) -> None:
@@ -101,21 +139,25 @@ def test_layers_outside_the_blocks_are_those_of_its_blocks(tmp_path: Path) -> No
         assert reader.read(tmp_path / "x.safetensors").modules.keys() == expected
 
 
+READS = {"z_image": ("lycoris_", {"ComfyUI", "SD.Next"}), "flux2_klein": ("lora_transformer_", {"ComfyUI"})}
+
+
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("kind", [Lora(rank=2, dora=True), LoHa(rank=2), LoKr(rank=2)], ids=["DoRA", "LoHa", "LoKr"])
 def test_kinds_that_cannot_be_joined_have_names_that_comfyui_reads(
-    bases: dict[str, Path], tmp_path: Path, kind: AdapterConfig
+    bases: dict[str, Path], tmp_path: Path, kind: AdapterConfig, name: FamilyName
 ) -> None:
-    family, file = load(bases["z_image"]), tmp_path / "x.safetensors"
+    family, file = load(bases[name]), tmp_path / "x.safetensors"
     adapter = families.attach(family, kind, text_encoder=False, seed=0)
     disturb(adapter)
     live, tensors = answer(family), adapter.tensors()
     adapter.detach()
-    facts = writer.of_family("z_image", "flow")
+    facts = writer.of_family(name, "flow")
     modules = reader.of_tensors(tensors, "x", facts).modules
-    file.write_bytes(writer.write(modules, facts, form="kohya", precision="fp32", family="z_image"))
-    assert all(key.startswith("lycoris_") for key in load_file(file))
-    known = layer_shapes.of_folder(bases["z_image"], "z_image")
+    file.write_bytes(writer.write(modules, facts, form="kohya", precision="fp32", family=name))
+    assert all(key.startswith(READS[name][0]) for key in load_file(file))
+    known = layer_shapes.of_folder(bases[name], name)
     verdicts = compatibility.check(file, known).verdicts
-    assert {verdict.program for verdict in verdicts if verdict.loads} == {"ComfyUI", "SD.Next"}
+    assert {verdict.program for verdict in verdicts if verdict.loads} == READS[name][1]
     with families.patched(family, [(reader.read(file), 1.0)]):
         assert torch.allclose(answer(family), live, atol=1e-4)

@@ -116,6 +116,6 @@ def _model_files(path: Path) -> Iterator[Path]:
     spec = FAMILIES[facts.family] if facts else None
     if spec and (own := vae.find_beside(path, spec.vae_file)):
         yield own
-    for encoder in (*spec.text_encoders, spec.large_encoder) if spec else ():
+    for encoder in (*spec.text_encoders, spec.encoder_of(facts.size)) if spec and facts else ():
         if encoder and (beside := detect.find_beside(path, encoder.file_name)):
             yield beside

@@ -139,7 +139,8 @@ def build(base: str, **changes: object) -> Family:
             texts = large.texts if large and name == large.tokenizer else "clip"
             component = kind.from_pretrained(CONFIGS / texts, local_files_only=True)
         elif name.startswith("text_encoder"):
-            component = kind(kind.config_class.from_pretrained(folder / name))
+            source = next(path for path in (own / name, folder / name) if path.is_dir())
+            component = kind(kind.config_class.from_pretrained(source))
         elif name == "scheduler":  # it looks at its own values
             with unset_fake_temporarily():
                 component = kind.from_config(kind.load_config(folder / name))

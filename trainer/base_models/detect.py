@@ -16,7 +16,7 @@ from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, hub, name_hints, other_models
 from trainer.base_models.name_hints import FewStep
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
-from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, PredictionType, Size
+from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, FamilySpec, PredictionType, Size
 from trainer.errors import UserError
 from trainer.foreign_text import MAX_HEADER, MAX_TENSORS
 from trainer.i18n import _
@@ -206,7 +206,7 @@ def _look_at_transformer_folder(folder: Path, family: FamilyName, config: Mappin
     if config.get("in_channels") != TRANSFORMERS[family].config_channels:
         raise _refusal(folder, "it is made for inpainting or editing")
     names = name_hints.names_of_folder(folder, config)
-    size = next((size for size in FAMILIES[family].sizes if all(config.get(mark) for mark in size.settings)), None)
+    size = next((size for size in FAMILIES[family].sizes if size.fits(config)), None)
     return Base(
         family,
         FAMILIES[family].first,
@@ -276,7 +276,7 @@ def _look_at_file(path: Path) -> Base:
     linear = any(len(shape) == 2 for key, shape in unet.items() if key.endswith("1.proj_in.weight"))
     family = _family(path, f"{DENOISER_KEYS}label_emb.0.0.weight" in shapes, linear, width)
     spec = FAMILIES[family]
-    _check_text_encoders(path, family, shapes)
+    _check_text_encoders(path, spec, shapes, None)
     predicted, reason = _prediction_type_of_file(family, shapes, metadata)
     clip_skip = name_hints.clip_skip(names) if spec.clip_skip else 1
     return Base(
@@ -290,8 +290,7 @@ def _look_at_file(path: Path) -> Base:
     )
 
 
-def _check_text_encoders(path: Path, family: FamilyName, shapes: Mapping[str, list[int]]) -> None:
-    spec = FAMILIES[family]
+def _check_text_encoders(path: Path, spec: FamilySpec, shapes: Mapping[str, list[int]], size: Size | None) -> None:
     for encoder in spec.text_encoders:
         inside = not shapes.keys().isdisjoint((encoder.embedding, encoder.old_embedding))
         if inside or find_beside(path, encoder.file_name):
@@ -299,7 +298,7 @@ def _check_text_encoders(path: Path, family: FamilyName, shapes: Mapping[str, li
         if not encoder.file_name:
             raise _refusal(path, "it looks like {family}, but has no {part}", family=spec.title, part=encoder.title)
         raise _without(path, spec.title, encoder.title, encoder.file_name)
-    large = spec.large_encoder
+    large = spec.encoder_of(size)
     if large and large.needed and large.key not in shapes and not find_beside(path, large.file_name):
         raise _without(path, spec.title, large.title, large.file_name)
 
@@ -327,8 +326,8 @@ def _look_at_transformer(path: Path, family: FamilyName, shapes: Mapping[str, li
     entry = shapes.get(f"{DENOISER_KEYS}{transformer.entry}", shapes.get(transformer.entry, [0, 0]))
     if entry[1] != transformer.entry_channels:
         raise _refusal(path, "it is made for inpainting or editing")
-    _check_text_encoders(path, family, shapes)
     size = next((size for size in spec.sizes if all(any(mark in key for key in shapes) for mark in size.marks)), None)
+    _check_text_encoders(path, spec, shapes, size)
     return Base(
         family,
         spec.first,

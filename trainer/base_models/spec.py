@@ -203,6 +203,13 @@ class Size:
     settings: tuple[str, ...]  # the same of its config
     configs: str  # folder with what differs from the family's configs
     step_memory: tuple[float, ...] = ()  # as of a family
+    values: tuple[tuple[str, object], ...] = ()  # settings of its config that are exactly these
+    large_encoder: LargeEncoder | None = None  # if its own is of another size, too
+
+    def fits(self, config: Mapping[str, object]) -> bool:
+        """Return True if a config is one of this size."""
+        is_same = all(config.get(name) == value for name, value in self.values)
+        return is_same and all(config.get(mark) for mark in self.settings)
 
 
 @dataclass(frozen=True)
@@ -261,6 +268,10 @@ class FamilySpec:
     def adapted_encoder(self) -> LargeEncoder | None:
         """Its large text encoder if adapter files can have layers of it."""
         return self.large_encoder if self.large_encoder and self.large_encoder.in_adapters else None
+
+    def encoder_of(self, size: Size | None) -> LargeEncoder | None:
+        """Return the large text encoder of one of its sizes."""
+        return size.large_encoder if size and size.large_encoder else self.large_encoder
 
     @property
     def prefixes(self) -> dict[str, str]:

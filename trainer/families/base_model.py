@@ -82,7 +82,7 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     family.set_clip_skip(model.clip_skip)
     family.set_guidance(model.guidance)
     quantize(family.denoiser, model.weights, family.spec.modules.quantized, family.spec.title)
-    large = family.spec.large_encoder
+    large = family.spec.encoder_of(family.base.size)
     if large and (encoder := family.prompt_encoders().get(large.file_name)):
         quantize(encoder, model.weights, (large.blocks,), family.spec.title)
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:

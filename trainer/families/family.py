@@ -194,7 +194,7 @@ class DiffusersModel:
 
     def prompt_encoders(self) -> dict[str, nn.Module]:
         """Return the modules that encode prompts, by name: those that can take an adapter, and a large one."""
-        large = self.spec.large_encoder
+        large = self.spec.encoder_of(self.base.size)
         if large and (module := getattr(self._pipeline, large.component)) is not None:
             return {**self.text_encoders, large.file_name: module}
         return self.text_encoders

@@ -56,7 +56,7 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
     if vae:
         options["vae"] = _load_vae(vae, family)
     try:
-        large = spec.large_encoder
+        large = spec.encoder_of(base.size)
         if large and not large.needed and not text_encoder_loading.has_large(path, large):
             options |= {large.component: None, large.tokenizer: None}
         if path.is_dir():
@@ -163,10 +163,11 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
         parts[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
             CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
         )
-    if large := spec.large_encoder:
+    if large := spec.encoder_of(base.size):
         file = detect.find_beside(path, large.file_name)
         if source := path if large.key in keys else file:
-            config, precision = CONFIGS / base.family / large.component, _precision(large.component, spec, dtype)
+            own = base.size.configs if base.size and base.size.large_encoder else base.family
+            config, precision = CONFIGS / own / large.component, _precision(large.component, spec, dtype)
             parts[large.tokenizer] = AutoTokenizer.from_pretrained(CONFIGS / large.texts, local_files_only=True)
             parts[large.component] = text_encoder_loading.large_in_file(source, large, config, precision)
     if "vae" not in given:

@@ -67,6 +67,7 @@ def test_the_figures_are_those_of_the_documentation() -> None:
         "flux": "FLUX.1, 1024",
         "z_image": "Z-Image, 1024",
         "flux2_klein": "FLUX.2 klein, 1024",
+        "flux2_klein-9b": "FLUX.2 klein 9B, 1024",
         "chroma": "Chroma, 1024",
     }
     for model, title in titles.items():

@@ -371,7 +371,9 @@ METADATA: dict[FamilyName, MetadataNames] = {
     ),
     # As musubi-tuner (modelspec) and ai-toolkit name the models; before FLUX.1, whose names begin all of them.
     "flux2_klein": MetadataNames(
-        {"flow": ("Flux.2-klein-4b", "flux2_klein_4b")}, ("Flux.2-klein", "flux2_klein", "flux2-klein", "flux-2-klein")
+        {"flow": ("Flux.2-klein-4b", "flux2_klein_4b")},
+        ("Flux.2-klein", "flux2_klein", "flux2-klein", "flux-2-klein"),
+        sizes={"flux2_klein-9b": "Flux.2-klein-9b"},
     ),
     "flux": MetadataNames({"flow": ("flux-1-dev", "flux1")}, ("flux-1", "flux1", "flux")),
     "chroma": MetadataNames({"flow": ("chroma", "chroma")}, ("chroma",)),

@@ -1,15 +1,15 @@
 """FLUX.2 klein, Black Forest Labs 2026, https://github.com/black-forest-labs/flux2: FLUX.1's blocks, and Qwen3.
 
-4 billion parameters. One modulation serves all blocks of a kind, and in single blocks attention and feed-forward layer
-are one layer each, in diffusers too. The distilled model has the layers of the base, so that names alone tell it; its
-folder says it, too.
+4 or 9 billion parameters. One modulation serves all blocks of a kind, and in single blocks attention and feed-forward
+layer are one layer each, in diffusers too. The distilled model has the layers of the base, so that names alone tell it.
+Its folder says it, too.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from trainer.base_models.large_encoders import qwen3
-from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Transformer
+from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Size, Transformer
 
 _DOUBLE = Blocks(
     original="double_blocks",
@@ -89,7 +89,7 @@ SPEC = FamilySpec(
         entry="img_in.weight",
         entry_channels=128,
         config_channels=128,
-        widths=(3072,),
+        widths=(3072, 4096),
         text_tokens=512,
         shapes=shapes,
         swapped=("norm_out.linear",),
@@ -104,4 +104,15 @@ SPEC = FamilySpec(
     distilled_names="^(?!.*base).*klein",  # as flux-2-klein-4b and flux-2-klein-base-4b
     few_steps=4,
     step_memory=(25.8, 24.4, 17.7, 9.6, 9.6, 6.9, 3.7),
+    sizes=(
+        Size(
+            title="FLUX.2 klein 9B",
+            marks=("double_blocks.7.",),
+            settings=(),
+            values=(("num_layers", 8),),
+            configs="flux2_klein-9b",
+            step_memory=(48.6, 45.5, 34.0, 20.5, 20.5, 14.0, 5.9),
+            large_encoder=qwen3("8b"),
+        ),
+    ),
 )

@@ -334,6 +334,7 @@ def test_each_card_trains_as_the_table_of_cards_says() -> None:
         ("Chroma, 1024 pixels", ("chroma",)),
         ("Z-Image, 1024 pixels", ("z_image",)),
         ("FLUX.2 klein, 1024 pixels", ("flux2_klein",)),
+        ("FLUX.2 klein 9B, 1024 pixels", ("flux2_klein-9b",)),
     ],
 )
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:

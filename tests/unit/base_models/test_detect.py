@@ -152,6 +152,7 @@ COUNTS = {
     },
     "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683, "text_encoder": 4_762_310_656},
     "flux2_klein": {"transformer": 3_875_544_576, "vae": 84_046_115, "text_encoder": 4_022_468_096},
+    "flux2_klein-9b": {"transformer": 9_078_581_248, "text_encoder": 8_190_735_360},
     "z_image": {"transformer": 6_154_908_736, "vae": 83_819_683, "text_encoder": 4_022_468_096},
     "sd3-5-medium": {"transformer": 2_243_171_520},
     "sd3-5-large": {"transformer": 8_056_627_520},
@@ -259,6 +260,7 @@ KLEIN = {
     f"{UNET}img_in.weight": [3072, 128],
     "text_encoders.qwen3_4b.transformer.model.embed_tokens.weight": [151936, 2560],
 }
+KLEIN_9B = KLEIN | {f"{UNET}double_blocks.7.img_attn.qkv.weight": [12288, 4096], f"{UNET}img_in.weight": [4096, 128]}
 LUMINA = {
     f"{UNET}layers.0.adaLN_modulation.1.weight": [9216, 1024],
     f"{UNET}layers.0.attention.qkv.weight": [3840, 2304],
@@ -285,6 +287,7 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "Chroma": (CHROMA, {}, ("Chroma", "flow", False)),
     "Chroma without a prefix": (renamed(CHROMA, UNET, ""), {}, ("Chroma", "flow", False)),
     "FLUX.2 klein": (KLEIN, {}, ("FLUX.2 klein", "flow", False)),
+    "FLUX.2 klein 9B": (renamed(KLEIN_9B, "qwen3_4b", "qwen3_8b"), {}, ("FLUX.2 klein 9B", "flow", False)),
     "FLUX.2 klein without a prefix": (renamed(KLEIN, UNET, ""), {}, ("FLUX.2 klein", "flow", False)),
     "Z-Image": (Z_IMAGE, {}, ("Z-Image", "flow", False)),
     "Z-Image without a prefix": (renamed(Z_IMAGE, UNET, ""), {}, ("Z-Image", "flow", False)),
@@ -301,6 +304,7 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "SD3 for editing": (SD3 | {f"{UNET}x_embedder.proj.weight": [1536, 32, 2, 2]}, "made for inpainting or editing"),
     "SD3, diffusers": ({"transformer_blocks.0.ff_context.net.0.proj.weight": [1]}, "a Stable Diffusion 3 model alone"),
     "FLUX.2 dev": (KLEIN | {f"{UNET}single_blocks.47.linear1.weight": [55296, 6144]}, r", FLUX\.2 dev,"),
+    "FLUX.2 klein 9B with the smaller Qwen3": (KLEIN_9B, r"has no Qwen3\. Put its file, qwen_3_8b\.safetensors"),
     "FLUX.2 klein without Qwen3": (without(KLEIN, "text_encoders."), r"looks like FLUX\.2 klein, but has no Qwen3"),
     "Chroma without T5": (without(CHROMA, "text_encoders."), "looks like Chroma, but has no T5"),
     "Chroma Radiance": (CHROMA | {f"{UNET}nerf_blocks.0.norm.scale": [64]}, ", Chroma Radiance,"),
@@ -437,10 +441,12 @@ def test_a_familys_own_distilled_models_have_its_steps(
 
 @pytest.mark.parametrize("is_distilled", [True, False])
 def test_a_folder_may_say_itself_that_it_is_distilled(tmp_path: Path, is_distilled: bool) -> None:
-    base = folder(tmp_path / "flux-2-klein", "Flux2KleinPipeline", {"in_channels": 128}, {"a": 1})
+    config = {"in_channels": 128, "num_layers": 8}
+    base = folder(tmp_path / "flux-2-klein", "Flux2KleinPipeline", config, {"a": 1})
     index = {"_class_name": "Flux2KleinPipeline", "is_distilled": is_distilled}
     (base / "model_index.json").write_text(json.dumps(index))
     assert bool(detect.look(base).few_step) == is_distilled
+    assert detect.look(base).title == "FLUX.2 klein 9B"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_the_cells_train_try_out_and_leave_a_file(tmp_path: Path, monkeypatch: p
         assert done.returncode == 0, (line, done.stderr)
 
     names["shell"] = shell
-    previews: list[object] = []
+    previews: list[Any] = []
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=previews.append))
     for cell in cells():
         code = as_python(cell).replace('BASE = "stabilityai/stable-diffusion-xl-base-1.0"', 'BASE = "micro"')
@@ -65,6 +66,8 @@ def test_the_cells_train_try_out_and_leave_a_file(tmp_path: Path, monkeypatch: p
     assert os.environ["PATH"].split(os.pathsep)[0] == str(tmp_path / "limner" / ".venv" / "bin"), "where `!limner` is"
     assert (tmp_path / "run" / "mira.safetensors").is_file()
     assert previews
+    for preview in previews:
+        preview.close()  # as the end of the notebook does
     assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
 
 

@@ -256,7 +256,7 @@ def test_the_main_job(disk: Path) -> None:
         settings |= {"preview.every": 15, "preview.steps": 2}
         run = page.call("start_training", project="rin", settings=settings)["run"]
         folder = home(disk) / "outputs" / run
-        wait_until(lambda: page.wait(run, "running")["checkpoints"], 240)
+        wait_until(lambda: page.wait(run, "running")["checkpoints"])
         held = sorted((folder / "checkpoints").glob("0*"))[-1]
         with (held / "adapter.safetensors").open("rb"):  # a download that takes long
             windows.hold(disk, os.getpid())

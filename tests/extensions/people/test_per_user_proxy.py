@@ -76,7 +76,7 @@ def test_the_page_says_that_it_is_being_started(
     begun = time.monotonic()
     assert anna.get("/echo").json()["LIMNER_HOME"] == str(home / "people" / "anna")
     assert time.monotonic() - begun > 0.5
-    wait_until(lambda: "refresh" not in anna.get("/").text, 60)
+    wait_until(lambda: "refresh" not in anna.get("/").text)
     assert anna.get("/").json()["LIMNER_SHARED"] == str(home)
 
 
@@ -106,7 +106,7 @@ def test_an_answer_is_streamed_and_ends_with_the_browser(anna: httpx.Client, hom
         assert time.monotonic() - float(first.split()[-1]) < 60  # of 1,000; one clock is for all processes
         assert second.startswith("data: 1 ")
         assert not (home / "people" / "anna" / "gone").exists()
-    wait_until((home / "people" / "anna" / "gone").exists, 60)
+    wait_until((home / "people" / "anna" / "gone").exists)
 
 
 def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
 
     def pieces() -> Iterator[bytes]:
         yield bytes(2**17)
-        wait_until(lambda: came.exists() and came.read_text() == str(2**17), 60)  # it is there before the rest is sent
+        wait_until(lambda: came.exists() and came.read_text() == str(2**17))  # it is there before the rest is sent
         yield b"end"
 
     for fields in ({}, {"Content-Length": str(2**17 + 3)}, {"Expect": "100-continue"}):
@@ -141,13 +141,13 @@ def test_a_server_that_died_is_started_anew(anna: httpx.Client) -> None:
     answer = anna.get("/die")
     assert (answer.status_code, answer.text) == (502, "Your workspace was closed. Reload the page to open it again.")
     wait_until(lambda: not psutil.pid_exists(before))
-    wait_until(lambda: anna.get("/echo").status_code == 200, 60)
+    wait_until(lambda: anna.get("/echo").status_code == 200)
     again = anna.get("/echo").json()["pid"]
     assert again != before
     with pytest.raises(httpx.RemoteProtocolError):  # and not an answer that looks whole
         anna.get("/half")
     os.kill(again, signal.SIGKILL) if psutil.pid_exists(again) else None
-    wait_until(lambda: anna.get("/echo").status_code == 200, 60)
+    wait_until(lambda: anna.get("/echo").status_code == 200)
 
 
 @pytest.mark.slow
@@ -169,7 +169,7 @@ def test_a_server_ends_without_requests_but_not_with_an_open_one(home: Path) -> 
             end = time.monotonic() + 3
             while time.monotonic() < end:
                 assert next(lines, "ended") != "ended"
-        wait_until(lambda: not psutil.pid_exists(number), 60)
+        wait_until(lambda: not psutil.pid_exists(number))
         assert anna.get("/echo").json()["pid"] != number
 
 

@@ -23,9 +23,11 @@ from trainer.cli.commands import main
 from trainer.runs import Run, control, events, queue
 from trainer.training import checkpoint
 
+HANG = 600  # seconds after which what a test waits for will never come, also on a machine that has much else to do
 
-def wait_until(what: Callable[[], bool], seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
+
+def wait_until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + HANG
     while not what():
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.05)

@@ -339,7 +339,7 @@ def test_each_card_trains_as_the_table_of_cards_says() -> None:
 )
 def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
     taken = measure(guards, *arguments, *WAYS)
-    assert {way: round(size, 1) for way, size in taken.items()} == documented(title)
+    assert taken == pytest.approx(documented(title), abs=0.1)  # it is rounded, and libraries differ a little
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.conftest import CHARACTER, CHECKOUT, unmeasured
 
@@ -57,8 +57,14 @@ def test_the_cells_train_try_out_and_leave_a_file(tmp_path: Path, monkeypatch: p
         assert done.returncode == 0, (line, done.stderr)
 
     names["shell"] = shell
-    previews: list[Any] = []
-    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=previews.append))
+    previews: list[tuple[int, int]] = []
+
+    def display(output: object) -> None:
+        if isinstance(output, Image.Image):
+            with output:  # `Image.open` leaves its file open
+                previews.append(output.size)
+
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
     for cell in cells():
         code = as_python(cell).replace('BASE = "stabilityai/stable-diffusion-xl-base-1.0"', 'BASE = "micro"')
         code = code.replace("[model]\n", "training.steps = 4\n[model]\n")
@@ -66,8 +72,6 @@ def test_the_cells_train_try_out_and_leave_a_file(tmp_path: Path, monkeypatch: p
     assert os.environ["PATH"].split(os.pathsep)[0] == str(tmp_path / "limner" / ".venv" / "bin"), "where `!limner` is"
     assert (tmp_path / "run" / "mira.safetensors").is_file()
     assert previews
-    for preview in previews:
-        preview.close()  # as the end of the notebook does
     assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
 
 

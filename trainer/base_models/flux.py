@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.base_models.large_encoders import t5
-from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Need, Shape, Transformer, clip_l
+from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Need, Shape, Transformer, clip_l, repeated
 from trainer.i18n import _
 
 DOUBLE = Blocks(
@@ -68,15 +68,8 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
         "norm_out.linear": (2 * width, width),
         "proj_out": (channels, width),
     }
-    return outside | {
-        f"{name}.{number}.{path}": shape
-        for name, count, layers in (
-            ("transformer_blocks", "num_layers", double),
-            ("single_transformer_blocks", "num_single_layers", single),
-        )
-        for number in range(int(config[count]))
-        for path, shape in layers.items()
-    }
+    outside |= repeated("transformer_blocks", int(config["num_layers"]), double)
+    return outside | repeated("single_transformer_blocks", int(config["num_single_layers"]), single)
 
 
 SPEC = FamilySpec(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.base_models.large_encoders import qwen3
-from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Size, Transformer
+from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Size, Transformer, repeated
 
 _DOUBLE = Blocks(
     original="double_blocks",
@@ -65,15 +65,8 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
         "norm_out.linear": (2 * width, width),
         "proj_out": (channels, width),
     }
-    return outside | {
-        f"{name}.{number}.{path}": shape
-        for name, count, layers in (
-            ("transformer_blocks", "num_layers", double),
-            ("single_transformer_blocks", "num_single_layers", single),
-        )
-        for number in range(int(config[count]))
-        for path, shape in layers.items()
-    }
+    outside |= repeated("transformer_blocks", int(config["num_layers"]), double)
+    return outside | repeated("single_transformer_blocks", int(config["num_single_layers"]), single)
 
 
 SPEC = FamilySpec(

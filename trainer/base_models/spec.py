@@ -154,6 +154,11 @@ class Blocks:
     tokens: Tokens = "apart"
 
 
+def repeated(name: str, count: int, layers: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Return the layers of equal blocks by their paths."""
+    return {f"{name}.{number}.{path}": shape for number in range(count) for path, shape in layers.items()}
+
+
 @dataclass(frozen=True)
 class Need:
     """Requirement for training a transformer: a key in a single file, a setting in a config; and what it is without."""

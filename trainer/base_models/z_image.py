@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from trainer.base_models.large_encoders import qwen3
-from trainer.base_models.spec import Blocks, FamilySpec, Shape, Transformer
+from trainer.base_models.spec import Blocks, FamilySpec, Shape, Transformer, repeated
 
 _ATTENTION = {"attention.to_q": 1, "attention.to_k": 1, "attention.to_v": 1}
 _MODULATION = "adaLN_modulation.0"
@@ -64,7 +64,7 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     for name, blocks in _BLOCKS.items():
         layers = block | ({_MODULATION: (4 * width, time)} if _MODULATION in blocks.layers else {})
         count = int(config["n_layers" if name == "layers" else "n_refiner_layers"])
-        outside |= {f"{name}.{number}.{path}": shape for number in range(count) for path, shape in layers.items()}
+        outside |= repeated(name, count, layers)
     return outside
 
 

@@ -216,8 +216,9 @@ def _denoiser_in_file(path: Path, base: Base, pipeline_class: Untyped, dtype: to
     Of the latter, diffusers knows the names without a prefix.
     """
     denoiser_class = get_type_hints(pipeline_class.__init__)["transformer"]
-    source = _source(path, dtype, (DENOISER_KEYS,))
-    if not hasattr(pipeline_class, "from_single_file"):
+    if hasattr(pipeline_class, "from_single_file"):
+        source = _source(path, dtype, (DENOISER_KEYS,))
+    else:
         tensors = weights.read_weights(path, dtype, (DENOISER_KEYS,))
         source = {key.removeprefix(DENOISER_KEYS): tensor for key, tensor in tensors.items()}
     denoiser: nn.Module = denoiser_class.from_single_file(

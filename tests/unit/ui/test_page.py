@@ -37,7 +37,8 @@ def in_loop(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it makes
     """Call something inside an event loop: outside of one, Gradio makes its own and never closes it."""
 
     async def making() -> object:
-        return make()
+        made = make()
+        return await made if inspect.isawaitable(made) else made
 
     with ThreadPoolExecutor(1) as other_thread:  # in this one a browser test may have left a loop running
         return other_thread.submit(lambda: asyncio.run(making())).result()

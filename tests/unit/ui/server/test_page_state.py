@@ -1,11 +1,10 @@
 """The memory of open pages: what Gradio keeps of each is small."""
 
-import asyncio
 import gc
 import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.unit.ui.test_page import in_loop
 from ui import page
 from ui.server.page_state import States
 from ui.state.run_watcher import RunWatcher
@@ -37,7 +36,6 @@ def test_an_open_page_takes_little_memory_and_keeps_its_own_choices(character: P
         own = states["4"].blocks_config.blocks
         return size, {block.elem_id for key, block in own.items() if block is not blocks.default_config.blocks[key]}
 
-    with ThreadPoolExecutor(1) as other_thread:  # in this one a browser test may have left a loop running
-        size, own = other_thread.submit(asyncio.run, opening()).result()
+    size, own = in_loop(opening)
     assert size < LARGEST
     assert {"project", "base"} <= own

@@ -348,3 +348,34 @@ def test_an_act_at_the_end_of_another(shared: Server, network: SlowNetwork, cont
         page.get_by_label("Name of the new project").fill("made")
         page.get_by_role("button", name="Create", exact=True).click()
         page.wait_for_function("new URL(location.href).searchParams.get('project') === 'made'")
+
+
+def test_an_answer_changes_no_field_that_was_edited_after_its_request(
+    shared: Server, network: SlowNetwork, context: BrowserContext
+) -> None:
+    here, page = next(iter(begin(shared))), context.new_page()
+    page.set_default_timeout(HANG * 1000)
+    page.goto(f"{network.url}/?project={here}")
+    page.locator(".captions .card").first.wait_for()
+    page.locator(".overview .tags summary").click()
+    page.locator("#bulk").get_by_text("Edit many captions").click()
+    chip = page.locator(".chip").nth(1)
+    type_late(page, network, chip.click, "find", "typed meanwhile")
+    page.get_by_role("tab", name="Train").click()
+    page.locator("html[data-filled]").wait_for(state="attached")
+    page.locator("#advanced").get_by_text("Advanced").click()
+    fill(page, "settings-name", "mine")
+    type_late(page, network, page.locator("#keep-settings").click, "settings-name", "another")
+    type_late(page, network, page.get_by_label("Quick").check, "form-training-exposures", "123")
+
+
+def type_late(page: Page, network: SlowNetwork, act: Callable[[], None], field: str, text: str) -> None:
+    """Type in a field while the answer to an act, which fills that field, is held back."""
+    network.settle()
+    with network.holding(1, "back") as hold:
+        act()
+        wait(lambda: hold.held)
+        fill(page, field, text)
+    network.settle()
+    time.sleep(SETTLED)
+    assert page.locator(f"#{field} :is(input, textarea)").first.input_value() == text, hold.held

@@ -20,6 +20,10 @@ declare global {
       arrive(project: string): void;
       ask(question: string, text?: string): Promise<string>; // what was typed, or "yes"; "" if it was canceled
     };
+    gradio_config: { // of Gradio
+      dependencies: { id: number; outputs: number[] }[];
+      components: { id: number; props: { elem_id?: string } }[];
+    };
     limnerRun: { choose(run: string): void; seen(): { stamp?: string; runs?: string[] } }; // of run_view.js
     limnerForm: { // of form_notes.js
       number(values: unknown[]): Promise<unknown[]>;

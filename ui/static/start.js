@@ -13,6 +13,30 @@
   };
   setTimeout(() => { Reflect.deleteProperty(performance, "now"); }, 1000);
 
+  // An answer changes no field that was edited after its request had left.
+  const edits = /** @type {Map<string, number>} */ (new Map()); // by the field, the number of its latest edit
+  let latest = 0;
+  const note = (/** @type {Event} */ { target }) => {
+    const field = /** @type {Element} */ (target).closest?.(".block[id]");
+    if (field) edits.set(field.id, ++latest);
+  };
+  document.addEventListener("input", note, true);
+  document.addEventListener("focusout", (event) => { // a dropdown shows its choice only by this
+    if (/** @type {Element} */ (event.target).matches("[role=listbox]")) note(event);
+  }, true);
+  const request = window.fetch;
+  window.fetch = async (address, options) => {
+    const before = latest, answer = await request(address, options);
+    if (latest === before || !answer.ok || !String(address).includes("/gradio_api/run/")) return answer;
+    const { dependencies, components } = window.gradio_config, answered = await answer.json();
+    const { fn_index: number } = JSON.parse(String(options?.body));
+    const names = dependencies.find(({ id }) => id === number)?.outputs.map((output) => components.find(({ id }) => id === output)?.props.elem_id);
+    names?.forEach((name, place) => {
+      if ((edits.get(name ?? "") ?? 0) > before) answered.data[place] = { __type__: "update" };
+    });
+    return new Response(JSON.stringify(answered), { status: answer.status, headers: answer.headers });
+  };
+
   // The address says which project a page shows, for as long as it lives, and which tab and run are chosen in it.
   const tabOf = (/** @type {URL} */ url) => url.searchParams.get("tab") ?? "images";
   const buttonOf = (/** @type {string} */ tab) => /** @type {HTMLElement | null} */ (document.getElementById(`tab-${tab}-button`));

@@ -93,10 +93,11 @@ def offer_on(event: Untyped, handler: Handler, tab: Tab, **others: Untyped) -> U
 
 
 def _generate(sampler: SamplerClient, watch: RunWatcher, *, form: SampleForm) -> Iterator[dict[str, Any]]:
+    is_sent = not form.new_seed  # one that was drawn here is sent once: the user may type another one meanwhile
     for html, files, seed in generate(sampler, watch, form):
-        # Only a seed that was drawn here is sent: the user may have typed another one meanwhile.
         drawn = {"result": html, "files": files}
-        yield drawn | {"seed": seed} if form.new_seed else drawn
+        yield drawn if is_sent else drawn | {"seed": seed}
+        is_sent = True
 
 
 def _restored(form: SampleForm) -> dict[str, Any]:

@@ -143,3 +143,43 @@ test("a table of images is saved as one image with its labels, long ones in line
   fire(Object.assign(part("input"), { value: "30" }), "input");
   assert.equal(part(".uncover").style.getPropertyValue("--cut"), "30%");
 });
+
+test("an earlier step is shown large while newer previews arrive, and the newest again at the end of the slider", async (t) => {
+  const image = (prompt, step) => `<a href="${prompt}${step}"><img src="${prompt}${step}" alt="Step ${step}: ${prompt}"></a>`;
+  const row = (prompt, steps) => `<tr><th></th>${steps.map((step) => `<td>${prompt === "b" && step === 20 ? "" : image(prompt, step)}</td>`).join("")}</tr>`;
+  const heads = (steps) => steps.map((step) => `<th data-step="${step}">${step}</th>`).join("");
+  const window = openPage(t, '<div id="status"><i data-run="r"></i></div><div id="newest"></div><div id="previews"></div>'), { document } = window;
+  const html = '<button class="play" aria-pressed="false"></button><input type="range" min="0">';
+  const { element, part } = component(window, "film", { html });
+  const draw = async (steps) => {
+    document.querySelector("#newest").innerHTML = ["a", "b"].map((prompt) => `<figure>${image(prompt, steps.at(-1))}<figcaption></figcaption></figure>`).join("");
+    document.querySelector("#previews").innerHTML = `<table><thead><tr><th></th>${heads(steps)}</tr></thead><tbody>${row("a", steps)}${row("b", steps)}</tbody></table>`;
+    await settle();
+  };
+  const large = () => [...document.querySelectorAll("#newest img")].map(({ src }) => src.slice(-3)).join(" ");
+  const slide = (place) => {
+    part("input").value = place;
+    fire(part("input"), "input");
+  };
+  await draw([10]);
+  assert.equal(element.hidden, true, "of one step there is nothing to choose");
+  await draw([10, 20, 30]);
+  assert.deepEqual([large(), element.hidden], ["a30 b30", false]);
+  slide("1");
+  assert.equal(large(), "a20 b10", "the latest image before the step where a prompt has none");
+  assert.equal(document.querySelector("figcaption").textContent, "Step 20: a");
+  await draw([10, 20, 30, 40]);
+  assert.deepEqual([large(), part("input").value, part("input").getAttribute("aria-valuetext")], ["a20 b10", "1", "20"]);
+  assert.equal(document.querySelectorAll("th.chosen, td.chosen").length, 3);
+  slide("3");
+  await draw([10, 20, 30, 40, 50]);
+  assert.equal(large(), "a50 b50", "at the newest, it follows the run");
+  part(".play").click();
+  assert.equal(large(), "a10 b10", "played from the first step");
+  for (let step = 0; step < 4; step += 1) t.mock.timers.tick(700);
+  assert.deepEqual([large(), part(".play").getAttribute("aria-pressed")], ["a50 b50", "false"]);
+  document.querySelector("#status i").dataset.run = "another";
+  slide("0");
+  await draw([15, 25]);
+  assert.equal(large(), "a25 b25", "another run is shown from its newest step");
+});

@@ -134,10 +134,10 @@ type Button =
   | "button" | "button[data-act]" | "button[data-event]" | "button:not(:disabled)" | "button.bin, button.rename, button.again, button.copy" | ".remove"
   | ".discard" | ".show" | ".mend" | ".pairs" | ".step" | ".fold" | ".reset-group" | ".apply" | ".page";
 type Box =
-  | "#captions" | "#status" | "#log-text" | "#train-form" | "#tab-train-button" | "[id^='form-']" | "[id^='form-'], #name" | ".section" | ".found"
+  | "#captions" | "#status" | "#previews" | "#status [data-run]" | "#log-text" | "#train-form" | "#tab-train-button" | "[id^='form-']" | "[id^='form-'], #name" | ".section" | ".found"
   | "p.changed, p.conflict" | "h2" | "p" | ".card" | ".run-row" | ".cards" | ".cut" | ".proposed" | ".file" | ".conflict"
   | ".tokens" | ".badges" | ".only" | ".filter" | ".keys" | ".proposals" | ".proposals .count" | ".empty"
-  | ".none-left" | ".no-pictures" | ".pages" | "q" | ".title" | ".advice" | ".quiet" | ".doctor" | ".tags" | ".sizes"
+  | ".none-left" | ".no-pictures" | ".pages" | "q" | ".title" | ".play" | ".advice" | ".quiet" | ".doctor" | ".tags" | ".sizes"
   | ".chips" | ".charts" | "summary" | "ul" | "li" | "li[data-run]" | "tbody tr" | "thead th" | "th" | ".selection"
   | ".count" | ".uncover" | ".running-upload" | ".share" | ".cancel-upload" | "figcaption" | ".finding" | ".reading"
   | ".other" | ".nearest" | ".sheet" | ".strip, .pictures, .cards" | "span" | ".loss-tools" | ".whole" | ".legend"

@@ -171,7 +171,7 @@ def _efforts(config: TrainConfig, answers: Answers, images: int, similar: runs.V
         if pace:
             training = config.training.model_copy(update={"exposures": exposures, "steps": 0})
             seconds = pace * adjustments.planned_steps(training, images, len(config.taught))
-            title = _("{effort}, about {time}", effort=title, time=duration(seconds))
+            title = _("{effort}\nabout {time}", effort=title, time=duration(seconds))
         labels.append((title, key))
         if config.training.steps == 0 and config.training.exposures == exposures:
             chosen = key

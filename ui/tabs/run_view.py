@@ -61,7 +61,7 @@ class RunView:
         self.seen = gr.JSON(visible=False)  # given by the browser
         self.timer = gr.Timer(REFRESHED_EVERY)
         template = read("run_view.html").replace("CHART", read("chart.html"))
-        scripts = [read("run_view.js"), *(_scoped(part) for part in ("queue", "notify", "chart"))]
+        scripts = [read("run_view.js"), *(_scoped(part) for part in ("queue", "notify", "film", "chart"))]
         self.panel = gr.HTML({}, html_template=template, js_on_load="\n".join(scripts), elem_id="run-view")
         self.outputs = {
             "picker": self.picker,
@@ -206,12 +206,13 @@ def _mosaic(project: str) -> str:
 def _parts(view: runs.View | None, project: str, docked: runs.View | None) -> dict[str, str]:
     """Return the HTML of the parts of the view, by their ids; the run in the dock has its main buttons there."""
     if view is None:
-        parts = {"status": EMPTY, "run-buttons": "", "notes": "", "log-text": ""}
+        parts = {"status": EMPTY, "run-buttons": "", "newest": "", "notes": "", "log-text": ""}
         return {**parts, "previews": _mosaic(project)}
     above = [] if docked and docked.run.id == view.run.id else controls(view)
     return {
         "status": run_html.status(view),
         "run-buttons": _buttons(view, [*above, *buttons(view)]),
+        "newest": run_html.newest(view),
         "previews": run_html.previews(view),
         "notes": run_html.warnings(view.state),
         "log-text": escape(log_tail(view.run)),

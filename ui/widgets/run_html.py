@@ -252,25 +252,30 @@ def practice(view: View) -> str:
 # Previews and warnings ------------------------------------------------------------------------------------------
 
 
+def newest(view: View) -> str:
+    """Render the newest preview of each prompt, with its step."""
+    figures, style = [], _look(view)
+    for row in view.state.previews_by_prompt().values():
+        last = row[max(row)]
+        about = escape(_("Step {step}: {prompt}", step=last.step, prompt=last.prompt))
+        figures.append(f"<figure>{_cell(view.run.id, last, style)}<figcaption>{about}</figcaption></figure>")
+    return f"<div class='newest'>{''.join(figures)}</div>"
+
+
 def previews(view: View) -> str:
-    """Render the newest preview of each prompt, and below all: a row for each prompt, a column for each step."""
+    """Render the previews: a row for each prompt, a column for each step. `film.js` shows a step of them large."""
     rows = view.state.previews_by_prompt()
     if not rows:
         return f"<div class='empty'>{_('Preview images appear here during training.')}</div>"
     steps = sorted({preview.step for preview in view.state.previews})
-    heads = "".join(f"<th scope='col'>{step}</th>" for step in steps)
-    style = _look(view)
-    newest, lines = [], []
+    heads = "".join(f"<th scope='col' data-step='{step}'>{step}</th>" for step in steps)
+    style, lines = _look(view), []
     for row in rows.values():
         prompt = escape(next(iter(row.values())).prompt)
-        last = row[max(row)]
-        about = escape(_("Step {step}: {prompt}", step=last.step, prompt=last.prompt))
-        newest.append(f"<figure>{_cell(view.run.id, last, style)}<figcaption>{about}</figcaption></figure>")
         cells = "".join(f"<td>{_cell(view.run.id, row.get(step), style)}</td>" for step in steps)
         lines.append(f"<tr><th scope='row' title='{prompt}'><span>{prompt}</span></th>{cells}</tr>")
     step = escape(_("Step"))
     return (
-        f"<div class='newest'>{''.join(newest)}</div>"
         f"<div class='previews' data-count='{len(view.state.previews)}' tabindex='0'><table><thead><tr>"
         f"<th scope='col'>{step}</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )

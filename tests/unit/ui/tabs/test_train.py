@@ -70,7 +70,7 @@ def test_the_plan_says_what_an_effort_takes(character: Path) -> None:
     assert "about 65 s here" in summary
     assert re.search(r"A similar run took 3\.0 GB of memory; \d+ GB are free\.", summary)
     assert effort.value == "quick"
-    assert next(words for words, _ in effort.choices) == "Quick look, about 65 s"
+    assert next(words for words, _ in effort.choices) == "Quick look\nabout 65 s"
     assert "A similar run" not in plan(**{"form-training-batch-size": 2})
     newer = runs.create(run.config(), run.folder.parent / "9999_newer")
     newer.config_file.write_text("broken")

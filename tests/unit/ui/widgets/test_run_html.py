@@ -65,7 +65,7 @@ def test_the_status_says_where_a_run_is_and_why_it_failed(run: Run, home: Path) 
 def test_previews_are_the_newest_and_a_table_of_all(run: Run) -> None:
     files = {f"previews/{step:06d}_{number}.png": (step, f"<b>{number}") for step in (10, 20) for number in (0, 1)}
     made = [events.Preview(step=step, file=file, prompt=prompt, seed=1) for file, (step, prompt) in files.items()]
-    newest, drawn = run_html.previews(view(run, "running", *made)).split("<table>")
+    newest, drawn = (render(view(run, "running", *made)) for render in (run_html.newest, run_html.previews))
     assert re.findall(r"media/run/[^/]*/(\w+).png/small", newest) == ["000020_0", "000020_1"]
     assert "Step 20: &lt;b&gt;0" in newest
     assert drawn.count("<tr>") == 3

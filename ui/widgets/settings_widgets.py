@@ -14,6 +14,7 @@ from ui.widgets.fields import field
 from ui.widgets.handlers import listen
 from ui.widgets.settings_form import Entry, titled, value_of, values
 
+FIRST = ("training", "adapter", "optimizer", "schedule", "captions", "images", "preview")  # those that are changed most
 VISIBLE = "(kind) => [{ __type__: 'update', visible: kind === OPTION }]"
 
 
@@ -25,7 +26,7 @@ def some(listed: Sequence[Entry], paths: Sequence[tuple[str, ...]], config: Trai
 
 def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, Any]) -> dict[str, Any]:
     """Draw the form; returns the components by id in the order of the entries, including those drawn `apart`."""
-    inside = [entry for entry in listed if entry.id not in apart]
+    inside = sorted((entry for entry in listed if entry.id not in apart), key=_place)
     components: list[Any] = []
     initial = iter(values(inside, config))
     for group, members in groupby(inside, key=lambda entry: entry.group):
@@ -35,6 +36,10 @@ def widgets(listed: Sequence[Entry], config: TrainConfig, apart: Mapping[str, An
                 components += _row(list(same), initial, option, components)
     drawn = dict(zip((entry.id for entry in inside), components, strict=True)) | dict(apart)
     return {entry.id: drawn[entry.id] for entry in listed}
+
+
+def _place(entry: Entry) -> int:
+    return (*FIRST, entry.path[0]).index(entry.path[0])
 
 
 def _heading(group: str) -> str:

@@ -16,7 +16,15 @@ from ui.widgets.templates import read
 OPEN = "(next) => { if (next) window.limner.open(next.name); return []; }"
 
 # One of two rows opens, and the other closes.
-OPEN_ROW = "() => ['new', 'manage'].map((row) => ({ __type__: 'update', visible: row === 'WHICH' }))"
+OPEN_ROW = """() => {
+  const focus = (again = 50) => { // the field is drawn in a moment
+    const field = document.querySelector("#WHICH-row :is(input, textarea)");
+    if (field) field.select();
+    else if (again) setTimeout(focus, 20, again - 1);
+  };
+  focus();
+  return ["new", "manage"].map((row) => ({ __type__: "update", visible: row === "WHICH" }));
+}"""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ TABS = ["Images", "Train", "Try out", "Download"]
 
 def new_project(page: Page, name: str) -> None:
     page.get_by_role("button", name="New project").click()
-    page.get_by_label("Name of the new project").fill(name)
-    page.get_by_role("button", name="Create", exact=True).click()
+    page.locator("#new-name :focus").wait_for()
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
     page.locator(f".captions[data-project='{name}'] .empty").wait_for()
 
 

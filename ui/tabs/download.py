@@ -23,6 +23,8 @@ from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, Several, listen
 from ui.widgets.templates import read
 
+SEARCHED_FROM = 5  # runs
+
 
 @dataclass(frozen=True)
 class Filter:
@@ -122,7 +124,8 @@ def table(watch: RunWatcher, query: str | None = "", project: str = "") -> str:
     if not rows and not adapter_choices.kept():
         return f"<div class='empty'>{_('No adapters yet. They appear here once training has started.')}</div>"
     notes = filter(None, (run_html.practice(view) for view in views if view.state.export))
-    return f"{next(notes, '')}<div class='runs'>{''.join(rows)}</div>{adapter_choices.table()}"
+    few = " few" * (len(views) < SEARCHED_FROM)
+    return f"{next(notes, '')}<div class='runs{few}'>{''.join(rows)}</div>{adapter_choices.table()}"
 
 
 def _searchable(view: View) -> str:

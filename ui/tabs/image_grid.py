@@ -83,8 +83,9 @@ class Project:
         return folder if self.name and folder.is_dir() else None
 
     def badges(self, name: str) -> list[str]:
-        """Return the badges on the card of an image; mere hints appear only in the list above the grid."""
-        return [problem.message for problem in self.problems if problem.name == name and not problem.hint]
+        """Return the badges on the card of an image: mere hints are in the list alone, and an empty field is seen."""
+        own = (problem for problem in self.problems if problem.name == name and problem.kind != "no caption")
+        return [problem.message for problem in own if not problem.hint]
 
 
 def read(name: str | None, trigger: str = "") -> Project:
@@ -335,9 +336,9 @@ def _heading(project: Project, serious: int, hints: int) -> str:
 
 
 def summary(project: Project) -> str:
-    """Return one line of HTML: how many images and captions there are, and what prevents training."""
-    if not project.name:
-        return _("Create a project first: click <b>New project</b> above.")
+    """Return one line of HTML: how many images and captions there are, and what prevents training; "" without any."""
+    if not project.examples:
+        return ""
     captions = sum(1 for example in project.examples if example.caption)
     images = ngettext("{n} image", "{n} images", len(project.examples))
     parts = [f"<b>{images}</b>", ngettext("{n} caption", "{n} captions", captions)]
@@ -346,8 +347,7 @@ def summary(project: Project) -> str:
     fatal = [f"{problem.message} {problem.remedy}" for problem in project.problems if problem.fatal]
     status = fatal or [_("ready to train")]
     parts += map(escape, status)
-    if project.examples:
-        parts.append(f"<a download href='/backup/project/{quote(project.name)}'>{_('Download a backup')}</a>")
+    parts.append(f"<a download href='/backup/project/{quote(project.name)}'>{_('Download a backup')}</a>")
     return " &middot; ".join(parts)
 
 

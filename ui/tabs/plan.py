@@ -37,17 +37,15 @@ class Plan(TypedDict):
     cautions: str
     effort: gr.Radio | dict[str, Any]
     notes: dict[str, Any]
-    start: gr.Button
+    start: dict[str, Any]
 
 
 def plan(answers: Answers) -> Plan:
     """Return what a start would do, or why there is nothing to train."""
     notes = answers.notes()
-    if not answers.project:
-        return _no_plan(_("Create a project and add images first."), notes)
     examples = page_memory.examples(answers.project)
     if not examples:
-        return _no_plan(_("There are no images in this project yet. Add some in the Images tab."), notes)
+        return _no_plan(_("Add images first."), notes)
     base = base_model.look(answers.base, answers.own.get(VAE))
     if not base.is_usable:
         return _no_plan(escape(base.text), notes)
@@ -62,11 +60,11 @@ def plan(answers: Answers) -> Plan:
     summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
     cautions = "".join(_cautions(config))
     effort = _efforts(config, answers, images, similar)
-    return Plan(summary=summary, cautions=cautions, effort=effort, notes=notes, start=gr.Button(interactive=True))
+    return Plan(summary=summary, cautions=cautions, effort=effort, notes=notes, start=gr.update(interactive=True))
 
 
 def _no_plan(reason: str, notes: dict[str, Any], *, is_on: bool = False) -> Plan:
-    start = gr.Button(interactive=is_on)
+    start = gr.update(interactive=is_on)
     return Plan(summary=reason, cautions="", effort=dict(gr.skip()), notes=notes, start=start)
 
 

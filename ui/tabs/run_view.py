@@ -162,10 +162,10 @@ def tick(
     }
 
 
-def _start(active: runs.View | None) -> gr.Button:
+def _start(active: runs.View | None) -> dict[str, Any]:
     if active:
-        return gr.Button(NEXT_TITLE, variant="secondary")
-    return gr.Button(START_TITLE, variant="primary")
+        return dict(gr.update(value=NEXT_TITLE, variant="secondary"))
+    return dict(gr.update(value=START_TITLE, variant="primary"))
 
 
 def _pickers(listed: Sequence[Run], chosen: str, others: list[str], *, changed: bool, choose: bool) -> dict[str, Any]:

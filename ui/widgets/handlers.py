@@ -131,13 +131,25 @@ def _arguments(takes: Mapping[str, Any], values: Iterator[object]) -> dict[str, 
 
 def _results(fills: Mapping[str, Any], returned: Mapping[str, Any] | None) -> dict[Any, Any]:
     changed: dict[Any, Any] = {}
-    for name, value in (returned or {}).items():
+    for component, value in _pairs(fills, returned or {}):
+        changed[component] = _merged(changed.get(component), value)
+    return changed
+
+
+def _pairs(fills: Mapping[str, Any], returned: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    for name, value in returned.items():
         target = fills[name]
         if isinstance(target, Several):
-            changed |= _results(target.components, value)
+            yield from _pairs(target.components, value)
         else:
-            changed[target] = value
-    return changed
+            yield target, value
+
+
+def _merged(before: object, update: object) -> object:
+    """Return one value for a component that two parts of an answer are about: two updates of it become one."""
+    if isinstance(before, dict) and isinstance(update, dict) and "__type__" in before and "__type__" in update:
+        return before | update
+    return update
 
 
 def sentence(error: Exception) -> str:

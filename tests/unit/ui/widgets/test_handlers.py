@@ -91,3 +91,16 @@ def test_every_listener_goes_through_listen() -> None:
     }
     assert others == set()
     assert "trigger_mode" not in "".join(path.read_text(encoding="utf-8") for path in program)
+
+
+def test_two_updates_of_a_component_become_one() -> None:
+    """Two parts of the page may say something about the button that starts a run."""
+
+    def connect(boxes: list[gr.Textbox]) -> None:
+        off, title = gr.update(interactive=False), gr.update(value="Start")
+        fills = {"plan": boxes[0], "view": Several({"start": boxes[0]})}
+        listen(boxes[1].change, lambda: {"plan": off, "view": {"start": title}}, {}, fills)
+
+    function, _boxes = connected(connect)
+    (changed,) = function().values()
+    assert (changed["interactive"], changed["value"]) == (False, "Start")

@@ -194,3 +194,14 @@ test("a mask that could not be saved stays to be painted", async (t) => {
   await settle();
   assert.deepEqual([status(), sent.length, part(".painting-tools").hidden], ["[[the server is not responding.]]", 0, false]);
 });
+
+test("on a phone, where the image stands above the form, a click on Generate leads to it", (t) => {
+  const window = openPage(t, '<button id="make"></button>'), { element } = component(window, "sheet", { id: "result", html: "" });
+  let shown = 0;
+  element.scrollIntoView = () => { shown += 1; };
+  for (const width of [1280, 390]) {
+    window.happyDOM.setViewport({ width });
+    window.document.querySelector("#make").click();
+  }
+  assert.equal(shown, 1);
+});

@@ -1,9 +1,14 @@
 // The slider that uncovers an image, and the button that saves a table of images with its labels as one image.
+const NARROW = 720; // pixels up to which the image stands above the form
 const EDGE = 12, LABEL = 150, LINE = 22, SIDE = 512;
 
 element.addEventListener("input", (event) => {
   const frame = event.target.closest(".uncover");
   if (frame && event.target.matches("input")) frame.style.setProperty("--cut", event.target.value + "%");
+});
+
+document.addEventListener("click", ({ target }) => {
+  if (innerWidth <= NARROW && target.closest("#make")) element.closest("#result")?.scrollIntoView();
 });
 
 function wrapped(/** @type {CanvasRenderingContext2D} */ pen, /** @type {string} */ text, /** @type {number} */ width) {

@@ -195,12 +195,19 @@ def _last_change(view: runs.View | None, project: str) -> int:
 
 
 def _mosaic(project: str) -> str:
-    """Render some images of a project, which are shown until there is a run; "" if it is gone."""
+    """Render some images of a project, which are shown until there are previews; "" if it is gone."""
     with suppress(UserError):
         names = [quote(path.name) for path in dataset.image_files(projects.folder(project))[:MOST_SHOWN]]
         images = (f"<img loading='lazy' alt='' src='/media/dataset/{quote(project)}/{name}'>" for name in names)
         return f"<div class='mosaic'>{''.join(images)}</div>"
     return ""
+
+
+def _dataset(view: runs.View) -> str:
+    try:
+        return view.run.config().dataset
+    except (UserError, OSError):  # its settings cannot be read
+        return ""
 
 
 def _parts(view: runs.View | None, project: str, docked: runs.View | None) -> dict[str, str]:
@@ -213,7 +220,7 @@ def _parts(view: runs.View | None, project: str, docked: runs.View | None) -> di
         "status": run_html.status(view),
         "run-buttons": _buttons(view, [*above, *buttons(view)]),
         "newest": run_html.newest(view),
-        "previews": run_html.previews(view),
+        "previews": run_html.previews(view) or _mosaic(_dataset(view)),
         "notes": run_html.warnings(view.state),
         "log-text": escape(log_tail(view.run)),
     }

@@ -263,10 +263,10 @@ def newest(view: View) -> str:
 
 
 def previews(view: View) -> str:
-    """Render the previews: a row for each prompt, a column for each step. `film.js` shows a step of them large."""
+    """Render the previews: a row for each prompt, a column for each step, which `film.js` shows large; else ""."""
     rows = view.state.previews_by_prompt()
     if not rows:
-        return f"<div class='empty'>{_('Preview images appear here during training.')}</div>"
+        return ""
     steps = sorted({preview.step for preview in view.state.previews})
     heads = "".join(f"<th scope='col' data-step='{step}'>{step}</th>" for step in steps)
     style, lines = _look(view), []

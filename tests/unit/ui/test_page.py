@@ -168,6 +168,7 @@ def test_runs_of_the_project_and_all_that_train_are_listed(character: Path, fini
             locks.enter_context(FileLock(run.lock))
         drawn = run_view.draw(RunWatcher(), "", project="other")
     assert {run for _label, run in drawn["picker"].choices} == {run.id for run in training}
+    assert "src='/media/dataset/rin/" in drawn["panel"]["parts"]["previews"], "until there are previews"
     assert "1 more run<" in drawn["panel"]["parts"]["dock"]
 
 

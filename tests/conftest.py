@@ -5,8 +5,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,17 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("LIMNER_ALSO_WRITABLE", str(CHECKOUT) if "COVERAGE_PROCESS_CONFIG" in os.environ else "")
 CHARACTER = CHECKOUT / "datasets" / "example-character"
 STYLE = CHECKOUT / "datasets" / "example-style"
+HANG = 600  # seconds after which what a test waits for will never come, also on a machine that has much else to do
 _BEGUN = pytest.StashKey[float]()
 CONFIGURED = ("sd15", "sd21", "sdxl", "sd3", "sd3-5-medium", "flux", "z_image", "flux2_klein")
+
+
+def wait(what: Callable[[], object], *, every: float = 0.05) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + HANG
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(every)
 
 
 def unmeasured() -> dict[str, str]:

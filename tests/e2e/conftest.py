@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.conftest import free_port, unmeasured
+from tests.conftest import HANG, free_port, unmeasured, wait
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, Response, Route
@@ -29,7 +28,6 @@ else:  # its package is not everywhere, and takes a while to import
     Browser = BrowserContext = Locator = Page = Request = Response = Route = Any
 
 Visit = Callable[..., Page]
-HANG = 240  # seconds after which what a test waits for will never come, also beside six busy processes
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = CHECKOUT / "datasets"
@@ -45,14 +43,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-
-
-def wait(what: Callable[[], object], *, seconds: float = HANG, every: float = 0.1) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(every)
 
 
 @dataclass

@@ -8,12 +8,14 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save as save_tensors
 
-from tests.e2e.conftest import Page, Server, Visit, wait
+from tests.conftest import wait
+from tests.e2e.conftest import Page, Server, Visit
 from tests.e2e.test_images import choose, fill
 from tests.e2e.test_page import cards, tab
 from tests.unit.adapter_files.test_compatibility import good
 from trainer import config, paths, runs
 from trainer.runs import events
+from ui.tabs import download
 
 HIT = "window.limnerHit = (window.limnerHit ?? 0) + 1"
 PAYLOADS = {
@@ -48,7 +50,8 @@ def make_run(home: Path, monkeypatch: Any) -> None:  # noqa: ANN401 - pytest's
     hostile = PAYLOADS["area"] + PAYLOADS["template"]
     settings = config.build({"name": "odd", "dataset": "odd", "trigger": TRIGGER,
                              "preview": {"prompts": list(PAYLOADS.values())}})  # fmt: skip
-    run = runs.create(settings)
+    for _earlier in range(download.SEARCHED_FROM):
+        run = runs.create(settings)
     (run.folder / "previews").mkdir()
     Image.new("RGB", (32, 32)).save(run.folder / "previews" / "000001_0.png")
     (run.folder / "worker.log").write_text("\n".join(PAYLOADS.values()), encoding="utf-8")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from tests.conftest import CHECKOUT
-from tests.e2e.conftest import Page, Server, Visit, copy_project, wait
+from tests.conftest import CHECKOUT, wait
+from tests.e2e.conftest import Page, Server, Visit, copy_project
 from tests.e2e.test_page import cards, new_project, upload
 
 

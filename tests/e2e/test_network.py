@@ -19,7 +19,8 @@ import psutil
 import pytest
 from safetensors import safe_open
 
-from tests.e2e.conftest import CHECKOUT, Server, make_home, serving, wait
+from tests.conftest import wait
+from tests.e2e.conftest import CHECKOUT, Server, make_home, serving
 from tests.unit.ui.test_page import in_loop
 from trainer import runs
 from trainer.runs import events

@@ -4,7 +4,8 @@ import os
 import re
 from pathlib import Path
 
-from tests.e2e.conftest import EXAMPLES, Page, Server, Visit, wait
+from tests.conftest import wait
+from tests.e2e.conftest import EXAMPLES, Page, Server, Visit
 from trainer.runs import events
 
 CHARACTER = EXAMPLES / "example-character"

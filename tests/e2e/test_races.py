@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import HANG, Browser, BrowserContext, Page, Server, copy_project, wait
+from tests.conftest import HANG, wait
+from tests.e2e.conftest import Browser, BrowserContext, Page, Server, copy_project
 from tests.e2e.slow_network import Hold, SlowNetwork, Way
 from tests.e2e.test_images import fill, png
 from trainer import storage

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from filelock import FileLock
 
-from tests.e2e.conftest import CHECKOUT, Locator, Page, Route, Server, Visit, copy_project, wait
+from tests.conftest import wait
+from tests.e2e.conftest import CHECKOUT, Locator, Page, Route, Server, Visit, copy_project
 from tests.e2e.test_images import choose
 from tests.e2e.test_page import PHONE, TABS, advanced, finished, start, tab
 from tests.unit.runs.test_run import named

@@ -20,9 +20,8 @@ import pytest
 from PIL import Image
 
 from tests import windows
-from tests.conftest import CHARACTER
+from tests.conftest import CHARACTER, wait
 from tests.hostile import pictures
-from tests.integration.runs.test_processes import wait_until
 from trainer import runs
 from trainer.runs import Run
 
@@ -175,7 +174,7 @@ def test_a_worker_goes_on_when_the_console_of_the_page_is_closed(disk: Path) -> 
         assert page.stdout
         page.stdout.readline()
         os.killpg(page.pid, signal.SIGKILL)  # all that share the console
-    wait_until(done.exists)
+    wait(done.exists)
 
 
 LIMITS = """
@@ -237,7 +236,7 @@ def serving(disk: Path) -> Iterator[Page]:
         environment = windows.environment(disk, home(disk))
         process = subprocess.Popen(command, cwd=windows.CHECKOUT, env=environment, stdout=out, stderr=out)
     try:
-        wait_until(lambda: b"running at" in printed.read_bytes() or process.poll() is not None)
+        wait(lambda: b"running at" in printed.read_bytes() or process.poll() is not None)
         assert process.poll() is None, printed.read_text(encoding="cp1252")
         url = printed.read_text(encoding="cp1252").split()[-1]
         yield Page(disk, process, url, Client(url, verbose=False, analytics_enabled=False))
@@ -256,7 +255,7 @@ def test_the_main_job(disk: Path) -> None:
         settings |= {"preview.every": 15, "preview.steps": 2}
         run = page.call("start_training", project="rin", settings=settings)["run"]
         folder = home(disk) / "outputs" / run
-        wait_until(lambda: page.wait(run, "running")["checkpoints"])
+        wait(lambda: page.wait(run, "running")["checkpoints"])
         held = sorted((folder / "checkpoints").glob("0*"))[-1]
         with (held / "adapter.safetensors").open("rb"):  # a download that takes long
             windows.hold(disk, os.getpid())

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import free_port
+from tests.conftest import free_port, wait
 from tests.extensions.cluster.test_relay import hash_of, settings
-from tests.integration.runs.test_processes import limner, status, wait_until
+from tests.integration.runs.test_processes import limner, status
 from trainer import config, runs, storage
 from trainer.runs import Run
 
@@ -99,15 +99,15 @@ def test_a_run_of_a_killed_node_ends_elsewhere_the_same(
     storage.write(file, config.dump(settings(str(tiny_sd), steps=7)))
     with two_nodes(tmp_path / "nodes", fault="hang@5") as cluster:
         first, second = held(file, cluster.address), held(file, cluster.client_address)
-        wait_until(lambda: {cluster.of(first.id), cluster.of(second.id)} == {"one", "two"})
+        wait(lambda: {cluster.of(first.id), cluster.of(second.id)} == {"one", "two"})
         third = submit(file, cluster.address)
         lost, other = (first, second) if cluster.of(first.id) == "two" else (second, first)
         runs.pause(lost, go_on=True)
-        wait_until(lambda: runs.look(lost).state.step == 4)
+        wait(lambda: runs.look(lost).state.step == 4)
         assert runs.look(lost).state.checkpoints[-1].step == 3
-        wait_until(lambda: runs.look(third).state.pid > 0)  # its process has begun: on a busy machine after the others
+        wait(lambda: runs.look(third).state.pid > 0)  # its process has begun: on a busy machine after the others
         psutil.Process(runs.look(third).state.pid).terminate()  # as a machine that shuts down does
-        wait_until(lambda: status(third) == "stopped")
+        wait(lambda: status(third) == "stopped")
         runs.pause(other, go_on=True)
         workers = [
             process
@@ -117,7 +117,7 @@ def test_a_run_of_a_killed_node_ends_elsewhere_the_same(
         assert workers
         cluster.kill("two")
         for run in (other, lost):
-            wait_until(lambda run=run: status(run) == "finished")
+            wait(lambda run=run: status(run) == "finished")
         assert not any(process.is_running() for process in workers)
         assert cluster.of(other.id) == "", "nothing stays on a node"
     assert runs.look(lost).state.warnings[-1].startswith("The node of this run was lost; it goes on elsewhere from")

@@ -17,10 +17,10 @@ import pytest
 
 from limner_extensions.cluster import node_server
 from limner_extensions.cluster.ssh_machine import Address, SshMachine
-from tests.conftest import CHECKOUT, free_port
+from tests.conftest import CHECKOUT, free_port, wait
 from tests.extensions.cluster.test_ray import submit
 from tests.extensions.cluster.test_relay import hash_of, make, settings
-from tests.integration.runs.test_processes import status, wait_until
+from tests.integration.runs.test_processes import status
 from tests.workers import Workers
 from trainer import config, runs, storage
 from trainer.errors import UserError
@@ -121,18 +121,18 @@ def test_a_run_whose_connection_is_cut_goes_on_there(
     storage.write(file, config.dump(settings(str(tiny_sd), steps=9)))
     with machine(tmp_path / "machine", fault="hang@6") as there:
         first = submit(file, there.address)
-        wait_until(lambda: runs.look(first).state.step == 5)
+        wait(lambda: runs.look(first).state.step == 5)
         others = [submit(file, there.address) for _ in range(waiting)]
-        wait_until(lambda: len(list(there.home.glob("outputs/.cluster/runs/*/"))) == 1 + waiting)
+        wait(lambda: len(list(there.home.glob("outputs/.cluster/runs/*/"))) == 1 + waiting)
         assert [status(other) for other in others] == ["waiting"] * waiting
         command = tmp_path / "machine" / "limner"
         command.write_text(command.read_text().replace("hang@6", ""))
         there.cut()
         for other in others:
             runs.request(other, "stop")
-            wait_until(lambda other=other: status(other) == "stopped")
-        wait_until(lambda: status(first) == "finished")
-        wait_until(lambda: not there.processes)
+            wait(lambda other=other: status(other) == "stopped")
+        wait(lambda: status(first) == "finished")
+        wait(lambda: not there.processes)
         assert not list(there.home.glob("outputs/.cluster/runs/*/")), "nothing of the runs stays there"
         assert len(list(there.home.glob("outputs/.cluster/files/*"))) == 2, "the dataset and the base model do"
     state = runs.look(first).state

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, browser, make_home, serving, visit, wait
+from tests.conftest import wait
+from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, browser, make_home, serving, visit
 from tests.e2e.test_page import advanced, cards, finished, new_project, points, start, tab, upload
 from trainer import runs
 

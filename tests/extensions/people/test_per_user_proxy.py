@@ -19,8 +19,7 @@ import uvicorn
 
 from limner_extensions.people import accounts
 from limner_extensions.people.per_user_proxy import PerUserProxy
-from tests.conftest import CHECKOUT
-from tests.integration.runs.test_processes import wait_until
+from tests.conftest import CHECKOUT, wait
 from ui.launch import bind
 from ui.server import security
 from ui.server.security import SecurityMiddleware
@@ -76,7 +75,7 @@ def test_the_page_says_that_it_is_being_started(
     begun = time.monotonic()
     assert anna.get("/echo").json()["LIMNER_HOME"] == str(home / "people" / "anna")
     assert time.monotonic() - begun > 0.5
-    wait_until(lambda: "refresh" not in anna.get("/").text)
+    wait(lambda: "refresh" not in anna.get("/").text)
     assert anna.get("/").json()["LIMNER_SHARED"] == str(home)
 
 
@@ -106,7 +105,7 @@ def test_an_answer_is_streamed_and_ends_with_the_browser(anna: httpx.Client, hom
         assert time.monotonic() - float(first.split()[-1]) < 60  # of 1,000; one clock is for all processes
         assert second.startswith("data: 1 ")
         assert not (home / "people" / "anna" / "gone").exists()
-    wait_until((home / "people" / "anna" / "gone").exists)
+    wait((home / "people" / "anna" / "gone").exists)
 
 
 def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
@@ -114,7 +113,7 @@ def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
 
     def pieces() -> Iterator[bytes]:
         yield bytes(2**17)
-        wait_until(lambda: came.exists() and came.read_text() == str(2**17))  # it is there before the rest is sent
+        wait(lambda: came.exists() and came.read_text() == str(2**17))  # it is there before the rest is sent
         yield b"end"
 
     for fields in ({}, {"Content-Length": str(2**17 + 3)}, {"Expect": "100-continue"}):
@@ -140,14 +139,14 @@ def test_a_server_that_died_is_started_anew(anna: httpx.Client) -> None:
     before = anna.get("/echo").json()["pid"]
     answer = anna.get("/die")
     assert (answer.status_code, answer.text) == (502, "Your workspace was closed. Reload the page to open it again.")
-    wait_until(lambda: not psutil.pid_exists(before))
-    wait_until(lambda: anna.get("/echo").status_code == 200)
+    wait(lambda: not psutil.pid_exists(before))
+    wait(lambda: anna.get("/echo").status_code == 200)
     again = anna.get("/echo").json()["pid"]
     assert again != before
     with pytest.raises(httpx.RemoteProtocolError):  # and not an answer that looks whole
         anna.get("/half")
     os.kill(again, signal.SIGKILL) if psutil.pid_exists(again) else None
-    wait_until(lambda: anna.get("/echo").status_code == 200)
+    wait(lambda: anna.get("/echo").status_code == 200)
 
 
 @pytest.mark.slow
@@ -155,10 +154,10 @@ def test_a_server_that_cannot_start_is_tried_again_when_asked(anna: httpx.Client
     broken = home / "people" / "anna" / "broken"
     broken.touch()
     assert "Starting your workspace" in anna.get("/").text
-    wait_until(lambda: anna.get("/").text.startswith("Your workspace could not be started."))
+    wait(lambda: anna.get("/").text.startswith("Your workspace could not be started."))
     broken.unlink()
     assert "Starting your workspace" in anna.get("/").text
-    wait_until(lambda: "pid" in anna.get("/").text)
+    wait(lambda: "pid" in anna.get("/").text)
 
 
 @pytest.mark.slow
@@ -169,7 +168,7 @@ def test_a_server_ends_without_requests_but_not_with_an_open_one(home: Path) -> 
             end = time.monotonic() + 3
             while time.monotonic() < end:
                 assert next(lines, "ended") != "ended"
-        wait_until(lambda: not psutil.pid_exists(number))
+        wait(lambda: not psutil.pid_exists(number))
         assert anna.get("/echo").json()["pid"] != number
 
 

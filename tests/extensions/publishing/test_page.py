@@ -10,7 +10,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from limner_extensions.publishing import routes
-from tests.e2e.conftest import Browser, Server, Visit, browser, shared, visit, wait
+from tests.conftest import wait
+from tests.e2e.conftest import Browser, Server, Visit, browser, shared, visit
 from tests.e2e.test_page import PHONE, tab
 from tests.extensions.publishing.conftest import make_run
 from trainer import runs

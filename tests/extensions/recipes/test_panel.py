@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from limner_extensions.recipes import panel
-from tests.e2e.conftest import Server, Visit, browser, shared, visit, wait
+from tests.conftest import wait
+from tests.e2e.conftest import Server, Visit, browser, shared, visit
 from tests.e2e.test_page import tab
 from tests.e2e.test_studio import value
 from tests.unit.ui.answers import answers, by_id

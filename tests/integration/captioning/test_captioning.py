@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests import fake_caption_server, tiny_captioners
-from tests.integration.runs.test_processes import wait_until
+from tests.conftest import wait
 from tests.integration.training.test_train import cases
 from tests.tiny_captioners import WORDS, make_tagger
 from trainer import captioning, runs
@@ -74,13 +74,13 @@ def test_captions_that_wait_for_a_training_say_so(half: Path, tagger: Path) -> N
     made = captioning.create(CaptionConfig(dataset="rin", model=str(tagger)))
     with FileLock(cards.known()[0].lock):
         runs.start(made)
-        wait_until(lambda: "Another run has the device" in caption_models.draw("rin")["writing"])
+        wait(lambda: "Another run has the device" in caption_models.draw("rin")["writing"])
         runs.request(made, "stop")
-        wait_until(lambda: runs.look(made).status == "stopped")
+        wait(lambda: runs.look(made).status == "stopped")
         with fake_caption_server.serving() as server:
             other = captioning.create(CaptionConfig(dataset="rin", model="some-vlm", server=server.url))
             runs.start(other)
-            wait_until(lambda: runs.look(other).status == "finished")
+            wait(lambda: runs.look(other).status == "finished")
     assert all(captions(half))
     assert "Another run" not in caption_models.draw("rin")["writing"]
 

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -16,21 +14,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, wait
 from tests.workers import Workers
 from trainer import config, runs
 from trainer.cli.commands import main
 from trainer.runs import Run, control, events, queue
 from trainer.training import checkpoint
-
-HANG = 600  # seconds after which what a test waits for will never come, also on a machine that has much else to do
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + HANG
-    while not what():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.05)
 
 
 def make(base: str = "micro", **training: Any) -> Run:  # noqa: ANN401 - any settings
@@ -67,19 +56,19 @@ def processes(run: Run) -> list[int]:
 def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path, workers: Workers) -> None:
     run = make(str(tiny_sd), steps=100, batch_size=1, resolution=64)
     number = workers.start(run)
-    wait_until(lambda: runs.look(run).state.step > 3)
+    wait(lambda: runs.look(run).state.step > 3)
     assert status(run) == "running"
     assert runs.look(run).seconds_left
     runs.request(run, "checkpoint")
     runs.request(run, "preview")
-    wait_until(lambda: bool(runs.look(run).state.checkpoints) and bool(runs.look(run).state.previews))
+    wait(lambda: bool(runs.look(run).state.checkpoints) and bool(runs.look(run).state.previews))
     os.kill(number, signal.SIGTERM)
     assert (workers.wait(number), status(run)) == (0, "stopped")
     step = runs.look(run).state.step
     assert checkpoint.folders(run)[-1].name == f"{step:06d}"
     command = [sys.executable, "-m", "trainer", "resume", run.folder]
     with subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as typed:
-        wait_until(lambda: runs.look(run).state.step > step)
+        wait(lambda: runs.look(run).state.step > step)
         typed.send_signal(signal.SIGINT)  # Ctrl-C
         assert "Traceback" not in typed.communicate(timeout=30)[1]
     assert (typed.returncode, status(run)) == (0, "stopped")
@@ -162,7 +151,7 @@ def test_runs_that_were_cut_go_on_with_the_page(character: Path, tiny_sd: Path, 
     for end in (lambda run: os.kill(numbers[-1], signal.SIGKILL), control.kill):
         run = make(str(tiny_sd), steps=12, resolution=64)
         runs.start(run, lambda run: begin(run, "hang@7"))
-        wait_until(lambda run=run: runs.look(run).state.step == 6)
+        wait(lambda run=run: runs.look(run).state.step == 6)
         end(run)
         workers.wait()
         assert status(run) == "interrupted"
@@ -183,11 +172,11 @@ def test_a_run_that_the_system_ended_goes_on_with_the_page(character: Path, tiny
     """As at a shutdown, which tells all programs to end; a run that its user stopped stays."""
     run = make(str(tiny_sd), steps=100_000, resolution=64)
     runs.start(run, workers.start)
-    wait_until(lambda: runs.look(run).state.step > 3)
+    wait(lambda: runs.look(run).state.step > 3)
     os.kill(workers.newest, signal.SIGTERM)
     assert (workers.wait(), status(run)) == (0, "stopped")
     assert list(control.resume_cut(workers.start)) == [run]
-    wait_until(lambda: status(run) == "running")
+    wait(lambda: status(run) == "running")
     runs.request(run, "stop")
     assert (workers.wait(), status(run)) == (0, "stopped")
     assert not list(control.resume_cut(workers.start))
@@ -219,11 +208,11 @@ def test_two_runs_train_at_once_and_a_kill_frees_a_card(
 
     for run in (first, second):
         start(run)
-        wait_until(lambda run=run: training(run))
+        wait(lambda run=run: training(run))
     assert [runs.look(run).state.cards for run in (first, second)] == [("0",), ("1",)]
     for run in (third, fourth):
         start(run)
-        wait_until(lambda run=run: runs.is_locked(run.lock))
+        wait(lambda run=run: runs.is_locked(run.lock))
     assert queue.line() == [third, fourth]
     queue.move(fourth, 1)
     os.kill(numbers[second], signal.SIGKILL)

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import CHECKOUT
-from tests.integration.runs.test_processes import processes, wait_until
+from tests.conftest import CHECKOUT, wait
+from tests.integration.runs.test_processes import processes
 from tests.integration.training.test_memory import close, newest
 from tests.integration.training.test_train import finished, losses, settings
 from tests.workers import Workers
@@ -44,11 +44,11 @@ def test_two_processes_stop_and_make_the_adapter_of_one(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run = runs.create(settings(tiny_sd, training__devices=2, **OPTIONS))
     runs.start(run)
-    wait_until(lambda: len(processes(run)) == 2)
+    wait(lambda: len(processes(run)) == 2)
     runs.pause(run)  # so that it does not end before it is stopped
-    wait_until(lambda: runs.look(run).state.step > 0)
+    wait(lambda: runs.look(run).state.step > 0)
     runs.request(run, "stop")
-    wait_until(lambda: ended(run))
+    wait(lambda: ended(run))
     assert (runs.look(run).status, runs.look(run).state.step < 8) == ("stopped", True)
     runs.pause(run, go_on=True)
     assert workers.work(run) == 0, runs.log_tail(run)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import CHECKOUT, small_disk, unmeasured
-from tests.integration.runs.test_processes import limner, make, status, wait_until
+from tests.conftest import CHECKOUT, small_disk, unmeasured, wait
+from tests.integration.runs.test_processes import limner, make, status
 from tests.integration.training.test_train import same
 from tests.workers import Workers
 from trainer import runs, storage, worker
@@ -112,10 +112,10 @@ def test_a_run_goes_on_after_its_device_failed(tiny_sd: Path, workers: Workers, 
     run = plain(tiny_sd)
     assert workers.work(run, "fault@9") == 1
     assert status(run) in ("starting", "waiting", "running")
-    wait_until(lambda: status(run) == "finished")
+    wait(lambda: status(run) == "finished")
     assert "The device failed; the run goes on in a new process." in message(run)
     assert len({event.pid for event in events.read(run.log)[0] if isinstance(event, events.Began)}) == 2
-    wait_until(lambda: not runs.is_locked(run.lock))
+    wait(lambda: not runs.is_locked(run.lock))
     undisturbed.is_what_became_of(run)
 
 
@@ -133,10 +133,10 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
 ) -> None:
     run = plain(tiny_sd)
     runs.start(run, lambda run: control.note_process(run, workers.start(run, "hang@7")))
-    wait_until(lambda: runs.look(run).state.step == 6)
+    wait(lambda: runs.look(run).state.step == 6)
     assert "Training" in message(run)
     monkeypatch.setattr(runs.view, "SILENCE", 1.0)  # so that the test need not wait for a minute
-    wait_until(lambda: runs.look(run).is_silent(time.time()))
+    wait(lambda: runs.look(run).is_silent(time.time()))
     assert "The run is not responding" in message(run)
     run_actions.ask(run.id, "stop")
     assert (workers.wait() < 0, status(run)) == (True, "interrupted")
@@ -151,9 +151,9 @@ def test_a_second_interrupt_ends_a_command_that_hangs(tiny_sd: Path) -> None:
     env = unmeasured() | {"LIMNER_TEST": "1", "LIMNER_FAULT": "stuck@1"}
     with subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, env=env) as typed:
         try:
-            wait_until(lambda: bool(runs.look(run).state.phase))
+            wait(lambda: bool(runs.look(run).state.phase))
             typed.send_signal(signal.SIGINT)
-            wait_until((run.folder / "ask" / "stop").exists)
+            wait((run.folder / "ask" / "stop").exists)
             assert typed.poll() is None
             typed.send_signal(signal.SIGINT)
             printed = typed.communicate(timeout=60)[1]
@@ -247,7 +247,7 @@ def test_a_small_disk(tiny_sd: Path, tmp_path: Path, workers: Workers, undisturb
         assert "the checkpoints of this run need about" in message(run)
         ballast.unlink()
         workers.start(run)
-        wait_until(lambda: bool(runs.look(run).state.checkpoints))
+        wait(lambda: bool(runs.look(run).state.checkpoints))
         ballast.write_bytes(bytes(max(0, storage.free_space(disk) - 8192)))
         code = workers.wait()
         whole(run)

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import CHECKOUT
-from tests.integration.runs.test_processes import make, wait_until
+from tests.conftest import CHECKOUT, wait
+from tests.integration.runs.test_processes import make
 from trainer import runs
 from trainer.runs import control
 from ui.state import warm_worker
@@ -39,7 +39,7 @@ def test_a_run_has_the_worker_that_waits(character: Path, tiny_sd: Path) -> None
     waiting().kill()
     waiting().wait()
     warm_worker.start(other)
-    wait_until(lambda: runs.look(other).state.pid)
+    wait(lambda: runs.look(other).state.pid)
     control.kill(other)
     warm_worker.prepare()
     process = waiting()
@@ -51,14 +51,14 @@ def test_a_run_has_the_worker_that_waits(character: Path, tiny_sd: Path) -> None
     warm_worker._hand_over(run)
     assert warm_worker._waiting is None
     warm_worker.close()  # the page ends: what has a run goes on
-    wait_until(lambda: runs.look(run).state.pid)
+    wait(lambda: runs.look(run).state.pid)
     (run.folder / "ask" / "process").rmdir()  # as the worker does with a note when it ends
-    wait_until(lambda: runs.look(run).status == "finished")
+    wait(lambda: runs.look(run).status == "finished")
     assert runs.look(run).state.pid == process.pid
     assert part.exists()
     assert len(set(re.findall(r'"kind":"began","pid":(\d+)', run.log.read_text()))) == 1
     assert "already running" not in run.worker_log.read_text()
-    wait_until(lambda: process.poll() == 0)
+    wait(lambda: process.poll() == 0)
 
 
 @pytest.mark.slow
@@ -67,14 +67,14 @@ def test_it_ends_with_the_page_however_that_ends(home: Path) -> None:
     code += "os._exit(9)"
     page = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert page.returncode == 9
-    wait_until(lambda: not psutil.pid_exists(int(page.stdout)))
+    wait(lambda: not psutil.pid_exists(int(page.stdout)))
 
 
 def test_it_ends_after_a_while_and_several_people_have_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_worker, "IDLE", 0.2)
     warm_worker.prepare()
     process = waiting()
-    wait_until(lambda: process.poll() is not None)
+    wait(lambda: process.poll() is not None)
     assert warm_worker._waiting is None
     monkeypatch.setitem(os.environ, "LIMNER_SHARED", str(home))
     warm_worker.prepare()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.integration.runs.test_processes import wait_until
+from tests.conftest import wait
 from tests.unit.runs.test_run import named
 from trainer import config, runs
 from trainer.runs import Run, cards, queue
@@ -46,7 +46,7 @@ class Worker:
 
     def gets(self, numbers: str) -> None:
         """Wait until it has these cards."""
-        wait_until(lambda: self.has)
+        wait(lambda: self.has)
         assert self.has == numbers
 
     def end(self) -> None:
@@ -85,17 +85,17 @@ def test_a_run_for_two_cards_is_not_passed_by_runs_for_one(start: Start, tmp_pat
     first, second, third, fourth = map(named, ("0001", "0002", "0003", "0004"))
     of_ben = runs.create(config.build({"name": "x", "dataset": "rin"}), tmp_path / "people" / "ben" / "outputs" / "x")
     holder, another = start(first, ONE), start(second, ONE)
-    wait_until(lambda: holder.has and another.has)
+    wait(lambda: holder.has and another.has)
     both, behind = start(third, TWO), start(fourth, ONE)
     holder.end()
-    wait_until(lambda: runs.is_locked(cards.known()[1].reservation))
+    wait(lambda: runs.is_locked(cards.known()[1].reservation))
     elsewhere = start(of_ben, ONE)  # in the line of another user, where nobody is ahead
     stays(lambda: not (both.has or behind.has or elsewhere.has))
     another.end()
     both.gets("01")
     stays(lambda: not (behind.has or elsewhere.has))
     both.end()
-    wait_until(lambda: {behind.has, elsewhere.has} == {"0", "1"})
+    wait(lambda: {behind.has, elsewhere.has} == {"0", "1"})
 
 
 def test_what_a_run_has_gathered_goes_to_who_passes_it(start: Start) -> None:
@@ -105,13 +105,13 @@ def test_what_a_run_has_gathered_goes_to_who_passes_it(start: Start) -> None:
     another.gets("1")
     both, behind = start(third, TWO), start(fourth, ONE)
     another.end()
-    wait_until(lambda: runs.is_locked(cards.known()[1].reservation))
+    wait(lambda: runs.is_locked(cards.known()[1].reservation))
     stays(lambda: not behind.has)
     queue.hold(third)
     behind.gets("1")
     queue.hold(third, release=True)
     behind.end()
-    wait_until(lambda: runs.is_locked(cards.known()[1].reservation))
+    wait(lambda: runs.is_locked(cards.known()[1].reservation))
     newest = start(fifth, ONE)
     stays(lambda: not newest.has)
     queue.move(fifth, 1)
@@ -129,10 +129,10 @@ def test_a_reserved_card_is_free_for_who_reserved_it_alone() -> None:
 def test_two_runs_for_two_cards_do_not_wait_for_each_other(start: Start) -> None:
     first, second = map(named, ("0001", "0002"))
     workers = [start(first, TWO), start(second, TWO)]
-    wait_until(lambda: any(worker.has for worker in workers))
+    wait(lambda: any(worker.has for worker in workers))
     stays(lambda: not all(worker.has for worker in workers))
     next(worker for worker in workers if worker.has).end()
-    wait_until(lambda: all(worker.has == "01" for worker in workers))
+    wait(lambda: all(worker.has == "01" for worker in workers))
 
 
 def test_what_a_run_has_counts_when_cards_are_free_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from tests import fake_hub, single_file
-from tests.integration.runs.test_processes import wait_until
+from tests.conftest import wait
 from tests.unit.base_models.test_detect import SD15, SDXL, UNET, write
 from tests.unit.ui.answers import answers
 from trainer import config, paths, runs
@@ -66,11 +66,11 @@ def test_a_model_is_downloaded_when_it_is_asked_for(home: Path, tiny_sd: Path, m
         fake.seconds_per_piece = 60
         begun = base_model.download("anna/base")
         assert (begun["download"].visible, begun["cancel"].visible, begun["timer"].active) == (False, True, True)
-        wait_until(lambda: "Downloading:" in base_model.follow("anna/base")["text"])
+        wait(lambda: "Downloading:" in base_model.follow("anna/base")["text"])
         assert base_model.cancel("anna/base")["download"].visible
         fake.seconds_per_piece = 0
         base_model.download("anna/base")
-        wait_until(lambda: base_model.follow("anna/base")["downloaded"] == "anna/base")
+        wait(lambda: base_model.follow("anna/base")["downloaded"] == "anna/base")
     text, usable, download = described("anna/base")
     assert "Stable Diffusion 1.x · predicts noise" in text
     assert (usable, download) == (True, False)

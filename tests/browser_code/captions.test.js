@@ -16,7 +16,7 @@ const saved = (caption, at) => ({ ok: true, at, caption, badges: [], tokens: "3 
 
 function open(t, value = grid({ "a.png": "a cat", "b.png": "a dog" }), window = openPage(t)) {
   const calls = [], measured = [], removals = [];
-  window.limnerFields = { moment: () => SENT };
+  window.limnerFields = { moment: () => SENT, post: async () => {} };
   const server = { save_caption: slowly(calls), measure: slowly(measured), remove: slowly(removals) };
   const shown = component(window, "captions", { value, server });
   const area = (name) => [...shown.element.querySelectorAll("textarea")].find(({ dataset }) => dataset.name === name);
@@ -167,12 +167,12 @@ test("a removal is asked for again while the server is away", async (t) => {
 
 test("images whose removal was not answered are removed by the next page", async (t) => {
   const { of, removals, window } = open(t), posted = [];
-  window.fetch = async (address, { body }) => posted.push([address, JSON.parse(body).removals]);
+  window.limnerFields.post = async ({ removals: sent }) => posted.push(structuredClone(sent));
   for (const name of ["a.png", "b.png"]) of(name).querySelector(".remove").click();
   await settle();
   fire(window, "pagehide");
   const [first, second] = ["a.png", "b.png"].map((name) => ({ project: "mira", names: [name] }));
-  assert.deepEqual([removals.length, posted], [1, [["/typed", [first, second]]]]);
+  assert.deepEqual([removals.length, posted], [1, [[first, second]]]);
   removals[0].fail(); // as the browser ends it
   await settle();
   window.document.body.innerHTML = "";

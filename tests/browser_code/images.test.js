@@ -221,6 +221,13 @@ test("what is typed is sent under its project when typing pauses, and again unti
   assert.equal(window.sessionStorage.getItem("limner-typed-fields"), "[]");
 });
 
+test("what is too large to outlive its page is sent while the page lives, as browsers would refuse it", async (t) => {
+  const { requests, window } = openFields(t, [STORED, STORED]);
+  component(window, "fields");
+  for (const text of ["short", "é".repeat(40_000)]) await window.limnerFields.post({ fields: [], captions: [text] });
+  assert.deepEqual(requests, [["/typed", true], ["/typed", false]]);
+});
+
 test("what was typed last is sent as the page is left, and by the next page if that failed", async (t) => {
   const { requests, typeIn, window } = openFields(t, [Promise.resolve({ status: 500 }), Promise.resolve(STORED)]);
   component(window, "fields");

@@ -338,8 +338,7 @@ window.limnerSaved = async () => {
 // What is still to be saved when the page is left; the next page of this tab tries again.
 window.addEventListener("pagehide", () => {
   if (!typed.size && !unanswered.size) return;
-  const body = JSON.stringify({ captions: [...typed.values()], removals: [...unanswered] });
-  fetch("/typed", { method: "POST", keepalive: true, body });
+  window.limnerFields.post({ captions: [...typed.values()], removals: [...unanswered] }).catch(() => {});
 });
 window.limnerSelection = () => ({ ...chosen, sent: window.limnerFields.moment() });
 watch("value", () => {

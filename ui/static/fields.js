@@ -30,13 +30,16 @@ function draft(/** @type {Record<string, string | boolean>} */ fields) {
   keep();
 }
 
+function post(/** @type {object} */ typed) {
+  const body = JSON.stringify(typed);
+  return fetch("/typed", { method: "POST", keepalive: new Blob([body]).size < MOST, body });
+}
+
 async function send() {
   clearTimeout(timer);
   const sent = [...drafts];
   if (!sent.length) return;
-  const body = JSON.stringify({ fields: sent.map(([, field]) => field) });
-  const request = { method: "POST", keepalive: new Blob([body]).size < MOST, body };
-  const answer = await fetch("/typed", request).catch(() => null);
+  const answer = await post({ fields: sent.map(([, field]) => field) }).catch(() => null);
   if (!answer || answer.status >= 500 || UNDECIDED.includes(answer.status)) {
     later(AGAIN);
     return;
@@ -47,7 +50,7 @@ async function send() {
   if (refused.length) await window.limner.ask(refused.join(" "));
 }
 
-window.limnerFields = { store: (fields) => (draft(fields), send()), moment };
+window.limnerFields = { store: (fields) => (draft(fields), send()), moment, post };
 document.addEventListener("input", ({ target }) => {
   const name = NAMES[target.closest?.(Object.keys(NAMES).map((id) => `#${id}`).join())?.id ?? ""];
   if (!name || !target.matches("input, textarea")) return;

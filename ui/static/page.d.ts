@@ -13,7 +13,11 @@ declare global {
   interface Window {
     limnerSaved?: () => Promise<void>; // of captions.js
     limnerSelection?: () => Chosen & { sent: Moment }; // of captions.js: what the grid is to show
-    limnerFields: { store(fields: Record<string, string | boolean>): Promise<void>; moment(): Moment }; // of fields.js
+    limnerFields: { // of fields.js
+      store(fields: Record<string, string | boolean>): Promise<void>;
+      moment(): Moment;
+      post(typed: object): Promise<Response>;
+    };
     limner: { // of start.js
       open(project: string, report?: string): void;
       show(change: { tab?: string; run?: string }): void;

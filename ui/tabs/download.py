@@ -142,8 +142,8 @@ def _row(view: View) -> str:
     rest = f"{_peft_link(view)} {file and kept}"
     return (
         f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<h2>{escape(name(run))} {status}</h2>"
-        f"{_trigger_word(view)}{_facts(view)}<p class='links'>{file or kept}</p>{_verdicts(view)}"
-        f"<details class='more'><summary>{_('More')}</summary>{_settings(view)}"
+        f"{_trigger_word(view)}{_facts(view)}{_settings(view)}<p class='links'>{file or kept}</p>{_verdicts(view)}"
+        f"<details class='more'><summary>{_('More')}</summary>"
         f"<p class='links'>{rest}{_actions(view)}</p></details></article>"
     )
 
@@ -162,7 +162,7 @@ def _trigger_word(view: View) -> str:
 
 
 def _facts(view: View) -> str:
-    """Render the base model, the step, and when that was."""
+    """Render the base model, the step, how long that took, and when it was."""
     state, facts = view.state, []
     with suppress(UserError, OSError):  # its settings cannot be read
         facts.append(escape(PurePath(view.run.config().model.base).name))
@@ -170,6 +170,8 @@ def _facts(view: View) -> str:
         facts.append(_("step {step} of {steps}", step=state.step, steps=state.steps))
     else:
         facts.append(ngettext("{n} step", "{n} steps", state.step))
+    if state.seconds:
+        facts.append(duration(state.seconds))
     if state.updated:
         facts.append(when(state.updated))
     return f"<p class='quiet'>{' &middot; '.join(facts)}</p>"
@@ -188,11 +190,9 @@ def when(time: datetime) -> str:
 
 
 def _settings(view: View) -> str:
-    """Render how long a run took, and the settings that differ from its preset."""
-    facts = [duration(view.state.seconds)] * bool(view.state.seconds)
-    with suppress(UserError, OSError):
-        facts.append(escape(run_settings.described(view.run)))
-    return f"<p class='quiet'>{' &middot; '.join(filter(None, facts))}</p>"
+    """Render the settings that differ from the preset, by which runs of one name are told apart; else ""."""
+    described = run_settings.described(view.run)
+    return f"<p class='quiet'>{escape(described)}</p>" * bool(described)
 
 
 def _actions(view: View) -> str:

@@ -40,6 +40,7 @@ from limner_extensions.recipes.sections import (
     set_base,
     set_prompts,
     set_resolutions,
+    set_training_adapter,
 )
 from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
@@ -94,8 +95,8 @@ NAMES = Names(("train.optimizer",), ("train.lr", "train.unet_lr", "train.text_en
 OF_THAT_MACHINE = re.compile(
     r"job$|name$|meta\.|training_folder|sqlite_db_path|device$|trigger_word|logging\.|performance_log_every|"
     r"datasets\.\d+\.(folder_path|dataset_path|mask_path|control_path|trigger_word|default_caption|clip_image_path|"
-    r"unconditional_path|inpaint_path)|save\.(push_to_hub|hf_\w+)|model\.(vae_path|\w*lora_path|extras_name_or_path|"
-    r"te_name_or_path|unet_path|model_paths)|network\.pretrained_lora_path|train\.(start_step|adapter_assist\w*)"
+    r"unconditional_path|inpaint_path)|save\.(push_to_hub|hf_\w+)|model\.(vae_path|(?!assistant_)\w*lora_path|"
+    r"extras_name_or_path|te_name_or_path|unet_path|model_paths)|network\.pretrained_lora_path|train\.(start_step|adapter_assist\w*)"
 )
 DECIDED_HERE = re.compile(
     r"type$|datasets\.\d+\.(cache_\w+|caption_ext|buckets|bucket_tolerance|num_workers|prefetch_factor|num_frames|"
@@ -151,6 +152,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
         draft.leave("decided here", "network.conv", "network.conv_alpha", "model.is_v_pred")
     draft.apply(DIRECT)
     set_base(draft, "model.name_or_path")
+    set_training_adapter(draft, "model.assistant_lora_path")
     _set_passes_and_size(draft)
     _set_adapter(draft, flow)
     _set_optimizer(draft)

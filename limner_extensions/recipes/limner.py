@@ -17,6 +17,8 @@ DECIDED_HERE = re.compile(
     r"training\.(devices|cards|memory|micro_batches|gradient_checkpointing|offload)|model\.family"
 )
 
+FILES = ("model.base", "model.training_adapter")  # which may be on the hub
+
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
     """Return True if a table is a config of Limner."""
@@ -35,14 +37,10 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
             draft.leave("of that machine", key)
         elif DECIDED_HERE.match(key):
             draft.leave("decided here", key)
-        elif (
-            key == "model.base"
-            and value != MICRO
-            and not detect.is_here(str(value))
-            and not detect.is_hub_name(str(value))
-        ):
+        elif key in FILES and value != MICRO and not detect.is_here(str(value)) and not detect.is_hub_name(str(value)):
             draft.leave("of that machine", key)
-            sections.note_base(draft, str(value))
+            if key == "model.base":
+                sections.note_base(draft, str(value))
         else:
             draft.set(key, value, key)
     return draft.finish("Limner")

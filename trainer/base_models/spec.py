@@ -234,6 +234,7 @@ class FamilySpec:
     guided: bool = False  # its denoiser is told the guidance, which it is distilled to follow
     distilled_names: str = ""  # pattern of names that its distilled models have, where no kind of them is named
     few_steps: int = 0  # of previews of its distilled models, unless a name says otherwise; 0 = as usual for their kind
+    training_adapter: str = ""  # name on the hub of one for its distilled model
     vae_channels: int = 4  # of its latents
     vae_shift: float = 0.0  # mean of the VAE's latents
     vae_class: str = "AutoencoderKL"  # of diffusers

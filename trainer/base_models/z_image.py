@@ -96,5 +96,6 @@ SPEC = FamilySpec(
     vae_file="ae",
     variants={"flow": 1024},
     few_steps=9,
+    training_adapter="ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
     step_memory=(48.9, 38.0, 25.9, 14.5, 14.5, 9.4, 3.7),
 )

@@ -89,7 +89,8 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     data = renames.current(data)
     model = data.get("model", {})
     if isinstance(model, dict):
-        typed = {key: paths.unquoted(model[key]) for key in ("base", "vae") if isinstance(model.get(key), str)}
+        named = ("base", "vae", "training_adapter")
+        typed = {key: paths.unquoted(model[key]) for key in named if isinstance(model.get(key), str)}
         model = model | typed
         data = data | ({"model": model} if typed else {})
     model = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
@@ -299,7 +300,11 @@ def with_paths(
         for subject in config.taught[1:]
     )
     start = {"start": file(config.adapter.start)} if isinstance(config.adapter, Lora) else {}
-    model = {"base": base(config.model.base), "vae": file(config.model.vae)}
+    model = {
+        "base": base(config.model.base),
+        "vae": file(config.model.vae),
+        "training_adapter": base(config.model.training_adapter),  # which may be on the hub, too
+    }
     regularization = {"dataset": dataset(config.regularization.dataset)}
     return config.model_copy(
         update={

@@ -77,6 +77,13 @@ class ModelConfig(Section):
         description="A .safetensors file, or a folder in diffusers format, that replaces the base model's own VAE; "
         "empty = its own.",
     )
+    training_adapter: str = Field(
+        "",
+        max_length=1000,
+        title="Training adapter",
+        description="For a distilled model: an adapter file, or its name on the hub (owner/name/file), that is added "
+        "to the base while training. Previews and the finished adapter leave it out.",
+    )
     weights: Literal["full", "int8", "nf4"] = Field(
         "full",
         title="Weights",
@@ -162,6 +169,7 @@ class Record(Section):
     base_sha256: str = Field("", description="Over the weights of the base model's denoiser.")
     vae_sha256: str = Field("", description="Over the weights of the VAE, if it is given separately.")
     start_sha256: str = Field("", description="Over the adapter that the training started from.")
+    training_adapter_sha256: str = Field("", description="Over the training adapter.")
     prediction_type: str = Field("", description="How the prediction type of the base model was determined.")
     packages: dict[str, str] = Field(default_factory=dict, description="Versions of the packages that compute.")
     device: str = Field("", description="Device of the training.")

@@ -12,11 +12,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from trainer import paths, storage
 from trainer.adapter_files import low_rank, reader
 from trainer.adapter_files.modules import Module, bias_change
 from trainer.adapter_files.reader import AdapterFile
-from trainer.base_models import layer_names
+from trainer.base_models import adapter_location, layer_names
 from trainer.config.adapter import AdapterConfig, Lora, target_layers
 from trainer.errors import UserError
 from trainer.families import offload
@@ -336,20 +335,7 @@ def _start_modules(settings: AdapterConfig) -> tuple[str, Mapping[str, Module]]:
 def _start_file(settings: AdapterConfig) -> Path | None:
     if not isinstance(settings, Lora) or not settings.start:
         return None
-    path = Path(settings.start).expanduser()
-    if not path.is_file() or not paths.is_allowed(path):
-        raise UserError("The adapter {file} to start from is not there.", "Choose another one.", file=path.name)
-    return path
-
-
-def start_checksum(settings: AdapterConfig) -> str:
-    """Return the SHA-256 of the adapter that the settings start from; "" if they name none.
-
-    Raises:
-        UserError: it is not there.
-    """
-    path = _start_file(settings)
-    return storage.sha256(path) if path else ""
+    return adapter_location.find(settings.start)
 
 
 def start_note(adapter: Adapter) -> str:

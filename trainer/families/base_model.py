@@ -11,13 +11,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer import devices
-from trainer.base_models import detect, vae
+from trainer.base_models import adapter_location, detect, layer_names, vae
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec
 from trainer.config import ModelConfig
 from trainer.devices import Precision
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import gradient_checkpointing, offload
+from trainer.families import frozen_adapter, gradient_checkpointing, offload
+from trainer.families.adapter import named
 from trainer.families.family import Family
 from trainer.families.quantize import quantize
 
@@ -54,8 +55,11 @@ def precision(model: ModelConfig, device: torch.device) -> Precision:
 def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:
     """Load a base model for a device into main memory, from where its parts are moved there when they are needed.
 
+    The training adapter in the settings is added to it, but images are generated without.
+
     Raises:
-        UserError: it does not exist, cannot be used, or is of another family than the settings say.
+        UserError: it does not exist, cannot be used, or is of another family than the settings say; or the training
+            adapter is not there, or does not fit.
     """
     path, revision = detect.locate(model.base, model.revision)
     base = replace(detect.look(path), revision=revision)
@@ -85,6 +89,10 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     large = family.spec.encoder_of(family.base.size)
     if large and (encoder := family.prompt_encoders().get(large.file_name)):
         quantize(encoder, model.weights, (large.blocks,), family.spec.title)
+    if model.training_adapter:
+        names = {name: layer for name, _owner, _attribute, layer in named(family)}
+        layers = {name: layer for name, layer in names.items() if name.startswith(layer_names.DENOISER_PREFIXES)}
+        frozen_adapter.add(layers, adapter_location.find(model.training_adapter), dtype)
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)
     return family

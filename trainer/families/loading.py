@@ -27,7 +27,7 @@ from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import DENOISER_KEYS, FamilySpec, PredictionType
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import text_encoder_loading, vae_loading, weights
+from trainer.families import frozen_adapter, text_encoder_loading, vae_loading, weights
 from trainer.i18n import _
 
 Pipeline = Any  # of diffusers, which is untyped
@@ -304,7 +304,7 @@ def autocast(denoiser: Untyped) -> AbstractContextManager[Any]:
 
 def generate_latents(pipeline: Pipeline, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
     """Generate the scaled latents [c, h, w] of a square image, the same for the same request on the same device."""
-    with torch.no_grad(), autocast(denoiser(pipeline)):
+    with torch.no_grad(), autocast(denoiser(pipeline)), frozen_adapter.off(denoiser(pipeline)):
         latents: Tensor = pipeline(
             prompt,
             num_inference_steps=steps,
@@ -330,7 +330,8 @@ def denoiser(pipeline: Pipeline) -> Untyped:
 
 def sample(pipeline: Pipeline, prompts: Mapping[str, Any], options: Mapping[str, Any]) -> Tensor:
     """Generate scaled latents [1, c, h, w] from encoded prompts and options, both as the pipeline has them."""
-    with torch.no_grad(), autocast(denoiser(pipeline)), without_text_encoders(pipeline):
+    model = denoiser(pipeline)
+    with torch.no_grad(), autocast(model), frozen_adapter.off(model), without_text_encoders(pipeline):
         latents: Tensor = pipeline(**prompts, **options, output_type="latent").images
     return latents
 

@@ -251,6 +251,8 @@ def check_unchanged(before: Record, now: Record) -> None:
         raise UserError("The base model changed since this run started.", remedy)
     if before.vae_sha256 != now.vae_sha256:
         raise UserError("The VAE changed since this run started.", remedy)
+    if before.training_adapter_sha256 != now.training_adapter_sha256:
+        raise UserError("The training adapter changed since this run started.", remedy)
     if before.start_sha256 != now.start_sha256:
         raise UserError("The adapter that this run started from has changed.", remedy)
 

@@ -31,6 +31,7 @@ from trainer.training.checkpoint import TrainState
 # The others wait while the main process waits for the device, and all for the slowest to encode; but not in a step.
 PATIENCE = timedelta(days=7)
 ANSWERED_WITHIN = timedelta(minutes=30)
+OWN_FILES = {"base", "vae", "training_adapter"}  # of a model: each machine has its own paths
 CHUNK = 2**26  # bytes that are broadcast at once
 
 _groups: dict[str, Any] = {}  # process groups, by how long their members wait for each other
@@ -114,7 +115,7 @@ def wait(accelerator: Accelerator) -> None:
 def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
     """Return the main process's settings, and record the number of processes, whoever started them.
 
-    The paths of dataset, base model and VAE remain each machine's own.
+    The paths of dataset, base model, VAE and training adapter remain each machine's own.
 
     Raises:
         UserError: a batch has fewer images than there are processes.
@@ -126,7 +127,7 @@ def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
         own_paths = {
             "dataset": config.dataset,
             "regularization": main.regularization.model_copy(update={"dataset": config.regularization.dataset}),
-            "model": main.model.model_copy(update={"base": config.model.base, "vae": config.model.vae}),
+            "model": main.model.model_copy(update=config.model.model_dump(include=OWN_FILES)),
         }
         config = main.model_copy(update=own_paths)
     return config.model_copy(update={"record": config.record.model_copy(update={"devices": processes})})
@@ -142,9 +143,10 @@ def check_same(accelerator: Accelerator, config: TrainConfig) -> None:
         return
     with _together(PATIENCE):
         torch.distributed.all_reduce(torch.zeros(1), group=_groups["patient"])
-    own: dict[str, Any] = {"dataset": True, "regularization": {"dataset"}, "model": {"base", "vae"}, "record": True}
+    own: dict[str, Any] = {"dataset": True, "regularization": {"dataset"}, "model": OWN_FILES, "record": True}
     record = config.record
-    inputs = config.model_dump_json(exclude=own) + record.dataset_sha256 + record.base_sha256 + record.vae_sha256
+    prints = (record.dataset_sha256, record.base_sha256, record.vae_sha256, record.training_adapter_sha256)
+    inputs = "".join((config.model_dump_json(exclude=own), *prints))
     number = float(int.from_bytes(hashlib.sha256(inputs.encode()).digest()[:6], "big"))
     if largest(accelerator, number) != -largest(accelerator, -number):
         raise UserError(

@@ -7,13 +7,14 @@ from itertools import chain
 import torch
 from accelerate import Accelerator
 
-from trainer import __version__, devices, families
+from trainer import __version__, devices, families, storage
+from trainer.base_models import adapter_location
 from trainer.config import Record, TrainConfig, adjustments, base_notes
 from trainer.data import checks, dataset, image_stats
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, group_by_kind
 from trainer.errors import UserError
-from trainer.families import Family, adapter
+from trainer.families import Family
 from trainer.i18n import _, ngettext
 from trainer.runs import Run, events
 from trainer.sampling.sampler import native_side
@@ -86,11 +87,17 @@ def identify(config: TrainConfig, family: Family, examples: tuple[Example, ...])
         dataset_sha256=dataset.digest((*examples, *regularization), by_line=config.captions.multiple),
         base_sha256=known["denoiser"],
         vae_sha256=known.get("vae", ""),
-        start_sha256=adapter.start_checksum(config.adapter),
+        start_sha256=_checksum(getattr(config.adapter, "start", "")),
+        training_adapter_sha256=_checksum(config.model.training_adapter),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=devices.name(family.device),
         devices=config.record.devices,
     )
+
+
+def _checksum(adapter: str) -> str:
+    """Return the SHA-256 of an adapter file that settings name; "" if they name none."""
+    return storage.sha256(adapter_location.find(adapter)) if adapter else ""
 
 
 def complete(config: TrainConfig, record: Record, family: Family, captions: list[str]) -> TrainConfig:

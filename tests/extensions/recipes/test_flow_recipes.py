@@ -227,3 +227,27 @@ def test_recipes_for_z_image(tmp_path: Path, text: str, shift: float) -> None:
     assert levels(settings, "z_image") == pytest.approx(theirs, abs=2e-3)
     with pytest.raises(UserError, match="cannot write settings of sd-scripts for Z-Image"):
         kohya_export.export(settings)
+
+
+TURBO = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("named", "taken", "note"),
+    [
+        (TURBO, TURBO, f"limner download {TURBO}"),
+        ("C:/loras/turbo.safetensors", "", "training adapter turbo.safetensors; choose yours"),
+        ("ostris/turbo", "", "training adapter turbo; choose yours"),
+    ],
+)
+def test_the_training_adapter_of_a_job_is_taken_from_the_hub(tmp_path: Path, named: str, taken: str, note: str) -> None:
+    job = FLUX_JOB.replace("is_flux: true", f'arch: "zimage:turbo", assistant_lora_path: "{named}"')
+    recipe = read(tmp_path, job)
+    assert built(recipe).model.training_adapter == taken
+    assert [text for text in recipe.notes if note in text]
+
+
+def test_a_config_of_ours_keeps_a_training_adapter_from_the_hub(tmp_path: Path) -> None:
+    own = {name: {"name": "x", "dataset": "x", "model": {"training_adapter": name}} for name in (TURBO, "C:/turbo.x")}
+    recipes = [read(tmp_path, json.dumps(settings)) for settings in own.values()]
+    assert [built(recipe).model.training_adapter for recipe in recipes] == [TURBO, ""]

@@ -525,7 +525,7 @@ def test_a_start_that_changed_or_is_gone_is_not_resumed_with(character: Path, ti
     with pytest.raises(UserError, match="started from has changed"):
         finish(run)
     first.unlink()
-    with pytest.raises(UserError, match="to start from is not there"):
+    with pytest.raises(UserError, match="is not there"):
         finish(run)
 
 

@@ -180,15 +180,18 @@ def test_no_path_is_published(folder: str) -> None:
     settings = config.build(
         {
             "name": "rin", "dataset": f"{folder}rin", "regularization": {"dataset": f"{folder}people"},
-            "model": {"base": f"{folder}fox.safetensors", "vae": f"{folder}vae.safetensors"},
+            "model": {"base": f"{folder}fox.safetensors", "vae": f"{folder}vae.safetensors",
+                      "training_adapter": f"{folder}turbo.safetensors"},
         }
     )  # fmt: skip
     text = config.dump(config.without_paths(settings))
     assert "anna" not in text
     lines = ('dataset = "rin"', 'base = "fox.safetensors"', 'vae = "vae.safetensors"', 'dataset = "people"')
+    lines += ('training_adapter = "turbo.safetensors"',)
     assert all(line in text for line in lines)
-    named = config.build({"name": "rin", "dataset": "rin", "model": {"base": "anna/fox"}})
-    assert config.without_paths(named).model.base == "anna/fox"
+    model = {"base": "anna/fox", "training_adapter": "anna/fox/turbo.safetensors"}
+    public = config.without_paths(config.build({"name": "rin", "dataset": "rin", "model": model})).model
+    assert {"base": public.base, "training_adapter": public.training_adapter} == model
 
 
 FURTHER = (([512], 768, None), ([896, 512], 768, [512]), ([768], 768, []), ([704, 640], 768, None))

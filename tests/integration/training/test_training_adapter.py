@@ -1,0 +1,171 @@
+"""A training adapter changes what the base model computes in training, and no image and no file."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.integration.families.test_families import KINDS, answer, load, question
+from tests.integration.families.test_offload import Card
+from tests.integration.training.test_settings import pixels
+from tests.integration.training.test_train import (
+    assert_resumes,
+    disturb,
+    finish,
+    finished,
+    losses,
+    same,
+    settings,
+    stopped_at,
+    taken_from,
+)
+from trainer import families, foreign_text, runs
+from trainer.adapter_files import reader
+from trainer.base_models import detect, name_hints
+from trainer.config import base_notes
+from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
+from trainer.errors import UserError
+from trainer.families import gradient_checkpointing
+from trainer.train import train
+
+
+def save(base: Path, path: Path, config: AdapterConfig | None = None, *, text_encoder: bool = False) -> Path:
+    """Save an adapter for a base model that changes a lot."""
+    adapter = families.attach(load(base), config or Lora(rank=4), text_encoder=text_encoder, seed=3)
+    disturb(adapter)
+    save_file(adapter.tensors(), path)
+    return path
+
+
+@pytest.fixture
+def file(tiny_sd: Path, tmp_path: Path) -> Path:
+    return save(tiny_sd, tmp_path / "turbo.safetensors")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_added_to_predictions_but_not_to_images(bases: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    path = save(bases[kind], tmp_path / "turbo.safetensors")
+    bare, family = load(bases[kind]), load(bases[kind], training_adapter=str(path))
+    images = {"seed": 1, "steps": 2, "guidance": 2.0, "side": 64}
+    with families.patched(bare, [(reader.read(path), 1.0)]):
+        expected = answer(bare)
+    assert torch.allclose(answer(family), expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(answer(bare), expected, rtol=1e-2, atol=1e-2)
+    assert torch.equal(family.generate_latents("rin", **images), bare.generate_latents("rin", **images))
+    assert torch.allclose(answer(family), expected, rtol=1e-3, atol=1e-4), "it is on again"
+    assert families.fingerprint(family.denoiser) == families.fingerprint(bare.denoiser)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Lora(rank=32, alpha=8.0, targets="conv"), LoHa(rank=2, alpha=2.0), LoKr(rank=2, alpha=2.0)],
+    ids=["convolutions", "LoHa", "LoKr"],
+)
+def test_each_low_rank_kind_is_added_exactly(tiny_sd: Path, tmp_path: Path, config: AdapterConfig) -> None:
+    path = save(tiny_sd, tmp_path / "turbo.safetensors", config)
+    bare, family = load(tiny_sd), load(tiny_sd, training_adapter=str(path))
+    with families.patched(bare, [(reader.read(path), 1.0)]):
+        expected = answer(bare)
+    assert torch.allclose(answer(family), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_a_quantized_base_takes_one_too(tiny_sd: Path, file: Path, bits: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    bare, family = load(tiny_sd, weights=bits), load(tiny_sd, weights=bits, training_adapter=str(file))
+    whole = load(tiny_sd, training_adapter=str(file))
+    assert (answer(family) - answer(whole)).norm() < 0.3 * (answer(family) - answer(bare)).norm()
+
+
+@pytest.mark.parametrize("trained", [Lora(rank=4), Lora(rank=4, dora=True), LoHa(rank=2)], ids=["LoRA", "DoRA", "LoHa"])
+def test_weights_that_wait_give_the_same_gradients(tiny_sd: Path, file: Path, trained: AdapterConfig) -> None:
+    family = load(tiny_sd, training_adapter=str(file))
+    adapter = families.attach(family, trained, text_encoder=False, seed=0)
+    with adapter.off():
+        base = answer(family)
+    assert torch.allclose(answer(family), base, atol=1e-6), "what is to be preserved is the base with it"
+    disturb(adapter)
+
+    def gradients() -> list[torch.Tensor]:
+        family.predict(*question(family)).square().mean().backward()
+        return taken_from(adapter)
+
+    expected = gradients()
+    gradient_checkpointing.recompute(family, "all", "all")
+    with Card(family.denoiser):
+        for gradient, known in zip(gradients(), expected, strict=True):
+            assert torch.equal(gradient, known)
+
+
+def test_a_run_with_one_resumes_and_leaves_it_out(character: Path, tiny_sd: Path, file: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"preservation__share": 0.5, "held_out__share": 0.1, "training__steps": 3}
+    options |= {"preview__at_start": True}
+    run = assert_resumes(settings(tiny_sd, model__training_adapter=str(file), **options), 1)
+    without = finished(tiny_sd, **options)
+    assert load_file(run.export).keys() == load_file(without.export).keys()
+    assert not same(load_file(run.export), load_file(without.export))
+    first = "previews/000000_0.png"
+    assert (pixels(run.folder / first) == pixels(without.folder / first)).all()
+    metadata = reader.read(run.export).metadata
+    named = foreign_text.parse_toml(metadata["limner.config"])["model"]["training_adapter"]
+    assert named == file.name
+    assert str(tmp_path) not in str(metadata)
+    [warning] = [text for text in runs.look(run).state.warnings if file.name in text]
+    assert "Previews and the finished adapter leave it out" in warning
+
+    zero = tmp_path / "zero.safetensors"
+    save_file({key: tensor * ("lora_up" not in key) for key, tensor in load_file(file).items()}, zero)
+    as_without = finished(tiny_sd, model__training_adapter=str(zero), **options)
+    assert same(load_file(as_without.export), load_file(without.export))
+    assert losses(as_without) == losses(without)
+
+
+def test_one_that_changed_or_is_gone_is_not_resumed_with(character: Path, tiny_sd: Path, file: Path) -> None:
+    run = runs.create(settings(tiny_sd, model__training_adapter=str(file), training__steps=2))
+    train(run.config(), stopped_at(1, run))
+    save_file({key: tensor * 0.5 for key, tensor in load_file(file).items()}, file)
+    with pytest.raises(UserError, match="training adapter changed since"):
+        finish(run)
+    file.unlink()
+    with pytest.raises(UserError, match="is not there"):
+        finish(run)
+
+
+def test_the_plan_of_a_distilled_model_names_both_ways(tiny_sd: Path, file: Path) -> None:
+    lightning = replace(detect.look(tiny_sd), few_step=name_hints.find_few_step("lightning"))
+    turbo = replace(lightning, family="z_image")
+    config, with_one = settings(tiny_sd), settings(tiny_sd, model__training_adapter=str(file))
+    assert "Rather train on the model that it was made from" in base_notes.find(config, lightning)[0]
+    assert "model.training_adapter" not in base_notes.find(config, lightning)[0]
+    assert "zimage_turbo_training_adapter_v2.safetensors" in base_notes.find(config, turbo)[0]
+    [note] = base_notes.find(with_one, turbo)
+    assert note.startswith("While training, turbo.safetensors is added")
+
+
+def refusal(base: Path, name: Path | str) -> str:
+    with pytest.raises(UserError) as error:
+        load(base, training_adapter=str(name))
+    return str(error.value)
+
+
+def test_what_does_not_fit_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    tiny, path = bases["sd15"], tmp_path / "turbo.safetensors"
+    assert "does not fit the base model: it changes lora_" in refusal(tiny, save(bases["sdxl"], path))
+    assert "does not fit the base model: it changes lora_" in refusal(tiny, save(bases["flux"], path))
+    assert "changes lora_te_" in refusal(tiny, save(tiny, path, text_encoder=True))
+    tensors = load_file(save(tiny, path))
+    save_file({key: torch.cat([part, part]) if "lora_up" in key else part for key, part in tensors.items()}, path)
+    assert "does not fit the base model" in refusal(tiny, path)
+    save(tiny, path, Lora(rank=4, dora=True))
+    assert "depends on the base's weights" in refusal(tiny, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "turbo" in refusal(tiny, path)
+    path.unlink()
+    assert "'turbo.safetensors' is not there" in refusal(tiny, path)
+    name = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors"
+    assert f"limner download {name}" in refusal(tiny, name)
+    with pytest.raises(UserError, match="limner download"):
+        base_notes.check(settings(tiny, model__training_adapter=name).model)

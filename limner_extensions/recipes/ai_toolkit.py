@@ -37,10 +37,10 @@ from limner_extensions.recipes.sections import (
     Side,
     numbered_prompts,
     prompt_line,
+    set_adapter_file,
     set_base,
     set_prompts,
     set_resolutions,
-    set_training_adapter,
 )
 from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
@@ -95,7 +95,7 @@ NAMES = Names(("train.optimizer",), ("train.lr", "train.unet_lr", "train.text_en
 OF_THAT_MACHINE = re.compile(
     r"job$|name$|meta\.|training_folder|sqlite_db_path|device$|trigger_word|logging\.|performance_log_every|"
     r"datasets\.\d+\.(folder_path|dataset_path|mask_path|control_path|trigger_word|default_caption|clip_image_path|"
-    r"unconditional_path|inpaint_path)|save\.(push_to_hub|hf_\w+)|model\.(vae_path|(?!assistant_)\w*lora_path|"
+    r"unconditional_path|inpaint_path)|save\.(push_to_hub|hf_\w+)|model\.(vae_path|(?!assistant_|inference_)\w*lora_path|"
     r"extras_name_or_path|te_name_or_path|unet_path|model_paths)|network\.pretrained_lora_path|train\.(start_step|adapter_assist\w*)"
 )
 DECIDED_HERE = re.compile(
@@ -152,7 +152,8 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
         draft.leave("decided here", "network.conv", "network.conv_alpha", "model.is_v_pred")
     draft.apply(DIRECT)
     set_base(draft, "model.name_or_path")
-    set_training_adapter(draft, "model.assistant_lora_path")
+    set_adapter_file(draft, "model.training_adapter", "model.assistant_lora_path")
+    set_adapter_file(draft, "preview.adapter", "model.inference_lora_path")
     _set_passes_and_size(draft)
     _set_adapter(draft, flow)
     _set_optimizer(draft)

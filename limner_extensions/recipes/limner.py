@@ -17,7 +17,7 @@ DECIDED_HERE = re.compile(
     r"training\.(devices|cards|memory|micro_batches|gradient_checkpointing|offload)|model\.family"
 )
 
-FILES = ("model.base", "model.training_adapter")  # which may be on the hub
+FILES = ("model.base", "model.training_adapter", "preview.adapter")  # which may be on the hub
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:

@@ -23,16 +23,18 @@ def set_base(draft: Draft, key: str) -> None:
         note_base(draft, PurePath(base.replace("\\", "/")).name)
 
 
-def set_training_adapter(draft: Draft, key: str) -> None:
-    """Set the training adapter if the recipe names one on the hub, or else say that it had one."""
+def set_adapter_file(draft: Draft, path: str, key: str) -> None:
+    """Set an adapter beside the base model if the recipe names one on the hub, or else say that it had one."""
     name = draft.get(key, text, "")
     if hub.NAME.fullmatch(name) and name.endswith(".safetensors"):
-        draft.set("model.training_adapter", name, key)
-        draft.note("Download the training adapter first: limner download {name}.", name=name)
+        draft.set(path, name, key)
+        draft.note("Download the adapter of the recipe first: limner download {name}.", name=name)
     elif name:
         draft.leave("of that machine", key)
         file = PurePath(name.replace("\\", "/")).name
-        draft.note("The recipe trains with the training adapter {file}; choose yours.", file=file[:100])
+        draft.note(
+            "The recipe names the adapter {file} ({key}): choose yours for {path}.", file=file[:100], key=key, path=path
+        )
 
 
 def note_base(draft: Draft, name: str) -> None:

@@ -92,6 +92,11 @@ def find_few_step(names: str, scheduler: str = "", usual: int = 0, others: str =
     return kind and replace(kind, steps=int(steps[1]) if steps else usual or kind.steps)
 
 
+def of_adapter(name: str) -> FewStep | None:
+    """Return the kind of a few-step adapter, by the path or name of its file; None if that does not tell."""
+    return find_few_step(re.sub(r"[\s.-]+", "_", Path(name).stem))
+
+
 def predicts_image(names: str) -> bool:
     """Return True if a name is that of Lightning's one-step model, which predicts the image, not its noise."""
     return "1step_x0" in names.lower()

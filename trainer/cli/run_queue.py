@@ -126,7 +126,7 @@ def read_settings(file: Path, assignments: Sequence[str], on: str = "") -> Train
     if on:
         extension.place(on)
     else:
-        base_notes.check(settings.model)
+        base_notes.check(settings)
     return settings
 
 

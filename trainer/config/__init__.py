@@ -17,12 +17,12 @@ from trainer.config.loading import (
     with_paths,
     without_paths,
 )
+from trainer.config.previews import PreviewConfig
 from trainer.config.prompt_lines import PictureConfig
 from trainer.config.run_config import (
     CheckpointConfig,
     ModelConfig,
     Preset,
-    PreviewConfig,
     Record,
     TrainConfig,
     micro_resolution,

@@ -32,6 +32,8 @@ from trainer.schema import Conflict, Section, SettingError, describe_error, kind
 PRESETS = Path(__file__).parent / "presets"
 # Default kinds of the unions; a preset or a file may choose others.
 KINDS = {"adapter": {"kind": "lora"}, "optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
+# Settings that are paths, which Windows copies in quotation marks.
+FILES = {"model": ("base", "vae", "training_adapter"), "adapter": ("start",), "preview": ("adapter",)}
 Settings = TypeVar("Settings", bound=Section)
 
 
@@ -87,12 +89,12 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     Those of a run that has begun are complete, but for settings that came later: it goes on without them.
     """
     data = renames.current(data)
-    model = data.get("model", {})
-    if isinstance(model, dict):
-        named = ("base", "vae", "training_adapter")
-        typed = {key: paths.unquoted(model[key]) for key in named if isinstance(model.get(key), str)}
-        model = model | typed
-        data = data | ({"model": model} if typed else {})
+    for section, names in FILES.items():
+        values = data.get(section)
+        if isinstance(values, dict):
+            typed = {key: paths.unquoted(values[key]) for key in names if isinstance(values.get(key), str)}
+            data = data | {section: values | typed}
+    model = data.get("model")
     model = {key: str(value) for key, value in model.items()} if isinstance(model, dict) else {}
     known = {key: model[key] for key in ("family", "revision", "prediction_type") if key in model}
     base: dict[str, Any] = {}
@@ -306,6 +308,7 @@ def with_paths(
         "training_adapter": base(config.model.training_adapter),  # which may be on the hub, too
     }
     regularization = {"dataset": dataset(config.regularization.dataset)}
+    preview = {"adapter": base(config.preview.adapter)}
     return config.model_copy(
         update={
             "dataset": dataset(config.dataset),
@@ -313,6 +316,7 @@ def with_paths(
             "adapter": config.adapter.model_copy(update=start),
             "model": config.model.model_copy(update=model),
             "regularization": config.regularization.model_copy(update=regularization),
+            "preview": config.preview.model_copy(update=preview),
         }
     )
 

@@ -5,6 +5,7 @@ the adapter, is Limner's own.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -108,3 +109,16 @@ def without_flags(text: str) -> str:
 
 def _wrong(flag: str, text: str) -> UserError:
     return UserError("{text!r} is no value for --{flag} of a preview prompt.", "Correct it.", text=text, flag=flag)
+
+
+def check_lines(parse: Callable[[str], object], lines: Iterable[str]) -> None:
+    """Check that a function can parse each line of a setting.
+
+    Raises:
+        ValueError: it cannot; it says why.
+    """
+    for line in lines:
+        try:
+            parse(line)
+        except UserError as error:
+            raise ValueError(f"{error.message} {error.remedy}") from None

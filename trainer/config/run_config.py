@@ -1,6 +1,5 @@
 """Schema of a run's settings: the TOML file, the form, the checks, the docs and the record come from here."""
 
-from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Literal
 
@@ -10,14 +9,15 @@ from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, detect
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
-from trainer.config import prompt_lines, subject_lines
+from trainer.config import subject_lines
 from trainer.config.adapter import AdapterConfig, ExportConfig, LoHa, LoKr, Lora
 from trainer.config.data import CaptionsConfig, HeldOutConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
+from trainer.config.previews import PreviewConfig
+from trainer.config.prompt_lines import check_lines
 from trainer.config.training import TrainingConfig
 from trainer.data.captions import contains_trigger
 from trainer.data.dataset import Subject
-from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.optim.optimizers import SECTIONS, AnyOptimizer
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
@@ -90,50 +90,6 @@ class ModelConfig(Section):
         description="Of the frozen base model in training: int8 and nf4 quantize its attention, and T5, to 8 or 4 bits "
         "for small GPUs; slightly less exact, slower, needs bitsandbytes.",
     )
-
-
-class PreviewConfig(Section):
-    """Images generated during training to show its progress."""
-
-    prompts: tuple[str, ...] = Field(
-        (),
-        max_length=16,
-        title="Preview prompts",
-        description="One per line; none = three captions of the dataset. A line may end with --w and --h (size), "
-        "--d (seed), --s (steps), --l (guidance), --n (negative prompt) and --strength.",
-    )
-    negative_prompt: str = Field(
-        "",
-        max_length=2000,
-        title="Negative prompt",
-        description="What the previews should not show.",
-    )
-    every: int = Field(100, ge=0, le=1_000_000, title="Preview every", description="Steps between previews; 0 = none.")
-    at_start: bool = Field(
-        True, title="Preview at the start", description="Also before the first step, to compare with the base model."
-    )
-    strength: float = Field(1.0, ge=0, le=2, title="Strength", description="Of the adapter in previews.")
-    guidance: float = Field(
-        7.5,
-        ge=1,
-        le=30,
-        title="Guidance",
-        description="How closely previews follow the prompt (Ho & Salimans 2022).",
-    )
-    steps: int = Field(25, ge=1, le=200, title="Sampling steps", description="Denoising steps of a preview.")
-    seed: int = Field(
-        1,
-        ge=0,
-        le=2**31 - 1,
-        title="Preview seed",
-        description="The same at every step, to make previews comparable.",
-    )
-
-    @field_validator("prompts")
-    @classmethod
-    def _has_known_flags(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
-        _check_lines(prompt_lines.parse_prompt_line, prompts)
-        return prompts
 
 
 class CheckpointConfig(Section):
@@ -256,7 +212,7 @@ class TrainConfig(Section):
     @field_validator("subjects")
     @classmethod
     def _are_subjects(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        _check_lines(subject_lines.parse_subject_line, lines)
+        check_lines(subject_lines.parse_subject_line, lines)
         return lines
 
     @property
@@ -348,14 +304,6 @@ class TrainConfig(Section):
         if is_dora and self.preview.strength != 1:
             raise Conflict("preview.strength", _("DoRA previews need strength 1"), 1.0)
         return self
-
-
-def _check_lines(parse: Callable[[str], object], lines: Iterable[str]) -> None:
-    for line in lines:
-        try:
-            parse(line)
-        except UserError as error:
-            raise ValueError(f"{error.message} {error.remedy}") from None
 
 
 @cache

@@ -7,6 +7,7 @@ from trainer.families.base_model import (
     decode_to_pixels,
     encode_images,
     encoding_precision,
+    frozen,
     load,
     on_device,
     place,

@@ -11,15 +11,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer import devices
+from trainer.adapter_files import reader
 from trainer.base_models import adapter_location, detect, layer_names, vae
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec
 from trainer.config import ModelConfig
 from trainer.devices import Precision
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import frozen_adapter, gradient_checkpointing, offload
+from trainer.families import frozen_adapter, gradient_checkpointing, loading, offload
 from trainer.families.adapter import named
 from trainer.families.family import Family
+from trainer.families.frozen_adapter import FrozenAdapter
 from trainer.families.quantize import quantize
 
 Result = TypeVar("Result")
@@ -90,9 +92,7 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
     if large and (encoder := family.prompt_encoders().get(large.file_name)):
         quantize(encoder, model.weights, (large.blocks,), family.spec.title)
     if model.training_adapter:
-        names = {name: layer for name, _owner, _attribute, layer in named(family)}
-        layers = {name: layer for name, layer in names.items() if name.startswith(layer_names.DENOISER_PREFIXES)}
-        frozen_adapter.add(layers, adapter_location.find(model.training_adapter), dtype)
+        frozen(family, model.training_adapter).add()
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)
     return family
@@ -102,6 +102,17 @@ def _model_class(spec: FamilySpec) -> type[Family]:
     module, _, name = spec.model.partition(".")
     family: type[Family] = getattr(import_module(f"trainer.families.{module}"), name)
     return family
+
+
+def frozen(family: Family, name: str, strength: float = 1.0) -> FrozenAdapter:
+    """Return an adapter file, by its path or name on the hub, as what it changes in a denoiser that has no adapter yet.
+
+    Raises:
+        UserError: the file is missing, damaged, or does not fit.
+    """
+    path, denoiser = adapter_location.find(name), loading.denoiser(family.pipeline())
+    layers = {name: layer for name, _, _, layer in named(family) if name.startswith(layer_names.DENOISER_PREFIXES)}
+    return frozen_adapter.fit(layers, reader.read(path), path.name, denoiser.dtype, strength)
 
 
 @contextmanager

@@ -6,14 +6,15 @@ computes what it did before, bit for bit. A layer's output W x becomes W x + B A
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.adapter_files import low_rank, reader
+from trainer.adapter_files import low_rank
 from trainer.adapter_files.modules import Module, fits
+from trainer.adapter_files.reader import AdapterFile
 from trainer.errors import UserError
 from trainer.i18n import _
 
@@ -24,44 +25,80 @@ class Change(nn.Module):
     down: Tensor
     up: Tensor
 
-    def __init__(self, pair: low_rank.Pair, dtype: torch.dtype) -> None:
+    def __init__(self, pair: low_rank.Pair, dtype: torch.dtype, strength: float) -> None:
         super().__init__()
         module = pair.module(dtype=dtype)
         self.register_buffer("down", module.down, persistent=False)
         self.register_buffer("up", module.up, persistent=False)
-        self.is_on = True
+        self.strength = strength
 
     def add_output(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return the output of a layer [b, ..., out] or [b, out, h, w] with that of the change."""
-        if not self.is_on:
+        if not self.strength:
             return output
         if isinstance(layer, nn.Conv2d):
             ranks = functional.conv2d(inputs[0], self.down, None, layer.stride, layer.padding, layer.dilation)
-            return output + functional.conv2d(ranks, self.up)
-        return output + functional.linear(functional.linear(inputs[0], self.down), self.up)
+            return output + self.strength * functional.conv2d(ranks, self.up)
+        return output + self.strength * functional.linear(functional.linear(inputs[0], self.down), self.up)
 
 
-def add(layers: Mapping[str, nn.Module], path: Path, dtype: torch.dtype) -> None:
-    """Add the change of an adapter file to layers of a denoiser, by their names in adapter files.
+@dataclass(frozen=True)
+class FrozenAdapter:
+    """An adapter file that fits a base model: the changes of its layers, which are in main memory at first."""
+
+    changes: tuple[tuple[nn.Module, Change], ...]
+
+    def add(self) -> None:
+        """Add it for good, but for `off`: it belongs to the model from now on and moves to a device with it."""
+        for layer, change in self.changes:
+            layer.add_module("frozen_change", change.to(next(layer.parameters()).device))
+            layer.register_forward_hook(change.add_output)
+
+    @contextmanager
+    def added(self, device: torch.device) -> Iterator[None]:
+        """Add it inside the `with`, where it is on a device; afterwards it is in main memory again."""
+        hooks = []
+        try:
+            for layer, change in self.changes:
+                change.to(device)
+                hooks.append(layer.register_forward_hook(change.add_output))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for _layer, change in self.changes:
+                change.to("cpu")
+
+
+def fit(
+    layers: Mapping[str, nn.Module], file: AdapterFile, title: str, dtype: torch.dtype, strength: float = 1.0
+) -> FrozenAdapter:
+    """Fit an adapter file to the layers of a denoiser.
 
     A DoRA that is trained on a layer scales its inputs: there the change counts as a part of the base's weight.
 
+    Args:
+        layers: by their names in adapter files.
+        file: the adapter; LoRA, LoHa, LoKr or a whole change of a weight.
+        title: what people call it.
+        dtype: precision to compute its effect in.
+        strength: factor of that.
+
     Raises:
-        UserError: the file is missing, damaged, for another base model, or changes more than weights of the denoiser;
-            or its change is not a low-rank one.
+        UserError: it is for another base model, or changes more than weights of the denoiser, or not by a low rank.
     """
-    for name, module in reader.read(path).modules.items():
+    changes = []
+    for name, module in file.modules.items():
         layer = layers.get(name)
         if layer is None or not fits(module, _size(layer)):
             raise UserError(
-                "The training adapter {file} does not fit the base model: it changes {layer}.",
+                "The adapter {file} does not fit the base model: it changes {layer}.",
                 "Choose one that was made for this base model and changes its denoiser alone.",
-                file=path.name,
+                file=title,
                 layer=name,
             )
-        change = Change(_pair(layer, module, path.name), dtype)
-        layer.add_module("frozen_change", change.to(next(layer.parameters()).device))
-        layer.register_forward_hook(change.add_output)
+        changes.append((layer, Change(_pair(layer, module, title), dtype, strength)))
+    return FrozenAdapter(tuple(changes))
 
 
 def _size(layer: nn.Module) -> tuple[int, int]:
@@ -72,23 +109,23 @@ def _size(layer: nn.Module) -> tuple[int, int]:
     return len(weight), weight[0].numel()
 
 
-def _pair(layer: nn.Module, module: Module, file: str) -> low_rank.Pair:
+def _pair(layer: nn.Module, module: Module, title: str) -> low_rank.Pair:
     kernel = layer.weight.shape[1:] if isinstance(layer, nn.Conv2d) else _size(layer)[1:]
     try:
         return low_rank.factors(module, kernel)
     except UserError as error:
-        message = _("The training adapter {file} cannot be used: {reason}", file=file, reason=error.message)
+        message = _("The adapter {file} cannot be used: {reason}", file=title, reason=error.message)
         raise UserError(message, error.remedy) from error
 
 
 @contextmanager
 def off(denoiser: nn.Module) -> Iterator[None]:
-    """Compute without the frozen adapter inside the `with`, as an image is generated."""
-    changes = [module for module in denoiser.modules() if isinstance(module, Change)]
-    for change in changes:
-        change.is_on = False
+    """Compute without what belongs to a denoiser inside the `with`, as images are generated."""
+    changes = [(module, module.strength) for module in denoiser.modules() if isinstance(module, Change)]
+    for change, _strength in changes:
+        change.strength = 0.0
     try:
         yield
     finally:
-        for change in changes:
-            change.is_on = True
+        for change, strength in changes:
+            change.strength = strength

@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, CLIPTokenizer
 from trainer import foreign_text
 from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
+from trainer.base_models.name_hints import FewStep
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import DENOISER_KEYS, FamilySpec, PredictionType
 from trainer.devices import Untyped
@@ -76,9 +77,7 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
                 part.to(_precision(name, spec, dtype)).requires_grad_(False).eval()
                 _check_finite(vae if vae and name == "vae" else path, name, part)
         if base.few_step and spec.first != "flow":
-            scheduler_class = getattr(diffusers, base.few_step.scheduler)
-            config = pipeline.scheduler.config
-            pipeline.scheduler = scheduler_class.from_config(config, **base.few_step.scheduler_options)
+            pipeline.scheduler = few_step_scheduler(pipeline.scheduler, base.few_step)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _refusal("The base model {name!r} cannot be loaded: {reason}", error, path) from error
     return pipeline
@@ -277,6 +276,11 @@ def scheduler_for(scheduler: Untyped, predicts: PredictionType, *, zero_snr: boo
     if rescale and not rescaled:
         changes["timestep_spacing"] = "trailing"
     return type(scheduler).from_config(config, **changes) if changes else scheduler
+
+
+def few_step_scheduler(scheduler: Untyped, kind: FewStep) -> Untyped:
+    """Return the scheduler that models of a few-step kind are sampled with, with the noise schedule of another one."""
+    return getattr(diffusers, kind.scheduler).from_config(scheduler.config, **kind.scheduler_options)
 
 
 def skip_layers(text_encoder: Untyped, after: int) -> list[RemovableHandle]:

@@ -115,7 +115,7 @@ def wait(accelerator: Accelerator) -> None:
 def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
     """Return the main process's settings, and record the number of processes, whoever started them.
 
-    The paths of dataset, base model, VAE and training adapter remain each machine's own.
+    The paths of datasets, models and adapter files remain each machine's own.
 
     Raises:
         UserError: a batch has fewer images than there are processes.
@@ -128,6 +128,7 @@ def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
             "dataset": config.dataset,
             "regularization": main.regularization.model_copy(update={"dataset": config.regularization.dataset}),
             "model": main.model.model_copy(update=config.model.model_dump(include=OWN_FILES)),
+            "preview": main.preview.model_copy(update={"adapter": config.preview.adapter}),
         }
         config = main.model_copy(update=own_paths)
     return config.model_copy(update={"record": config.record.model_copy(update={"devices": processes})})
@@ -144,6 +145,7 @@ def check_same(accelerator: Accelerator, config: TrainConfig) -> None:
     with _together(PATIENCE):
         torch.distributed.all_reduce(torch.zeros(1), group=_groups["patient"])
     own: dict[str, Any] = {"dataset": True, "regularization": {"dataset"}, "model": OWN_FILES, "record": True}
+    own["preview"] = {"adapter"}
     record = config.record
     prints = (record.dataset_sha256, record.base_sha256, record.vae_sha256, record.training_adapter_sha256)
     inputs = "".join((config.model_dump_json(exclude=own), *prints))

@@ -2,15 +2,18 @@
 
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from trainer import storage
+from trainer import families, storage
+from trainer.base_models import name_hints
 from trainer.config import PictureConfig, PreviewConfig, TrainConfig, prompt_lines
 from trainer.errors import is_out_of_memory
-from trainer.families import Adapter, Family
+from trainer.families import Adapter, Family, loading
+from trainer.families.frozen_adapter import FrozenAdapter
 from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.sampling import png_info, sampler
@@ -25,6 +28,7 @@ class Previews:
     clip_skip: int
     accelerator: Accelerator
     encoded: sampler.Encoded | None
+    few_step: FrozenAdapter | None
 
     def make(self, family: Family, adapter: Adapter, run: Run, step: int) -> None:
         """Generate images of the preview prompts with the adapter as it is now, each process some, and report them."""
@@ -38,10 +42,11 @@ class Previews:
         with self.accelerator.split_between_processes(images) as own:
             try:
                 (run.folder / "previews").mkdir(exist_ok=True)
-                for request, strength in own:
-                    adapter.set_strength(strength)
-                    image = sampler.generate(family, request, encoded=self.encoded)
-                    report(request, png_info.write(Path(request.out), image, request))
+                with self._few_steps(family):
+                    for request, strength in own:
+                        adapter.set_strength(strength)
+                        image = sampler.generate(family, request, encoded=self.encoded)
+                        report(request, png_info.write(Path(request.out), image, request))
             except (RuntimeError, ValueError, OSError) as error:  # training is worth more than its previews
                 traceback.print_exc()
                 if is_out_of_memory(error):
@@ -56,6 +61,22 @@ class Previews:
                 report(request, storage.sha256(path))
             else:
                 run.warn(failure)
+
+    @contextmanager
+    def _few_steps(self, family: Family) -> Iterator[None]:
+        """Generate with the few-step adapter inside the `with`, and with the scheduler of its kind."""
+        if self.few_step is None:
+            yield
+            return
+        pipeline = family.pipeline()
+        usual = pipeline.scheduler
+        if (kind := name_hints.of_adapter(self.settings.adapter)) and family.spec.first != "flow":
+            pipeline.scheduler = loading.few_step_scheduler(usual, kind)
+        try:
+            with self.few_step.added(family.device):
+                yield
+        finally:
+            pipeline.scheduler = usual
 
     def _requests(self, run: Run, step: int) -> Iterator[tuple[PictureConfig, float]]:
         """Yield the request for the image of each prompt, and the strength of the adapter in it."""
@@ -81,13 +102,20 @@ def file_of(run: Run, step: int, number: int) -> Path:
 
 
 def prepare(family: Family, config: TrainConfig, accelerator: Accelerator) -> Previews:
-    """Encode the preview prompts of a run, so that the text encoders need not come back to the device for them."""
+    """Encode the preview prompts of a run, so that the text encoders need not come back to the device for them.
+
+    Raises:
+        UserError: the few-step adapter is missing, damaged, or does not fit.
+    """
     encoded = None
     if not config.training.text_encoder:
         lines = [prompt_lines.parse_prompt_line(line) for line in config.preview.prompts]
         negatives = {line.settings.get("negative", config.preview.negative_prompt) for line in lines}
         encoded = sampler.encode(family, {*(line.prompt for line in lines), *negatives})
-    return Previews(config.preview, config.model.clip_skip, accelerator, encoded)
+    few_step = None
+    if config.preview.adapter:
+        few_step = families.frozen(family, config.preview.adapter, config.preview.adapter_strength)
+    return Previews(config.preview, config.model.clip_skip, accelerator, encoded, few_step)
 
 
 def default_prompts(settings: TrainConfig, captions: list[str]) -> tuple[str, ...]:

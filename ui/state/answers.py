@@ -80,7 +80,7 @@ def checked_config(project: str, data: dict[str, Any]) -> TrainConfig:
         if problem.fatal:
             raise UserError(problem.message, problem.remedy)
     config = settings_form.build(ENTRIES, data)
-    base_notes.check(config.model)
+    base_notes.check(config)
     return config
 
 

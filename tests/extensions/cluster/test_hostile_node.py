@@ -140,7 +140,11 @@ def victim(
 def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim) -> None:
     folder = str(victim.home / "ssh")
     file = f"{folder}/id_ed25519"
-    changes = {"dataset": folder, "model": {"base": folder, "vae": file}, "adapter": {"start": file}}
+    changes = {
+        "dataset": folder,
+        "model": {"base": folder, "vae": file, "training_adapter": file},
+        "adapter": {"start": file},
+    }
     changes |= {"regularization": {"dataset": folder}, "trigger": "a", "subjects": [f"{folder}/../ssh --trigger b"]}
     data = config.merge(victim.settings.model_dump(mode="json"), changes)
     text = config.dump(config.build(data))

@@ -236,15 +236,17 @@ TURBO = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.s
     ("named", "taken", "note"),
     [
         (TURBO, TURBO, f"limner download {TURBO}"),
-        ("C:/loras/turbo.safetensors", "", "training adapter turbo.safetensors; choose yours"),
-        ("ostris/turbo", "", "training adapter turbo; choose yours"),
+        ("C:/loras/turbo.safetensors", "", "adapter turbo.safetensors (model.assistant_lora_path)"),
+        ("ostris/turbo", "", "adapter turbo (model.assistant_lora_path)"),
     ],
 )
-def test_the_training_adapter_of_a_job_is_taken_from_the_hub(tmp_path: Path, named: str, taken: str, note: str) -> None:
-    job = FLUX_JOB.replace("is_flux: true", f'arch: "zimage:turbo", assistant_lora_path: "{named}"')
-    recipe = read(tmp_path, job)
+def test_the_adapters_of_a_job_are_taken_from_the_hub(tmp_path: Path, named: str, taken: str, note: str) -> None:
+    arch = f'arch: "zimage:turbo", assistant_lora_path: "{named}"'
+    recipe = read(tmp_path, FLUX_JOB.replace("is_flux: true", arch))
     assert built(recipe).model.training_adapter == taken
     assert [text for text in recipe.notes if note in text]
+    few_step = read(tmp_path, FLUX_JOB.replace("is_flux: true", arch.replace("assistant", "inference")))
+    assert (built(few_step).preview.adapter, built(few_step).model.training_adapter) == (taken, "")
 
 
 def test_a_config_of_ours_keeps_a_training_adapter_from_the_hub(tmp_path: Path) -> None:

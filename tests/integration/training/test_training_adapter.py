@@ -1,9 +1,11 @@
-"""A training adapter changes what the base model computes in training, and no image and no file."""
+"""A training adapter changes what the base model computes in training alone, a few-step adapter that in previews."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,10 +27,11 @@ from tests.integration.training.test_train import (
 from trainer import families, foreign_text, runs
 from trainer.adapter_files import reader
 from trainer.base_models import detect, name_hints
-from trainer.config import base_notes
+from trainer.config import PictureConfig, base_notes
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
-from trainer.families import gradient_checkpointing
+from trainer.families import gradient_checkpointing, loading
+from trainer.sampling import sampler
 from trainer.train import train
 
 
@@ -167,5 +170,45 @@ def test_what_does_not_fit_is_refused(bases: dict[str, Path], tmp_path: Path) ->
     assert "'turbo.safetensors' is not there" in refusal(tiny, path)
     name = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors"
     assert f"limner download {name}" in refusal(tiny, name)
-    with pytest.raises(UserError, match="limner download"):
-        base_notes.check(settings(tiny, model__training_adapter=name).model)
+    for setting in ("model__training_adapter", "preview__adapter"):
+        with pytest.raises(UserError, match="limner download"):
+            base_notes.check(settings(tiny, **{setting: name}))
+
+
+def test_a_few_step_adapter_is_in_previews_alone(character: Path, tiny_sd: Path, file: Path) -> None:
+    lightning = file.rename(file.with_name("lightning_4step.safetensors"))
+    options: dict[str, Any] = {"preview__at_start": True, "training__steps": 2, "preservation__share": 0.5}
+    options |= {"preservation__prompts": ["house"], "preservation__generated_share": 0.5}
+    chosen = {"preview__adapter": str(lightning), "preview__adapter_strength": 0.5}
+    usual, run = finished(tiny_sd, **options), finished(tiny_sd, **options | chosen)
+    assert same(load_file(run.export), load_file(usual.export))
+    family = load(tiny_sd)
+    family.pipeline().scheduler = loading.few_step_scheduler(family.pipeline().scheduler, name_hints.FEW_STEP_KINDS[2])
+    for step, own in ((0, []), (2, [(reader.read(run.export), 1.0)])):
+        out = run.folder / f"previews/{step:06d}_0.png"
+        request = PictureConfig(prompt="rin", steps=2, out=str(out), clip_skip=1)
+        with families.patched(family, [(reader.read(lightning), 0.5), *own]):
+            expected = np.asarray(sampler.generate(family, request), dtype=int)
+        assert abs(pixels(out) - expected).max() <= 2
+        assert abs(pixels(usual.folder / out.relative_to(run.folder)) - expected).max() > 20
+
+
+def test_what_few_steps_take_is_noted(tiny_sd: Path, file: Path) -> None:
+    base = detect.look(tiny_sd)
+    named = {"preview__adapter": "sdxl-lightning-4step.safetensors"}
+    [note] = base_notes.find(settings(tiny_sd, **named, preview__steps=25), base)
+    assert "Lightning adapters are made for about 4 steps at 1" in note
+    assert not base_notes.find(settings(tiny_sd, **named, preview__steps=4, preview__guidance=1.0), base)
+    assert not base_notes.find(settings(tiny_sd, preview__adapter="turbid.safetensors"), base)
+    with pytest.raises(UserError, match="does not fit the base model"):
+        families.frozen(load(tiny_sd), str(save(tiny_sd, file, text_encoder=True)))
+
+
+def test_an_adapter_is_taken_out_again_after_an_error(tiny_sd: Path, file: Path) -> None:
+    family = load(tiny_sd)
+    expected = answer(family)
+    frozen = families.frozen(family, str(file), 0.5)
+    with suppress(RuntimeError), frozen.added(family.device):
+        assert not torch.equal(answer(family), expected)
+        raise RuntimeError
+    assert torch.equal(answer(family), expected)

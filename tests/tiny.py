@@ -137,9 +137,9 @@ def make_chroma(folder: Path, *, wide: bool = False) -> Path:
     return folder
 
 
-def make_z_image(folder: Path, *, wide: bool = False) -> Path:
+def make_z_image(folder: Path, *, wide: bool = False, seed: int = 0) -> Path:
     """Save a Z-Image model of about 0.1 million random parameters beside Qwen3's words; `wide` as for FLUX.1."""
-    with seeded():
+    with seeded(seed):
         count, heads, axes = (1, 30, [32, 48, 48]) if wide else (2, 2, [4, 6, 6])
         blocks = {"n_layers": count, "n_refiner_layers": count, "n_heads": heads, "n_kv_heads": heads}
         sizes = {"dim": heads * sum(axes), "cap_feat_dim": 16, "axes_dims": axes, "axes_lens": [640, 64, 64]}

@@ -33,7 +33,7 @@ PRESETS = Path(__file__).parent / "presets"
 # Default kinds of the unions; a preset or a file may choose others.
 KINDS = {"adapter": {"kind": "lora"}, "optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
 # Settings that are paths, which Windows copies in quotation marks.
-FILES = {"model": ("base", "vae", "training_adapter"), "adapter": ("start",), "preview": ("adapter",)}
+FILES = {"model": ("base", "vae", "training_adapter"), "adapter": ("start",), "preview": ("base", "adapter")}
 Settings = TypeVar("Settings", bound=Section)
 
 
@@ -308,7 +308,7 @@ def with_paths(
         "training_adapter": base(config.model.training_adapter),  # which may be on the hub, too
     }
     regularization = {"dataset": dataset(config.regularization.dataset)}
-    preview = {"adapter": base(config.preview.adapter)}
+    preview = {"base": base(config.preview.base), "adapter": base(config.preview.adapter)}
     return config.model_copy(
         update={
             "dataset": dataset(config.dataset),

@@ -26,6 +26,13 @@ class PreviewConfig(Section):
     at_start: bool = Field(
         True, title="Preview at the start", description="Also before the first step, to compare with the base model."
     )
+    base: str = Field(
+        "",
+        max_length=1000,
+        title="Preview model",
+        description="Another model of the base model's family, such as the distilled one that the adapter is for. Only "
+        "previews are generated with it, and it waits in main memory meanwhile. Empty = the base model.",
+    )
     adapter: str = Field(
         "",
         max_length=1000,

@@ -303,6 +303,8 @@ class TrainConfig(Section):
             raise Conflict("model.weights", _("LoHa, LoKr and DoRA need unquantized weights; set it to full"), "full")
         if is_dora and self.preview.strength != 1:
             raise Conflict("preview.strength", _("DoRA previews need strength 1"), 1.0)
+        if is_dora and self.preview.base:
+            raise Conflict("preview.base", _("DoRA previews need the base model itself"), "")
         return self
 
 

@@ -7,12 +7,14 @@ from trainer.families.base_model import (
     decode_to_pixels,
     encode_images,
     encoding_precision,
+    fit,
     frozen,
     load,
     on_device,
     place,
     precision,
     read,
+    read_other,
 )
 from trainer.families.family import LENGTHS, Conditioning, Family
 from trainer.families.weights import fingerprint, fingerprints

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from trainer import devices
 from trainer.adapter_files import reader
+from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import adapter_location, detect, layer_names, vae
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec
@@ -54,10 +56,11 @@ def precision(model: ModelConfig, device: torch.device) -> Precision:
     return "fp32" if detect.is_small(detect.locate(model.base, model.revision)[0]) else best
 
 
-def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family:
+def read(model: ModelConfig, device: torch.device, dtype: torch.dtype, *, large_encoder: bool = True) -> Family:
     """Load a base model for a device into main memory, from where its parts are moved there when they are needed.
 
-    The training adapter in the settings is added to it, but images are generated without.
+    The training adapter in the settings is added to it, but images are generated without. Without its large text
+    encoder it generates images from prompts that are encoded already.
 
     Raises:
         UserError: it does not exist, cannot be used, or is of another family than the settings say; or the training
@@ -82,7 +85,7 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Family
             predicted=model.prediction_type,
         )
     separate = vae.find(path, base, model.vae)
-    family = _model_class(FAMILIES[base.family]).load(path, base, separate, device, dtype)
+    family = _model_class(FAMILIES[base.family]).load(path, base, separate, device, dtype, large_encoder=large_encoder)
     if model.prediction_type != "auto":
         family.set_prediction_type(model.prediction_type)
     family.set_clip_skip(model.clip_skip)
@@ -104,15 +107,57 @@ def _model_class(spec: FamilySpec) -> type[Family]:
     return family
 
 
+def read_other(name: str, model: ModelConfig, family: Family) -> Family:
+    """Load another model of a base model's family into main memory, to generate images from its encoded prompts.
+
+    It has the VAE and the precision that the settings name for the base model, and no adapter.
+
+    Raises:
+        UserError: it cannot be used, or its layers are not those of the base model.
+    """
+    changes = {"base": name, "revision": "", "family": "auto", "prediction_type": "auto", "training_adapter": ""}
+    dtype = loading.denoiser(family.pipeline()).dtype
+    other = read(model.model_copy(update=changes), family.device, dtype, large_encoder=False)
+    if _sizes(other) != _sizes(family):
+        raise UserError(
+            "The preview model {name!r} has other layers than the base model.",
+            "Choose one of the same family and size.",
+            name=PurePath(name).name,
+        )
+    return other
+
+
 def frozen(family: Family, name: str, strength: float = 1.0) -> FrozenAdapter:
     """Return an adapter file, by its path or name on the hub, as what it changes in a denoiser that has no adapter yet.
 
     Raises:
         UserError: the file is missing, damaged, or does not fit.
     """
-    path, denoiser = adapter_location.find(name), loading.denoiser(family.pipeline())
-    layers = {name: layer for name, _, _, layer in named(family) if name.startswith(layer_names.DENOISER_PREFIXES)}
-    return frozen_adapter.fit(layers, reader.read(path), path.name, denoiser.dtype, strength)
+    path = adapter_location.find(name)
+    return fit(family, reader.read(path), path.name, strength)
+
+
+def fit(family: Family, file: AdapterFile, title: str, strength: float = 1.0) -> FrozenAdapter:
+    """Return an adapter file as what it changes in a denoiser that has no adapter yet.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    dtype = loading.denoiser(family.pipeline()).dtype
+    return frozen_adapter.fit(_layers(family), file, title, dtype, strength)
+
+
+def _sizes(family: Family) -> dict[str, tuple[int, int]]:
+    return {name: frozen_adapter.size(layer) for name, layer in _layers(family).items()}
+
+
+def _layers(family: Family) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Return the linear layers and convolutions of the denoiser by their names in adapter files."""
+    return {
+        name: layer
+        for name, _owner, _attribute, layer in named(family)
+        if isinstance(layer, nn.Linear | nn.Conv2d) and name.startswith(layer_names.DENOISER_PREFIXES)
+    }
 
 
 @contextmanager

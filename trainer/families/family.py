@@ -51,8 +51,20 @@ class Family(Protocol):
         """Shape [c, h, w] of the latents of an image at the native resolution."""
 
     @classmethod
-    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load the frozen base model at a path into main memory, without any network; `vae` replaces its own."""
+    def load(
+        cls,
+        path: Path,
+        base: Base,
+        vae: Path | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        large_encoder: bool = True,
+    ) -> Self:
+        """Load the frozen base model at a path into main memory, without any network; `vae` replaces its own.
+
+        Without its large text encoder it generates images from prompts that are encoded already.
+        """
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
         """Take the denoiser's output as this, in training and in sampling."""
@@ -130,7 +142,16 @@ class DiffusersModel:
         }
 
     @classmethod
-    def load(cls, path: Path, base: Base, vae: Path | None, device: torch.device, dtype: torch.dtype) -> Self:
+    def load(
+        cls,
+        path: Path,
+        base: Base,
+        vae: Path | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        large_encoder: bool = True,
+    ) -> Self:
         """Load a base model from a path into main memory; nothing is fetched and nothing is unpickled.
 
         The VAE at the other path, if there is one, is taken in place of the base model's own.
@@ -138,7 +159,8 @@ class DiffusersModel:
         Raises:
             UserError: files are missing or damaged.
         """
-        return cls(loading.load_pipeline(path, base, vae, dtype), base, device, single_file=path.is_file())
+        pipeline = loading.load_pipeline(path, base, vae, dtype, large_encoder=large_encoder)
+        return cls(pipeline, base, device, single_file=path.is_file())
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

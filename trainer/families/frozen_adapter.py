@@ -18,6 +18,8 @@ from trainer.adapter_files.reader import AdapterFile
 from trainer.errors import UserError
 from trainer.i18n import _
 
+Layer = nn.Linear | nn.Conv2d
+
 
 class Change(nn.Module):
     """Change of one layer. It moves to a device with the layer, and is not among the weights of the model."""
@@ -32,7 +34,7 @@ class Change(nn.Module):
         self.register_buffer("up", module.up, persistent=False)
         self.strength = strength
 
-    def add_output(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def add_output(self, layer: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return the output of a layer [b, ..., out] or [b, out, h, w] with that of the change."""
         if not self.strength:
             return output
@@ -46,7 +48,12 @@ class Change(nn.Module):
 class FrozenAdapter:
     """An adapter file that fits a base model: the changes of its layers, which are in main memory at first."""
 
-    changes: tuple[tuple[nn.Module, Change], ...]
+    changes: tuple[tuple[Layer, Change], ...]
+
+    def set_strength(self, strength: float) -> None:
+        """Scale its effect; 1 = as it was trained."""
+        for _layer, change in self.changes:
+            change.strength = strength
 
     def add(self) -> None:
         """Add it for good, but for `off`: it belongs to the model from now on and moves to a device with it."""
@@ -71,7 +78,7 @@ class FrozenAdapter:
 
 
 def fit(
-    layers: Mapping[str, nn.Module], file: AdapterFile, title: str, dtype: torch.dtype, strength: float = 1.0
+    layers: Mapping[str, Layer], file: AdapterFile, title: str, dtype: torch.dtype, strength: float = 1.0
 ) -> FrozenAdapter:
     """Fit an adapter file to the layers of a denoiser.
 
@@ -90,10 +97,10 @@ def fit(
     changes = []
     for name, module in file.modules.items():
         layer = layers.get(name)
-        if layer is None or not fits(module, _size(layer)):
+        if layer is None or not fits(module, size(layer)):
             raise UserError(
                 "The adapter {file} does not fit the base model: it changes {layer}.",
-                "Choose one that was made for this base model and changes its denoiser alone.",
+                "Choose one that was made for this base model and changes weights of its denoiser alone.",
                 file=title,
                 layer=name,
             )
@@ -101,16 +108,15 @@ def fit(
     return FrozenAdapter(tuple(changes))
 
 
-def _size(layer: nn.Module) -> tuple[int, int]:
+def size(layer: Layer) -> tuple[int, int]:
     """Return the size [out, in * kh * kw] of a layer's weight, which is packed if it is quantized."""
     if isinstance(layer, nn.Linear):
         return layer.out_features, layer.in_features
-    weight = layer.get_parameter("weight")
-    return len(weight), weight[0].numel()
+    return len(layer.weight), layer.weight[0].numel()
 
 
-def _pair(layer: nn.Module, module: Module, title: str) -> low_rank.Pair:
-    kernel = layer.weight.shape[1:] if isinstance(layer, nn.Conv2d) else _size(layer)[1:]
+def _pair(layer: Layer, module: Module, title: str) -> low_rank.Pair:
+    kernel = layer.weight.shape[1:] if isinstance(layer, nn.Conv2d) else size(layer)[1:]
     try:
         return low_rank.factors(module, kernel)
     except UserError as error:

@@ -42,11 +42,13 @@ for library in (diffusers.utils.logging, transformers.utils.logging):
 warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
 
 
-def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) -> Pipeline:
+def load_pipeline(
+    path: Path, base: Base, vae: Path | None, dtype: torch.dtype, *, large_encoder: bool = True
+) -> Pipeline:
     """Load a frozen pipeline into main memory, from a folder or a single file; its VAE stays in fp32.
 
     The VAE at the other path, if there is one, is taken in place of its own. A large text encoder that is not needed
-    may be missing.
+    may be missing; it is left out if it is not asked for.
 
     Raises:
         UserError: files are missing or damaged.
@@ -58,7 +60,8 @@ def load_pipeline(path: Path, base: Base, vae: Path | None, dtype: torch.dtype) 
         options["vae"] = _load_vae(vae, family)
     try:
         large = spec.encoder_of(base.size)
-        if large and not large.needed and not text_encoder_loading.has_large(path, large):
+        is_there = large_encoder and large and (large.needed or text_encoder_loading.has_large(path, large))
+        if large and not is_there:
             options |= {large.component: None, large.tokenizer: None}
         if path.is_dir():
             weights.check_folder(path)
@@ -162,7 +165,8 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
         parts[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
             CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
         )
-    if large := spec.encoder_of(base.size):
+    large = spec.encoder_of(base.size)
+    if large and large.component not in given:
         file = detect.find_beside(path, large.file_name)
         if source := path if large.key in keys else file:
             own = base.size.configs if base.size and base.size.large_encoder else base.family

@@ -31,7 +31,7 @@ from trainer.training.checkpoint import TrainState
 # The others wait while the main process waits for the device, and all for the slowest to encode; but not in a step.
 PATIENCE = timedelta(days=7)
 ANSWERED_WITHIN = timedelta(minutes=30)
-OWN_FILES = {"base", "vae", "training_adapter"}  # of a model: each machine has its own paths
+OWN_FILES = {"base", "vae", "training_adapter", "adapter"}  # of two sections: each machine has its own paths
 CHUNK = 2**26  # bytes that are broadcast at once
 
 _groups: dict[str, Any] = {}  # process groups, by how long their members wait for each other
@@ -128,7 +128,7 @@ def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
             "dataset": config.dataset,
             "regularization": main.regularization.model_copy(update={"dataset": config.regularization.dataset}),
             "model": main.model.model_copy(update=config.model.model_dump(include=OWN_FILES)),
-            "preview": main.preview.model_copy(update={"adapter": config.preview.adapter}),
+            "preview": main.preview.model_copy(update=config.preview.model_dump(include=OWN_FILES)),
         }
         config = main.model_copy(update=own_paths)
     return config.model_copy(update={"record": config.record.model_copy(update={"devices": processes})})
@@ -145,7 +145,7 @@ def check_same(accelerator: Accelerator, config: TrainConfig) -> None:
     with _together(PATIENCE):
         torch.distributed.all_reduce(torch.zeros(1), group=_groups["patient"])
     own: dict[str, Any] = {"dataset": True, "regularization": {"dataset"}, "model": OWN_FILES, "record": True}
-    own["preview"] = {"adapter"}
+    own["preview"] = OWN_FILES
     record = config.record
     prints = (record.dataset_sha256, record.base_sha256, record.vae_sha256, record.training_adapter_sha256)
     inputs = "".join((config.model_dump_json(exclude=own), *prints))

@@ -24,10 +24,11 @@ from tests.integration.training.test_train import (
     stopped_at,
     taken_from,
 )
+from tests.tiny import make_sd, make_z_image
 from trainer import families, foreign_text, runs
 from trainer.adapter_files import reader
 from trainer.base_models import detect, name_hints
-from trainer.config import PictureConfig, base_notes
+from trainer.config import ModelConfig, PictureConfig, base_notes
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
 from trainer.families import gradient_checkpointing, loading
@@ -197,7 +198,7 @@ def test_what_few_steps_take_is_noted(tiny_sd: Path, file: Path) -> None:
     base = detect.look(tiny_sd)
     named = {"preview__adapter": "sdxl-lightning-4step.safetensors"}
     [note] = base_notes.find(settings(tiny_sd, **named, preview__steps=25), base)
-    assert "Lightning adapters are made for about 4 steps at 1" in note
+    assert "Lightning is made for about 4 steps at 1" in note
     assert not base_notes.find(settings(tiny_sd, **named, preview__steps=4, preview__guidance=1.0), base)
     assert not base_notes.find(settings(tiny_sd, preview__adapter="turbid.safetensors"), base)
     with pytest.raises(UserError, match="does not fit the base model"):
@@ -212,3 +213,69 @@ def test_an_adapter_is_taken_out_again_after_an_error(tiny_sd: Path, file: Path)
         assert not torch.equal(answer(family), expected)
         raise RuntimeError
     assert torch.equal(answer(family), expected)
+
+
+@pytest.fixture
+def turbo(bases: dict[str, Path], tmp_path: Path) -> Path:
+    """Another model of the family."""
+    return make_z_image(tmp_path / "z_image_turbo", seed=5)
+
+
+OTHER: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "LoHa": {"adapter__kind": "loha"},
+    "int8": {"model__weights": "int8"},
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_previews_of_another_model_have_the_adapter(
+    bases: dict[str, Path], character: Path, turbo: Path, tmp_path: Path, kind: str
+) -> None:
+    base, other = bases["z_image"], turbo
+    if kind == "int8":  # that of Z-Image is too narrow
+        pytest.importorskip("bitsandbytes")
+        base, other = bases["sd15"], make_sd(tmp_path / "other", seed=5)
+    options = OTHER[kind] | {"preview__prompts": ["rin --w 64 --h 64"], "preview__at_start": True, "training__steps": 2}
+    usual, run = finished(base, **options), finished(base, **options, preview__base=str(other))
+    assert same(load_file(run.export), load_file(usual.export))
+    encoded, guidance = sampler.encode(load(base), {"rin", ""}), run.config().preview.guidance
+    family = load(other, weights=options.get("model__weights", "full"))
+    for step, strength in ((0, 0.0), (2, 1.0)):
+        out = run.folder / f"previews/{step:06d}_0.png"
+        request = PictureConfig(prompt="rin", steps=2, guidance=guidance, width=64, height=64, out=str(out))
+        adapter = families.fit(family, reader.read(run.export), "", strength)
+        with adapter.added(family.device):
+            expected = np.asarray(sampler.generate(family, request, encoded=encoded), dtype=int)
+        assert abs(pixels(out) - expected).max() <= 2
+        assert abs(pixels(usual.folder / out.relative_to(run.folder)) - expected).max() > 20
+
+
+def test_a_trained_text_encoder_encodes_for_another_model(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
+    other = make_sd(tmp_path / "other", seed=5)
+    options = {"training__text_encoder": True, "training__steps": 1, "preview__prompts": ["rin", "rin --strength 0"]}
+    run = finished(tiny_sd, **options, preview__base=str(other), optimizer__learning_rate=1.0)
+    with_it, without = (pixels(run.folder / f"previews/000001_{number}.png") for number in range(2))
+    encoded = sampler.encode(load(tiny_sd), {"rin", ""})
+    request = PictureConfig(prompt="rin", steps=2, out="x")
+    expected = np.asarray(sampler.generate(load(other), request, encoded=encoded), dtype=int)
+    assert abs(without - expected).max() <= 2, "the prompt is encoded by the base model"
+    assert abs(with_it - expected).max() > 20
+
+
+def test_another_model_for_previews_must_fit(bases: dict[str, Path], tmp_path: Path, turbo: Path) -> None:
+    def refusal_of(base: Path, **changes: Any) -> str:  # noqa: ANN401 - any settings
+        with pytest.raises(UserError) as error:
+            base_notes.check(settings(base, **changes))
+        return str(error.value)
+
+    tiny = bases["sd15"]
+    assert "is Z-Image, but the base model is Stable Diffusion 1.x" in refusal_of(tiny, preview__base=str(turbo))
+    assert "does not exist" in refusal_of(tiny, preview__base="/nowhere/turbo")
+    assert "need the base model itself" in refusal_of(tiny, preview__base=str(tiny), adapter__dora=True)
+    family: Any = load(bases["z_image"])
+    family.denoiser.layers[0].attention.to_q = torch.nn.Linear(8, 8)
+    with pytest.raises(UserError, match="'z_image_turbo' has other layers than the base model"):
+        families.read_other(str(turbo), ModelConfig(), family)
+    [note] = base_notes.find(settings(bases["z_image"], preview__base=str(turbo), preview__steps=25), detect.look(tiny))
+    assert "Turbo is made for about 9 steps at 1" in note

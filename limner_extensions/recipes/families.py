@@ -53,10 +53,11 @@ class RecipeNames:
     names: tuple[str, ...]
     script: str = "train_network.py"  # "" if there is none
     flow: Flow | None = None  # if it is trained by flow matching
+    others: str = ""  # regular expression for base models that have its names, and that Limner does not train
 
 
 def _flux_shift(side: int) -> float:
-    """Return the shift of FLUX.1 dev's scheduler for square images, whose tokens are 16 pixels wide."""
+    """Return the shift of the schedulers of FLUX.1 dev and FLUX.2 for square images: a token is 16 pixels wide."""
     few, many, low, high = 256, 4096, 0.5, 1.15
     return math.exp(low + (high - low) / (many - few) * ((side / 16) ** 2 - few))
 
@@ -125,6 +126,10 @@ NAMES: dict[FamilyName, RecipeNames] = {
     # Read from Nerogar/OneTrainer at commit 23df383 and ostris/ai-toolkit at 27a03a9, which has a shift of 3 for both
     # models; kohya's scripts have none for it.
     "z_image": RecipeNames(("zimage", "Z_IMAGE"), "", Flow(lambda _side: 3.0)),
+    # Likewise: both shift by the size of images as FLUX.1 does, and OneTrainer has one name for FLUX.2 dev and klein.
+    "flux2_klein": RecipeNames(
+        ("flux2_klein_4b", "flux2_klein_9b", "FLUX_2"), "", Flow(_flux_shift), others=r"flux\.?_?-?2-dev"
+    ),
 }
 SPECS = {name: FAMILIES[family] for family, row in NAMES.items() for name in row.names}
 # Models that recipes name and that none here is for, and how settings for them begin in kohya's GUI.

@@ -8,6 +8,7 @@ modules/modelSetup/mixin/, modules/module/LoRAModule.py).
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from limner_extensions.recipes.draft import (
@@ -23,7 +24,7 @@ from limner_extensions.recipes.draft import (
     text,
     whole,
 )
-from limner_extensions.recipes.families import SPECS, Flow, flow_of
+from limner_extensions.recipes.families import NAMES, SPECS, Flow, flow_of
 from limner_extensions.recipes.flow import Levels, above_zero, layers_note, note_family, refusal, set_levels, shifted
 from limner_extensions.recipes.optimization import (
     Names,
@@ -50,6 +51,7 @@ from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
 
+LINK = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/(?:blob|resolve)/[^/]+/")  # to a file
 SIGNS = {"training_method", "model_type", "base_model_name", "learning_rate_scheduler", "lora_rank"}
 PRECISIONS = {"float_32": "fp32", "tfloat_32": "fp32", "float_16": "fp16", "bfloat_16": "bf16"}
 DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
@@ -112,7 +114,7 @@ DECIDED_HERE = re.compile(
     r"gradient_reduce_precision|compile|prevent_overwrites|backup_before_save|rolling_backup|rescale_noise_scheduler|"
     r"sample_(image|video|audio)_format|samples_to_tensorboard|non_ema_sampling|model_type|training_method|samples\.|"
     r"quantization\.|.*(offload_fraction|activation_offloading|svd_dtype|svd_rank|attention_mask)$|save_|validat|"
-    r"(unet|transformer|text_encoder(_\d)?)\.(include|gradient_checkpointing|model_name)|"
+    r"(unet|transformer|text_encoder(_\d)?)\.(include|gradient_checkpointing)|text_encoder(_\d)?\.model_name|"
     r"unet\.guidance_scale|optimizer\.(fused|foreach|"
     r"stochastic_rounding|optim_bits|min_8bit_size|percentile_clipping|block_wise|is_paged|use_triton)|"
     r"concepts\.\d+\.(enabled|type|include_subdirectories|text\.prompt_source|text\.tag_delimiter)"
@@ -167,7 +169,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     if "clip_grad_norm" in draft.values and draft.values["clip_grad_norm"] is None:
         draft.set("training.max_grad_norm", 0.0, "clip_grad_norm")
     draft.apply(DIRECT)
-    set_base(draft, "base_model_name")
+    _set_base(draft, spec)
     _set_size_and_length(draft)
     _set_adapter(draft, spec)
     _set_optimizer(draft, spec)
@@ -176,6 +178,30 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
         note_family(draft, spec)
     _set_previews_and_backups(draft)
     return draft.finish("OneTrainer", USUAL)
+
+
+def _set_base(draft: Draft, spec: FamilySpec) -> None:
+    """Set the base model, or the denoiser that takes the place of its own; a link to a file on the hub names it.
+
+    Raises:
+        UserError: it is a model that Limner does not train.
+    """
+    key, base = f"{spec.denoiser}.model_name", draft.get("base_model_name", text, "")
+    others = next(row.others for family, row in NAMES.items() if family == spec.name)
+    if others and re.search(others, base, re.IGNORECASE):
+        raise refusal()
+    if not (denoiser := draft.get(key, text, "")):
+        set_base(draft, "base_model_name")
+        return
+    draft.values[key] = denoiser = LINK.sub(r"\1/", denoiser)
+    draft.leave("replaced", "base_model_name")
+    draft.note(
+        "The recipe trains {denoiser} in the place of {base}. To see what {base} does with the adapter, name it as the "
+        "preview model (preview.base).",
+        denoiser=PurePath(denoiser).name[:100],
+        base=PurePath(base).name[:100],
+    )
+    set_base(draft, key)
 
 
 def _set_size_and_length(draft: Draft) -> None:

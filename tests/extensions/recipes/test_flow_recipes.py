@@ -13,6 +13,7 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from limner_extensions.recipes import kohya_export
+from limner_extensions.recipes.draft import flat
 from limner_extensions.recipes.families import NAMES
 from tests.extensions.recipes.examples import (
     FLOW_GUI,
@@ -253,3 +254,53 @@ def test_a_config_of_ours_keeps_a_training_adapter_from_the_hub(tmp_path: Path) 
     own = {name: {"name": "x", "dataset": "x", "model": {"training_adapter": name}} for name in (TURBO, "C:/turbo.x")}
     recipes = [read(tmp_path, json.dumps(settings)) for settings in own.values()]
     assert [built(recipe).model.training_adapter for recipe in recipes] == [TURBO, ""]
+
+
+KLEIN = {"base_model_name": "black-forest-labs/FLUX.2-klein-base-9B", "model_type": "FLUX_2", "lora_rank": 32}
+
+
+JOB = FLUX_JOB.replace("is_flux: true", "arch: flux2_klein_4b").replace("FLUX.1-dev", "FLUX.2-klein-base-4B")
+
+
+@pytest.mark.parametrize(
+    ("text", "theirs", "base"),
+    [
+        (json.dumps(FLUX_TRAINER | KLEIN), [shifted(sigmoid(z), FLUX_1024) for z in NORMAL], "9B"),
+        (json.dumps(FLUX_TRAINER | KLEIN | {"dynamic_timestep_shifting": False}), [sigmoid(z) for z in NORMAL], "9B"),
+        (JOB, [sigmoid(z) for z in NORMAL], "4B"),
+        (JOB.replace("type: sigmoid", "type: shift"), [shifted(u, FLUX_1024) for u in SHARES], "4B"),
+    ],
+    ids=["OneTrainer, shifted", "OneTrainer", "ai-toolkit", "ai-toolkit, shifted"],
+)
+def test_recipes_for_flux2_klein(tmp_path: Path, text: str, theirs: list[float], base: str) -> None:
+    recipe = read(tmp_path, text)
+    settings = built(replace(recipe, settings=config.merge(recipe.settings, {"model": {"family": "flux2_klein"}})))
+    assert settings.model.base == f"black-forest-labs/FLUX.2-klein-base-{base}"
+    assert settings.adapter.rank == (32 if base == "9B" else built(read(tmp_path, FLUX_JOB)).adapter.rank)
+    assert levels(settings, "flux2_klein") == pytest.approx(theirs, abs=2e-3)
+    with pytest.raises(UserError, match=r"cannot write settings of sd-scripts for FLUX\.2 klein"):
+        kohya_export.export(settings)
+
+
+def test_onetrainer_has_one_name_for_flux2_dev_and_klein(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not for a model that Limner trains"):
+        read(tmp_path, json.dumps(FLUX_TRAINER | KLEIN | {"base_model_name": "black-forest-labs/FLUX.2-dev"}))
+
+
+@pytest.mark.parametrize(
+    ("named", "base"),
+    [
+        ("https://huggingface.co/ostris/Z-Image-De-Turbo/blob/main/de_turbo.safetensors",
+         "ostris/Z-Image-De-Turbo/de_turbo.safetensors"),
+        ("C:\\models\\de_turbo.safetensors", "micro"),
+        ("", "Tongyi-MAI/Z-Image-Turbo"),
+    ],
+)  # fmt: skip
+def test_a_denoiser_in_the_place_of_the_base_models_own_is_trained(tmp_path: Path, named: str, base: str) -> None:
+    recipe = FLUX_TRAINER | {"model_type": "Z_IMAGE", "base_model_name": "Tongyi-MAI/Z-Image-Turbo"}
+    recipe["transformer"] = recipe["transformer"] | {"model_name": named}
+    taken = read(tmp_path, json.dumps(recipe))
+    assert flat(taken.settings).get("model.base", "micro") == base
+    notes = " ".join(taken.notes)
+    assert ("in the place of Z-Image-Turbo" in notes) == bool(named)
+    assert ("de_turbo.safetensors; choose yours" in notes) == named.startswith("C:")

@@ -34,9 +34,18 @@ class FlowScript:
 
 @dataclass(frozen=True)
 class Flow:
-    """Flow matching in a family, for recipes: Limner itself takes the shift from the base model."""
+    """Flow matching in a family, for recipes: Limner itself takes the shift of noise levels from the base model."""
 
-    shift: Callable[[int], float]  # of noise levels, by the side of images in pixels, as its published models have it
+    shift: Callable[[int], float]  # by the side of images in pixels, as its published models and the programs have it
+    # That of OneTrainer's dynamic shifting; None = it ignores that.
+    dynamic: Callable[[int], float] | None = field(default=None, kw_only=True)
+    # Other base models of the family: regular expression for their names, and their shift, which the programs ignore.
+    others: tuple[str, float] = field(default=("(?!)", 0.0), kw_only=True)
+
+    def own_shift(self, base: str, side: int) -> float:
+        """Return the shift of a base model, by its name on the hub, for images of a side in pixels."""
+        pattern, shift = self.others
+        return shift if re.search(pattern, base, re.IGNORECASE) else self.shift(side)
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class RecipeNames:
     names: tuple[str, ...]
     script: str = "train_network.py"  # "" if there is none
     flow: Flow | None = None  # if it is trained by flow matching
-    others: str = ""  # regular expression for base models that have its names, and that Limner does not train
+    refused: str = ""  # regular expression for base models that have its names, and that Limner does not train
 
 
 def _flux_shift(side: int) -> float:
@@ -122,13 +131,22 @@ NAMES: dict[FamilyName, RecipeNames] = {
         "sd3_train_network.py",
         ScriptedFlow(lambda _side: 3.0, _SD3),  # `shift` of its scheduler
     ),
-    "flux": RecipeNames(("flux", "is_flux", "FLUX_DEV_1"), "flux_train_network.py", ScriptedFlow(_flux_shift, _FLUX)),
-    # Read from Nerogar/OneTrainer at commit 23df383 and ostris/ai-toolkit at 27a03a9, which has a shift of 3 for both
-    # models; kohya's scripts have none for it.
-    "z_image": RecipeNames(("zimage", "Z_IMAGE"), "", Flow(lambda _side: 3.0)),
+    "flux": RecipeNames(
+        ("flux", "is_flux", "FLUX_DEV_1"),
+        "flux_train_network.py",
+        ScriptedFlow(_flux_shift, _FLUX, dynamic=_flux_shift),
+    ),
+    # Read from Nerogar/OneTrainer at commit 23df383, whose dynamic shift is that of FLUX.1, and ostris/ai-toolkit at
+    # 27a03a9, which has a shift of 3 for both models, as Turbo; kohya's scripts have none for it.
+    "z_image": RecipeNames(
+        ("zimage", "Z_IMAGE"), "", Flow(lambda _side: 3.0, dynamic=_flux_shift, others=(r"/z-image$", 6.0))
+    ),
     # Likewise: both shift by the size of images as FLUX.1 does, and OneTrainer has one name for FLUX.2 dev and klein.
     "flux2_klein": RecipeNames(
-        ("flux2_klein_4b", "flux2_klein_9b", "FLUX_2"), "", Flow(_flux_shift), others=r"flux\.?_?-?2-dev"
+        ("flux2_klein_4b", "flux2_klein_9b", "FLUX_2"),
+        "",
+        Flow(_flux_shift, dynamic=_flux_shift),
+        refused=r"flux\.2-dev",
     ),
 }
 SPECS = {name: FAMILIES[family] for family, row in NAMES.items() for name in row.names}

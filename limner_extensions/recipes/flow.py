@@ -17,7 +17,7 @@ CLOSE = 0.01  # of shifts
 
 @dataclass(frozen=True)
 class Levels:
-    """A distribution of noise levels: its kind, what belongs to that, and the shift; None = that of the base model."""
+    """A distribution of noise levels: its kind, what belongs to that, and the shift; None = the usual of the family."""
 
     kind: Literal["uniform", "logit-normal", "mode"] = "uniform"
     shift: float | None = 1.0
@@ -32,8 +32,12 @@ def set_levels(draft: Draft, flow: Flow | None, levels: Levels, *keys: str) -> N
     A shift of logit-normal levels is the same as a mean that is higher by its logarithm, since the shifted sigmoid of x
     is the sigmoid of x + log(shift). So they arrive exactly; of the others, a shift that is not ours is named.
     """
-    ours = flow.shift(int(draft.settings["training.resolution"])) if flow else 1.0
-    theirs = ours if levels.shift is None else levels.shift
+    ours = theirs = 1.0
+    if flow:
+        side = int(draft.settings["training.resolution"])
+        ours, theirs = flow.own_shift(draft.settings.get("model.base", ""), side), flow.shift(side)
+    if levels.shift is not None:
+        theirs = levels.shift
     draft.set("objective.timestep_sampling", levels.kind, *keys)
     values: Mapping[str, Any] = {}
     if levels.kind == "logit-normal":

@@ -187,8 +187,8 @@ def _set_base(draft: Draft, spec: FamilySpec) -> None:
         UserError: it is a model that Limner does not train.
     """
     key, base = f"{spec.denoiser}.model_name", draft.get("base_model_name", text, "")
-    others = next(row.others for family, row in NAMES.items() if family == spec.name)
-    if others and re.search(others, base, re.IGNORECASE):
+    refused = next(row.refused for family, row in NAMES.items() if family == spec.name)
+    if refused and re.search(refused, base, re.IGNORECASE):
         raise refusal()
     if not (denoiser := draft.get(key, text, "")):
         set_base(draft, "base_model_name")
@@ -357,12 +357,13 @@ def _set_levels(draft: Draft, flow: Flow | None) -> None:
     """Set the noise levels, which models of flow matching shift."""
     bias, weight = draft.get("noising_bias", number, 0.0), draft.get("noising_weight", number, 0.0)
     distribution = draft.get("timestep_distribution", text, "UNIFORM")
-    shift: float | None = draft.get("timestep_shift", above_zero, 1.0)
+    shift: float = draft.get("timestep_shift", above_zero, 1.0)
     keys = ["timestep_distribution", "timestep_shift"]
-    if flow and flow.shift(512) == flow.shift(1024):  # whatever the size of the images, which OneTrainer then ignores
+    if flow and not flow.dynamic:
         draft.leave("decided here", "dynamic_timestep_shifting")
-    elif flow and draft.get("dynamic_timestep_shifting", flag, False):
-        shift, keys = None, ["timestep_distribution", "dynamic_timestep_shifting"]
+    elif flow and flow.dynamic and draft.get("dynamic_timestep_shifting", flag, False):
+        shift = flow.dynamic(int(draft.settings["training.resolution"]))
+        keys = ["timestep_distribution", "dynamic_timestep_shifting"]
     if distribution == "LOGIT_NORMAL" and weight > -1:
         levels = Levels("logit-normal", shift, bias, weight + 1)
         keys += ["noising_bias", "noising_weight"]

@@ -47,7 +47,7 @@ def levels(settings: config.TrainConfig, family: FamilyName) -> list[float]:
         shares = torch.sigmoid(objective.logit_mean + objective.logit_std * torch.tensor(NORMAL))
     elif objective.timestep_sampling == "mode":
         shares = 1 - shares - objective.mode_scale * (torch.cos(math.pi * shares / 2) ** 2 - 1 + shares)
-    noise = FlowNoise(lambda _shape: flow.shift(side))
+    noise = FlowNoise(lambda _shape: flow.own_shift(settings.model.base, side))
     shape = (1, 16, side // 8, side // 8)
     return sorted((noise.at(shares, objective.min_timestep, objective.max_timestep, shape) / 1000).tolist())
 
@@ -290,12 +290,14 @@ def test_onetrainer_has_one_name_for_flux2_dev_and_klein(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("named", "base"),
     [
-        ("https://huggingface.co/ostris/Z-Image-De-Turbo/blob/main/de_turbo.safetensors",
-         "ostris/Z-Image-De-Turbo/de_turbo.safetensors"),
+        (
+            "https://huggingface.co/ostris/De-Turbo/blob/main/de_turbo.safetensors",
+            "ostris/De-Turbo/de_turbo.safetensors",
+        ),
         ("C:\\models\\de_turbo.safetensors", "micro"),
         ("", "Tongyi-MAI/Z-Image-Turbo"),
     ],
-)  # fmt: skip
+)
 def test_a_denoiser_in_the_place_of_the_base_models_own_is_trained(tmp_path: Path, named: str, base: str) -> None:
     recipe = FLUX_TRAINER | {"model_type": "Z_IMAGE", "base_model_name": "Tongyi-MAI/Z-Image-Turbo"}
     recipe["transformer"] = recipe["transformer"] | {"model_name": named}
@@ -304,3 +306,16 @@ def test_a_denoiser_in_the_place_of_the_base_models_own_is_trained(tmp_path: Pat
     notes = " ".join(taken.notes)
     assert ("in the place of Z-Image-Turbo" in notes) == bool(named)
     assert ("de_turbo.safetensors; choose yours" in notes) == named.startswith("C:")
+
+
+@pytest.mark.parametrize("base", ["Tongyi-MAI/Z-Image", "Tongyi-MAI/Z-Image-Turbo"])
+@pytest.mark.parametrize("shift", [1.0, FLUX_1024])
+def test_each_z_image_model_has_its_own_shift(tmp_path: Path, base: str, shift: float) -> None:
+    """The scheduler in the folder of Z-Image shifts by 6, that of Turbo by 3, and OneTrainer as for FLUX.1 or not."""
+    changes = {"model_type": "Z_IMAGE", "base_model_name": base, "dynamic_timestep_shifting": shift > 1}
+    settings = built(read(tmp_path, json.dumps(FLUX_TRAINER | changes)))
+    ours = 3.0 if "Turbo" in base else 6.0
+    assert settings.objective.logit_mean == pytest.approx(math.log(shift / ours), abs=1e-3)
+    shared = FLUX_JOB.replace("is_flux: true", "arch: zimage").replace("black-forest-labs/FLUX.1-dev", base)
+    notes = read(tmp_path, shared.replace("type: sigmoid", "type: shift")).notes
+    assert bool([note for note in notes if "shifted by 6 here" in note and "by 3 in the recipe" in note]) == (ours > 3)

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from trainer import __version__, captioning, card_memory, config, extension, paths, processes, runs, storage, worker
-from trainer.base_models import MICRO
+from trainer.base_models import MICRO, detect
 from trainer.cli import adapter_files, machine, run_queue
 from trainer.cli.adapter_files import BASE, Json
 from trainer.cli.console import echo, work_visibly
-from trainer.config import PictureConfig
+from trainer.config import PictureConfig, base_notes
 from trainer.data import captions, checks, dataset, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError, explain_disk
@@ -324,6 +324,9 @@ def check(
                 echo(_("To train it takes {time}.", time=time))
             if memory := card_memory.describe(settings):
                 echo(memory)
+            if facts := detect.glance(base):
+                for note in base_notes.find(settings, facts):
+                    echo(note)
     if any(problem.fatal for problem in problems):
         raise typer.Exit(2)
 

@@ -103,6 +103,13 @@ def test_the_time_of_a_run_is_told_before_it(
     assert "about 2 min for 240 steps" in limner("queue", "add", str(tmp_path / "run.toml")).stdout
 
 
+def test_check_names_what_a_distilled_model_loses(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
+    turbo = tmp_path / "sd-turbo"
+    turbo.symlink_to(tiny_sd)
+    notes = [limner("check", "rin", "--base", str(base)).stdout for base in (tiny_sd, turbo)]
+    assert ["training on it costs some of that ability" in note for note in notes] == [False, True]
+
+
 def sample(folder: Path, *arguments: object) -> dict[str, Any]:
     """Generate an image; returns the settings in its file."""
     out = folder / "x.png"

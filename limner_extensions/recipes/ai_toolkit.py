@@ -22,7 +22,7 @@ from limner_extensions.recipes.draft import (
     text,
     whole,
 )
-from limner_extensions.recipes.families import SPECS, Flow, flow_of
+from limner_extensions.recipes.families import SPECS, Flow, flow_of, names_of
 from limner_extensions.recipes.flow import Levels, layers_note, note_family, refusal, set_levels
 from limner_extensions.recipes.optimization import (
     Names,
@@ -161,6 +161,9 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     if spec and spec.guided:
         draft.set("model.guidance", draft.get("train.cfg_scale", number, 1.0), "train.cfg_scale")
     if spec and flow:
+        in_blocks = str(draft.values.get("network.transformer_only", True)).lower() != "false"
+        if in_blocks and not draft.settings["adapter.blocks"]:
+            draft.set("adapter.blocks", list(names_of(spec).blocks))
         _set_levels(draft, flow)
         note_family(draft, spec)
     _set_previews(draft)

@@ -62,7 +62,8 @@ class RecipeNames:
     names: tuple[str, ...]
     script: str = "train_network.py"  # "" if there is none
     flow: Flow | None = None  # if it is trained by flow matching
-    refused: str = ""  # regular expression for base models that have its names, and that Limner does not train
+    blocks: tuple[str, ...] = ()  # those that the programs adapt, as names of ours contain them; () = all
+    refused: str = "(?!)"  # regular expression for base models that have its names, and that Limner does not train
 
 
 def _flux_shift(side: int) -> float:
@@ -139,7 +140,10 @@ NAMES: dict[FamilyName, RecipeNames] = {
     # Read from Nerogar/OneTrainer at commit 23df383, whose dynamic shift is that of FLUX.1, and ostris/ai-toolkit at
     # 27a03a9, which has a shift of 3 for both models, as Turbo; kohya's scripts have none for it.
     "z_image": RecipeNames(
-        ("zimage", "Z_IMAGE"), "", Flow(lambda _side: 3.0, dynamic=_flux_shift, others=(r"/z-image$", 6.0))
+        ("zimage", "Z_IMAGE"),
+        "",
+        Flow(lambda _side: 3.0, dynamic=_flux_shift, others=(r"/z-image$", 6.0)),
+        blocks=("layers.",),  # without those that refine text and image before
     ),
     # Likewise: both shift by the size of images as FLUX.1 does, and OneTrainer has one name for FLUX.2 dev and klein.
     "flux2_klein": RecipeNames(
@@ -159,6 +163,11 @@ FLOWS = [(FAMILIES[family], row.flow.kohya) for family, row in NAMES.items() if 
 def scripted(flow: Flow | None) -> ScriptedFlow | None:
     """Return the flow matching of a family if a script of kohya's trains it."""
     return flow if isinstance(flow, ScriptedFlow) else None
+
+
+def names_of(spec: FamilySpec) -> RecipeNames:
+    """Return the names of a family that recipes may be for."""
+    return next(row for family, row in NAMES.items() if family == spec.name)
 
 
 def flow_of(spec: FamilySpec | None) -> Flow | None:

@@ -24,7 +24,7 @@ from limner_extensions.recipes.draft import (
     text,
     whole,
 )
-from limner_extensions.recipes.families import NAMES, SPECS, Flow, flow_of
+from limner_extensions.recipes.families import SPECS, Flow, flow_of, names_of
 from limner_extensions.recipes.flow import Levels, above_zero, layers_note, note_family, refusal, set_levels, shifted
 from limner_extensions.recipes.optimization import (
     Names,
@@ -187,8 +187,7 @@ def _set_base(draft: Draft, spec: FamilySpec) -> None:
         UserError: it is a model that Limner does not train.
     """
     key, base = f"{spec.denoiser}.model_name", draft.get("base_model_name", text, "")
-    refused = next(row.refused for family, row in NAMES.items() if family == spec.name)
-    if refused and re.search(refused, base, re.IGNORECASE):
+    if re.search(names_of(spec).refused, base, re.IGNORECASE):
         raise refusal()
     if not (denoiser := draft.get(key, text, "")):
         set_base(draft, "base_model_name")
@@ -256,7 +255,9 @@ def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
     draft.set("adapter.targets", "attention+ff" if spec.transformer and targets == "conv" else targets,
               "layer_filter_preset")  # fmt: skip
     if preset in LAYERS and preset:
-        draft.leave("off", "layer_filter")
+        draft.leave("off", "layer_filter", "layer_filter_regex")
+        if preset != "full":
+            draft.set("adapter.blocks", list(names_of(spec).blocks), "layer_filter_preset")
     elif patterns and not draft.get("layer_filter_regex", flag, False):
         draft.set("adapter.blocks", patterns, "layer_filter")
     if spec.transformer and targets != "attention":

@@ -319,3 +319,14 @@ def test_each_z_image_model_has_its_own_shift(tmp_path: Path, base: str, shift: 
     shared = FLUX_JOB.replace("is_flux: true", "arch: zimage").replace("black-forest-labs/FLUX.1-dev", base)
     notes = read(tmp_path, shared.replace("type: sigmoid", "type: shift")).notes
     assert bool([note for note in notes if "shifted by 6 here" in note and "by 3 in the recipe" in note]) == (ours > 3)
+
+
+def test_the_blocks_of_z_image_that_refine_are_left_as_they_are_there(tmp_path: Path) -> None:
+    trainer = FLUX_TRAINER | {"model_type": "Z_IMAGE", "layer_filter": "x", "layer_filter_regex": True}
+    job = FLUX_JOB.replace("is_flux: true", "arch: zimage")
+    texts = [json.dumps(trainer | {"layer_filter_preset": preset}) for preset in ("attn-mlp", "blocks", "full")]
+    texts += [job, job.replace("type: lora", "type: lora, transformer_only: false"), FLUX_JOB]
+    recipes = [read(tmp_path, text) for text in texts]
+    main = ("layers.",)
+    assert [built(recipe).adapter.blocks for recipe in recipes] == [main, main, (), main, (), ()]
+    assert not [note for recipe in recipes for note in recipe.notes if "layer_filter_regex = " in note]

@@ -11,12 +11,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainer.adapter_files.modules import Full, LoHa, Lora, Module, size
+from trainer.adapter_files.modules import Full, GLoRA, LoHa, LoKr, Lora, Module, size
 from trainer.base_models import layer_names, transformer_names
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import TRANSFORMERS, FamilyName
 
-_SLICED = ("lora_up.weight", "hada_w1_a", "hada_w2_a", "diff", "diff_b", "dora_scale")  # whose rows are the layer's
+# Tensors whose rows are the layer's; those of the first factor of a LoKr stand for a block of them.
+_SLICED = {
+    *("lora_up.weight", "hada_w1_a", "hada_w2_a", "b1.weight", "diff", "diff_b", "dora_scale"),
+    *("lokr_w1", "lokr_w1_a"),
+}
 _PLAIN = {"lora_down.weight", "lora_up.weight"}
 
 
@@ -26,20 +30,21 @@ def apart(place: Place, module: Module, *, originally: bool) -> dict[Place, Modu
     `originally` is how the file names it: as the original code.
     """
     shares = transformer_names.parts(place.path) if place.component == "transformer" else {}
-    if not shares:
-        return {place: _swapped(place.path, module) if originally else module}
-    rows, unit = size(module)[0], size(module)[0] // sum(shares.values())
-    magnitude = module.parts.get("dora_scale")
-    if not isinstance(module, Lora | LoHa | Full) or rows % sum(shares.values()):
+    rows, columns = size(module)
+    if not shares and not (originally and is_swapped(place.path, rows, columns)):
+        return {place: module}
+    magnitude, unit = module.parts.get("dora_scale"), rows // (sum(shares.values()) or 2)
+    if (whole := _sliceable(module, unit)) is None:
         return None
-    if magnitude is not None and len(magnitude) != rows:
+    if not shares:
+        return {place: _swapped(whole)}
+    if rows % unit or (magnitude is not None and len(magnitude) != rows):
         return None
     parts: dict[Place, Module] = {}
     start = 0
     for number, (path, share) in enumerate(shares.items()):
         stop = start + share * unit
-        tensors = {key: part[start:stop] if key in _SLICED else part for key, part in module.parts.items()}
-        part = replace(module, parts={key: tensor.contiguous() for key, tensor in tensors.items()})
+        part = _slice(whole, start, stop)
         if isinstance(part, Lora):
             part = _own_ranks(part, number, len(shares))
         if not isinstance(part, Lora) or part.up.any() or part.down.any():  # else it was missing
@@ -48,13 +53,32 @@ def apart(place: Place, module: Module, *, originally: bool) -> dict[Place, Modu
     return parts
 
 
-def _swapped(path: str, module: Module) -> Module:
-    """Return the adapter of a layer whose halves diffusers has in the other order, in the order of the other code."""
-    rows, columns = size(module)
-    if not is_swapped(path, rows, columns) or not isinstance(module, Lora | LoHa | Full):
+def _sliceable(module: Module, unit: int) -> Module | None:
+    """Return a module that can be cut after any multiple of `unit` rows; None if there is none of the same change."""
+    if not isinstance(module, LoKr):
+        return module if isinstance(module, Lora | LoHa | GLoRA | Full) else None
+    first = module.parts.get("lokr_w1", module.parts.get("lokr_w1_a"))
+    assert first is not None
+    if unit % (size(module)[0] // len(first)) == 0:  # each of its rows stands for a block of the layer's
         return module
-    tensors = {key: part.roll(rows // 2, 0) if len(part) == rows else part for key, part in module.parts.items()}
-    return replace(module, parts=tensors)
+    if "dora_scale" in module.parts:
+        return None
+    biases = {key: part for key, part in module.parts.items() if key == "diff_b"}
+    return Full({"diff": module.delta().to(first.dtype), **biases})
+
+
+def _slice(module: Module, start: int, stop: int) -> Module:
+    rows, parts = size(module)[0], dict(module.parts)
+    for key in _SLICED & parts.keys():
+        count = len(parts[key])
+        parts[key] = parts[key][start * count // rows : stop * count // rows].contiguous()
+    return replace(module, parts=parts)  # type: ignore[type-var]  # all modules are dataclasses
+
+
+def _swapped(module: Module) -> Module:
+    """Return the adapter of a layer whose halves diffusers has in the other order, in the order of the other code."""
+    parts = {key: part.roll(len(part) // 2, 0) if key in _SLICED else part for key, part in module.parts.items()}
+    return replace(module, parts=parts)  # type: ignore[type-var]  # all modules are dataclasses
 
 
 def is_swapped(path: str, rows: int, columns: int) -> bool:
@@ -114,7 +138,8 @@ def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, 
         elif whole := transformer_names.joined(place.path, family):
             groups.setdefault(whole, {})[place.path] = module
         else:
-            named[_kohya(place.path, family)] = _swapped(place.path, module)
+            is_other = is_swapped(place.path, *size(module))
+            named[_kohya(place.path, family)] = _swapped(module) if is_other else module
     for whole, parts in groups.items():
         named[_kohya(whole, family)] = _joined(transformer_names.parts(whole, family), parts)
     return named

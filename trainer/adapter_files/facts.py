@@ -22,6 +22,7 @@ _FORMS = {  # kinds by their algorithm, and a tensor with the dimensions of a co
     ("OFT", "oft_blocks"): "BOFT",
     ("IA3", "weight"): "convolution IA3",
 }
+_T5_ALONE: dict[str, TextName] = {"lora_te1_": "t5 first", "lora_te_": "t5 only", layer_names.T5_PREFIX: "t5 third"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Facts:
         if module.place is None or module.place.component != "unet":
             return None
         if module.naming == "generic":
-            return "generic"
+            return "generic" if module.prefix else "bare original"
         if module.prefix == layer_names.OFT_PREFIX:
             return "oft diffusers" if module.naming == "diffusers" else "oft"
         if module.naming == "original":
@@ -168,6 +169,8 @@ class Facts:
         module = layer.module
         if module.place is None or module.place.component != "transformer":
             return None
+        if module.naming == "generic" and not module.prefix:
+            return "bare original"
         if module.naming == "generic":
             return "generic peft" if any(".lora_A." in key for key in layer.parts.values()) else "generic"
         if module.naming == "dotted":
@@ -176,7 +179,8 @@ class Facts:
             return "peft" if module.name.startswith(OWN_PREFIX) else "dotted"
         if module.naming == "original":
             return "joined"
-        return "lycoris" if module.prefix == "lycoris_" else "onetrainer"
+        by_prefix: dict[str, LayerNaming] = {"lycoris_": "lycoris", "lora_unet_": "musubi"}
+        return by_prefix.get(module.prefix, "onetrainer")
 
     @cached_property
     def transformer_names(self) -> set[LayerNaming]:
@@ -191,13 +195,7 @@ class Facts:
         if module.naming == "generic":
             return "generic"
         if module.place.component == layer_names.T5:
-            if module.naming == "dotted":
-                return "dotted t5"
-            if module.prefix == layer_names.T5_PREFIX:
-                return "t5"
-            if (large := self.spec.adapted_encoder) and layer_names.is_t5(module.prefix, large.component):
-                return "t5 by folder"
-            return "other prefix"
+            return self._t5_name(module)
         if module.naming == "dotted":
             return "dotted" if module.text_model else "dotted flat"
         if not module.text_model:
@@ -207,6 +205,17 @@ class Facts:
         only = len(self.spec.text_encoders) == 1 and module.prefix == "lora_te1_"
         first = len(self.spec.text_encoders) == 2 and module.prefix == "lora_te_"
         return "te1 for the only" if only else "te for the first" if first else "other prefix"
+
+    def _t5_name(self, module: Module) -> TextName:
+        if module.naming == "dotted":
+            return "dotted t5"
+        if not self.spec.text_encoders:
+            return _T5_ALONE.get(module.prefix, "other prefix")
+        if module.prefix == layer_names.T5_PREFIX:
+            return "t5"
+        if (large := self.spec.adapted_encoder) and layer_names.is_t5(module.prefix, large.component):
+            return "t5 by folder"
+        return "other prefix"
 
     @cached_property
     def beside_blocks(self) -> bool:

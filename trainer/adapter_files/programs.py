@@ -19,12 +19,12 @@ from trainer.i18n import _
 #   diffusers          as diffusers, with underscores: lora_unet_down_blocks_0_...
 #   lycoris            the same with the prefix lycoris_
 #   dotted, bare       with dots, with and without `unet.`; peft: with `base_model.model.`
-#   generic            as ComfyUI's own models: diffusion_model.input_blocks.4.1...
+#   generic            as ComfyUI's own models: diffusion_model.input_blocks.4.1...; bare original: input_blocks.4.1...
 #   oft                as sd-scripts' OFT: oft_unet_input_blocks_4_1_...; oft diffusers: oft_unet_down_blocks_0_...
 #   processor          with dots, attention as diffusers named it in 2023; mixed processor: the same with PEFT's tensors
 UnetName = Literal[
     "original", "foreign original", "diffusers", "lycoris", "dotted", "dotted attention", "bare", "bare attention",
-    "peft", "processor", "mixed processor", "generic", "oft", "oft diffusers",
+    "peft", "processor", "mixed processor", "generic", "bare original", "oft", "oft diffusers",
 ]  # fmt: skip
 # How it names a layer of a text encoder:
 #   own                with the family's own prefix: lora_te_, and for XL lora_te1_ and lora_te2_
@@ -33,18 +33,24 @@ UnetName = Literal[
 #   dotted             text_encoder.text_model...; dotted flat: without text_model
 #   generic            as ComfyUI's own models: text_encoders.clip_l.transformer.text_model...
 #   t5                 T5 as sd-scripts: lora_te3_encoder_block...; t5 by folder: as OneTrainer, for FLUX.1 lora_te2_
+#   t5 first           T5 without CLIP, as of Chroma: lora_te1_; t5 only: lora_te_; t5 third: lora_te3_
 #   dotted t5          T5 by its folder: text_encoder_2.encoder.block...; ComfyUI read at 41444b52 on 2026-11-30
 TextName = (
     Literal["own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat", "flat", "generic"]
-    | Literal["t5", "t5 by folder", "dotted t5"]
+    | Literal["t5", "t5 by folder", "t5 first", "t5 only", "t5 third", "dotted t5"]
 )
 # How an adapter file names a layer of a transformer:
 #   joined       as the original code, which joins layers: lora_unet_joint_blocks_0_x_block_attn_qkv
 #   onetrainer   as diffusers, with underscores: lora_transformer_transformer_blocks_0_attn_to_q; lycoris: lycoris_...
 #   dotted       with dots: transformer.transformer_blocks.0.attn.to_q; peft: base_model.model....
 #   generic      as the original code, with dots: diffusion_model.joint_blocks.0.x_block.attn.qkv; generic peft: the
-#                same with PEFT's tensors; generic dotted: with the layers of diffusers, as ai-toolkit writes some
-LayerNaming = Literal["joined", "onetrainer", "lycoris", "dotted", "peft", "generic", "generic peft", "generic dotted"]
+#                same with PEFT's tensors; generic dotted: with the layers of diffusers, as ai-toolkit writes some;
+#                bare original: without the prefix, as OneTrainer's form of that name
+#   musubi       as diffusers under kohya's prefix: lora_unet_layers_0_attention_to_q, of musubi-tuner and OneTrainer
+LayerNaming = (
+    Literal["joined", "onetrainer", "lycoris", "dotted", "peft", "generic", "generic peft", "generic dotted"]
+    | Literal["bare original", "musubi"]
+)
 # What a program does with a file of which it cannot use everything.
 Strictness = Literal["leaves out", "refuses"]
 
@@ -118,10 +124,10 @@ _FLAT_LOHA = _("it stops at a LoHa whose factors have the shapes of convolutions
 _RESHAPES = _("it reshapes what does not fit, and then silently does something else")
 _STOPS, _LEFT_OUT = _("it stops with an error"), _("left out")
 _COMFY_UNET: frozenset[UnetName] = frozenset(get_args(UnetName)) - {
-    *("dotted attention", "bare attention", "peft", "oft", "oft diffusers")
+    *("dotted attention", "bare attention", "bare original", "peft", "oft", "oft diffusers")
 }
 _COMFY_TEXT: frozenset[TextName] = frozenset(
-    ("own", "te1 for the only", "te for the first", "dotted", "t5", "t5 by folder")
+    ("own", "te1 for the only", "te for the first", "dotted", "t5", "t5 by folder", "t5 first")
 )
 _COMFY_KINDS = {
     **_LORA, **_HADAMARD, **_DORA_BY_INPUT, **_by_output(_OVER_BASE), "GLoRA": RIGHT, "full": RIGHT, "norm": RIGHT,
@@ -169,7 +175,7 @@ PROGRAMS = (
     ),
     Program(
         "sd-scripts", "kohya-ss/sd-scripts, KohakuBlueleaf/LyCORIS", "48d368fa, f49d30d6", "2026-11-30",
-        frozenset(("original", "diffusers", "oft", "oft diffusers")), frozenset(("own", "t5")),
+        frozenset(("original", "diffusers", "oft", "oft diffusers")), frozenset(("own", "t5", "t5 third")),
         {"LoRA": RIGHT, "Tucker LoRA": RIGHT, **_by_output(_SQUARED), "DoRA by output": RIGHT, "LoHa": _SQUARED,
          "LoKr": _SQUARED, "whole LoKr": RIGHT, "GLoRA": RIGHT, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT,
          "norm": RIGHT, "text norm": RIGHT},
@@ -193,7 +199,7 @@ PROGRAMS = (
     ),
     Program(
         "SD.Next", "vladmandic/sdnext", "058a7f0c", "2026-11-30",
-        frozenset(("original", "diffusers", "oft")), frozenset(("own", "t5 by folder")),
+        frozenset(("original", "diffusers", "oft")), frozenset(("own", "t5 by folder", "t5 only")),
         {**_WEBUI_KINDS, **_by_output(RIGHT), "constrained OFT": RIGHT, "norm": _BROKEN_BIAS,
          "text norm": _BROKEN_BIAS},
         _LEFT_OUT, _STOPS, biases="stops",
@@ -326,12 +332,17 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
         "ComfyUI": Support(frozenset(("joined", "lycoris", "dotted", "generic dotted", *_GENERIC))),
         "InvokeAI": Support(frozenset(("dotted", "generic dotted")), refuses_unmatched=True),
         "diffusers": Support(
-            frozenset(("joined", "dotted", "generic dotted")),
+            frozenset(("joined", "musubi", "dotted", "generic dotted")),
             kinds=frozenset(("LoRA", "DoRA of PEFT")),
-            outside=frozenset(("dotted", "generic dotted")),
+            outside=frozenset(("musubi", "dotted", "generic dotted")),
             refuses_unmatched=True,
         ),
-        "SD.Next": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "generic dotted", *_GENERIC))),
+        # Read at 18bbe288 (`pipelines/z_image/zimage_lora.py`), with the last two names.
+        "SD.Next": Support(
+            frozenset(
+                ("joined", "onetrainer", "lycoris", "dotted", "generic dotted", *_GENERIC, "musubi", "bare original")
+            )
+        ),
     },
 }
 

@@ -168,7 +168,8 @@ def read(name: str, family: FamilyName | None = None) -> Module:
     prefix = next((prefix for prefix in _COMPONENTS if name.startswith(prefix)), "")
     if not prefix:
         generic = next((prefix for prefix in _GENERIC if name.startswith(prefix)), "")
-        return _read_generic(name, generic, family) if generic else _read_dotted(name)
+        by_original, by_diffusers = _read_generic(name, generic, family), _read_dotted(name)
+        return by_original if generic or (by_original.place and not by_diffusers.place) else by_diffusers
     component, inner = _COMPONENTS[prefix], name.removeprefix(prefix)
     if component in DENOISERS and (module := _read_transformer(name, inner, prefix, family)):
         return module
@@ -180,15 +181,18 @@ def read(name: str, family: FamilyName | None = None) -> Module:
 
 
 def _read_transformer(name: str, inner: str, prefix: str, family: FamilyName | None) -> Module | None:
-    """Return the layer of a transformer that a name stands for: kohya's are the original ones, others diffusers'."""
-    naming: Naming = "original" if prefix == "lora_unet_" else "diffusers"
-    is_original = naming == "original"
-    path = transformer_names.from_original(inner, family) if is_original else transformer_names.from_diffusers(inner)
+    """Return the layer of a transformer that a name stands for: kohya's are the original ones, others diffusers'.
+
+    Of Z-Image musubi-tuner and OneTrainer have those of diffusers under kohya's prefix, too.
+    """
+    path = transformer_names.from_original(inner, family) if prefix == "lora_unet_" else ""
+    naming: Naming = "original" if path else "diffusers"
+    path = path or transformer_names.from_diffusers(inner)
     return Module(name, Place("transformer", path), naming, prefix) if path else None
 
 
 def _read_generic(name: str, prefix: str, family: FamilyName | None) -> Module:
-    component, path = _GENERIC[prefix], name.removeprefix(prefix)
+    component, path = _GENERIC.get(prefix, "unet"), name.removeprefix(prefix)
     if component == "unet":
         if layer := transformer_names.from_original(path, family):
             return Module(name, Place("transformer", layer), "generic", prefix)
@@ -260,7 +264,8 @@ def peft(place: Place, family: FamilyName | None = None) -> str:
 def is_t5(prefix: str, folder: str) -> bool:
     """Return True if a name with this prefix can be of T5 in a family that has it in this folder."""
     number = folder.removeprefix("text_encoder").removeprefix("_")  # OneTrainer numbers encoders as folders are
-    return prefix in (f"{folder}.", f"lora_te{number}_", T5_PREFIX, *_GENERIC)
+    numbers = (number or "1", number)  # the only encoder has either
+    return prefix in (f"{folder}.", *(f"lora_te{number}_" for number in numbers), T5_PREFIX, *_GENERIC)
 
 
 def _with_first_level(place: Place) -> str:

@@ -467,11 +467,26 @@ def test_text_encoders_cost_sd_next_all_joined_layers(tmp_path: Path) -> None:
     assert verdicts["ComfyUI"].loads
 
 
+@pytest.mark.parametrize(
+    "name", ["lora_unet_layers_0_attention_to_q", "layers.0.attention.qkv", "double_blocks.0.img_attn.proj"]
+)
+def test_names_that_musubi_tuner_and_onetrainer_have(tmp_path: Path, name: str) -> None:
+    """Of Z-Image, musubi-tuner's names are read by diffusers, and by ComfyUI once its converter has changed them."""
+    width = 3072 if name.startswith("double") else 3840
+    is_flat, rows = name.startswith("lora_"), 3 * width if name.endswith("qkv") else width
+    down, up = ("lora_down", "lora_up") if is_flat else ("lora_A", "lora_B")
+    tensors = {f"{name}.{down}.weight": torch.ones(2, width), f"{name}.{up}.weight": torch.ones(rows, 2)}
+    report = check(tmp_path, {**tensors, f"{name}.alpha": torch.tensor(2.0)})
+    assert not report.problems
+    readers = {verdict.program for verdict in report.verdicts if verdict.loads}
+    assert readers == ({"diffusers", "SD.Next"} if is_flat else {"SD.Next"} if width == 3840 else set())
+
+
 def with_t5(family: FamilyName, name: str, prefix: str) -> Tensors:
     """A LoRA of a layer outside T5, and of one of it, both in kohya's format or with dots."""
     path = "encoder.block.3.layer.1.DenseReluDense.wi_0"
     t5 = prefix + (path if prefix.endswith(".") else path.replace(".", "_"))
-    width = 3072 if family == "flux" else 1536
+    width = 1536 if family == "sd3" else 3072
     tensors = {}
     for layer, (rows, columns) in {name: (width, width), t5: (10240, 4096)}.items():
         down, up = ("lora_A", "lora_B") if prefix.endswith(".") else ("lora_down", "lora_up")
@@ -481,6 +496,7 @@ def with_t5(family: FamilyName, name: str, prefix: str) -> Tensors:
     return tensors
 
 
+NO_CHROMA = {"A1111": "refuses", "InvokeAI": "refuses"}
 NO_T5 = "1 of 2 layers are without effect"
 T5_FILES: dict[tuple[FamilyName, str, str], tuple[dict[str, str], set[str]]] = {
     ("flux", "lora_unet_double_blocks_0_img_attn_proj", "lora_te3_"): (
@@ -498,6 +514,12 @@ T5_FILES: dict[tuple[FamilyName, str, str], tuple[dict[str, str], set[str]]] = {
     ("sd3", "transformer.transformer_blocks.0.attn.to_out.0", "text_encoder_3."): (
         {"ComfyUI": "differs", "A1111": "differs", "Forge": "nothing", "InvokeAI": "refuses", "sd-scripts": "nothing",
          "SD.Next": "nothing", "diffusers": "differs"}, {"ComfyUI", "diffusers"}),
+    ("chroma", "lora_unet_double_blocks_0_img_attn_proj", "lora_te1_"): (
+        {**NO_CHROMA, "sd-scripts": "differs", "SD.Next": "differs", "diffusers": "refuses"},
+        {"sd-scripts", "SD.Next"}),
+    ("chroma", "lora_unet_double_blocks_0_img_attn_proj", "lora_te3_"): (
+        {**NO_CHROMA, "ComfyUI": "differs", "Forge": "differs", "SD.Next": "differs", "diffusers": "refuses"},
+        {"ComfyUI", "Forge", "SD.Next"}),
 }  # fmt: skip
 
 

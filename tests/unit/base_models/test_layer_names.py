@@ -58,11 +58,14 @@ def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
             continue
         for name in (layer_names.kohya(place, family), layer_names.peft(place), f"lycoris_{flat(place.path)}"):
             assert layer_names.read(name).place == place
+        # As musubi-tuner and OneTrainer name the layers of Z-Image.
+        assert layer_names.read(f"lora_unet_{flat(place.path)}", family).place == place
         original = transformer_names.original(place.path, family)
         whole = transformer_names.joined(place.path, family)
         assert bool(original) != bool(whole), "each layer has a name in the original code, or is a part of one that has"
         if original:
-            for name in (f"lora_unet_{flat(original)}", f"diffusion_model.{original}"):
+            bare = [] if transformer_names.from_diffusers(original) else [original]  # as OneTrainer's form of that name
+            for name in (f"lora_unet_{flat(original)}", f"diffusion_model.{original}", *bare):
                 assert layer_names.read(name, family).place == place
         else:
             assert place.path in transformer_names.parts(whole, family)
@@ -92,10 +95,18 @@ T5_SHAPES = ((4096, 4096), (4096, 4096), (10240, 4096), (4096, 10240))
 
 @pytest.mark.parametrize(
     ("family", "folder", "own"),
-    [("sd3", "text_encoder_3", "3"), ("flux", "text_encoder_2", "2"), ("chroma", "text_encoder", "")],
+    [
+        ("sd3", "text_encoder_3", "3"),
+        ("flux", "text_encoder_2", "2"),
+        ("chroma", "text_encoder", ""),
+        ("chroma", "text_encoder", "1"),
+    ],
 )
 def test_layers_of_t5_are_read_under_each_makers_names(family: FamilyName, folder: str, own: str) -> None:
-    """sd-scripts has T5 as the third encoder of all families, OneTrainer as the second of FLUX, the only of Chroma."""
+    """sd-scripts has T5 as the third encoder of all families, OneTrainer as the second of FLUX, the only of Chroma.
+
+    In kohya's format OneTrainer numbers the only one, too.
+    """
     for layer, shape in zip(T5_LAYERS, T5_SHAPES, strict=True):
         path = f"encoder.block.23.layer.{layer}"
         place = Place(layer_names.T5, path)
@@ -107,7 +118,7 @@ def test_layers_of_t5_are_read_under_each_makers_names(family: FamilyName, folde
         for prefix in (f"{folder}.", f"base_model.model.{folder}.", "text_encoders.t5xxl.transformer."):
             assert layer_names.read(prefix + path).place == place
     assert layer_names.read("lora_te3_text_model_encoder_layers_0_mlp_fc1").place is None
-    assert layer_names.read(f"lora_te1_{flat(path)}").place is None
+    assert layer_names.read(f"lora_te4_{flat(path)}").place is None
 
 
 @pytest.fixture

@@ -169,7 +169,9 @@ def read(name: str, family: FamilyName | None = None) -> Module:
     if not prefix:
         generic = next((prefix for prefix in _GENERIC if name.startswith(prefix)), "")
         by_original, by_diffusers = _read_generic(name, generic, family), _read_dotted(name)
-        return by_original if generic or (by_original.place and not by_diffusers.place) else by_diffusers
+        other = by_original.place not in (None, by_diffusers.place)
+        # A name can be of one family in diffusers, and of another one in its original code.
+        return by_original if generic or (other and (family or not by_diffusers.place)) else by_diffusers
     component, inner = _COMPONENTS[prefix], name.removeprefix(prefix)
     if component in DENOISERS and (module := _read_transformer(name, inner, prefix, family)):
         return module

@@ -351,12 +351,15 @@ def _invoke_refusals(facts: Facts) -> Iterator[str]:
 
 
 def _diffusers_refusals(facts: Facts) -> Iterator[str]:
-    if facts.peft:
-        if not all("lora" in key for key in facts.file.entries):
+    if facts.peft or facts.generic:
+        support = SUPPORT.get(facts.family, {}).get("diffusers")
+        reads_alphas = support and facts.transformer_names <= support.alphas
+        keys = [key for key in facts.file.entries if not (reads_alphas and key.endswith(".alpha"))]
+        if not all("lora" in key for key in keys):
             yield _('it stops at a key without "lora" in it')
         return
-    if facts.spec.transformer or facts.generic:
-        return  # it does not look for kohya's format, or finds nothing of it
+    if facts.spec.transformer:
+        return  # it does not look for kohya's format
     if not all(key.startswith(layer_names.PREFIXES) for key in facts.file.entries):
         yield _("it recognizes kohya's format only if all keys have its prefixes, and stops with an error")
     if PEFT_METADATA in facts.file.metadata:

@@ -171,6 +171,8 @@ class Facts:
             return None
         if module.naming == "generic" and not module.prefix:
             return "bare original"
+        if module.naming == "generic" and self._dotted_beside_generic:
+            return "generic dotted"  # a layer whose name is the same in both
         if module.naming == "generic":
             return "generic peft" if any(".lora_A." in key for key in layer.parts.values()) else "generic"
         if module.naming == "dotted":
@@ -181,6 +183,11 @@ class Facts:
             return "joined"
         by_prefix: dict[str, LayerNaming] = {"lycoris_": "lycoris", "lora_unet_": "musubi"}
         return by_prefix.get(module.prefix, "onetrainer")
+
+    @cached_property
+    def _dotted_beside_generic(self) -> bool:
+        modules = [layer.module for layer in self.layers]
+        return any(module.naming == "dotted" and module.prefix == layer_names.GENERIC_PREFIX for module in modules)
 
     @cached_property
     def transformer_names(self) -> set[LayerNaming]:

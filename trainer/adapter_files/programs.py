@@ -227,6 +227,7 @@ class Support:
     refuses_unmatched: bool = False
     outside: frozenset[LayerNaming] = frozenset(get_args(LayerNaming))  # in which it also reads layers outside blocks
     lost: Mapping[LayerNaming, tuple[str, ...]] = field(default_factory=dict)  # of these, what it drops without a word
+    alphas: frozenset[LayerNaming] = frozenset()  # names with dots beside which it does not stop at alphas
     t5_left_out: frozenset[LayerNaming] = frozenset()  # beside which it leaves out T5's layers, whatever it refuses
 
     def applies(self, name: LayerNaming, place: Place) -> bool:
@@ -243,6 +244,7 @@ class Support:
 
 
 _GENERIC: tuple[LayerNaming, ...] = ("generic", "generic peft")
+_BY_ORIGINAL: frozenset[LayerNaming] = frozenset((*_GENERIC, "bare original"))
 # It drops layers of kohya's format that it has no name for.
 _KLEIN_IN_DIFFUSERS = Support(
     frozenset(("joined", "dotted", "generic peft", "generic dotted")),
@@ -288,6 +290,7 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
             frozenset(("joined", "dotted", "generic")),
             kinds=frozenset(("LoRA", "DoRA of PEFT")),
             lost={"joined": ("",)},
+            alphas=_BY_ORIGINAL,
             t5_left_out=frozenset(("joined",)),
             refuses_unmatched=True,
         ),
@@ -308,6 +311,7 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
             kinds=frozenset(("LoRA", "DoRA of PEFT")),
             outside=frozenset(("dotted", "generic")),
             lost={"joined": ("x_embedder", "context_embedder", "proj_out")},
+            alphas=_BY_ORIGINAL,
             refuses_unmatched=True,
         ),
         "SD.Next": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "generic"))),
@@ -335,6 +339,7 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
             frozenset(("joined", "musubi", "dotted", "generic dotted")),
             kinds=frozenset(("LoRA", "DoRA of PEFT")),
             outside=frozenset(("musubi", "dotted", "generic dotted")),
+            alphas=frozenset(("generic dotted",)),
             refuses_unmatched=True,
         ),
         # Read at 18bbe288 (`pipelines/z_image/zimage_lora.py`), with the last two names.

@@ -482,6 +482,30 @@ def test_names_that_musubi_tuner_and_onetrainer_have(tmp_path: Path, name: str) 
     assert readers == ({"diffusers", "SD.Next"} if is_flat else {"SD.Next"} if width == 3840 else set())
 
 
+ALPHAS: list[tuple[FamilyName, dict[str, int], str]] = [
+    ("sd3", {"joint_blocks.0.x_block.attn.proj": 1536}, "refuses"),
+    ("flux", {"double_blocks.0.img_attn.proj": 3072}, "nothing"),
+    ("flux2_klein", {"double_blocks.0.img_attn.proj": 3072}, "refuses"),
+    ("z_image", {"layers.0.attention.to_q": 3840, "layers.0.feed_forward.w1": 10240}, "right"),
+]
+
+
+@pytest.mark.parametrize(("family", "layers", "outcome"), ALPHAS, ids=[row[0] for row in ALPHAS])
+def test_diffusers_takes_alphas_of_z_image_alone(
+    tmp_path: Path, family: FamilyName, layers: dict[str, int], outcome: str
+) -> None:
+    """As OneTrainer writes them for ComfyUI; some layers of Z-Image have one name in diffusers and originally."""
+    tensors: Tensors = {}
+    for layer, rows in layers.items():
+        name, width = f"diffusion_model.{layer}", min(rows, 3840)
+        tensors |= {f"{name}.lora_A.weight": torch.ones(2, width), f"{name}.lora_B.weight": torch.ones(rows, 2)}
+        tensors[f"{name}.alpha"] = torch.tensor(1.0)
+    report = check(tmp_path, tensors, writer.of_family(family, "flow"))
+    assert not report.problems
+    outcomes = {verdict.program: verdict.outcome for verdict in report.verdicts}
+    assert (outcomes["ComfyUI"], outcomes["diffusers"]) == ("right", outcome)
+
+
 def with_t5(family: FamilyName, name: str, prefix: str) -> Tensors:
     """A LoRA of a layer outside T5, and of one of it, both in kohya's format or with dots."""
     path = "encoder.block.3.layer.1.DenseReluDense.wi_0"

@@ -262,6 +262,7 @@ def others(base: Base) -> Iterator[tuple[str, Parts, dict[str, str]]]:
         yield f"kohya, no alpha{where}", {k: v for k, v in equal.items() if not k.endswith("alpha")}, {}
         lycoris: dict[str, Callable[[tuple[int, ...]], Parts]] = {
             "LoCon": lora, "LoCon, Tucker": tucker, "DoRA": lambda s: dora(s, by_input=False, alpha=2.0),
+            "DoRA, Tucker": lambda s: {**tucker(s), "dora_scale": magnitudes(s, by_input=False)},
             "DoRA, wd_on_output=False": lambda s: dora(s, by_input=True, alpha=2.0), "LoHa": loha,
             "LoHa, alpha = rank / 2": lambda s: loha(s, alpha=2.0), "LoHa, Tucker": lambda s: loha(s, cores=True),
             "LoHa with DoRA": lambda s: {**loha(s), "dora_scale": magnitudes(s, by_input=False)},

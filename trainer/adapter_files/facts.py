@@ -102,7 +102,8 @@ class Facts:
         if layer.by_output:
             return "DoRA of PEFT"
         axis = "by output" if magnitude and magnitude[0] > 1 else "by input"
-        return f"DoRA {axis}" if kind == "LoRA" else f"{kind} with DoRA {axis}"
+        of_lora = {"LoRA": "DoRA", "Tucker LoRA": "Tucker DoRA"}
+        return f"{of_lora.get(kind, f'{kind} with DoRA')} {axis}"
 
     def _form_of(self, layer: Layer, shapes: Mapping[str, Shape]) -> str:
         """Return the kind of a layer without regard to magnitudes."""

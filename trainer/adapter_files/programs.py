@@ -81,14 +81,13 @@ _HADAMARD: Mapping[str, Reading] = dict.fromkeys(
 )
 _DORA_BY_INPUT: Mapping[str, Reading] = {
     "DoRA by input": RIGHT, "LoHa with DoRA by input": RIGHT, "LoKr with DoRA by input": RIGHT,
-    "whole LoKr with DoRA by input": RIGHT,
+    "whole LoKr with DoRA by input": RIGHT, "Tucker DoRA by input": RIGHT,
 }  # fmt: skip
 
 
 def _by_output(reading: Reading) -> dict[str, Reading]:
-    return {
-        f"{kind} by output": reading for kind in ("DoRA", "LoHa with DoRA", "LoKr with DoRA", "whole LoKr with DoRA")
-    }
+    kinds = ("DoRA", "Tucker DoRA", "LoHa with DoRA", "LoKr with DoRA", "whole LoKr with DoRA")
+    return {f"{kind} by output": reading for kind in kinds}
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,8 @@ PROGRAMS = (
         refused_kinds={"bias": _("it stops at a layer that has the change of a bias alone")},
     ),
     Program(
-        "Forge", "lllyasviel/stable-diffusion-webui-forge", "dfdcbab6", "2026-11-30", _COMFY_UNET, _COMFY_TEXT,
-        _COMFY_KINDS, _LEFT_OUT, _RESHAPES, strictness="refuses", limit=12, biases="reads",
+        "Forge", "lllyasviel/stable-diffusion-webui-forge", "dfdcbab6", "2026-11-30", _COMFY_UNET,
+        _COMFY_TEXT | {"t5 third"}, _COMFY_KINDS, _LEFT_OUT, _RESHAPES, strictness="refuses", limit=12, biases="reads",
         refused_kinds={
             "Tucker LoKr": _("it stops at a LoKr that has cores (Tucker)"), "convolution LoHa": _FLAT_LOHA,
         },
@@ -171,12 +170,14 @@ PROGRAMS = (
             "whole LoKr with DoRA": _("it takes LoKr with DoRA for a LoRA, and stops"),
             "convolution IA3": _("it stops at IA3 of a convolution"),
             "convolution LoHa": _FLAT_LOHA,
+            "Tucker DoRA": _("it stops at a DoRA that has cores (Tucker)"),
         },
     ),
     Program(
         "sd-scripts", "kohya-ss/sd-scripts, KohakuBlueleaf/LyCORIS", "48d368fa, f49d30d6", "2026-11-30",
         frozenset(("original", "diffusers", "oft", "oft diffusers")), frozenset(("own", "t5", "t5 third")),
-        {"LoRA": RIGHT, "Tucker LoRA": RIGHT, **_by_output(_SQUARED), "DoRA by output": RIGHT, "LoHa": _SQUARED,
+        {"LoRA": RIGHT, "Tucker LoRA": RIGHT, **_by_output(_SQUARED), "DoRA by output": RIGHT,
+         "Tucker DoRA by output": RIGHT, "LoHa": _SQUARED,
          "LoKr": _SQUARED, "whole LoKr": RIGHT, "GLoRA": RIGHT, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT,
          "norm": RIGHT, "text norm": RIGHT},
         _("silently left out"), _STOPS, text_projection=False,

@@ -356,8 +356,10 @@ OTHERS: dict[str, tuple[Make, dict[str, str]]] = {
     "DoRA of ai-toolkit": (lambda down, up: {"lora_down.weight": down, "lora_up.weight": up,
                                              "magnitude": torch.ones(len(up))},
                            dict.fromkeys(PROGRAMS, "differs") | {"Forge": "refuses", "diffusers": "refuses"}),
-    # The next three as `benchmarks.verdicts` found them, with the programs' own code.
+    # The next four as `benchmarks.verdicts` found them, with the programs' own code.
     "Tucker LoKr": (of_tucker_lokr, {**REFUSED, "ComfyUI": "differs", "Forge": "refuses", "sd-scripts": "refuses"}),
+    "DoRA with cores": (lambda down, up: {**of_tucker(down, up), "dora_scale": scale(up)},
+                        {**REFUSED, "ComfyUI": "differs", "A1111": "differs", "Forge": "differs"}),
     "LoHa of OneTrainer": (of_onetrainer_loha, dict.fromkeys(PROGRAMS - {"A1111", "SD.Next"}, "refuses")),
     "DyLoRA of LyCORIS": (lambda down, up: {"lora_down.weight": down, "lora_up.weight": up.flatten(1), "alpha": TWO},
                           {"sd-scripts": "refuses", "diffusers": "refuses"}),
@@ -542,8 +544,7 @@ T5_FILES: dict[tuple[FamilyName, str, str], tuple[dict[str, str], set[str]]] = {
         {**NO_CHROMA, "sd-scripts": "differs", "SD.Next": "differs", "diffusers": "refuses"},
         {"sd-scripts", "SD.Next"}),
     ("chroma", "lora_unet_double_blocks_0_img_attn_proj", "lora_te3_"): (
-        {**NO_CHROMA, "ComfyUI": "differs", "Forge": "differs", "SD.Next": "differs", "diffusers": "refuses"},
-        {"ComfyUI", "Forge", "SD.Next"}),
+        {**NO_CHROMA, "ComfyUI": "differs", "SD.Next": "differs", "diffusers": "refuses"}, {"ComfyUI", "SD.Next"}),
 }  # fmt: skip
 
 

@@ -136,8 +136,10 @@ def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | 
         if not place or not size:
             continue
         if place.component == "transformer":
-            names = [name for name in transformer_names.families(place.path) if size[1] in TRANSFORMERS[name].widths]
-            is_published = is_published or bool(names)
+            names = list(transformer_names.families(place.path))
+            if transformer_names.block(place.path):  # layers outside blocks have inputs of other widths
+                names = [name for name in names if size[1] in TRANSFORMERS[name].widths]
+                is_published = is_published or bool(names)
             transformers = [name for name in transformers if name in names] or transformers
             continue
         if ".attn2.to_k" in place.path and size[1] in by_context_width:

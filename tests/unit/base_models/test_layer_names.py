@@ -89,6 +89,25 @@ def test_names_of_two_families_are_told_apart_by_proportions(tmp_path: Path) -> 
         assert {layer.module.place.path for layer in own if layer.module.place} == known
 
 
+@pytest.mark.parametrize(
+    "model", ["sd3", "sd3-5-medium", "sd3-5-large", "flux", "chroma", "z_image", "flux2_klein", "flux2_klein-9b"]
+)
+def test_layers_outside_blocks_have_widths_of_their_own(model: str, tmp_path: Path) -> None:
+    """The text of FLUX.1 and Stable Diffusion 3 is as wide as the blocks of FLUX.2 klein 9B."""
+    family, _ = layer_shapes.MODELS[model]
+    tensors = {}
+    for key, shape in layer_shapes.known(model).items():
+        place = place_of(key)
+        is_first = place.path.startswith(tuple(f"{blocks}.0." for blocks in TRANSFORMERS[family].blocks))
+        if place.component == "transformer" and len(shape) == 2 and (is_first or place.block == "outside"):
+            name = layer_names.peft(place)
+            tensors |= {f"{name}.lora_A.weight": torch.zeros(1, shape[1])}
+            tensors |= {f"{name}.lora_B.weight": torch.zeros(shape[0], 1)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    file = safetensors_reader.read(tmp_path / "x.safetensors")
+    assert summary.family(file, summary.layers(file)[0]) == family
+
+
 T5_LAYERS = ("0.SelfAttention.q", "0.SelfAttention.o", "1.DenseReluDense.wi_0", "1.DenseReluDense.wo")
 T5_SHAPES = ((4096, 4096), (4096, 4096), (10240, 4096), (4096, 10240))
 

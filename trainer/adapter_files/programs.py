@@ -47,10 +47,8 @@ TextName = (
 #                same with PEFT's tensors; generic dotted: with the layers of diffusers, as ai-toolkit writes some;
 #                bare original: without the prefix, as OneTrainer's form of that name
 #   musubi       as diffusers under kohya's prefix: lora_unet_layers_0_attention_to_q, of musubi-tuner and OneTrainer
-LayerNaming = (
-    Literal["joined", "onetrainer", "lycoris", "dotted", "peft", "generic", "generic peft", "generic dotted"]
-    | Literal["bare original", "musubi"]
-)
+_Usual = Literal["joined", "onetrainer", "lycoris", "dotted", "peft", "generic", "generic peft", "generic dotted"]
+LayerNaming = Literal[_Usual, "bare original", "musubi"]
 # What a program does with a file of which it cannot use everything.
 Strictness = Literal["leaves out", "refuses"]
 

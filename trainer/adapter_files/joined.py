@@ -33,13 +33,14 @@ def apart(place: Place, module: Module, *, originally: bool) -> dict[Place, Modu
     rows, columns = size(module)
     if not shares and not (originally and is_swapped(place.path, rows, columns)):
         return {place: module}
-    magnitude, unit = module.parts.get("dora_scale"), rows // (sum(shares.values()) or 2)
+    magnitude, count = module.parts.get("dora_scale"), sum(shares.values()) or 2  # or two halves
+    if rows % count or (shares and magnitude is not None and len(magnitude) != rows):
+        return None
+    unit = rows // count
     if (whole := _sliceable(module, unit)) is None:
         return None
     if not shares:
         return {place: _swapped(whole)}
-    if rows % unit or (magnitude is not None and len(magnitude) != rows):
-        return None
     parts: dict[Place, Module] = {}
     start = 0
     for number, (path, share) in enumerate(shares.items()):
@@ -59,6 +60,8 @@ def _sliceable(module: Module, unit: int) -> Module | None:
         return module if isinstance(module, Lora | LoHa | GLoRA | Full) else None
     first = module.parts.get("lokr_w1", module.parts.get("lokr_w1_a"))
     assert first is not None
+    if not unit:
+        return None
     if unit % (size(module)[0] // len(first)) == 0:  # each of its rows stands for a block of the layer's
         return module
     if "dora_scale" in module.parts:

@@ -82,3 +82,12 @@ def test_halves_of_a_lokr_change_places_as_those_of_a_lora(blocks: int) -> None:
     whole = LoKr({"lokr_w1": first, "lokr_w2": second}, 1.0)
     ((_, module),) = (joined.apart(Place("transformer", "norm_out.linear"), whole, originally=True) or {}).items()
     assert torch.allclose(module.delta(), whole.delta().roll(8, 0))
+
+
+@pytest.mark.parametrize("rows", [3, 8, 55])
+def test_rows_that_no_parts_add_up_to_are_not_divided(rows: int) -> None:
+    """The parts have 1, 1, 1 and 4 of 7 shares."""
+    place = Place("transformer", "single_transformer_blocks.0.to_qkv_mlp")
+    lora = Lora({"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(rows, 2)}, 2.0)
+    lokr = LoKr({"lokr_w1": torch.ones(1, 2), "lokr_w2": torch.ones(rows, 4)}, 1.0)
+    assert [joined.apart(place, whole, originally=True) for whole in (lora, lokr)] == [None, None]

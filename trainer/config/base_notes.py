@@ -20,9 +20,10 @@ def check(config: TrainConfig) -> None:
     """
     model = config.model
     path, _commit = detect.locate(model.base, model.revision)
-    vae.find(path, detect.look(path), model.vae)
+    base = detect.look(path)
+    vae.find(path, base, model.vae)
     if config.preview.base:
-        _check_preview_model(config.preview.base, detect.look(path))
+        _check_preview_model(config.preview.base, base)
     for adapter in filter(None, (model.training_adapter, config.preview.adapter)):
         adapter_location.find(adapter)
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { compileFunction } from "node:vm";
-import { expression, fire, openPage, settle } from "./page.js";
+import { expression, fire, openPage, settle, slowly, type } from "./page.js";
 
 const TABS = `<div id="tabs"><button role="tab" id="tab-images-button"></button><button role="tab" id="tab-train-button"></button></div>`;
 
@@ -30,6 +30,43 @@ function start(t, address = "?project=mira") {
   };
   return { window, opened, pressed, back, count, query: () => window.location.search };
 }
+
+/** A page on which request 7 fills two fields and a report; `fill` sends one, and returns how to answer it and what arrives. */
+function filling(t) {
+  const window = openPage(t, `${TABS}<div class="block" id="steps"><input></div>`), calls = [];
+  window.fetch = slowly(calls);
+  expression(window, "start.js")();
+  const components = [["steps", "number"], ["rank", "json"], ["report", "html"]].map(([elem_id, type], id) => ({ id, type, props: { elem_id } }));
+  window.gradio_config = { dependencies: [{ id: 7, outputs: [0, 1, 2] }], components };
+  const fill = () => {
+    const arrived = window.fetch("/gradio_api/run/predict", { body: JSON.stringify({ fn_index: 7 }) });
+    const { answer } = calls.at(-1);
+    return async (...data) => {
+      answer(new Response(JSON.stringify({ data })));
+      return (await (await arrived).json()).data;
+    };
+  };
+  return { fill, edit: () => type(window.document.querySelector("#steps input"), "7") };
+}
+const NOTHING = { __type__: "update" };
+
+test("an answer fills what nobody has edited since its request left", async (t) => {
+  const { edit, fill } = filling(t);
+  edit();
+  const answer = fill();
+  assert.deepEqual(await answer(1, 2, "read"), [1, 2, "read"]);
+  const late = fill();
+  edit();
+  assert.deepEqual(await late({ __type__: "update", value: 3, visible: true }, 4), [{ __type__: "update", visible: true }, 4]);
+});
+
+test("of two answers, that to the later request stays, whichever comes first", async (t) => {
+  const { fill } = filling(t), first = fill(), second = fill(), third = fill();
+  assert.deepEqual(await second(5, 6, "second"), [5, 6, "second"]);
+  assert.deepEqual(await first(3, 4, "first"), [NOTHING, NOTHING, "first"], "what is no field shows what was read last");
+  assert.deepEqual(await third(NOTHING, 8), [NOTHING, 8], "what says nothing of a field replaces nothing");
+  assert.deepEqual(await fill()(9, NOTHING), [9, NOTHING]);
+});
 
 test("the page says which language it is in", (t) => {
   assert.equal(start(t).window.document.documentElement.lang, "{language}");

@@ -19,10 +19,7 @@ ENTRIES = settings_form.entries()
 
 @dataclass(frozen=True)
 class Answers:
-    """The form of the Train tab at one moment; `own` are the settings that the user changed, by widget id.
-
-    `request` is the number of a request to fill the form, given by the browser.
-    """
+    """The form of the Train tab at one moment; `own` are the settings that the user changed, by widget id."""
 
     project: str
     preset: str
@@ -30,7 +27,6 @@ class Answers:
     trigger: str
     base: str
     own: dict[str, Any]
-    request: int = 0
 
     @classmethod
     def from_form(cls, values: Mapping[str, Any]) -> "Answers":
@@ -43,7 +39,6 @@ class Answers:
             trigger=one_line(values["trigger"] or ""),
             base=paths.unquoted(values["base"] or "") or MICRO,
             own=settings_form.changed(ENTRIES, filled, [values[entry.id] for entry in ENTRIES]),
-            request=filled.request,
         )
 
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 // What the form of the settings shows beside its fields: which are changed, with their usual value and a button that
-// resets one or a group; which conflict, with a button that resolves it; the search; and how the form is filled anew. Parts of the form are drawn only
-// when they are opened, so everything is marked again then.
+// resets one or a group; which conflict, with a button that resolves it; and the search. Parts of the form are drawn
+// only when they are opened, so everything is marked again then.
 const form = document.querySelector("#train-form");
 const FOLDED = "limner-folded-groups";
 const folded = /** @type {Set<string>} */ (new Set(JSON.parse(localStorage.getItem(FOLDED) ?? "[]")));
@@ -77,20 +77,11 @@ function find(/** @type {string} */ query) {
   form.querySelector(".found").textContent = number ? "" : view.value?.words?.none ?? "";
 }
 
-// Requests to fill the form are numbered in the sixth value, what it was filled from; only the latest one fills it.
-let latest = { number: 0, sent: /** @type {unknown[]} */ ([]) };
+let storing = Promise.resolve();
 window.limnerForm = {
-  async number(values) {
-    latest = { number: latest.number + 1, sent: values.slice(6) };
-    const numbered = [...values.slice(0, 5), { .../** @type {object} */ (values[5]), request: latest.number }, ...values.slice(6)];
-    await report(); // the answer may change what is stored
-    return numbered;
-  },
-  apply([answer, filled, ...current]) {
-    if (answer?.request !== latest.number) return [filled, ...current];
-    const isEdited = (/** @type {unknown} */ value, /** @type {number} */ place) => JSON.stringify(value) !== JSON.stringify(latest.sent[place]);
-    return [answer, ...answer.values.map((value, place) => (isEdited(current[place], place) ? current[place] : value))];
-  },
+  // What was edited, before the form is filled anew: the answer may change what is stored. One after the other, so that
+  // the requests to fill it leave in the order in which they were asked for.
+  store: () => (storing = storing.then(report)),
   save(file) {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([file.text], { type: "application/toml" }));

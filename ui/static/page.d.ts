@@ -26,12 +26,11 @@ declare global {
     };
     gradio_config: { // of Gradio
       dependencies: { id: number; outputs: number[] }[];
-      components: { id: number; props: { elem_id?: string } }[];
+      components: { id: number; type: string; props: { elem_id?: string } }[];
     };
     limnerRun: { choose(run: string): void; seen(): { stamp?: string; runs?: string[] } }; // of run_view.js
     limnerForm: { // of form_notes.js
-      number(values: unknown[]): Promise<unknown[]>;
-      apply(values: [answer: Answered | null, ...unknown[]]): unknown[];
+      store(): Promise<void>;
       save(file: { name: string; text: string }): void;
     };
   }
@@ -84,7 +83,6 @@ declare global {
     changed: Record<string, string>; conflicts: Record<string, { reason: string; fix: string }>;
     words: { reset: string; none: string };
   };
-  type Answered = { request: number; values: unknown[] }; // what the form is filled from
 
   // Parts that the page always has where a script looks for them, by the selectors of the scripts.
   type Parts = Record<Box, HTMLElement> & Record<Field, HTMLInputElement> & Record<Button, HTMLButtonElement> & {

@@ -13,12 +13,13 @@
   };
   setTimeout(() => { Reflect.deleteProperty(performance, "now"); }, 1000);
 
-  // An answer changes no field that was edited after its request had left.
-  const edits = /** @type {Map<string, number>} */ (new Map()); // by the field, the number of its latest edit
+  // An answer changes no field that was edited, or filled by the answer to a later request, after its own request had left.
+  const FIELDS = ["textbox", "number", "dropdown", "radio", "checkbox", "checkboxgroup", "slider", "json"];
+  const changes = /** @type {Map<string, number>} */ (new Map()); // by the field, the number of its latest change
   let latest = 0;
   const note = (/** @type {Event} */ { target }) => {
     const field = /** @type {Element} */ (target).closest?.(".block[id]");
-    if (field) edits.set(field.id, ++latest);
+    if (field) changes.set(field.id, ++latest);
   };
   document.addEventListener("input", note, true);
   document.addEventListener("focusout", (event) => { // a dropdown shows its choice only by this
@@ -26,13 +27,17 @@
   }, true);
   const request = window.fetch;
   window.fetch = async (address, options) => {
-    const before = latest, answer = await request(address, options);
-    if (latest === before || !answer.ok || !String(address).includes("/gradio_api/run/")) return answer;
+    if (!String(address).includes("/gradio_api/run/")) return request(address, options);
+    const sent = ++latest, answer = await request(address, options);
+    if (!answer.ok) return answer;
     const { dependencies, components } = window.gradio_config, answered = await answer.json();
     const { fn_index: number } = JSON.parse(String(options?.body));
-    const names = dependencies.find(({ id }) => id === number)?.outputs.map((output) => components.find(({ id }) => id === output)?.props.elem_id);
-    names?.forEach((name, place) => {
-      if ((edits.get(name ?? "") ?? 0) > before) answered.data[place] = { __type__: "update" };
+    dependencies.find(({ id }) => id === number)?.outputs.forEach((output, place) => {
+      const { type, props } = components.find(({ id }) => id === output) ?? {}, field = props?.elem_id ?? "";
+      const filled = answered.data[place], { value, ...others } = filled?.__type__ === "update" ? filled : { value: filled };
+      if (!field || !FIELDS.includes(type ?? "") || value === undefined) return;
+      if ((changes.get(field) ?? 0) < sent) changes.set(field, sent);
+      else answered.data[place] = { ...others, __type__: "update" };
     });
     return new Response(JSON.stringify(answered), { status: answer.status, headers: answer.headers });
   };

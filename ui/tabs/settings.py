@@ -1,7 +1,7 @@
 """Settings of the Train tab: the form of all settings, its search, saved settings, and the same settings as a text.
 
-A change of many fields at once (another base, a reset, a text) is numbered by the browser; its answer fills the form
-only if no later one was asked for meanwhile, and a field edited meanwhile keeps what was typed (see form_notes.js).
+A change of many fields at once (another base, a reset, a text) fills those that were not edited, or filled by a later
+change, meanwhile (see start.js).
 """
 
 import itertools
@@ -29,8 +29,7 @@ from ui.widgets.handlers import ACT, CHOICE, VIEW, Handler, Several, Untyped, li
 from ui.widgets.settings_form import Filled
 from ui.widgets.templates import read
 
-NUMBERED = "(...values) => window.limnerForm.number(values)"
-APPLIED = "(...values) => window.limnerForm.apply(values)"
+STORED_FIRST = "async (...values) => { await window.limnerForm.store(); return values; }"
 SEARCH = (
     f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
@@ -57,13 +56,12 @@ class TextView:
 class Settings:
     """The widgets of all settings by their ids, in the order of `ENTRIES`, and what belongs to them.
 
-    `filled` is what the form was filled from; `answer` what it will be filled from as soon as the browser has agreed.
-    `shown` is what the server fills it from for a project, in a request of its own: each field costs the browser time.
+    `filled` is what the form was filled from. `shown` is what the server fills it from for a project, in a request of
+    its own: each field costs the browser time.
     """
 
     widgets: dict[str, Any]
     filled: gr.JSON
-    answer: gr.JSON
     shown: gr.State
     saved: gr.Dropdown
     use: gr.Button
@@ -73,6 +71,11 @@ class Settings:
     text: TextView
     notes: gr.HTML
     extensions: list[Connect]
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """The components that `refill` returns values for."""
+        return {"filled": self.filled, "widgets": Several(self.widgets)}
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Form:
 
 def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
     """Draw the settings, but for the widgets that are drawn apart."""
-    filled = gr.JSON(asdict(AS_DRAWN), visible=False)
+    filled = gr.JSON(asdict(AS_DRAWN), visible=False, elem_id="filled")
     with gr.Accordion(_("Advanced"), open=False, elem_id="advanced", elem_classes="side"):
         with gr.Row(elem_id="settings-tools", elem_classes="bottom"):
             gr.HTML(SEARCH, elem_id="search-settings")
@@ -106,7 +109,6 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
     return Settings(
         widgets=widgets,
         filled=filled,
-        answer=gr.JSON(visible=False),
         shown=gr.State(),
         saved=saved,
         use=use,
@@ -135,13 +137,11 @@ def fill_on(
     takes: Mapping[str, Any] | None = None,
     fills: Mapping[str, Any] | None = None,
 ) -> Untyped:
-    """Fill the form on an event from the `answer` of a handler, which gets the answers and the values of `takes`."""
-    settings = form.settings
-    whole = {"filled": settings.filled, "widgets": Several(settings.widgets)}
-    taken, filled = {"answers": form.answers, **(takes or {})}, {**(fills or {}), "answer": settings.answer}
-    asking = listen(event, handler, taken, filled, kind=VIEW, js=NUMBERED)
-    applied = listen(asking.success, None, {"answer": settings.answer, **whole}, whole, js=APPLIED)
-    return listen(applied.then, plan.plan, {"answers": form.answers}, form.planned, kind=VIEW)
+    """Fill the form on an event with what a handler returns, which gets the answers and the values of `takes`."""
+    answers = {"answers": form.answers}
+    taken, filled = {**answers, **(takes or {})}, {**(fills or {}), **form.settings.whole}
+    filling = listen(event, handler, taken, filled, kind=VIEW, js=STORED_FIRST)
+    return listen(filling.success, plan.plan, answers, form.planned, kind=VIEW)
 
 
 def connect(form: Form, refilled_on: Sequence[Any]) -> list[Any]:
@@ -170,8 +170,7 @@ def fill_opened(opened: Untyped, form: Form) -> None:
     Not on a change of what is to be shown: a tab that is being drawn at that moment gets no such event.
     """
     settings = form.settings
-    filled = {"filled": settings.filled, "widgets": Several(settings.widgets)}
-    filling = listen(opened.success, show_filled, {"shown": settings.shown}, filled, kind=VIEW)
+    filling = listen(opened.success, show_filled, {"shown": settings.shown}, settings.whole, kind=VIEW)
     listen(filling.success, None, js="() => { document.documentElement.dataset.filled = 'yes'; return []; }")
 
 
@@ -207,8 +206,7 @@ def show_filled(shown: dict[str, Any] | None) -> dict[str, Any]:
     """Return the form as `to_show` has it; nothing for a page that opens."""
     if not shown:
         return {}
-    ids = [entry.id for entry in ENTRIES]
-    return {"filled": shown["filled"], "widgets": dict(zip(ids, shown["filled"]["values"], strict=True))}
+    return _whole(Filled(**shown["filled"]))
 
 
 def save_settings(answers: Answers, name: str | None) -> dict[str, Any]:
@@ -249,13 +247,18 @@ def use_run(answers: Answers, event: gr.EventData) -> dict[str, Any]:
 
 def refill(answers: Answers) -> dict[str, Any]:
     """Return the form for another preset or base: what the user changed stays, the rest follows."""
-    return {"answer": asdict(fill(answers))}
+    return _whole(fill(answers))
+
+
+def _whole(filled: Filled) -> dict[str, Any]:
+    """Return values of `Settings.whole`."""
+    values = zip((entry.id for entry in ENTRIES), filled.values, strict=True)
+    return {"filled": asdict(filled), "widgets": dict(values)}
 
 
 def fill(answers: Answers) -> Filled:
     """Return what the form is filled from."""
-    filled = settings_form.fill(ENTRIES, answers.preset, answers.base, answers.own)
-    return replace(filled, request=answers.request)
+    return settings_form.fill(ENTRIES, answers.preset, answers.base, answers.own)
 
 
 def to_show(filled: Filled) -> dict[str, Any]:
@@ -292,10 +295,9 @@ def with_settings(answers: Answers, own: dict[str, Any]) -> dict[str, Any]:
 
 def _with_fields(answers: Answers, own: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
     """Return the form with some fields changed, and store these alone: another page may have stored others."""
-    filled = fill(replace(answers, own=own))
-    values = zip((entry.id for entry in ENTRIES), filled.values, strict=True)
-    run_settings.merge(answers.project, {field: value for field, value in values if field in fields})
-    return {"answer": asdict(filled)}
+    whole = refill(replace(answers, own=own))
+    run_settings.merge(answers.project, {field: whole["widgets"][field] for field in fields})
+    return whole
 
 
 # The settings as a text -----------------------------------------------------------------------------------------

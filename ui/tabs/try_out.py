@@ -36,9 +36,6 @@ MINIATURE = _(
 EMPTY = f"<div class='empty'>{_('Choose an adapter, type a prompt, and generate an image.')}</div>"
 
 
-# What suits an adapter goes into the fields that are as they were when it was chosen, if it still is the chosen one.
-OFFERED = """(offered, adapter, ...now) => offered?.adapter !== adapter ? now
-  : now.map((value, place) => (value === offered.before[place] ? offered.after[place] : value))"""
 FILLED = ("prompt", "steps", "guidance", "clip_skip")
 
 
@@ -74,8 +71,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
     listen(form.cancel.click, sampler.cancel, kind=VIEW)
     notes = {"note": note, "hold": hold}
     listen(hold.click, partial(toggle_training, watch, sampler), {"form": form.form}, notes)
-    offered = {"offered": gr.JSON(visible=False), "defaults": form.defaults, "recent": recent, **notes}
-    offered |= form.named("adapter", "others")
+    offered = {"defaults": form.defaults, "recent": recent, **notes, **form.named(*FILLED, "adapter", "others")}
     tab = Tab(form, {"project": project, "form": form.form, "defaults": form.defaults}, offered)
     offer_on([form.adapter.input, form.base.blur], partial(offer, watch), tab)
     restored = form.named(*RESTORED, "others", "strengths")
@@ -86,10 +82,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
 
 def offer_on(event: Untyped, handler: Handler, tab: Tab, **others: Untyped) -> Untyped:
     """Let an event offer what suits the chosen adapter; `others` are components that a handler takes besides."""
-    offering = listen(event, handler, {**tab.takes, **others}, tab.offered, kind=CHOICE)
-    fields = tab.form.named(*FILLED)
-    takes = {"offered": tab.offered["offered"], "adapter": tab.form.adapter, **fields}
-    return listen(offering.success, None, takes, fields, js=OFFERED)
+    return listen(event, handler, {**tab.takes, **others}, tab.offered, kind=CHOICE)
 
 
 def _generate(sampler: SamplerClient, watch: RunWatcher, *, form: SampleForm) -> Iterator[dict[str, Any]]:
@@ -142,8 +135,8 @@ def offer(
     preview = config.preview
     prompt = next((prompt_lines.parse_prompt_line(line).prompt for line in preview.prompts), config.trigger)
     suitable = (prompt, preview.steps, preview.guidance, config.model.clip_skip)
-    before = [getattr(form, name) for name in FILLED]
-    after = [_suited(*change) for change in zip(before, defaults, suitable, strict=True)]
+    typed = {name: getattr(form, name) for name in FILLED}
+    suited = zip(FILLED, map(_suited, typed.values(), defaults, suitable), strict=True)
     other = {} if adapter == form.adapter else {"value": adapter}
     others = {}
     for number, (key, _strength) in enumerate_named(form.others):
@@ -151,7 +144,7 @@ def offer(
         others[number] = gr.update(choices=[*choices[:-1], NO_ADAPTER], **gone)
     return {
         "adapter": gr.update(choices=choices, **other),
-        "offered": {"adapter": adapter, "before": before, "after": after},
+        **{name: value for name, value in suited if value != typed[name]},
         "defaults": suitable,
         **_notes(watch, small=config.model.base == MICRO),
         "recent": sample_images.recent(),

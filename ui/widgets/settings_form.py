@@ -131,7 +131,6 @@ class Filled:
     base: str
     own: dict[str, Any]
     values: list[Any]
-    request: int = 0  # number of the request that it answers
 
 
 def fill(listed: Sequence[Entry], preset: str, base: str, own: dict[str, Any]) -> Filled:

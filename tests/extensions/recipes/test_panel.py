@@ -9,7 +9,7 @@ from tests.conftest import wait
 from tests.e2e.conftest import Server, Visit, browser, shared, visit
 from tests.e2e.test_page import tab
 from tests.e2e.test_studio import value
-from tests.unit.ui.answers import answers, by_id
+from tests.unit.ui.answers import answers
 from trainer.errors import UserError
 
 __all__ = ["browser", "shared", "visit"]
@@ -19,7 +19,7 @@ def test_a_recipe_of_another_trainer_fills_the_form(character: Path, tmp_path: P
     file = tmp_path / "kohya.toml"
     file.write_text('network_dim = 12\nnetwork_alpha = 6\nunet_lr = 2e-4\nmax_train_steps = 77\nmade_up = "<b>"\n')
     used = panel.use(answers(), str(file))
-    report, values = used["report"], by_id(used["answer"]["values"])
+    report, values = used["report"], used["widgets"]
     assert used["base"] == "micro"
     assert (values["form-adapter-rank-lora"], values["form-adapter-alpha-lora"]) == (12, 6.0)
     assert (values["form-training-steps"], values["form-optimizer-learning-rate-adamw"]) == (77, 2e-4)

@@ -1,6 +1,6 @@
 """Values of the page's forms, as their handlers get them, and a sampler that only records what it is asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,8 @@ def form_values(
 ) -> dict[str, Any]:
     """The components' values, as `Answers.from_form` gets them; `changes` by the ids of the widgets."""
     about = {"project": project, "preset": preset, "name": name, "trigger": trigger, "base": "micro"}
-    return {**about, "filled": asdict(FILLED), **by_id(FORM), **changes}
-
-
-def by_id(values: Sequence[Any]) -> dict[str, Any]:
-    """Values of the widgets in their order, by their ids."""
-    return dict(zip([entry.id for entry in ENTRIES], values, strict=True))
+    settings_by_id = dict(zip([entry.id for entry in ENTRIES], FORM, strict=True))
+    return {**about, "filled": asdict(FILLED), **settings_by_id, **changes}
 
 
 def answers(**changes: object) -> Answers:

@@ -18,7 +18,7 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.conftest import STYLE
-from tests.unit.ui.answers import answers, by_id, form_values
+from tests.unit.ui.answers import answers, form_values
 from trainer import paths
 from trainer.data import dataset, undo
 from trainer.errors import UserError
@@ -85,8 +85,8 @@ def test_plain_lora_is_no_question_but_opens_as_settings(character: Path) -> Non
     loaded = settings.load_settings(answers(), "old")
     used = settings.use_run(answers(), SimpleNamespace(run=run.id))
     assert [made["preset"] for made in (opened, loaded, used)] == ["character"] * 3
-    for filled in (opened["shown"]["filled"], loaded["answer"], used["answer"]):
-        assert by_id(filled["values"])["form-preservation-share"] == 0
+    for filled in (settings.show_filled(opened["shown"]), loaded, used):
+        assert filled["widgets"]["form-preservation-share"] == 0
 
 
 def test_projects_have_titles_and_come_back_from_the_bin(character: Path) -> None:
@@ -138,10 +138,9 @@ def test_the_settings_of_a_run_are_said_and_used_again(character: Path) -> None:
     run = train.create(answers(preset="style", **own))
     assert run_settings.described(run) == "Optimizer lion, Exposures 99"
     used = settings.use_run(answers(), gr.EventData(None, {"run": run.id}))
-    filled = used["answer"]
     assert (used["preset"], used["base"]) == ("style", "micro")
-    assert filled["own"] == own
-    again = Answers.from_form(form_values(preset="style") | {"filled": filled, **by_id(filled["values"])})
+    assert used["filled"]["own"] == own
+    again = Answers.from_form(form_values(preset="style") | {"filled": used["filled"], **used["widgets"]})
     assert train.create(again).config() == run.config()
     drawn = download.table(RunWatcher(), "", "rin")
     assert f"class='again' data-run='{run.id}'" in drawn

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from tests.unit.ui.answers import FORM, answers, by_id, form_values
+from tests.unit.ui.answers import FORM, answers, form_values
 from tests.unit.ui.widgets.test_run_html import STEP
 from trainer import config, pace, runs, storage
 from trainer.data import dataset
@@ -78,10 +78,9 @@ def test_the_plan_says_what_an_effort_takes(character: Path) -> None:
 
 def test_the_plan_says_what_the_text_encoder_costs(character: Path, tiny_sd: Path) -> None:
     form = form_values()
-    form |= {"base": str(tiny_sd), "filled": form["filled"] | {"request": 7}}
-    filled = settings.refill(Answers.from_form(form))["answer"]
-    assert filled["request"] == 7, "an answer has the number of its request"
-    form |= {"filled": filled, **by_id(filled["values"])}
+    form |= {"base": str(tiny_sd)}
+    refilled = settings.refill(Answers.from_form(form))
+    form |= {"filled": refilled["filled"], **refilled["widgets"]}
     for trains in (True, False):
         summary = train.plan(Answers.from_form(form | {"form-training-text-encoder": trains}))["summary"]
         assert ("about 0.2 GB more memory" in summary) == ("text encoder" in summary) == trains

@@ -37,7 +37,7 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
         with pytest.raises(UserError):
             adapter_choices.find(key)
     assert adapter_choices.find(f"{finished.id}@../../x") == finished.export
-    assert offer("", defaults=DEFAULTS, prompt="")["offered"]["after"][0] == "miraxo"
+    assert offer("", defaults=DEFAULTS, prompt="")["prompt"] == "miraxo"
 
 
 def offer(adapter: str, *, defaults: tuple[str, float, float, float] = DEFAULTS, **values: object) -> dict[str, Any]:
@@ -52,15 +52,16 @@ def test_what_was_changed_in_the_tab_stays(finished: Run) -> None:
     before = ("of another adapter", 30.0, 7.5, 1)
     first = offer(finished.id, defaults=before, prompt="", steps=30.0, guidance=7.5, clip_skip=1)
     assert first["defaults"] == suitable
-    assert first["offered"] == {"adapter": finished.id, "before": ["", 30.0, 7.5, 1], "after": list(suitable)}
+    assert (first["prompt"], first["steps"], first["guidance"]) == suitable[:3]
+    assert "clip_skip" not in first, "it suits already"
     changed = offer(finished.id, defaults=suitable, prompt="my own", steps=8, guidance=2.5, clip_skip=1)
-    assert changed["offered"]["after"] == ["my own", 8, 2.5, 1]
+    assert not changed.keys() & set(try_out.FILLED)
     newer = runs.create(finished.config().model_copy(update={"dataset": "other", "name": "newer"}))
     shutil.copy(finished.export, newer.folder / "newer.safetensors")
     newer.report(events.Finished(step=5, export="newer.safetensors"))
     first = offer("")
-    assert first["offered"]["adapter"] == first["adapter"]["value"] == finished.id
-    assert offer("", defaults=first["defaults"])["offered"]["adapter"] == "", "to have none is a choice, too"
+    assert first["adapter"]["value"] == finished.id
+    assert "value" not in offer("", defaults=first["defaults"])["adapter"], "to have none is a choice, too"
     assert "value" not in offer(finished.id)["adapter"], "what is chosen may have changed meanwhile"
     assert offer("gone")["adapter"]["value"] == finished.id
 
@@ -78,7 +79,7 @@ def test_the_clip_skip_is_the_adapters_or_the_bases(finished: Run, tmp_path: Pat
     both |= {("kept:none", ""): 1, ("kept:broken", ""): 1, ("kept:plain", anime): 2, ("kept:plain", "micro"): 1}
     for (adapter, base), clip_skip in both.items():
         assert try_out.usual_settings(adapter, base).model.clip_skip == clip_skip, (adapter, base)
-    assert offer(finished.id, clip_skip=1)["offered"]["after"][3] == 2
+    assert offer(finished.id, clip_skip=1)["clip_skip"] == 2
     form = sample_form(finished.id, clip_skip=2.0)
     cell = comparison.cells("one", finished.id, 1.7, RunWatcher())[0]
     request = try_out.request_of(form, cell, try_out.base_of(finished.id), 7)
@@ -91,7 +92,7 @@ def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Pat
     values = {"base": f'"{distilled}"', "steps": preview.steps, "guidance": preview.guidance}
     form = sample_form(finished.id, **values)
     offered = offer(finished.id, defaults=("miraxo", preview.steps, preview.guidance, 1), **values)
-    assert offered["offered"]["after"][1:3] == [4, 1.0]
+    assert (offered["steps"], offered["guidance"]) == (4, 1.0)
     assert try_out.base_of(form.adapter, form.base).base == distilled
     named = try_out.base_of(form.adapter, form.base, "'vae.safetensors' ")
     assert (named.base, named.vae) == (distilled, "vae.safetensors")

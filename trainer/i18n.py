@@ -39,7 +39,9 @@ def duration(count: float) -> str:
         return _("{n} s", n=max(5, round(count / 5) * 5))
     if count < 90 * 60:
         return _("{n} min", n=round(count / 60))
-    return _("{n:.1f} h", n=count / 3600)
+    if count < 48 * 3600:
+        return _("{n:.1f} h", n=count / 3600)
+    return _("{n} days", n=round(count / 86400))
 
 
 def file_size(count: int) -> str:

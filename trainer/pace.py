@@ -37,6 +37,11 @@ def note(speeds: Mapping[str, float]) -> None:
     storage.write(_file(), json.dumps({kind: max(speed, known.get(kind, 0.0)) for kind, speed in speeds.items()}))
 
 
+def is_measured() -> bool:
+    """Return True if it is known how fast this processor is, or that there is something faster."""
+    return _file().exists()
+
+
 def seconds_per_step(config: TrainConfig) -> tuple[float, float] | None:
     """Return the least and the most seconds that a step takes on this processor; None if that is not known."""
     training, speed = config.training, _speeds().get("small" if config.model.base == MICRO else "large")

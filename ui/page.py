@@ -189,6 +189,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
 def _warm_and_plan(watch: RunWatcher, project: str) -> dict[str, Any]:
     if not watch.active():
         warm_worker.prepare()
+    warm_worker.wait_until_measured()
     return training.plan_images(project)
 
 

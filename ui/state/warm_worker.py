@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from typing import IO
 
-from trainer import processes, runs
+from trainer import pace, processes, runs
 from trainer.runs import Run, control
 
 IDLE = 600.0  # seconds after which it ends, to free its memory
+MEASURED_WITHIN = 120.0  # seconds; on a slow disk the imports before it take the most
 COMMAND = (sys.executable, "-m", "trainer", "work")
 
 _life = threading.Lock()
@@ -37,6 +39,19 @@ def prepare() -> None:
         _timer = threading.Timer(IDLE, close)
         _timer.daemon = True
         _timer.start()
+
+
+def is_measuring() -> bool:
+    """Return True if a worker is about to say how fast this machine is, which nobody has measured yet."""
+    process = _waiting
+    return process is not None and process.poll() is None and not pace.is_measured()
+
+
+def wait_until_measured() -> None:
+    """Wait as long as `is_measuring`, within a limit."""
+    end = time.monotonic() + MEASURED_WITHIN
+    while is_measuring() and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def start(run: Run) -> None:

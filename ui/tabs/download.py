@@ -130,14 +130,14 @@ def table(watch: RunWatcher, query: str | None = "", project: str = "") -> str:
 
 def _searchable(view: View) -> str:
     """Return the text that a search looks into."""
-    return f"{label(view.run)} {view.run.id} {_trigger(view)} {runs.STATUS_LABELS[view.status]}".lower()
+    return f"{label(view.run)} {view.run.id} {_trigger(view)} {run_html.status_label(view)}".lower()
 
 
 def _row(view: View) -> str:
     """Render an adapter: its image, name, trigger word and file are in sight, the rest is one click away."""
     run, status = view.run, ""
     if view.status != "finished":
-        status = f"<span class='pill {view.status}'>{runs.STATUS_LABELS[view.status]}</span>"
+        status = f"<span class='pill {view.status}'>{run_html.status_label(view)}</span>"
     file, kept = run_html.export_link(view, _("Download")), _checkpoints(view)
     rest = f"{_peft_link(view)} {file and kept}"
     return (

@@ -15,7 +15,7 @@ from trainer.data import dataset
 from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
-from ui.state import documentation, page_memory
+from ui.state import documentation, page_memory, warm_worker
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import base_model
 from ui.widgets import settings_form
@@ -103,6 +103,8 @@ def _computed(config: TrainConfig, steps: int) -> str:
     seconds = pace.seconds_per_step(config)
     if not seconds:
         pending = _("An estimate of the duration appears after the first steps.")
+        if warm_worker.is_measuring():
+            pending = _("The duration is being estimated.")
         return " ".join(filter(None, (escape(card_memory.describe(config)), pending)))
     least, most = (duration(steps * each) for each in seconds)
     text = _("On this processor the steps take {least} to {most}, as computed.", least=least, most=most)

@@ -15,6 +15,7 @@ from tests.integration.runs.test_processes import make
 from trainer import runs
 from trainer.runs import control
 from ui.state import warm_worker
+from ui.tabs import train
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +60,16 @@ def test_a_run_has_the_worker_that_waits(character: Path, tiny_sd: Path) -> None
     assert len(set(re.findall(r'"kind":"began","pid":(\d+)', run.log.read_text()))) == 1
     assert "already running" not in run.worker_log.read_text()
     wait(lambda: process.poll() == 0)
+
+
+@pytest.mark.slow
+def test_before_the_first_run_it_measures_the_machine(character: Path) -> None:
+    warm_worker.wait_until_measured()  # by nobody, so that nothing is waited for
+    assert "after the first steps" in train.plan_images("rin")["summary"]
+    warm_worker.prepare()
+    assert "is being estimated" in train.plan_images("rin")["summary"]
+    warm_worker.wait_until_measured()
+    assert re.search("On this processor the steps take .+, as computed", train.plan_images("rin")["summary"])
 
 
 @pytest.mark.slow

@@ -38,7 +38,8 @@ def test_the_time_left_is_one_figure(run: Run) -> None:
     slower = [taking(step, 1 if step <= 15 else 4) for step in range(1, 31)]
     assert run_html.time_left(view(run, "running", *slower)) == "about 25 s left"
     assert run_html.time_left(view(run, "stopped", *slower)) == ""
-    assert [duration(count) for count in (2, 41, 200, 9000)] == ["a few seconds", "40 s", "3 min", "2.5 h"]
+    texts = ["a few seconds", "40 s", "3 min", "2.5 h", "5 days"]
+    assert [duration(count) for count in (2, 41, 200, 9000, 415_000)] == texts
 
 
 def test_the_status_says_where_a_run_is_and_why_it_failed(run: Run, home: Path) -> None:

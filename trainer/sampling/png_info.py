@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from trainer import foreign_text, storage
-from trainer.base_models import MICRO, detect
+from trainer.base_models import detect
 from trainer.config import PictureConfig
 from trainer.data.location import PNG_SIGNATURE
 from trainer.runs import archive
@@ -41,9 +41,9 @@ def write(path: Path, image: Image.Image, request: PictureConfig) -> str:
 
 
 def _published(request: PictureConfig) -> dict[str, Any]:
-    """Return the settings of a request without paths."""
+    """Return the settings of a request without paths: a base model on this machine is called by its name alone."""
     settings = request.model_dump(exclude={"out", "base", "vae", "adapters"})
-    settings["base"] = request.base if detect.is_hub_name(request.base) else MICRO
+    settings["base"] = request.base if detect.is_hub_name(request.base) else Path(request.base).name
     settings["adapters"] = [[archive.display_name(Path(file)), strength] for file, strength in request.adapters]
     return settings
 

@@ -12,12 +12,12 @@ import gradio as gr
 
 from trainer import config as configs
 from trainer import extension, paths
-from trainer.base_models import MICRO
+from trainer.base_models import MICRO, detect
 from trainer.config import PictureConfig, prompt_lines
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import archive, cards
-from ui.state import adapter_choices, pending_uploads, run_actions
+from ui.state import adapter_choices, base_model_choices, pending_uploads, run_actions
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_form, sample_images
@@ -232,9 +232,7 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
     adapters = [(keys[name], strength) for name, strength in settings["adapters"]]
     others = [*adapters[1 : 1 + OTHERS], *[("", 1.0)] * OTHERS][:OTHERS]
     adapter, strength = adapters[0] if adapters else ("", 0.0)
-    base = settings["base"]
-    if adapters and base in (MICRO, usual_settings(adapter).model.base):  # micro stands for a base on a private path
-        base = ""
+    base = _named(settings["base"], usual_settings(adapter).model.base)
     size = ""
     if settings["width"] and settings["height"]:
         size = f"{settings['width']} x {settings['height']}"
@@ -246,6 +244,23 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
         others=tuple(others),
         **{name: settings[name] for name in ("prompt", "seed", "steps", "guidance", "clip_skip", "negative")},
     )
+
+
+def _named(base: str, usual: str) -> str:
+    """Return what stands in the form for the base model that an image names; "" for that of its adapter.
+
+    Raises:
+        UserError: it was a file or folder of that name, and none is listed here.
+    """
+    if base in (MICRO, Path(usual).name, usual):  # images of version 0.1.0 say micro for any file
+        return ""
+    listed = [key for _label, key in base_model_choices.choices()]
+    here = next((key for key in listed if base in (key, Path(key).name)), None)
+    if here is None and not detect.is_hub_name(base):
+        raise UserError(
+            "The base model {name!r} is not here.", "Put it into the models folder, then try again.", name=base
+        )
+    return here or base
 
 
 # Images ---------------------------------------------------------------------------------------------------------

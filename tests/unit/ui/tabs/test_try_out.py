@@ -179,6 +179,17 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     assert not file.exists()
     png_info.write(file, Image.new("RGB", (64, 32)), picture.model_copy(update={"base": "owner/other"}))
     assert try_out.settings_from(str(file), RunWatcher()).base == "owner/other", "drawn on it again"
+    paths.models().mkdir()
+    base = write(paths.models() / "mine.safetensors", SD15)
+    for there, adapters in ((True, ()), (True, picture.adapters), (False, ())):
+        own = picture.model_copy(update={"base": str(base), "adapters": adapters})
+        png_info.write(file, Image.new("RGB", (64, 32)), own)
+        if there:
+            assert try_out.settings_from(str(file), RunWatcher()).base == str(base)
+            continue
+        base.unlink()
+        with pytest.raises(UserError, match="The base model 'mine"):
+            try_out.settings_from(str(file), RunWatcher())
     Image.new("RGB", (2, 2)).save(file)
     with pytest.raises(UserError, match="has no settings in it"):
         try_out.settings_from(str(file), RunWatcher())

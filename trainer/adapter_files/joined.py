@@ -75,13 +75,13 @@ def _slice(module: Module, start: int, stop: int) -> Module:
     for key in _SLICED & parts.keys():
         count = len(parts[key])
         parts[key] = parts[key][start * count // rows : stop * count // rows].contiguous()
-    return replace(module, parts=parts)  # type: ignore[type-var]  # all modules are dataclasses
+    return replace(module, parts=parts)
 
 
 def _swapped(module: Module) -> Module:
     """Return the adapter of a layer whose halves diffusers has in the other order, in the order of the other code."""
     parts = {key: part.roll(len(part) // 2, 0) if key in _SLICED else part for key, part in module.parts.items()}
-    return replace(module, parts=parts)  # type: ignore[type-var]  # all modules are dataclasses
+    return replace(module, parts=parts)
 
 
 def is_swapped(path: str, rows: int, columns: int) -> bool:

@@ -1,35 +1,17 @@
 """Adapted layers as files hold them, by kind, and the change that each makes to a weight of the base model.
 
 The kinds and their tensors are those of LyCORIS (Yeh et al. 2024, https://arxiv.org/abs/2309.14859), which ComfyUI,
-A1111 and others read.
+A1111 and others read. `parts` are a layer's tensors by the endings of their keys, `rank` is that of its update, or of
+its low-rank part, 0 if there is none, and `alpha` is scale times rank, or OFT's constraint, None if the kind has none.
+Changes are [out, in * kh * kw], at strength 1; some kinds need the base's `weight`.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from trainer.base_models import layer_shapes
-
-
-class Module(Protocol):
-    """One adapted layer of a file."""
-
-    @property
-    def rank(self) -> int:
-        """Rank of its update, or of its low-rank part; 0 if there is none."""
-
-    @property
-    def alpha(self) -> float | None:
-        """Scale times rank, or OFT's constraint; None if the kind has none."""
-
-    @property
-    def parts(self) -> dict[str, Tensor]:
-        """Tensors by the endings of their keys."""
-
-    def delta(self, weight: Tensor | None = None) -> Tensor:
-        """Return the change of the weight [out, in * kh * kw] at strength 1; some kinds need the base's `weight`."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +198,13 @@ class Full:
         return torch.zeros_like(_weight(weight))
 
 
+Module = Lora | LoHa | LoKr | GLoRA | Oft | IA3 | Full
+
+
 def without_values(module: Module) -> Module:
     """Return a module with the shapes and types of its tensors alone, which take no memory."""
     parts = {ending: part.to("meta") for ending, part in module.parts.items()}
-    return replace(module, parts=parts)  # type: ignore[type-var]  # all modules are dataclasses
+    return replace(module, parts=parts)
 
 
 def bias_change(module: Module) -> Tensor | None:

@@ -1,12 +1,15 @@
 """Adapted layers as peft builds them, by kind: their trained tensors, their tensors in files, and their effect.
 
-The names in files are those that LyCORIS and kohya's scripts made common; `adapter_files.reader` reads them. A layer's
-effect is computed by peft, so that a comparison with the file compares two computations.
+A layer has its place in the model, `owner` and `attribute`, and the `module` that peft put there, whose
+`get_base_layer()` is the original. The names in files are those that LyCORIS and kohya's scripts made common;
+`adapter_files.reader` reads them. A layer's effect is computed by peft, so that a comparison with the file compares two
+computations. It is the change of the weight at strength 1 on the CPU, flattened to [out, in * kh * kw]. Random numbers
+come from the seed and the layer's name.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft.tuners.loha import LoHaLayer
@@ -23,34 +26,6 @@ from trainer.rng import generator
 ADAPTER = "default"
 MAGNITUDE = "magnitude_by_input"
 PeftLayer = Any  # peft is untyped
-
-
-class Layer(Protocol):
-    """One adapted module: its place in the model, and the layer that peft put there."""
-
-    @property
-    def owner(self) -> nn.Module:
-        """Module that it is an attribute of."""
-
-    @property
-    def attribute(self) -> str:
-        """Name of that attribute."""
-
-    @property
-    def module(self) -> PeftLayer:
-        """Layer that peft put there; its `get_base_layer()` is the original."""
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        """Return the trained tensors, by their role."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of a file, by the endings of their keys."""
-
-    def delta(self) -> Tensor:
-        """Return the change of the weight at strength 1 on the CPU, flattened to [out, in * kh * kw]."""
-
-    def reset(self, seed: int, name: str) -> None:
-        """Initialize it so that it changes nothing yet; randomness comes from the seed and the layer's name."""
 
 
 def check_size(name: str, module: Module, size: tuple[int, int]) -> None:
@@ -208,6 +183,9 @@ class Kronecker:
             for role, parameter in first:
                 parameter.copy_(_uniform(parameter, generator(seed, name, role)))
             last.zero_()
+
+
+Layer = LoraPair | Hadamard | Kronecker
 
 
 def known(owner: nn.Module, attribute: str, module: nn.Module) -> Layer | None:

@@ -1,20 +1,20 @@
-"""Protocol of a family of base models, and what all families do alike.
+"""Families of base models: what all of them do alike.
 
-A family is one file here with its model: how it is loaded, encodes prompts, and predicts. Nothing here knows of
-datasets, losses or files for other programs.
+A family is one file here with its model: how it encodes prompts and predicts. Nothing here knows of datasets, losses or
+files for other programs.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
-from trainer.base_models.spec import FamilySpec, PredictionType
+from trainer.base_models.spec import PredictionType
 from trainer.devices import Untyped
 from trainer.families import loading
 from trainer.families.loading import Pipeline
@@ -30,104 +30,16 @@ JOINT_TARGETS = (
 TILE = 512  # side in pixels
 
 
-class Family(Protocol):
-    """A diffusion model that can take an adapter."""
-
-    denoiser_targets: ClassVar[tuple[str, ...]]
-    text_targets: ClassVar[tuple[str, ...]]
-    idle: tuple[str, ...]  # prefixes of the names of modules whose output is never used, so that they cannot learn
-    base: Base
-    spec: FamilySpec
-    denoiser: nn.Module
-    text_encoders: dict[str, nn.Module]  # those that can take an adapter, by prefix in adapter files
-    device: torch.device
-
-    @property
-    def noise(self) -> NoiseSchedule:
-        """The noise schedule, which also says what the denoiser predicts."""
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape [c, h, w] of the latents of an image at the native resolution."""
-
-    @classmethod
-    def load(
-        cls,
-        path: Path,
-        base: Base,
-        vae: Path | None,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        large_encoder: bool = True,
-    ) -> Self:
-        """Load the frozen base model at a path into main memory, without any network; `vae` replaces its own.
-
-        Without its large text encoder it generates images from prompts that are encoded already.
-        """
-
-    def set_prediction_type(self, predicts: PredictionType) -> None:
-        """Take the denoiser's output as this, in training and in sampling."""
-
-    def set_clip_skip(self, clip_skip: int) -> None:
-        """Take the text encoder's output at this layer from its end, in training and in sampling.
-
-        A family whose text encoders are always read at the same layer ignores it, as other programs do.
-        """
-
-    def set_guidance(self, guidance: float) -> None:
-        """Tell the denoiser this guidance in training, if it is distilled to follow one."""
-
-    def module_name(self, path: str) -> str:
-        """Return the name of a linear or convolution layer of the denoiser in adapter files, without its prefix."""
-
-    def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
-        """Generate the scaled latents [c, h, w] of a square image, the same for the same request."""
-
-    def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
-        """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
-
-    def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
-        """Encode prompts into conditioning for the denoiser; each row of its tensors belongs to a prompt.
-
-        Of each prompt, `chunks` times as many tokens are read as the text encoder can take.
-        """
-
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return the denoiser's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b].
-
-        The conditioning is that of the prompts and, under `sizes` [b, 6], how large each image was and where it was
-        cropped, which a family need not use.
-        """
-
-    def count_tokens(self, prompt: str) -> tuple[int, int]:
-        """Count the tokens of a prompt, and those that the text encoder can take."""
-
-    def pipeline(self) -> Pipeline:
-        """Return the live model as a diffusers pipeline, for sampling."""
-
-    def prompt_encoders(self) -> dict[str, nn.Module]:
-        """Return the modules that encode prompts, by name; those that can take an adapter, and others."""
-
-    def encoders(self) -> dict[str, nn.Module]:
-        """Return the modules whose outputs are cached, by name."""
-
-    def encode_latents(self, pixels: Tensor, precision: torch.dtype, *, tiled: bool) -> tuple[Tensor, Tensor]:
-        """Encode images [b, 3, H, W] in -1..1: mean and standard deviation [b, c, h, w] of their scaled latents."""
-
-    def decode_latents(self, latents: Tensor, *, tiled: bool) -> Tensor:
-        """Decode scaled latents [b, c, h, w] in fp32 to pixels [b, 3, H, W] in -1..1."""
-
-
-class DiffusersModel:
-    """A frozen model that diffusers has a pipeline for; what its families have in common.
+class Family:
+    """A frozen diffusion model that can take an adapter, and that diffusers has a pipeline for.
 
     A family adds its noise schedule, and how prompts are encoded and noise is predicted.
     """
 
+    noise: NoiseSchedule  # which also says what the denoiser predicts
     denoiser_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     text_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
-    idle: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()  # prefixes of the names of modules whose output is never used, so that they cannot learn
 
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:
         self._pipeline = pipeline
@@ -136,6 +48,7 @@ class DiffusersModel:
         self.spec = FAMILIES[base.family]
         self.device = device
         self.denoiser: nn.Module = loading.denoiser(pipeline)
+        # Those that can take an adapter, by prefix in adapter files.
         self.text_encoders: dict[str, nn.Module] = {
             encoder.prefix.removesuffix("_"): getattr(pipeline, encoder.component)
             for encoder in self.spec.text_encoders
@@ -154,7 +67,8 @@ class DiffusersModel:
     ) -> Self:
         """Load a base model from a path into main memory; nothing is fetched and nothing is unpickled.
 
-        The VAE at the other path, if there is one, is taken in place of the base model's own.
+        The VAE at the other path, if there is one, is taken in place of the base model's own. Without its large text
+        encoder it generates images from prompts that are encoded already.
 
         Raises:
             UserError: files are missing or damaged.
@@ -173,16 +87,16 @@ class DiffusersModel:
         return next(self.denoiser.parameters()).dtype
 
     def set_prediction_type(self, predicts: PredictionType) -> None:
-        """Ignore it: models that are trained by flow matching predict the direction to the noise."""
+        """Take the denoiser's output as this, in training and sampling; by flow matching it is always the direction."""
 
     def set_clip_skip(self, clip_skip: int) -> None:
-        """Ignore it: text encoders are always read at the same layer."""
+        """Take the text encoder's output at this layer from its end; ignored where all models have the same one."""
 
     def set_guidance(self, guidance: float) -> None:
-        """Ignore it: the denoiser is told none."""
+        """Tell the denoiser this guidance in training, if it is distilled to follow one; else ignore it."""
 
     def module_name(self, path: str) -> str:
-        """Return the name of a module of the denoiser in adapter files: its path."""
+        """Return the name of a module of the denoiser in adapter files, without its prefix: its path."""
         return path.replace(".", "_")
 
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
@@ -198,7 +112,18 @@ class DiffusersModel:
         return self.sample(positive, negative, generator=rng, **options)[0]
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
-        """Encode prompts, each in its own way in a family."""
+        """Encode prompts into conditioning for the denoiser; each row of its tensors belongs to a prompt.
+
+        Of each prompt, `chunks` times as many tokens are read as the text encoder can take.
+        """
+        raise NotImplementedError
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the denoiser's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b].
+
+        The conditioning is that of the prompts and, under `sizes` [b, 6], how large each image was and where it was
+        cropped, which a family need not use.
+        """
         raise NotImplementedError
 
     def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:

@@ -15,14 +15,14 @@ from torch import Tensor
 from trainer import devices
 from trainer.base_models.detect import Base
 from trainer.devices import Untyped
-from trainer.families.family import JOINT_TARGETS, Conditioning, DiffusersModel
+from trainer.families.family import JOINT_TARGETS, Conditioning, Family
 from trainer.families.loading import Pipeline
 from trainer.families.noise import FlowNoise
 
 T5_TOKENS = 512
 
 
-class Flux(DiffusersModel):
+class Flux(Family):
     """A FLUX.1 model, frozen."""
 
     denoiser_targets: ClassVar[tuple[str, ...]] = JOINT_TARGETS

@@ -1,40 +1,16 @@
-"""Noise schedules: how latents are noised in training, and what the denoiser has to predict of them."""
+"""Noise schedules: how latents are noised in training, and what the denoiser has to predict of them.
+
+Timesteps [b] run from 0 (nearly no noise) to `timesteps` - 1 (nearly nothing else); latents, noise and targets are
+[b, c, h, w], signal-to-noise ratios (SNR) [b].
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from trainer.base_models.spec import PredictionType
-
-
-class NoiseSchedule(Protocol):
-    """The noise at each timestep, from 0 (nearly none) to `timesteps` - 1 (nearly nothing else)."""
-
-    @property
-    def timesteps(self) -> int:
-        """Number of timesteps."""
-
-    def at(self, shares: Tensor, first: int, last: int, shape: Sequence[int]) -> Tensor:
-        """Return the timesteps [b] at shares (0 to 1) of the way from the first to the last, for latents of a shape."""
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return latents [b, c, h, w] with noise of that shape at timesteps [b]."""
-
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return what the denoiser should predict [b, c, h, w]."""
-
-    def snr(self, timesteps: Tensor) -> Tensor:
-        """Return the signal-to-noise ratios [b] at timesteps."""
-
-    def error_scale(self, snr: Tensor) -> Tensor:
-        """Return the squared error of a prediction over that of the image it implies [b], at these SNRs [b]."""
-
-    @property
-    def prediction_type(self) -> PredictionType:
-        """Prediction type of the denoiser."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +30,7 @@ class DiscreteNoise:
         return len(self.alphas_cumprod)
 
     def at(self, shares: Tensor, first: int, last: int, shape: Sequence[int]) -> Tensor:
-        """Return whole timesteps, whatever the shape."""
+        """Return the whole timesteps at shares (0 to 1) of the way from the first to the last, whatever the shape."""
         return (first + (shares * (last + 1 - first)).long()).clamp(max=last)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -75,7 +51,10 @@ class DiscreteNoise:
         return alpha / (1 - alpha)
 
     def error_scale(self, snr: Tensor) -> Tensor:
-        """Return the SNR for noise, SNR + 1 for v (section 4 of Salimans & Ho)."""
+        """Return the squared error of a prediction over that of the image it implies.
+
+        That is the SNR for noise, SNR + 1 for v (section 4 of Salimans & Ho).
+        """
         return snr if self.prediction_type == "epsilon" else snr + 1
 
     def _alpha(self, timesteps: Tensor) -> Tensor:
@@ -96,7 +75,7 @@ class FlowNoise:
     prediction_type: PredictionType = "flow"
 
     def at(self, shares: Tensor, first: int, last: int, shape: Sequence[int]) -> Tensor:
-        """Return the timesteps of shares that are shifted, between the first and the last as they are after it."""
+        """Return the timesteps at shares that are shifted for latents of a shape, between the first and the last."""
         shift = self.shift(shape)
         start, stop = (_shifted(torch.tensor(bound / self.timesteps), 1 / shift) for bound in (first, last + 1))
         return self.timesteps * _shifted(start + shares * (stop - start), shift)
@@ -116,11 +95,14 @@ class FlowNoise:
         return ((1 - sigma) / sigma) ** 2
 
     def error_scale(self, snr: Tensor) -> Tensor:
-        """Return 1 / sigma^2, which is (sqrt(SNR) + 1)^2: the image is the noisy one less sigma times the direction."""
+        """Return the same: 1 / sigma^2 = (sqrt(SNR) + 1)^2, as the image is the noisy one less sigma * direction."""
         return (snr.sqrt() + 1) ** 2
 
     def _sigma(self, timesteps: Tensor) -> Tensor:
         return (timesteps / self.timesteps).view(-1, 1, 1, 1)
+
+
+NoiseSchedule = DiscreteNoise | FlowNoise
 
 
 def _shifted(sigma: Tensor, shift: float) -> Tensor:

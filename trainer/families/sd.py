@@ -15,12 +15,12 @@ from trainer.base_models.detect import Base
 from trainer.base_models.spec import PredictionType
 from trainer.devices import Untyped
 from trainer.families import loading
-from trainer.families.family import Conditioning, DiffusersModel
+from trainer.families.family import Conditioning, Family
 from trainer.families.loading import Pipeline
 from trainer.families.noise import DiscreteNoise
 
 
-class SD(DiffusersModel):
+class SD(Family):
     """A Stable Diffusion 1.x or 2.x model, frozen."""
 
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:

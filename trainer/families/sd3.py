@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from trainer.base_models.detect import Base
-from trainer.families.family import JOINT_TARGETS, Conditioning, DiffusersModel
+from trainer.families.family import JOINT_TARGETS, Conditioning, Family
 from trainer.families.loading import Pipeline
 from trainer.families.noise import FlowNoise
 
 T5_TOKENS, MOST_T5_TOKENS = 256, 512  # that the pipeline reads, and that T5 can read
 
 
-class SD3(DiffusersModel):
+class SD3(Family):
     """A Stable Diffusion 3 or 3.5 model, frozen."""
 
     denoiser_targets = JOINT_TARGETS

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainer.base_models.detect import Base
 from trainer.devices import Untyped
 from trainer.families import loading
-from trainer.families.family import LENGTHS, Conditioning, DiffusersModel
+from trainer.families.family import LENGTHS, Conditioning, Family
 from trainer.families.loading import Pipeline
 from trainer.families.noise import FlowNoise
 
@@ -22,7 +22,7 @@ TOKENS = 512  # that the pipeline reads
 _ATTENTION = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
 
 
-class ZImage(DiffusersModel):
+class ZImage(Family):
     """A Z-Image model, frozen."""
 
     denoiser_targets = (*_ATTENTION, "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")

@@ -10,6 +10,10 @@ from trainer.i18n import _
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelow1 = Annotated[float, Field(ge=0, lt=1)]
+# Texts that name a file, a base model or something else that may be on the hub, or a dataset.
+FilePath = Annotated[str, "file"]
+HubPath = Annotated[str, "base"]
+DatasetPath = Annotated[str, "dataset"]
 # Translations of pydantic's messages, by kind of error; the others are not met by our settings.
 _ERRORS = {
     "greater_than": _("should be greater than {gt}"),

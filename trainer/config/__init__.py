@@ -1,6 +1,7 @@
 """Settings of a run in one schema, from which the TOML file, the form, the checks and the docs are made."""
 
 from trainer.config.loading import (
+    FILES,
     PRESETS,
     build,
     check,
@@ -14,6 +15,7 @@ from trainer.config.loading import (
     override,
     parse,
     preset,
+    with_files_of,
     with_paths,
     without_paths,
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainer.i18n import _
-from trainer.schema import Conflict, Section
+from trainer.schema import Conflict, FilePath, Section
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -116,7 +116,7 @@ class Lora(Section, title="LoRA"):
         description="Learning rate of up over that of down (Hayou et al. 2024, arXiv 2402.12354); 1 = off.",
     )
 
-    start: str = Field(
+    start: FilePath = Field(
         "",
         max_length=1000,
         title="Start from",

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from trainer.i18n import _
-from trainer.schema import Conflict, Section, Share, ShareBelow1
+from trainer.schema import Conflict, DatasetPath, Section, Share, ShareBelow1
 
 
 class CaptionsConfig(Section):
@@ -98,7 +98,7 @@ class ImagesConfig(Section):
 class RegularizationConfig(Section):
     """Images of the class, without the subject, so that it stays as it is: Ruiz et al. 2023, arXiv 2208.12242 (3.2)."""
 
-    dataset: str = Field(
+    dataset: DatasetPath = Field(
         "",
         max_length=1000,
         title="Regularization images",

@@ -21,7 +21,6 @@ from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.config import renames, subject_lines
-from trainer.config.adapter import Lora
 from trainer.config.run_config import Preset, TrainConfig, micro_resolution
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
@@ -32,9 +31,21 @@ from trainer.schema import Conflict, Section, SettingError, describe_error, kind
 PRESETS = Path(__file__).parent / "presets"
 # Default kinds of the unions; a preset or a file may choose others.
 KINDS = {"adapter": {"kind": "lora"}, "optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
-# Settings that are paths, which Windows copies in quotation marks.
-FILES = {"model": ("base", "vae", "training_adapter"), "adapter": ("start",), "preview": ("base", "adapter")}
 Settings = TypeVar("Settings", bound=Section)
+
+
+def _find_files() -> dict[str, dict[str, str]]:
+    files: dict[str, dict[str, str]] = {}
+    for section, info in TrainConfig.model_fields.items():
+        for kind in sections(info.annotation):
+            for name, setting in kind.model_fields.items():
+                for role in setting.metadata:
+                    if isinstance(role, str):
+                        files.setdefault(section, {})[name] = role
+    return files
+
+
+FILES = _find_files()  # settings that name files or datasets, with what each names, by section
 
 
 def preset(
@@ -92,6 +103,7 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     for section, names in FILES.items():
         values = data.get(section)
         if isinstance(values, dict):
+            # Windows copies paths in quotation marks.
             typed = {key: paths.unquoted(values[key]) for key in names if isinstance(values.get(key), str)}
             data = data | {section: values | typed}
     model = data.get("model")
@@ -301,24 +313,22 @@ def with_paths(
         replace(subject, dataset=dataset(subject.dataset), regularization=dataset(subject.regularization))
         for subject in config.taught[1:]
     )
-    start = {"start": file(config.adapter.start)} if isinstance(config.adapter, Lora) else {}
-    model = {
-        "base": base(config.model.base),
-        "vae": file(config.model.vae),
-        "training_adapter": base(config.model.training_adapter),  # which may be on the hub, too
-    }
-    regularization = {"dataset": dataset(config.regularization.dataset)}
-    preview = {"base": base(config.preview.base), "adapter": base(config.preview.adapter)}
-    return config.model_copy(
-        update={
-            "dataset": dataset(config.dataset),
-            "subjects": tuple(map(subject_lines.write, others)),
-            "adapter": config.adapter.model_copy(update=start),
-            "model": config.model.model_copy(update=model),
-            "regularization": config.regularization.model_copy(update=regularization),
-            "preview": config.preview.model_copy(update=preview),
-        }
-    )
+    roles = {"base": base, "file": file, "dataset": dataset}
+    update: dict[str, Any] = {"dataset": dataset(config.dataset), "subjects": tuple(map(subject_lines.write, others))}
+    for section, names in FILES.items():
+        values = getattr(config, section)
+        changes = {name: roles[names[name]](value) for name, value in values.model_dump(include=set(names)).items()}
+        update[section] = values.model_copy(update=changes)
+    return config.model_copy(update=update)
+
+
+def with_files_of(config: TrainConfig, other: TrainConfig) -> TrainConfig:
+    """Return a config with the files and the first dataset of another one."""
+    update: dict[str, Any] = {"dataset": other.dataset}
+    for section, names in FILES.items():
+        values = getattr(other, section).model_dump(include=set(names))
+        update[section] = getattr(config, section).model_copy(update=values)
+    return config.model_copy(update=update)
 
 
 def without_paths(config: TrainConfig) -> TrainConfig:

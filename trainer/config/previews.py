@@ -3,7 +3,7 @@
 from pydantic import Field, field_validator
 
 from trainer.config.prompt_lines import check_lines, parse_prompt_line
-from trainer.schema import Section
+from trainer.schema import HubPath, Section
 
 
 class PreviewConfig(Section):
@@ -26,14 +26,14 @@ class PreviewConfig(Section):
     at_start: bool = Field(
         True, title="Preview at the start", description="Also before the first step, to compare with the base model."
     )
-    base: str = Field(
+    base: HubPath = Field(
         "",
         max_length=1000,
         title="Preview model",
         description="Another model of the base model's family, such as the distilled one that the adapter is for. Only "
         "previews are generated with it, and it waits in main memory meanwhile. Empty = the base model.",
     )
-    adapter: str = Field(
+    adapter: HubPath = Field(
         "",
         max_length=1000,
         title="Few-step adapter",

@@ -21,7 +21,7 @@ from trainer.data.dataset import Subject
 from trainer.i18n import _
 from trainer.optim.optimizers import SECTIONS, AnyOptimizer
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
-from trainer.schema import Conflict, Section
+from trainer.schema import Conflict, FilePath, HubPath, Section
 
 Preset = Literal["character", "style", "plain"]
 
@@ -34,7 +34,7 @@ class ModelConfig(Section):
         title="Family",
         description="Architecture of the base model; auto detects it.",
     )
-    base: str = Field(
+    base: HubPath = Field(
         MICRO,
         min_length=1,
         max_length=1000,
@@ -70,14 +70,14 @@ class ModelConfig(Section):
         description="FLUX.1, distilled to follow a guidance, is told this one; 1 = none, as in other trainers. "
         "Other families ignore it.",
     )
-    vae: str = Field(
+    vae: FilePath = Field(
         "",
         max_length=1000,
         title="VAE",
         description="A .safetensors file, or a folder in diffusers format, that replaces the base model's own VAE; "
         "empty = its own.",
     )
-    training_adapter: str = Field(
+    training_adapter: HubPath = Field(
         "",
         max_length=1000,
         title="Training adapter",

@@ -21,7 +21,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from trainer import devices, fault_injection, foreign_text, runs
-from trainer.config import TrainConfig, check
+from trainer.config import FILES, TrainConfig, check, with_files_of
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
 from trainer.runs import COMMANDS, Command, Run, events
@@ -31,7 +31,6 @@ from trainer.training.checkpoint import TrainState
 # The others wait while the main process waits for the device, and all for the slowest to encode; but not in a step.
 PATIENCE = timedelta(days=7)
 ANSWERED_WITHIN = timedelta(minutes=30)
-OWN_FILES = {"base", "vae", "training_adapter", "adapter"}  # of two sections: each machine has its own paths
 CHUNK = 2**26  # bytes that are broadcast at once
 
 _groups: dict[str, Any] = {}  # process groups, by how long their members wait for each other
@@ -124,13 +123,7 @@ def share_config(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
     check(TrainingConfig, config.training.model_dump() | {"devices": processes})
     if processes > 1:
         main = check(TrainConfig, foreign_text.parse_json(broadcast(accelerator, config.model_dump_json().encode())))
-        own_paths = {
-            "dataset": config.dataset,
-            "regularization": main.regularization.model_copy(update={"dataset": config.regularization.dataset}),
-            "model": main.model.model_copy(update=config.model.model_dump(include=OWN_FILES)),
-            "preview": main.preview.model_copy(update=config.preview.model_dump(include=OWN_FILES)),
-        }
-        config = main.model_copy(update=own_paths)
+        config = with_files_of(main, config)
     return config.model_copy(update={"record": config.record.model_copy(update={"devices": processes})})
 
 
@@ -144,10 +137,9 @@ def check_same(accelerator: Accelerator, config: TrainConfig) -> None:
         return
     with _together(PATIENCE):
         torch.distributed.all_reduce(torch.zeros(1), group=_groups["patient"])
-    own: dict[str, Any] = {"dataset": True, "regularization": {"dataset"}, "model": OWN_FILES, "record": True}
-    own["preview"] = OWN_FILES
+    own: dict[str, Any] = {"dataset": True, "record": True, **{name: set(files) for name, files in FILES.items()}}
     record = config.record
-    prints = (record.dataset_sha256, record.base_sha256, record.vae_sha256, record.training_adapter_sha256)
+    prints = [value for name, value in record if name.endswith("_sha256")]
     inputs = "".join((config.model_dump_json(exclude=own), *prints))
     number = float(int.from_bytes(hashlib.sha256(inputs.encode()).digest()[:6], "big"))
     if largest(accelerator, number) != -largest(accelerator, -number):

@@ -194,6 +194,15 @@ def test_no_path_is_published(folder: str) -> None:
     assert {"base": public.base, "training_adapter": public.training_adapter} == model
 
 
+def test_machines_of_a_run_keep_their_own_files() -> None:
+    def on(folder: str, seed: int) -> config.TrainConfig:
+        files = {section: {name: f"{folder}/{name}" for name in names} for section, names in config.FILES.items()}
+        return config.build({"name": "rin", "dataset": f"{folder}/rin", "seed": seed, **files})
+
+    assert config.FILES["adapter"] == {"start": "file"}
+    assert config.with_files_of(on("/there", seed=7), on("/here", seed=8)) == on("/here", seed=7)
+
+
 FURTHER = (([512], 768, None), ([896, 512], 768, [512]), ([768], 768, []), ([704, 640], 768, None))
 
 

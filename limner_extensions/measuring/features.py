@@ -1,5 +1,9 @@
 """Features that images are compared by: those of a CLIP, DINO or DINOv2 model, or of the base model's denoiser.
 
+A feature model turns images into vectors [d], in fp32 on the CPU, which are close where the images are alike. `name` is
+for people, and `key` differs where the features of the same image may. If it reads text, the vectors [prompts, d] of
+prompts are close to those of images that follow them.
+
 The denoiser's are those of DIFT (Tang et al. 2023, https://arxiv.org/abs/2306.03881): what a block in its middle makes
 of an image with a little noise. They need no further model, and every family has them.
 """
@@ -7,7 +11,7 @@ of an image with a little noise. They need no further model, and every family ha
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import transformers
@@ -31,28 +35,7 @@ LITTLE = 0.25  # of the way from image to noise
 NOISES = 4  # that the denoiser's features are the mean of
 
 
-class FeatureModel(Protocol):
-    """A model that turns images into vectors which are close where the images are alike."""
-
-    @property
-    def name(self) -> str:
-        """Name of the model for people."""
-
-    @property
-    def key(self) -> str:
-        """Value that differs where the features of the same image may differ."""
-
-    def image(self, image: Image.Image) -> Tensor:
-        """Return the features [d] of an image in RGB, in fp32 on the CPU."""
-
-    def texts(self, prompts: Sequence[str]) -> Tensor | None:
-        """Return the features [prompts, d] of prompts, which are close to those of images that follow them.
-
-        None if it reads no text.
-        """
-
-
-def load(folder: str, base: ModelConfig, fingerprint: str, device: torch.device) -> FeatureModel:
+def load(folder: str, base: ModelConfig, fingerprint: str, device: torch.device) -> "FeatureModel":
     """Load a feature model, or the base model of a run if no folder is named.
 
     Raises:
@@ -168,6 +151,9 @@ class DenoiserFeatures:
 
     def texts(self, _prompts: Sequence[str]) -> None:
         """Return None: a denoiser has no features of texts."""
+
+
+FeatureModel = Transformer | DenoiserFeatures
 
 
 def _middle(family: Family) -> nn.Module:

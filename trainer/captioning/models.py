@@ -9,8 +9,8 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
@@ -21,29 +21,11 @@ from trainer.captioning import SUGGESTED, CaptionConfig, classifier, describer, 
 from trainer.data import images
 from trainer.errors import UserError
 
-
-class Captioner(Protocol):
-    """A model that writes captions."""
-
-    def __call__(self, image: Image.Image) -> str:
-        """Return the caption of an image in RGB; "" if there is nothing to say.
-
-        Raises:
-            UserError: it cannot answer, and would not for another image either.
-        """
-
-
-class Loader(Protocol):
-    """Loads the model in a folder to a device."""
-
-    def __call__(self, folder: Path, settings: CaptionConfig, device: torch.device, /) -> Captioner:
-        """Return the model, ready to write captions.
-
-        Raises:
-            UserError: it cannot be used; other errors are explained by `load`.
-        """
-
-
+# Returns the caption of an image in RGB, "" if there is nothing to say. It raises a UserError if it cannot answer, and
+# would not for another image either.
+Captioner = Callable[[Image.Image], str]
+# Loads the model in a folder to a device. `load` explains its errors.
+Loader = Callable[[Path, CaptionConfig, torch.device], Captioner]
 LOADERS: dict[kinds.Kind, Loader] = {
     kinds.DESCRIBER: describer.load_describer,
     kinds.FLORENCE: describer.load_florence,

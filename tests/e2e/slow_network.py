@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
+from tests.conftest import HANG
+
 Way = Literal["there", "back"]  # a request that arrives late, or one whose answer does
 HOP = {"connection", "transfer-encoding", "keep-alive"}
 
@@ -66,7 +68,7 @@ class SlowNetwork:
     def settle(self) -> None:
         """Wait until the requests that change something are answered."""
         with self._answered:
-            assert self._answered.wait_for(lambda: not self._changes, timeout=30)
+            assert self._answered.wait_for(lambda: not self._changes, timeout=HANG)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -103,7 +105,7 @@ class SlowNetwork:
         body = request.rfile.read(int(request.headers.get("content-length") or 0))
         hold = self._held(request)
         if hold and hold.way == "there":
-            hold.released.wait(30)
+            hold.released.wait(HANG)
         connection = http.client.HTTPConnection("127.0.0.1", self.server_port, timeout=120)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
         headers |= {"Host": f"127.0.0.1:{self.server_port}"}
@@ -113,7 +115,7 @@ class SlowNetwork:
             connection.request(request.command, request.path, body or None, headers)
             answer = connection.getresponse()
             if hold and hold.way == "back":
-                hold.released.wait(30)
+                hold.released.wait(HANG)
             request.send_response(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in HOP:

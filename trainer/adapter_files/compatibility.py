@@ -216,7 +216,7 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
         return support.applies(name, module.place) and not (name in support.alone and facts.beside_blocks)
     if program.name == "sd-scripts" and not facts.by_lycoris and module.place.block == "outside":
         return False  # its own network is attached to blocks alone
-    if module.place.path == layer_names.TEXT_PROJECTION and not program.text_projection:
+    if module.path == layer_names.TEXT_PROJECTION and not program.text_projection:
         return program.name == "sd-scripts" and facts.by_lycoris
     if program.name == "sd-scripts" and facts.by_lycoris and facts.unet_name(layer) == "diffusers":
         return not facts.spec.original_names
@@ -364,9 +364,8 @@ def _diffusers_refusals(facts: Facts) -> Iterator[str]:
         yield _("it recognizes kohya's format only if all keys have its prefixes, and stops with an error")
     if PEFT_METADATA in facts.file.metadata:
         yield _("it refuses {key} beside alphas", key=PEFT_METADATA)
-    places = [layer.module.place for layer in facts.layers if layer.module.place]
     for component in facts.spec.prefixes:
-        paths = [place.path for place in places if place.component == component]
+        paths = [layer.module.path for layer in facts.layers if layer.module.component == component]
         if paths and not any(path.endswith("out_proj") for path in paths):
             yield _("it does not recognize a text encoder's layers without an out_proj among them, and stops")
 

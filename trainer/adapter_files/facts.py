@@ -91,7 +91,7 @@ class Facts:
 
     def has(self, module: Module) -> bool:
         """Return True if the model has a layer."""
-        return module.place is not None and f"{module.place.component}:{module.place.path}" in self.known
+        return f"{module.component}:{module.path}" in self.known
 
     def kind_of(self, layer: Layer) -> str:
         """Return the kind of a layer as the rules of programs name it, such as `DoRA by input` or `whole LoKr`."""
@@ -117,7 +117,7 @@ class Facts:
             return "whole LoKr"
         if kind == "OFT" and "alpha" in layer.parts and self.file.number(layer.parts["alpha"]) > 0:
             return "constrained OFT"
-        if kind == "norm" and layer.module.place and layer.module.place.component not in DENOISERS:
+        if kind == "norm" and layer.module.component not in ("", *DENOISERS):
             return "text norm"
         return "bias" if kind == "full" and "diff" not in dims else kind
 
@@ -144,7 +144,7 @@ class Facts:
     def unet_name(self, layer: Layer) -> UnetName | None:
         """Return how the file names a layer of the UNet; None if it is not one."""
         module = layer.module
-        if module.place is None or module.place.component != "unet":
+        if module.component != "unet":
             return None
         if module.naming == "generic":
             return "generic" if module.prefix else "bare original"
@@ -168,7 +168,7 @@ class Facts:
     def transformer_name(self, layer: Layer) -> LayerNaming | None:
         """Return how the file names a layer of a transformer; None if it is not one."""
         module = layer.module
-        if module.place is None or module.place.component != "transformer":
+        if module.component != "transformer":
             return None
         if module.naming == "generic" and not module.prefix:
             return "bare original"
@@ -198,17 +198,17 @@ class Facts:
     def text_name(self, layer: Layer) -> TextName | None:
         """Return how the file names a layer of a text encoder; None if it is not one."""
         module = layer.module
-        if module.place is None or module.place.component in DENOISERS:
+        if module.component in ("", *DENOISERS):
             return None
         if module.naming == "generic":
             return "generic"
-        if module.place.component == layer_names.T5:
+        if module.component == layer_names.T5:
             return self._t5_name(module)
         if module.naming == "dotted":
             return "dotted" if module.text_model else "dotted flat"
         if not module.text_model:
             return "flat"
-        if module.prefix == self.spec.prefixes.get(module.place.component):
+        if module.prefix == self.spec.prefixes.get(module.component):
             return "own"
         only = len(self.spec.text_encoders) == 1 and module.prefix == "lora_te1_"
         first = len(self.spec.text_encoders) == 2 and module.prefix == "lora_te_"
@@ -277,13 +277,13 @@ class Facts:
         lost: list[Layer] = []
         blocks: dict[tuple[str, str], list[Layer]] = {}
         for layer in self.layers:
-            place = layer.module.place
-            if place is None or place.component not in joined:
+            module = layer.module
+            if module.component not in joined:
                 continue
             if layer.algorithm == "norm" or self.text_name(layer) == "te1 for the only":
                 lost.append(layer)
-            if ".self_attn." in place.path:
-                blocks.setdefault((place.component, place.path.rpartition(".")[0]), []).append(layer)
+            if ".self_attn." in module.path:
+                blocks.setdefault((module.component, module.path.rpartition(".")[0]), []).append(layer)
         lost += [layer for block in blocks.values() if len(block) < 4 for layer in block]
         return {layer.module.name for layer in lost}
 
@@ -293,9 +293,8 @@ class Facts:
         kinds = ("LoRA", "Tucker LoRA", "DyLoRA", "DoRA", "LoHa", "whole LoKr", "full", "IA3")
         seen = [layer for layer in self._flat if self.kind_of(layer).startswith(kinds)]
         deep = any(
-            re.search(r"transformer_blocks\.([2-9]|\d\d)\.", layer.module.place.path)
+            layer.module.prefix == "lora_unet_" and re.search(r"transformer_blocks\.([2-9]|\d\d)\.", layer.module.path)
             for layer in self.layers
-            if layer.module.place and layer.module.prefix == "lora_unet_"
         )
         by_depth = next((name for name, unet in UNETS.items() if unet.depth > 2), None) if deep else None
         return summary.family_by_width(self.file, seen) or by_depth

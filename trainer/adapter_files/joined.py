@@ -114,18 +114,18 @@ def can_join(modules: Mapping[str, Module], family: FamilyName | None) -> bool:
 
 def whole_of(name: str, family: FamilyName) -> tuple[str, int]:
     """Return the path of the joined layer that a layer is a part of, and of how many; else its own name and 1."""
-    place = layer_names.read(name).place
-    if place and place.component == "transformer" and (whole := transformer_names.joined(place.path, family)):
+    layer = layer_names.read(name)
+    if layer.component == "transformer" and (whole := transformer_names.joined(layer.path, family)):
         return whole, len(transformer_names.parts(whole, family))
     return name, 1
 
 
 def unjoined(name: str, family: FamilyName | None) -> str:
     """Return the name in kohya's format of a layer that is not joined, as ComfyUI reads it for its family."""
-    place = layer_names.read(name).place
-    if family is None or family not in TRANSFORMERS or place is None or place.component != "transformer":
+    layer = layer_names.read(name)
+    if family is None or family not in TRANSFORMERS or layer.component != "transformer":
         return name
-    return TRANSFORMERS[family].apart + place.path.replace(".", "_")
+    return TRANSFORMERS[family].apart + layer.path.replace(".", "_")
 
 
 def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, Module]:
@@ -135,14 +135,14 @@ def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, 
     """
     named, groups = dict[str, Module](), dict[str, dict[str, Lora]]()
     for name, module in modules.items():
-        place = layer_names.read(name).place
-        if place is None or place.component != "transformer" or not isinstance(module, Lora):
+        layer = layer_names.read(name)
+        if layer.component != "transformer" or not isinstance(module, Lora):
             named[name] = module
-        elif whole := transformer_names.joined(place.path, family):
-            groups.setdefault(whole, {})[place.path] = module
+        elif whole := transformer_names.joined(layer.path, family):
+            groups.setdefault(whole, {})[layer.path] = module
         else:
-            is_other = is_swapped(place.path, *size(module))
-            named[_kohya(place.path, family)] = _swapped(module) if is_other else module
+            is_other = is_swapped(layer.path, *size(module))
+            named[_kohya(layer.path, family)] = _swapped(module) if is_other else module
     for whole, parts in groups.items():
         named[_kohya(whole, family)] = _joined(transformer_names.parts(whole, family), parts)
     return named

@@ -94,7 +94,7 @@ def _only_family(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | Non
 
     Of several, it is the one that the metadata name.
     """
-    inside = [layer for layer in layers if layer.module.place and transformer_names.block(layer.module.place.path)]
+    inside = [layer for layer in layers if transformer_names.block(layer.module.path)]
     sets = [_families(file, layer) for layer in inside]
     common = set.intersection(*sets) if sets else set[FamilyName]()
     named = family_by_metadata(file.metadata)
@@ -107,7 +107,7 @@ def _families(file: SafetensorsFile, layer: Layer) -> set[FamilyName]:
     """Return the families whose transformers can have a layer, by its proportions if its name means several layers."""
     module = layer.module
     if module.place and module.naming not in ("original", "generic"):
-        return set(transformer_names.families(module.place.path))
+        return set(transformer_names.families(module.path))
     paths = transformer_names.named_alike(module.name.removeprefix(module.prefix))
     size = layer_shapes.weight_size(shapes(file, layer))
     if len(set(paths.values())) == 1 or not size or 0 in size:
@@ -149,7 +149,7 @@ def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | 
     if is_published:
         named = family_by_metadata(file.metadata)
         return named if named in transformers else transformers[0]
-    if any(layer.module.place and layer.module.place.component == "transformer" for layer in layers):
+    if any(layer.module.component == "transformer" for layer in layers):
         return None
     return _family_by_encoders(encoder_widths, {layer.module.prefix for layer in layers})
 
@@ -205,14 +205,14 @@ def _family_by_names(layers: list[Layer]) -> FamilyName | None:
 
 def _can_have(spec: FamilySpec, module: Module) -> bool:
     """Return True if a family can have a layer, by its denoiser, its depth, and its text encoders' names."""
-    if module.place and module.place.component == "transformer":
-        return any(family == spec.name for family in transformer_names.families(module.place.path))
-    if module.place and module.place.component == "unet" and not spec.unet:
+    if module.component == "transformer":
+        return any(family == spec.name for family in transformer_names.families(module.path))
+    if module.component == "unet" and not spec.unet:
         return False
-    if module.place and module.place.component == layer_names.T5:
+    if module.component == layer_names.T5:
         large = spec.adapted_encoder
         return large is not None and layer_names.is_t5(module.prefix, large.component)
-    block = re.search(r"transformer_blocks\.(\d+)\.", module.place.path if module.place else "")
+    block = re.search(r"transformer_blocks\.(\d+)\.", module.path)
     if block and spec.unet and int(block[1]) >= spec.unet.depth:
         return False
     text_names = {*spec.prefixes.values(), *(f"{component}." for component in spec.prefixes)}
@@ -222,7 +222,7 @@ def _can_have(spec: FamilySpec, module: Module) -> bool:
 def _family_by_projections(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | None:
     """Return the first family whose attention has projections of this kind, linear or convolutional."""
     for layer in layers:
-        if layer.module.place and layer.module.place.path.endswith(".proj_in") and layer.kind == "LoRA":
+        if layer.module.path.endswith(".proj_in") and layer.kind == "LoRA":
             linear = not any(len(shape) == 4 for shape in shapes(file, layer).values())
             return next(family for family, unet in UNETS.items() if unet.linear_projections == linear)
     return None
@@ -230,10 +230,7 @@ def _family_by_projections(file: SafetensorsFile, layers: list[Layer]) -> Family
 
 def _family_by_numbering(layers: list[Layer]) -> FamilyName | None:
     """Return the family whose layers are named as in the original code."""
-    if not any(
-        layer.module.naming == "original" and layer.module.place and layer.module.place.component == "unet"
-        for layer in layers
-    ):
+    if not any(layer.module.naming == "original" and layer.module.component == "unet" for layer in layers):
         return None
     return next(family for family, unet in UNETS.items() if unet.original_names)
 
@@ -251,20 +248,17 @@ def model(file: SafetensorsFile, layers: list[Layer], family: FamilyName | None)
 
 def fits(file: SafetensorsFile, layer: Layer, known: Mapping[str, Shape]) -> bool:
     """Return True if a model has the layer in this shape."""
-    place = layer.module.place
-    weight = known.get(f"{place.component}:{place.path}") if place else None
-    if not weight:
-        return False
+    weight = known.get(f"{layer.module.component}:{layer.module.path}")
     size = layer_shapes.weight_size(shapes(file, layer))
-    return size is not None and layer_shapes.same_size(size, (weight[0], math.prod(weight[1:])))
+    if not weight or not size:
+        return False
+    return layer_shapes.same_size(size, (weight[0], math.prod(weight[1:])))
 
 
 def describe(file: SafetensorsFile) -> dict[str, Any]:
     """Summarize an adapter file for people, ready for JSON."""
     known_layers, unknown_keys = layers(file)
-    text_layers = [
-        layer for layer in known_layers if layer.module.place and layer.module.place.component not in DENOISERS
-    ]
+    text_layers = [layer for layer in known_layers if layer.module.component not in ("", *DENOISERS)]
     metadata, family_name = file.metadata, family(file, known_layers)
     keys = {key for layer in known_layers for ending, key in layer.parts.items() if ending != "alpha"}
     dtypes = {file.entries[key].dtype for key in keys}

@@ -140,6 +140,16 @@ class Module:
     text_model: bool = True  # whether a text encoder's first level is in the name
 
     @property
+    def component(self) -> Component:
+        """Component of its place; "" if it has none, as for its path."""
+        return self.place.component if self.place else ""
+
+    @property
+    def path(self) -> str:
+        """Path of its place."""
+        return self.place.path if self.place else ""
+
+    @property
     def named(self) -> Place | None:
         """Its place with the component as a dotted name has it: that of T5 is its folder."""
         return self.place and Place(self.prefix.removesuffix(".") or self.place.component, self.place.path)

@@ -17,10 +17,8 @@ import pytest
 
 hypothesis.settings.register_profile("limner", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("limner")
-os.environ.update(
-    HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", GRADIO_ANALYTICS_ENABLED="False",
-    TRANSFORMERS_VERBOSITY="error", DIFFUSERS_VERBOSITY="error", LANGUAGE="en",
-)  # fmt: skip
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", GRADIO_ANALYTICS_ENABLED="False")
+os.environ.update(TRANSFORMERS_VERBOSITY="error", DIFFUSERS_VERBOSITY="error", LANGUAGE="en")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("LIMNER_ALSO_WRITABLE", str(CHECKOUT) if "COVERAGE_PROCESS_CONFIG" in os.environ else "")
@@ -28,7 +26,6 @@ CHARACTER = CHECKOUT / "datasets" / "example-character"
 STYLE = CHECKOUT / "datasets" / "example-style"
 HANG = 600  # seconds after which what a test waits for will never come, also on a machine that has much else to do
 _BEGUN = pytest.StashKey[float]()
-CONFIGURED = ("sd15", "sd21", "sdxl", "sd3", "sd3-5-medium", "flux", "z_image", "flux2_klein")
 
 
 def wait(what: Callable[[], object], *, every: float = 0.05) -> None:
@@ -99,28 +96,17 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bases(tiny_sd: Path) -> dict[str, Path]:
     """Folders with a tiny, random model of each kind."""
-    from tests.tiny import make_chroma, make_flux, make_flux2_klein, make_sd3, make_sd21, make_sdxl, make_z_image
+    from tests.tiny import MAKERS
 
-    folder = tiny_sd.parent
-    return {
-        "sd15": tiny_sd,
-        "sd21": make_sd21(folder / "sd21"),
-        "sd21-v": make_sd21(folder / "sd21-v", "v_prediction"),
-        "sdxl": make_sdxl(folder / "sdxl"),
-        "sd3": make_sd3(folder / "sd3"),
-        "flux": make_flux(folder / "flux"),
-        "chroma": make_chroma(folder / "chroma"),
-        "z_image": make_z_image(folder / "z_image"),
-        "flux2_klein": make_flux2_klein(folder / "flux2_klein"),
-        "sd3-5-medium": make_sd3(folder / "sd3-5-medium", t5=False, dual=True),
-    }
+    made = {kind: make(tiny_sd.parent / kind) for kind, make in MAKERS.items() if kind != "sd15"}
+    return {"sd15": tiny_sd, **made}
 
 
 @pytest.fixture(scope="session")
 def _tiny_configs(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.single_file import write_configs
 
-    return write_configs(tmp_path_factory.mktemp("configs") / "configs", {key: bases[key] for key in CONFIGURED})
+    return write_configs(tmp_path_factory.mktemp("configs") / "configs", bases)
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """A server on the loopback with the chat API of OpenAI, which also refuses, dawdles and answers garbage."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
+
+from tests import loopback
 
 
 @dataclass
@@ -25,36 +25,27 @@ class FakeCaptionServer:
 @contextmanager
 def serving() -> Iterator[FakeCaptionServer]:
     """Serve on a free port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        fake = FakeCaptionServer(f"http://127.0.0.1:{server.server_port}")
-        _Handler.servers[server.server_port] = fake
-        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-        try:
-            yield fake
-        finally:
-            server.shutdown()
+    fake = FakeCaptionServer("")
 
+    class Handler(loopback.Handler):
+        protocol_version = "HTTP/1.0"  # an answer ends with its connection
 
-class _Handler(BaseHTTPRequestHandler):
-    servers: ClassVar[dict[int, FakeCaptionServer]] = {}
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            fake.asked.append((self.path, dict(self.headers), asked))
+            answer = {"choices": [{"message": {"role": "assistant", "content": f" caption\n{len(fake.asked)} "}}]}
+            body = fake.body or json.dumps(answer).encode()
+            self.send_response(fake.status)
+            if fake.location:
+                self.send_header("Location", fake.location)
+            self.end_headers()
+            try:
+                for byte in [body] if not fake.seconds_per_byte else [body[n : n + 1] for n in range(len(body))]:
+                    self.wfile.write(byte)
+                    self.wfile.flush()
+                    time.sleep(fake.seconds_per_byte)
+            except OSError:  # the client has left
+                pass
 
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""
-
-    def do_POST(self) -> None:
-        fake = self.servers[self.server.server_address[1]]
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        fake.asked.append((self.path, dict(self.headers), asked))
-        answer = {"choices": [{"message": {"role": "assistant", "content": f" caption\n{len(fake.asked)} "}}]}
-        body = fake.body or json.dumps(answer).encode()
-        self.send_response(fake.status)
-        if fake.location:
-            self.send_header("Location", fake.location)
-        self.end_headers()
-        try:
-            for byte in [body] if not fake.seconds_per_byte else [body[n : n + 1] for n in range(len(body))]:
-                self.wfile.write(byte)
-                self.wfile.flush()
-                time.sleep(fake.seconds_per_byte)
-        except OSError:  # the client has left
-            pass
+    with loopback.serving(Handler) as fake.url:
+        yield fake

@@ -3,15 +3,14 @@
 import base64
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 from urllib.parse import unquote, urlsplit
+
+from tests import loopback
 
 COMMIT = "c" * 40
 PIECE = 2 * 2**20
@@ -34,26 +33,17 @@ class FakeHub:
 @contextmanager
 def serving(repositories: dict[str, dict[str, bytes]]) -> Iterator[FakeHub]:
     """Serve repositories on a free port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        hub = FakeHub(f"http://127.0.0.1:{server.server_port}", repositories)
-        _Handler.hubs[server.server_port] = hub
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
+    fake = FakeHub("", repositories)
+
+    class Handler(_Handler):
+        hub = fake
+
+    with loopback.serving(Handler) as fake.url:
+        yield fake
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hubs: ClassVar[dict[int, FakeHub]] = {}
-    protocol_version = "HTTP/1.1"
-
-    @property
-    def hub(self) -> FakeHub:
-        return self.hubs[self.server.server_address[1]]
-
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""
+class _Handler(loopback.Handler):
+    hub: FakeHub
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -89,15 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
             address = f"{hub.url}/{name}/commit/{COMMIT}"
             self._tell({"commitUrl": address, "commitOid": COMMIT, "pullRequestUrl": None})
 
-    def _reply(self, code: int, headers: dict[str, str], data: bytes = b"") -> None:
-        self.send_response(code)
-        for name, value in ({"Content-Length": str(len(data))} | headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
     def _tell(self, answer: dict[str, object]) -> None:
-        self._reply(200, {}, json.dumps(answer).encode())
+        self.reply(200, {}, json.dumps(answer).encode())
 
     def _answer(self, *, body: bool) -> None:
         hub = self.hub
@@ -117,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(name, data is not None, data or b"", path, body=body)
 
     def _refuse(self, code: int, reason: str) -> None:
-        self._reply(code, {"X-Error-Code": reason})
+        self.reply(code, {"X-Error-Code": reason})
 
     def _send(self, name: str, there: bool, data: bytes, path: str = "", *, body: bool) -> None:
         if not there:
@@ -127,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self._reply(206 if start else 200, headers | {"Content-Length": str(len(data) - start)})
+        self.reply(206 if start else 200, headers | {"Content-Length": str(len(data) - start)})
         if not body:
             return
         if path:

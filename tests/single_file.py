@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.base_models import CONFIGS, MICRO_FOLDER, layer_names, registry, transformer_names
+from tests.tiny import qwen3_tokenizer, t5_tokenizer
+from trainer.base_models import MICRO_FOLDER, layer_names, registry, transformer_names
 from trainer.base_models.registry import FamilyName
 
 VAE = {
@@ -97,7 +98,7 @@ def write_three(folder: Path, models: Path) -> Path:
     (encoder,) = path.parent.glob("*_fp16.safetensors")
     shutil.move(encoder, models / "text_encoders")
     tensors = load_file(path)
-    vae = "flux2-vae" if "model.diffusion_model.single_stream_modulation.lin.weight" in tensors else "ae"
+    vae = registry.FAMILIES[_family(folder)].vae_file
     save_file(_taken(tensors, "vae."), models / "vae" / f"{vae}.safetensors")
     save_file(_taken(tensors, "model.diffusion_model."), path)
     return path
@@ -127,8 +128,7 @@ FIRST_LEVELS = {"t5xxl": "", "qwen3_4b": "model."}
 
 def _write_transformer(folder: Path, path: Path) -> Path:
     """As ComfyUI has them."""
-    pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    family = next(name for name in ENCODERS if registry.FAMILIES[name].pipeline == pipeline)
+    family = _family(folder)
     own = _transformer(folder / "transformer", family, NAMES[family])
     tensors = {f"model.diffusion_model.{key}": value for key, value in own}
     vae = "first_stage_model" if family == "sd3" else "vae"
@@ -161,13 +161,18 @@ def _transformer(folder: Path, family: FamilyName, names: dict[str, str]) -> Ite
             yield f"{original}.{end}" if original else _renamed(key, names), torch.cat(halves)
 
 
+def _family(folder: Path) -> FamilyName:
+    pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    return next(name for name, spec in registry.FAMILIES.items() if spec.pipeline == pipeline)
+
+
 def write_configs(folder: Path, bases: dict[str, Path]) -> Path:
     """What `trainer/base_models/configs` holds, for tiny bases by family."""
     shutil.copytree(MICRO_FOLDER / "tokenizer", folder / "clip")
     for family, base in bases.items():
         shutil.copytree(base, folder / family, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*"))
-    for texts in ("t5", "qwen3"):
-        shutil.copytree(CONFIGS / texts, folder / texts)
+    t5_tokenizer().save_pretrained(folder / "t5")
+    qwen3_tokenizer().save_pretrained(folder / "qwen3")
     return folder
 
 

@@ -1,7 +1,11 @@
 """Tiny real models: the real classes with the real module names, made from config in a moment, without any download."""
 
-from collections.abc import Iterator
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,9 @@ import transformers
 from trainer.base_models import CONFIGS, MICRO_FOLDER
 
 _DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}  # of both FLUX
-_VAE: dict[str, Any] = {
-    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (8, 8, 8, 8),
-    "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 64,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-}  # fmt: skip
+_VAE: dict[str, Any] = {"latent_channels": 4, "block_out_channels": (8,) * 4, "norm_num_groups": 4, "sample_size": 64}
+_VAE |= {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+WORDS = 1000  # of Qwen3's and T5's tokenizers, which have 151,643 and 32,100, and take most of the time to load a model
 
 
 @contextmanager
@@ -48,41 +50,34 @@ def make_sdxl(folder: Path) -> Path:
     """Save a Stable Diffusion XL model of about 0.6 million random parameters, with as many blocks as the real one."""
     with seeded():
         tokenizers = _tokenizer(), _tokenizer(pad_token="!")
-        unet = _unet(
-            use_linear_projection=True, block_out_channels=(8, 16, 16), layers_per_block=2,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 1, 2), attention_head_dim=(2, 2, 2), cross_attention_dim=32 + 48,
-            addition_embed_type="text_time", addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=40 + 6 * 8,
-        )  # fmt: skip
+        blocks: dict[str, Any] = {"block_out_channels": (8, 16, 16), "layers_per_block": 2}
+        blocks["down_block_types"] = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
+        blocks["up_block_types"] = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
+        attention = {"transformer_layers_per_block": (1, 1, 2), "attention_head_dim": (2, 2, 2)}
+        texts = {"use_linear_projection": True, "cross_attention_dim": 32 + 48, "addition_embed_type": "text_time"}
+        sizes = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 40 + 6 * 8}
+        unet = _unet(**blocks, **attention, **texts, **sizes)
         vae = _vae(scaling_factor=0.13025)
         first = transformers.CLIPTextModel(_text(tokenizers[0]))
         second = transformers.CLIPTextModelWithProjection(
             _text(tokenizers[1], hidden_size=48, projection_dim=40, hidden_act="gelu")
         )
-    diffusers.StableDiffusionXLPipeline(
-        vae=vae, text_encoder=first, text_encoder_2=second, tokenizer=tokenizers[0], tokenizer_2=tokenizers[1],
-        unet=unet, scheduler=_scheduler(), add_watermarker=False,
-    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    texts = {"text_encoder": first, "text_encoder_2": second, "tokenizer": tokenizers[0], "tokenizer_2": tokenizers[1]}
+    parts = {"unet": unet, "vae": vae, "scheduler": _scheduler(), **texts}
+    diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False).save_pretrained(folder)
     return folder
 
 
-def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False, heads: int = 0) -> Path:
-    """Save a Stable Diffusion 3 model, as 3.5 Medium if `dual`, of about 0.1 million parameters beside T5's words.
-
-    With a number of `heads` it has two blocks of the width of a real model that has so many, and is saved in bf16.
-    """
+def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False) -> Path:
+    """Save a Stable Diffusion 3 model, as 3.5 Medium if `dual`, of about 0.1 million parameters beside T5's words."""
     with seeded():
         tokenizers = _tokenizer(), _tokenizer(pad_token="!")
-        layers, head = (2, 64) if heads else (3, 8)
-        transformer = diffusers.SD3Transformer2DModel(
-            sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=layers, attention_head_dim=head,
-            num_attention_heads=heads or 2, joint_attention_dim=40, caption_projection_dim=(heads or 2) * head,
-            pooled_projection_dim=40, pos_embed_max_size=16,
-            dual_attention_layers=(0, 1) if dual else (), qk_norm="rms_norm" if dual or heads else None,
-        )  # fmt: skip
-        _wake(transformer, wide=heads > 0)
+        sizes = {"num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2}
+        sizes |= {"caption_projection_dim": 16, "sample_size": 8, "pos_embed_max_size": 16}
+        texts = {"joint_attention_dim": 40, "pooled_projection_dim": 40}
+        kind = {"dual_attention_layers": (0, 1) if dual else (), "qk_norm": "rms_norm" if dual else None}
+        transformer = diffusers.SD3Transformer2DModel(in_channels=16, **sizes, **texts, **kind)
+        _wake(transformer)
         first = transformers.CLIPTextModelWithProjection(_text(tokenizers[0], hidden_size=16, projection_dim=16))
         torch.nn.init.eye_(first.text_projection.weight)  # as in the published ones, whose single files leave it out
         second = transformers.CLIPTextModelWithProjection(
@@ -90,11 +85,10 @@ def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False, heads: int = 
         )
         third = transformers.T5EncoderModel(_t5()) if t5 else None
         vae = _wide_vae(scaling_factor=1.5305, shift_factor=0.0609)
-    diffusers.StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae,
-        text_encoder=first, tokenizer=tokenizers[0], text_encoder_2=second, tokenizer_2=tokenizers[1],
-        text_encoder_3=third, tokenizer_3=_t5_tokenizer() if t5 else None,
-    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    parts = {"transformer": transformer, "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), "vae": vae}
+    parts |= {"text_encoder": first, "text_encoder_2": second, "text_encoder_3": third}
+    parts |= {"tokenizer": tokenizers[0], "tokenizer_2": tokenizers[1], "tokenizer_3": t5_tokenizer() if t5 else None}
+    diffusers.StableDiffusion3Pipeline(**parts).save_pretrained(folder)
     return folder
 
 
@@ -106,19 +100,17 @@ def make_flux(folder: Path, *, wide: bool = False) -> Path:
     with seeded():
         tokenizer = _tokenizer()
         count, heads, axes = (1, 24, (16, 56, 56)) if wide else (2, 2, (4, 6, 6))
-        transformer = diffusers.FluxTransformer2DModel(
-            patch_size=1, in_channels=64, num_layers=count, num_single_layers=count, attention_head_dim=sum(axes),
-            num_attention_heads=heads, joint_attention_dim=40, pooled_projection_dim=16, guidance_embeds=True,
-            axes_dims_rope=axes,
-        )  # fmt: skip
+        blocks = {"num_layers": count, "num_single_layers": count, "num_attention_heads": heads}
+        sizes = {"attention_head_dim": sum(axes), "axes_dims_rope": axes}
+        texts = {"joint_attention_dim": 40, "pooled_projection_dim": 16}
+        transformer = diffusers.FluxTransformer2DModel(**blocks, **sizes, **texts, guidance_embeds=True)
         _wake(transformer, wide=wide)
         first = transformers.CLIPTextModel(_text(tokenizer, hidden_size=16, projection_dim=16))
         second = transformers.T5EncoderModel(_t5())
         vae = _flux_vae()
-    diffusers.FluxPipeline(
-        transformer=transformer, vae=vae, text_encoder=first, tokenizer=tokenizer, text_encoder_2=second,
-        tokenizer_2=_t5_tokenizer(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**_DYNAMIC),
-    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**_DYNAMIC)
+    parts = {"text_encoder": first, "tokenizer": tokenizer, "text_encoder_2": second, "tokenizer_2": t5_tokenizer()}
+    diffusers.FluxPipeline(transformer=transformer, vae=vae, scheduler=scheduler, **parts).save_pretrained(folder)
     return folder
 
 
@@ -131,45 +123,37 @@ def make_chroma(folder: Path, *, wide: bool = False) -> Path:
         sizes = {"in_channels": 64, "attention_head_dim": sum(axes), "joint_attention_dim": 40, "axes_dims_rope": axes}
         transformer = diffusers.ChromaTransformer2DModel(patch_size=1, **blocks, **sizes, **approximator)
         _wake(transformer, wide=wide)
-        parts = {"text_encoder": transformers.T5EncoderModel(_t5()), "tokenizer": _t5_tokenizer(), "vae": _flux_vae()}
+        parts = {"text_encoder": transformers.T5EncoderModel(_t5()), "tokenizer": t5_tokenizer(), "vae": _flux_vae()}
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
     diffusers.ChromaPipeline(transformer=transformer, scheduler=scheduler, **parts).save_pretrained(folder)
     return folder
 
 
-def make_z_image(folder: Path, *, wide: bool = False, seed: int = 0) -> Path:
-    """Save a Z-Image model of about 0.1 million random parameters beside Qwen3's words; `wide` as for FLUX.1."""
+def make_z_image(folder: Path, *, seed: int = 0) -> Path:
+    """Save a Z-Image model of about 0.1 million random parameters beside Qwen3's words."""
     with seeded(seed):
-        count, heads, axes = (1, 30, [32, 48, 48]) if wide else (2, 2, [4, 6, 6])
-        blocks = {"n_layers": count, "n_refiner_layers": count, "n_heads": heads, "n_kv_heads": heads}
-        sizes = {"dim": heads * sum(axes), "cap_feat_dim": 16, "axes_dims": axes, "axes_lens": [640, 64, 64]}
+        blocks = {"n_layers": 2, "n_refiner_layers": 2, "n_heads": 2, "n_kv_heads": 2}
+        sizes = {"dim": 32, "cap_feat_dim": 16, "axes_dims": [4, 6, 6], "axes_lens": [640, 64, 64]}
         transformer = diffusers.ZImageTransformer2DModel(**blocks, **sizes)
-        _wake(transformer, wide=wide)
-        parts = {
-            "text_encoder": transformers.Qwen3Model(_qwen3(3)),
-            "tokenizer": _local_tokenizer(CONFIGS / "qwen3"),
-            "vae": _flux_vae(),
-        }
+        _wake(transformer)
+        encoder = transformers.Qwen3Model(_qwen3(3))
+        parts = {"text_encoder": encoder, "tokenizer": qwen3_tokenizer(), "vae": _flux_vae()}
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     diffusers.ZImagePipeline(transformer=transformer, scheduler=scheduler, **parts).save_pretrained(folder)
     return folder
 
 
-def make_flux2_klein(folder: Path, *, wide: bool = False) -> Path:
-    """Save a FLUX.2 klein model of about 0.2 million random parameters beside Qwen3's words; `wide` as for FLUX.1."""
+def make_flux2_klein(folder: Path) -> Path:
+    """Save a FLUX.2 klein model of about 0.2 million random parameters beside Qwen3's words."""
     with seeded():
-        count, heads, axes = (1, 24, (32,) * 4) if wide else (2, 2, (4,) * 4)
-        blocks = {"num_layers": count, "num_single_layers": count, "num_attention_heads": heads}
-        sizes = {"attention_head_dim": sum(axes), "joint_attention_dim": 48, "axes_dims_rope": axes}
+        blocks = {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2}
+        sizes = {"attention_head_dim": 16, "joint_attention_dim": 48, "axes_dims_rope": (4,) * 4}
         transformer = diffusers.Flux2Transformer2DModel(**blocks, **sizes, guidance_embeds=False)
         with torch.no_grad():  # else blocks change next to nothing
             for name in ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation"):
                 transformer.get_submodule(name).linear.weight.mul_(20)
-        _wake(transformer, wide=wide)
-        parts = {
-            "text_encoder": transformers.Qwen3ForCausalLM(_qwen3(27)),
-            "tokenizer": _local_tokenizer(CONFIGS / "qwen3"),
-        }
+        _wake(transformer)
+        parts = {"text_encoder": transformers.Qwen3ForCausalLM(_qwen3(27)), "tokenizer": qwen3_tokenizer()}
         vae = diffusers.AutoencoderKLFlux2(**_VAE | {"latent_channels": 32})
         vae.bn.running_mean.normal_()
         vae.bn.running_var.uniform_(0.5, 2.0)
@@ -178,13 +162,61 @@ def make_flux2_klein(folder: Path, *, wide: bool = False) -> Path:
     return folder
 
 
+# Kinds of base models by name; that of a family is its name, before a hyphen where it has several.
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "sd15": make_sd,
+    "sd21": make_sd21,
+    "sd21-v": partial(make_sd21, objective="v_prediction"),
+    "sdxl": make_sdxl,
+    "sd3": make_sd3,
+    "sd3-5-medium": partial(make_sd3, t5=False, dual=True),
+    "flux": make_flux,
+    "chroma": make_chroma,
+    "z_image": make_z_image,
+    "flux2_klein": make_flux2_klein,
+}
+
+
+@cache
+def qwen3_tokenizer() -> transformers.PreTrainedTokenizerBase:
+    """Return Qwen3's tokenizer with its first words alone, and its special ones."""
+    whole = CONFIGS / "qwen3"
+    settings = json.loads((whole / "tokenizer_config.json").read_text(encoding="utf-8"))
+    special = settings["added_tokens_decoder"].values()
+    settings["added_tokens_decoder"] = dict(enumerate(special, WORDS))
+    words = json.loads((whole / "vocab.json").read_text(encoding="utf-8"))
+    merges = (whole / "merges.txt").read_text(encoding="utf-8").splitlines()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        Path(folder, "vocab.json").write_text(json.dumps(dict(list(words.items())[:WORDS])), encoding="utf-8")
+        # After a title, each merge makes one word of two; the first 256 words are bytes.
+        Path(folder, "merges.txt").write_text("\n".join(merges[: 1 + WORDS - 256]), encoding="utf-8")
+        return _local_tokenizer(Path(folder))
+
+
+@cache
+def t5_tokenizer() -> transformers.PreTrainedTokenizerBase:
+    """Return T5's tokenizer with its first words alone."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = shutil.copytree(CONFIGS / "t5", Path(temporary, "t5"))
+        settings = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        del settings["model"]["vocab"][WORDS:], settings["added_tokens"][3:]
+        (folder / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
+        return _local_tokenizer(folder)
+
+
 def _qwen3(layers: int) -> transformers.Qwen3Config:
     attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "tie_word_embeddings": True}
-    widths = {"vocab_size": 151669, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": layers}
+    widths = {
+        "vocab_size": len(qwen3_tokenizer()),
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": layers,
+    }
     return transformers.Qwen3Config(**widths, **attention)
 
 
-def _wake(transformer: torch.nn.Module, *, wide: bool) -> None:
+def _wake(transformer: torch.nn.Module, *, wide: bool = False) -> None:
     """Fill the layers that begin with zeros: modulations and the last one, without which nothing comes out."""
     for parameter in transformer.parameters():
         if not parameter.any():
@@ -194,13 +226,8 @@ def _wake(transformer: torch.nn.Module, *, wide: bool) -> None:
 
 
 def _t5() -> transformers.T5Config:
-    return transformers.T5Config(
-        vocab_size=32128, d_model=40, d_kv=8, d_ff=48, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu"
-    )
-
-
-def _t5_tokenizer() -> transformers.PreTrainedTokenizerBase:
-    return _local_tokenizer(CONFIGS / "t5")
+    widths = {"vocab_size": len(t5_tokenizer()), "d_model": 40, "d_kv": 8, "d_ff": 48}
+    return transformers.T5Config(num_layers=1, num_heads=4, feed_forward_proj="gated-gelu", **widths)
 
 
 def _local_tokenizer(folder: Path, **changes: str) -> transformers.PreTrainedTokenizerBase:
@@ -221,12 +248,10 @@ def _tokenizer(**changes: str) -> transformers.PreTrainedTokenizerBase:
 
 
 def _unet(**changes: Any) -> diffusers.UNet2DConditionModel:  # noqa: ANN401 - any settings
-    settings: dict[str, Any] = {
-        "sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 1, "block_out_channels": (16, 32),
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "cross_attention_dim": 32, "attention_head_dim": 4, "norm_num_groups": 4,
-    }  # fmt: skip
+    settings: dict[str, Any] = {"sample_size": 8, "layers_per_block": 1, "block_out_channels": (16, 32)}
+    settings |= {"cross_attention_dim": 32, "attention_head_dim": 4, "norm_num_groups": 4}
+    settings["down_block_types"] = ("CrossAttnDownBlock2D", "DownBlock2D")
+    settings["up_block_types"] = ("UpBlock2D", "CrossAttnUpBlock2D")
     return diffusers.UNet2DConditionModel(**settings | changes)
 
 
@@ -235,23 +260,19 @@ def _vae(**changes: Any) -> diffusers.AutoencoderKL:  # noqa: ANN401 - any setti
 
 
 def _text(tokenizer: transformers.PreTrainedTokenizerBase, **changes: Any) -> transformers.CLIPTextConfig:  # noqa: ANN401 - any settings
-    settings: dict[str, Any] = {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": 40, "projection_dim": 32,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
+    settings: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "projection_dim": 32}
+    settings |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 40}
+    settings |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    settings["vocab_size"] = len(tokenizer)
     return transformers.CLIPTextConfig(**settings | changes)
 
 
 def _scheduler(**changes: str) -> diffusers.DDIMScheduler:
-    return diffusers.DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, **changes,
-    )  # fmt: skip
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, **betas, **changes)
 
 
 def _save_sd(folder: Path, scheduler: diffusers.DDIMScheduler, **parts: Any) -> Path:  # noqa: ANN401 - its models
-    diffusers.StableDiffusionPipeline(
-        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts
-    ).save_pretrained(folder, safe_serialization=True)
+    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    diffusers.StableDiffusionPipeline(scheduler=scheduler, **options, **parts).save_pretrained(folder)
     return folder

@@ -15,13 +15,11 @@ from transformers.models.florence2.configuration_florence2 import Florence2Visio
 from tests.tiny import seeded
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "girl", "with", "pink", "hair", "hat"]
-SMALL: dict[str, Any] = {
-    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-}  # fmt: skip
-VISION: dict[str, Any] = SMALL | {"image_size": 32, "patch_size": 16}
-TEXT: dict[str, Any] = SMALL | {
-    "vocab_size": len(WORDS), "max_position_embeddings": 64, "bos_token_id": 5, "pad_token_id": 0, "eos_token_id": 3,
-}  # fmt: skip
+SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISION: dict[str, Any] = SMALL | {"intermediate_size": 16, "image_size": 32, "patch_size": 16}
+TEXT: dict[str, Any] = SMALL | {"intermediate_size": 16, "vocab_size": len(WORDS), "max_position_embeddings": 64}
+TEXT |= {"bos_token_id": 5, "pad_token_id": 0, "eos_token_id": 3}
+MARKS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # of `_tokenizer`
 TAGS = {0: "pink_hair", 1: "red_shirt", 2: "glasses"}
 
 
@@ -69,17 +67,13 @@ def make_blip2(folder: Path) -> Path:
     folder.mkdir(parents=True)
     tokenizer = _tokenizer()
     vision = transformers.Blip2VisionConfig(**VISION)
-    between = transformers.Blip2QFormerConfig(
-        vocab_size=8, encoder_hidden_size=16, cross_attention_frequency=1, **SMALL
-    )
-    text = transformers.OPTConfig(
-        vocab_size=len(tokenizer), hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
-        word_embed_proj_dim=16, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
-    settings = transformers.Blip2Config(
-        vision_config=vision.to_dict(), qformer_config=between.to_dict(), text_config=text.to_dict(),
-        num_query_tokens=3, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-    )  # fmt: skip
+    widths = {"encoder_hidden_size": 16, "intermediate_size": 16, "cross_attention_frequency": 1}
+    between = transformers.Blip2QFormerConfig(vocab_size=8, **widths, **SMALL)
+    widths = {"vocab_size": len(tokenizer), "ffn_dim": 16, "word_embed_proj_dim": 16, "max_position_embeddings": 64}
+    text = transformers.OPTConfig(**widths, **SMALL, **MARKS)
+    parts = {"vision_config": vision, "qformer_config": between, "text_config": text}
+    image = {"num_query_tokens": 3, "image_token_index": tokenizer.convert_tokens_to_ids("<image>")}
+    settings = transformers.Blip2Config(**{name: part.to_dict() for name, part in parts.items()}, **image)
     _save(transformers.Blip2ForConditionalGeneration, settings, folder)
     images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
     transformers.Blip2Processor(images, tokenizer, num_query_tokens=3).save_pretrained(folder)
@@ -90,15 +84,14 @@ def make_florence(folder: Path) -> Path:
     """Save a Florence-2 of random weights, in transformers' own form."""
     folder.mkdir(parents=True)
     tokenizer = _tokenizer()
-    text = transformers.BartConfig(
-        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=128,
-        bos_token_id=1, eos_token_id=2, pad_token_id=0, decoder_start_token_id=2, forced_eos_token_id=2,
-    )  # fmt: skip
-    vision = Florence2VisionConfig(
-        embed_dim=(8, 8, 8, 16), num_heads=(1, 1, 1, 2), num_groups=(1, 1, 1, 2), depths=(1, 1, 1, 1), window_size=2,
-        projection_dim=16, max_temporal_embeddings=4, max_position_embeddings=8,
-    )  # fmt: skip
+    half = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
+    halves = {f"{name}_{key}": value for name in ("encoder", "decoder") for key, value in half.items()}
+    widths = {"vocab_size": len(tokenizer), "d_model": 16, "max_position_embeddings": 128}
+    text = transformers.BartConfig(decoder_start_token_id=2, forced_eos_token_id=2, **widths, **halves, **MARKS)
+    heads = {"num_heads": (1, 1, 1, 2), "num_groups": (1, 1, 1, 2), "depths": (1,) * 4, "window_size": 2}
+    widths = {"embed_dim": (8, 8, 8, 16), "projection_dim": 16}
+    lengths = {"max_temporal_embeddings": 4, "max_position_embeddings": 8}
+    vision = Florence2VisionConfig(**widths, **heads, **lengths)
     settings = transformers.Florence2Config(
         text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=tokenizer.image_token_id
     )
@@ -157,10 +150,9 @@ def _tokenizer() -> transformers.PreTrainedTokenizerFast:
     words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *WORDS[7:]]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-    )  # fmt: skip
+    names = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    extra = {"image_token": "<image>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=extra, **names)
 
 
 def _clip_images(side: int = 32) -> CLIPImageProcessorPil:

@@ -23,10 +23,9 @@ class Workers:
     newest: int = 0
 
     def __post_init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.workers"], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**unmeasured(), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        command, env = [sys.executable, "-m", "tests.workers"], {**unmeasured(), "OMP_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, cwd=CHECKOUT, text=True, env=env, **pipes)
 
     def start(self, run: Run, fault: str = "") -> int:
         """Begin to work on a run; returns the number of the process."""

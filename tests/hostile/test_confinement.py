@@ -24,10 +24,8 @@ def attack(tmp_path: Path, command: list[str]) -> list[str]:
     (other / "victim").write_text("untouched")
     with socket.create_server(("127.0.0.1", 0)) as listener, listening(other):
         port = listener.getsockname()[1]
-        done = subprocess.run(
-            [*command, str(own), str(other), str(port)], cwd=CHECKOUT, capture_output=True, text=True, check=True,
-            env={**os.environ, "HOME": str(other)},
-        )  # fmt: skip
+        command, env = [*command, str(own), str(other), str(port)], {**os.environ, "HOME": str(other)}
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True, env=env)
     succeeded: list[str] = json.loads(done.stdout)
     return succeeded
 
@@ -47,11 +45,10 @@ def test_the_same_attacks_succeed_where_nothing_confines_them(tmp_path: Path) ->
         "attacks.main()"
     )
     succeeded = attack(tmp_path, [sys.executable, "-c", program])
-    assert set(succeeded) >= {
-        "create a file", "append to a file", "truncate a file", "write by another program", "connect",
-        "send a datagram", "listen", "connect to a program of this machine", "send to it in another way",
-        "send to a program of this machine", "write to a temporary file of the system",
-    }  # fmt: skip
+    files = {"create a file", "append to a file", "truncate a file", "write by another program"}
+    assert set(succeeded) >= {*files, "write to a temporary file of the system"}
+    assert set(succeeded) >= {"connect", "send a datagram", "listen", "connect to a program of this machine"}
+    assert set(succeeded) >= {"send to a program of this machine", "send to it in another way"}
     Path("/tmp/limner-attack").unlink()
 
 

@@ -18,11 +18,10 @@ def finished(character: Path) -> runs.Run:
     folder.mkdir(parents=True)
     (folder / "adapter.safetensors").write_bytes(b"a")
     (run.folder / "rin.safetensors").write_bytes(b"a")
-    for event in (
-        events.Started(step=0, steps=9, pid=1, device="CPU"), events.Checkpoint(step=5, folder="checkpoints/000005"),
-        events.Checkpoint(step=2, folder="checkpoints/000002"), events.Finished(step=9, export="rin.safetensors"),
-    ):  # fmt: skip
-        run.report(event)
+    run.report(events.Started(step=0, steps=9, pid=1, device="CPU"))
+    for step in (5, 2):
+        run.report(events.Checkpoint(step=step, folder=f"checkpoints/{step:06d}"))
+    run.report(events.Finished(step=9, export="rin.safetensors"))
     return run
 
 

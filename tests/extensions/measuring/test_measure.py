@@ -19,7 +19,7 @@ from limner_extensions.measuring.html import section
 from limner_extensions.measuring.job import MeasureConfig
 from limner_extensions.measuring.table import Figure, Row, Table
 from tests.conftest import CHARACTER, STYLE
-from tests.integration.families.test_families import load
+from tests.integration.families.models import load
 from tests.integration.training.test_train import finish, settings
 from tests.tiny import seeded
 from trainer import config, paths, runs
@@ -35,19 +35,17 @@ from trainer.worker import work
 from ui.state import page_memory
 from ui.state.sampler_client import SamplerClient
 
-SMALL: dict[str, Any] = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 16,
-}  # fmt: skip
+SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL |= {"image_size": 32, "patch_size": 16}
 CROP = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
 
 
 def make_clip(folder: Path) -> Path:
     """Save a CLIP of a few thousand parameters."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer", local_files_only=True)
-    text = transformers.CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=20, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = transformers.CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=20, **sizes, **marks)
     vision = transformers.CLIPVisionConfig(intermediate_size=16, **SMALL)
     settings = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
     _save(transformers.CLIPModel, settings, folder)

@@ -16,11 +16,11 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.integration.families.test_families import load
+from tests.integration.families.models import load
 from tests.integration.training import test_adapter_kinds
 from tests.integration.training.test_train import cases, disturb, finished, settings
 from tests.single_file import write as single_file
-from trainer import families, runs
+from trainer import families, foreign_text, runs
 from trainer.adapter_files import base_weights, compatibility, low_rank, reader, summary, transforms, writer
 from trainer.adapter_files import safetensors_reader as safetensors
 from trainer.adapter_files.modules import Lora
@@ -164,7 +164,15 @@ def test_peft_scales_lokr_without_a_rank_as_any_other(tiny_sd: Path, tmp_path: P
 
 
 def test_what_programs_make_of_a_file_is_reported_with_it(character: Path, tiny_sd: Path) -> None:
-    run = finished(tiny_sd, export__peft=True, export__precision="bf16", preview__every=2, training__steps=2)
+    options = {"export__peft": True, "export__precision": "bf16", "training__text_encoder": True}
+    run = finished(tiny_sd, preview__every=2, training__steps=2, **options)
+    file = reader.read(run.export)
+    assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj" in file.modules
+    assert "lora_te_text_model_encoder_layers_1_self_attn_q_proj" in file.modules
+    assert {(module.rank, module.alpha) for module in file.modules.values()} == {(4, 2.0)}
+    assert all(float(module.up.abs().max()) > 0 for module in file.modules.values())
+    assert (file.metadata["ss_network_dim"], file.metadata["ss_network_alpha"]) == ("4", "2.0")
+    assert foreign_text.parse_json(file.metadata["ss_tag_frequency"])["1_rin"]["rin"] == 14
     kohya, peft = runs.look(run).state.verified
     assert (kohya.file, peft.file) == ("rin.safetensors", "peft/pytorch_lora_weights.safetensors")
     refusing = [program for program, loads, _ in kohya.verdicts if not loads]

@@ -1,7 +1,4 @@
-"""Blocks whose weights wait in main memory: the same bits, few weights on the device, and copies ahead of their use.
-
-The device is the processor. It stands in for a card by a rule of its own: nothing computes with weights that wait.
-"""
+"""Blocks whose weights wait in main memory: of other adapters than LoRA, in predictions, and on two streams."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,62 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from tests.integration.families.test_families import answer, load, question
+from tests.integration.families.models import Card, answer, equal, gradients, load
 from tests.integration.families.test_transformers import small_sd3
-from tests.integration.training.test_train import disturb, taken_from
-from trainer import config, families
+from tests.integration.training.test_train import attached, disturb
+from trainer import families
 from trainer.adapter_files import reader
 from trainer.base_models.registry import FAMILIES
-from trainer.families import Family, gradient_checkpointing, offload, quantize
-
-KINDS: dict[str, dict[str, Any]] = {"LoRA": {}, "LoHa": {"kind": "loha"}, "DoRA": {"dora": True}}
-VIEWS = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
-
-
-class Card(TorchDispatchMode):
-    """Refuses to compute with weights that wait, and counts the blocks whose weights are copied."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._offloaded = offload._OFFLOADED[model]
-        blocks = self._offloaded.weights.items()
-        self._waiting = {
-            weight.waiting.untyped_storage().data_ptr(): block for block, weights in blocks for weight in weights
-        }
-        self.copied: list[nn.Module] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - as in torch
-        touched = [
-            self._waiting[key]
-            for tensor in tree_leaves((args, kwargs))
-            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage().data_ptr()) in self._waiting
-        ]
-        if func is torch.ops.aten.copy_.default:
-            if touched and touched[0] not in self.copied[-1:]:
-                self.copied.append(touched[0])
-        else:
-            assert not touched or func in VIEWS, f"{func} with weights that wait"
-        return func(*args, **(kwargs or {}))
-
-
-def attached(family: Family, **adapter: Any) -> families.Adapter:  # noqa: ANN401 - any settings
-    data = {"name": "x", "dataset": "x", "model": {"base": "x"}, "adapter": adapter}
-    return families.attach(family, config.build(data).adapter, text_encoder=False, seed=0)
-
-
-def gradients(family: Family, adapter: families.Adapter) -> list[Tensor]:
-    """Return the gradients of one step, with a loss on whatever the model predicts."""
-    noisy, timesteps, conditioning = question(family)
-    family.predict(noisy, timesteps, conditioning).float().square().mean().backward()
-    return taken_from(adapter)
-
-
-def equal(one: list[Tensor], two: list[Tensor]) -> bool:
-    return len(one) == len(two) > 0 and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-
+from trainer.families import gradient_checkpointing, offload, quantize
 
 CASES = (
     "sd15 LoHa half",
@@ -77,29 +26,6 @@ CASES = (
     "z_image LoRA all",
     "flux2_klein LoRA half",
 )
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_gradients_are_the_same_bits(bases: dict[str, Path], case: str) -> None:
-    base, kind, share = case.split()
-    family = load(bases[base])
-    adapter = attached(family, rank=4, **KINDS[kind])
-    disturb(adapter)
-    expected = gradients(family, adapter)
-    gradient_checkpointing.recompute(family, "all", share)
-    with Card(family.denoiser) as card:
-        assert equal(gradients(family, adapter), expected)
-        blocks = list(dict.fromkeys(card.copied))
-        assert len(blocks) == len(offload._OFFLOADED[family.denoiser].weights)
-        there, back = card.copied[: len(blocks)], card.copied[len(blocks) :]
-        assert there == blocks
-        assert back == blocks[-3::-1][: len(back)], "two are on the device, and nothing learns below the first adapter"
-        assert len(back) >= len(blocks) - 4
-        card.copied.clear()
-        assert equal(gradients(family, adapter), expected)
-        assert len(card.copied) <= 2 * len(blocks) - 2
-    gradient_checkpointing.recompute(family, "off")
-    assert equal(gradients(family, adapter), expected), "it can be taken back"
 
 
 @pytest.mark.parametrize("base", ["sd15", "flux", "chroma"])
@@ -121,7 +47,7 @@ def test_predictions_are_the_same_and_weights_are_copied_once(bases: dict[str, P
 def test_an_adapter_patches_weights_that_wait(bases: dict[str, Path]) -> None:
     family = load(bases["sd15"])
     base = answer(family)
-    adapter = attached(family, rank=4)
+    adapter = attached(family, bases["sd15"], text_encoder=False)
     disturb(adapter)
     file = reader.of_tensors(adapter.tensors(), "a")
     adapter.detach()
@@ -160,16 +86,17 @@ def test_weights_in_fewer_bits_wait_too(bits: quantize.Bits) -> None:
             assert torch.equal(gradient(), expected)
 
 
-def test_an_adapter_may_be_attached_while_weights_wait(bases: dict[str, Path]) -> None:
+@pytest.mark.parametrize("adapter", [{"adapter__dora": True}, {"adapter__kind": "loha"}], ids=["DoRA", "LoHa"])
+def test_an_adapter_may_be_attached_while_weights_wait(tiny_sd: Path, adapter: dict[str, Any]) -> None:
     """As where the whole model never fits."""
-    family = load(bases["sd15"])
-    expected = gradients(family, attached(family, rank=4, dora=True))
-    family = load(bases["sd15"])
+    family = load(tiny_sd)
+    expected = gradients(family, attached(family, tiny_sd, text_encoder=False, **adapter))
+    family = load(tiny_sd)
     gradient_checkpointing.recompute(family, "off", "all")
-    adapter = attached(family, rank=4, dora=True)
+    waiting = attached(family, tiny_sd, text_encoder=False, **adapter)
     gradient_checkpointing.recompute(family, "all", "all")
     with Card(family.denoiser):
-        assert equal(gradients(family, adapter), expected)
+        assert equal(gradients(family, waiting), expected)
 
 
 class Stream:

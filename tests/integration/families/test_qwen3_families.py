@@ -8,17 +8,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests import single_file
-from tests.integration.families.test_families import answer, load
+from tests.integration.families.models import answer, load
 from tests.integration.training.test_train import disturb
 from trainer import families
 from trainer.adapter_files import compatibility, reader, writer
-from trainer.base_models import detect, layer_shapes, transformer_names, vae
+from trainer.base_models import layer_shapes, transformer_names
 from trainer.base_models.registry import FamilyName
 from trainer.config import PictureConfig
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
-from trainer.errors import UserError
-from trainer.families import loading
 from trainer.rng import generator
 from trainer.sampling import sampler
 
@@ -82,47 +79,6 @@ def test_latents_are_normalized_as_the_script_does_it(bases: dict[str, Path]) ->
 def test_a_size_is_one_of_whole_tokens(bases: dict[str, Path], kind: str) -> None:
     odd = PictureConfig(base=str(bases[kind]), prompt="rin", steps=1, out="x.png", width=72, height=64)
     assert sampler.generate(load(bases[kind]), odd).size == (64, 64)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_three_files_of_comfyui_are_the_folder(
-    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: FamilyName
-) -> None:
-    """The diffusion model under its names alone, some with a weight that nobody uses; Qwen3; the VAE."""
-    file = single_file.write_three(bases[kind], tmp_path / "models")
-    tensors = load_file(file)
-    assert not any(key.startswith("model.") for key in tensors)
-    if kind == "z_image":
-        save_file(tensors | {"norm_final.weight": torch.zeros(32)}, file)
-    else:
-        (named,) = (bases[kind] / "vae").glob("*.safetensors")
-        own = vae.find(file, detect.look(file), "")
-        assert own
-        _same(loading._load_vae(own, kind).state_dict(), loading._load_vae(named, kind).state_dict())
-    parts = {}
-    for base in (bases[kind], file, single_file.write(bases[kind], tmp_path / "whole.safetensors")):
-        own = vae.find(base, detect.look(base), "")
-        assert (own is None) == (base != file)
-        family = load(base)
-        modules = {"transformer": family.denoiser, **family.encoders()}
-        parts[base] = {
-            f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()
-        }
-        _same(parts[base], parts[bases[kind]])
-        assert torch.equal(answer(family), answer(load(bases[kind])))
-    (encoder,) = (tmp_path / "models" / "text_encoders").glob("*")
-    encoder.unlink()
-    with pytest.raises(UserError, match=r", but has no Qwen3\. Put its file, qwen_3_4b\.safetensors, into the"):
-        load(file)
-    save_file(tensors | {"extra.weight": torch.zeros(3)}, tmp_path / "models" / "diffusion_models" / "more.safetensors")
-    single_file.write_apart(bases[kind], tmp_path / "models" / "text_encoders" / "x.safetensors")
-    with pytest.raises(UserError, match=r"has 3 values that this kind of model does not have, such as extra\.weight"):
-        load(tmp_path / "models" / "diffusion_models" / "more.safetensors")
-
-
-def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def test_layers_outside_the_blocks_are_those_of_its_blocks(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Families with a transformer that are trained by flow matching: as diffusers trains and asks them, and their files."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import single_file
-from tests.integration.families.test_families import SMALL, answer, family_of, load, take
+from tests.integration.families.models import answer, family_of, load, options_of, take
 from tests.integration.training.test_train import attached, disturb, finished, settings
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, writer
@@ -33,7 +32,7 @@ from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.cli.commands import main
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.families import Family, gradient_checkpointing, text_encoder_loading
+from trainer.families import Family, text_encoder_loading
 from trainer.families.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
@@ -202,7 +201,7 @@ def as_of_ai_toolkit(peft: Path, scale: float) -> Path:
 @pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", "chroma", "z_image", "flux2_klein"])
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with each file give one image."""
-    options = {"training__text_encoder": True, "training__steps": 4, "export__peft": True, **SMALL.get(kind, {})}
+    options = {"training__steps": 4, "export__peft": True, **options_of(kind)}
     if kind == "flux2_klein":  # whose preset has the lowest rate
         options |= {"optimizer__learning_rate": 0.01}
     run = finished(bases[kind], export__precision="fp32", **options)
@@ -284,7 +283,11 @@ def test_layers_outside_the_blocks_are_layers(
     known = layer_shapes.of_folder(bases[family], family)
     shapes = {name.partition(":")[2]: shape for name, shape in known.items() if name.startswith("transformer:")}
     tensors, deltas = dict[str, Tensor](), dict[str, Tensor]()
-    for path in (path for path in shapes if not transformer_names.block(path) or path.endswith(".0.attn.to_out.0")):
+    for path in (
+        path
+        for path in shapes
+        if not transformer_names.block(path) or path.endswith((".0.attn.to_out.0", "layers.0.attention.to_out.0"))
+    ):
         if naming == "joined" and path.startswith("distilled_guidance_layer"):  # at which diffusers stops
             continue
         original = transformer_names.original(path, family).replace(".", "_")
@@ -433,39 +436,6 @@ def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None: 
     assert heard == [[3.5, 3.5]]
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux", "chroma", "z_image", "flux2_klein"])
-def test_the_memory_plan_computes_blocks_twice(bases: dict[str, Path], kind: str) -> None:
-    """Each way keeps less for the backward pass than the one before, and gives the same gradient."""
-    family = load(bases[kind])
-    adapter = attached(family, bases[kind], text_encoder=False)
-    disturb(adapter)
-    conditioning = {key: value.detach() for key, value in family.encode_prompts(PROMPTS).items()}
-    noisy = torch.randn(2, family.latent_shape[0], 8, 8, generator=generator(1))
-
-    def computed(way: gradient_checkpointing.Recomputed) -> tuple[int, list[Tensor]]:
-        gradient_checkpointing.recompute(family, way)
-        sizes: list[int] = []
-
-        def pack(tensor: Tensor) -> Tensor:
-            sizes.append(tensor.nbytes)
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            out = family.predict(noisy, torch.tensor([10.0, 900.0]), conditioning)
-        parameters = list(adapter.parameters())
-        return sum(sizes), list(torch.autograd.grad(out.square().sum(), parameters, allow_unused=True))
-
-    kept, plain = computed("off")
-    ways: list[gradient_checkpointing.Recomputed] = ["feed-forward", "half", "transformers"]
-    for way in ways + (["all"] if kind == "sd15" else []):
-        less, gradients = computed(way)
-        assert less < kept
-        kept = less
-        for ours, expected in zip(gradients, plain, strict=True):
-            assert (ours is None and expected is None) or torch.allclose(ours, expected, rtol=1e-4, atol=1e-6)
-    assert computed("off")[0] > kept, "it can be taken back"
-
-
 def small_sd3(layers: int) -> SD3Transformer2DModel:
     """A transformer of the smallest width that the kernels for fewer bits take."""
     sizes = {"sample_size": 8, "patch_size": 2, "in_channels": 16, "attention_head_dim": 8, "num_attention_heads": 8}
@@ -528,63 +498,3 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
     save_file(tensors, file)
     with pytest.raises(ValueError, match=r"t5xxl.safetensors has no encoder.final_layer_norm.weight"):
         text_encoder_loading.large_in_file(file, large, folder, torch.float32)
-
-
-def exported(base: Path, file: Path, seed: int = 0) -> tuple[reader.AdapterFile, Family]:
-    """The file of an adapter that does something, and the model without it."""
-    family = load(base)
-    adapter = families.attach(family, settings(base).adapter, text_encoder=bool(family.text_encoders), seed=seed)
-    disturb(adapter)
-    tensors = adapter.tensors()
-    adapter.detach()
-    facts = writer.of_family(family.base.family, family.noise.prediction_type)
-    modules = reader.of_tensors(tensors, "x", facts).modules
-    file.write_bytes(writer.write(modules, facts, form="kohya", precision="fp32", family=family.base.family))
-    return reader.read(file), family
-
-
-def facts_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:  # noqa: ANN401 - JSON
-    assert main([*map(str, arguments), "--precision", "fp32", "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["flux", "chroma", "z_image", "flux2_klein"])
-def test_the_tools_make_files_that_predict_what_they_should(
-    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
-) -> None:
-    """For FLUX, whose names and joined layers are furthest from those of a UNet, for Chroma, and for other blocks."""
-    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    (file, family), (other, _) = exported(bases[kind], first), exported(bases[kind], second, seed=1)
-    assert main(["inspect", str(first), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["family"] == family.spec.title
-
-    peft, back = tmp_path / "peft.safetensors", tmp_path / "back.safetensors"
-    facts_of(capsys, "convert", first, "--to", "peft", "--out", peft)
-    assert all(key.startswith(("transformer.", "text_encoder")) for key in load_file(peft))
-    facts_of(capsys, "convert", peft, "--out", back)
-    original, returned = load_file(first), load_file(back)
-    assert original.keys() == returned.keys()
-    assert all(torch.equal(returned[key], tensor) for key, tensor in original.items())
-
-    merged, small = tmp_path / "merged.safetensors", tmp_path / "small.safetensors"
-    assert facts_of(capsys, "merge", f"{first}:0.7", f"{second}:-0.4", "--out", merged)["error"] == 0
-    prefixes = ("lora_unet_double_blocks_", "lora_unet_single_blocks_", "lora_te")
-    if kind == "z_image":
-        prefixes = ("lora_unet_layers_", "lora_unet_noise_refiner_", "lora_unet_context_refiner_")
-    assert all(key.startswith(prefixes) for key in load_file(merged))
-    with families.patched(family, [(file, 0.7), (other, -0.4)]):
-        both = answer(family)
-    with families.patched(family, [(reader.read(merged), 1.0)]):
-        assert torch.allclose(answer(family), both, atol=1e-4)
-    facts = facts_of(capsys, "resize", merged, "--rank", 2, "--out", small)
-    assert facts["ranks"] == [2]
-    assert 0 < facts["error"] < 1
-
-    baked, extracted = tmp_path / "baked", tmp_path / "extracted.safetensors"
-    assert main(["bake", str(bases[kind]), "--adapter", f"{merged}:1", "--out", str(baked)]) == 0
-    assert torch.allclose(answer(load(baked)), both, atol=1e-4)
-    capsys.readouterr()
-    assert facts_of(capsys, "extract", baked, bases[kind], "--rank", 8, "--out", extracted)["error"] < 1e-3
-    with families.patched(family, [(reader.read(extracted), 1.0)]):
-        assert torch.allclose(answer(family), both, atol=1e-3)

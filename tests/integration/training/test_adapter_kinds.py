@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.integration.families.test_families import answer
+from tests.integration.families.models import answer
 from tests.integration.training.test_train import attached, cases, disturb, finished, settings
 from trainer import families, runs
 from trainer.adapter_files import reader

@@ -33,11 +33,8 @@ def finished(character: Path, tiny_sd: Path, workers: Workers) -> Run:
     """A run of two steps that has written all there is to write, fewer than 39 times; the cache is filled."""
     run = make(str(tiny_sd), steps=2, resolution=64)
     settings = run.config()
-    run.save_config(settings.model_copy(update={
-        "checkpoint": settings.checkpoint.model_copy(update={"every": 1, "keep": 2}),
-        "preview": settings.preview.model_copy(update={"every": 1}),
-        "export": settings.export.model_copy(update={"peft": True}),
-    }))  # fmt: skip
+    changes = {"checkpoint": {"every": 1, "keep": 2}, "preview": {"every": 1}, "export": {"peft": True}}
+    run.save_config(config.build(config.merge(settings.model_dump(mode="json"), changes)))
     assert workers.work(run) == 0
     return run
 

@@ -216,18 +216,6 @@ def test_a_run_with_many_settings_resumes(character: Path, tiny_sd: Path, names:
     assert_resumes(settings(tiny_sd, **{"training__steps": 4} | options), 2)
 
 
-def test_the_file_is_what_the_programs_read(character: Path, tiny_sd: Path) -> None:
-    run = finished(tiny_sd, training__text_encoder=True, training__steps=2)
-    file = reader.read(run.export)
-    assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj" in file.modules
-    assert "lora_te_text_model_encoder_layers_1_self_attn_q_proj" in file.modules
-    forms = {(module.rank, module.alpha, module.down.dtype) for module in file.modules.values()}
-    assert forms == {(4, 2.0, torch.float16)}
-    assert all(float(module.up.abs().max()) > 0 for module in file.modules.values())
-    assert (file.metadata["ss_network_dim"], file.metadata["ss_network_alpha"]) == ("4", "2.0")
-    assert json.loads(file.metadata["ss_tag_frequency"])["1_rin"]["rin"] == 14
-
-
 @pytest.mark.slow
 def test_checkpoints_can_be_tried_and_are_pruned(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, checkpoint__every=1, checkpoint__keep=2))

@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.integration.families.test_families import KINDS, answer, load, question
-from tests.integration.families.test_offload import Card
+from tests.integration.families.models import KINDS, Card, answer, load, question
 from tests.integration.training.test_settings import pixels
 from tests.integration.training.test_train import (
     assert_resumes,

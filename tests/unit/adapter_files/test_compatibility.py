@@ -16,11 +16,9 @@ from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import FamilyName
 
 PROGRAMS = {program.name for program in compatibility.PROGRAMS}
-LAYERS = (
-    "attn1.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj", "layers.0.self_attn.q_proj",
-    "layers.0.self_attn.k_proj", "layers.0.self_attn.v_proj", "layers.0.self_attn.out_proj", "layers.3.mlp.fc1",
-     "1.resnets.0.conv1", "2.attentions.0.proj_in",
-)  # fmt: skip
+LAYERS = ("attn1.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj")
+LAYERS += tuple(f"layers.0.self_attn.{name}_proj" for name in ("q", "k", "v", "out"))
+LAYERS += ("layers.3.mlp.fc1", "1.resnets.0.conv1", "2.attentions.0.proj_in")
 FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
 Tensors = dict[str, Tensor]
 

@@ -8,21 +8,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.integration.families import models
 from trainer import families
 from trainer.adapter_files import safetensors_reader, summary
-from trainer.base_models import layer_names, layer_shapes, transformer_names
+from trainer.base_models import layer_names, layer_shapes, registry, transformer_names
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import TRANSFORMERS, FamilyName
 from trainer.base_models.spec import Blocks
 from trainer.config import ModelConfig
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl", "micro"])
+@pytest.mark.parametrize("kind", [*models.UNETS, "micro"])
 def test_the_layout_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
     base = "micro" if kind == "micro" else str(bases[kind])
     family = families.load(ModelConfig(base=base), torch.device("cpu"), torch.float32)
-    live = {name: tuple(module.weight.shape) for name, _, _, module in families.named(family)
-            if getattr(module, "weight", None) is not None}  # fmt: skip
+    named = ((name, getattr(module, "weight", None)) for name, _, _, module in families.named(family))
+    live = {name: tuple(weight.shape) for name, weight in named if weight is not None}
     shapes = layer_shapes.known("micro") if kind == "micro" else layer_shapes.of_folder(bases[kind])
     expected = {layer_names.kohya(place_of(name), family.base.family): shape for name, shape in shapes.items()}
     assert expected == live
@@ -33,15 +34,16 @@ def place_of(name: str) -> Place:
     return Place(component, path)  # type: ignore[arg-type] # one of the three
 
 
-@pytest.mark.parametrize("kind", ["sd3", "sd3-5-medium", "flux", "chroma", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", models.TRANSFORMERS)
 def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
     """Joined layers have the rows of their parts."""
     family = families.load(ModelConfig(base=str(bases[kind])), torch.device("cpu"), torch.float32)
     name = family.base.family
-    live = {name: tuple(module.weight.shape) for name, _, _, module in families.named(family)
-            if getattr(module, "weight", None) is not None and name.startswith("lora_transformer_")}  # fmt: skip
-    shapes = {place_of(key): shape for key, shape in layer_shapes.of_folder(bases[kind], name).items()
-              if key.startswith("transformer:")}  # fmt: skip
+    named = ((name, getattr(module, "weight", None)) for name, _, _, module in families.named(family))
+    weights = {name: weight for name, weight in named if weight is not None}
+    live = {name: tuple(each.shape) for name, each in weights.items() if name.startswith("lora_transformer_")}
+    known = {place_of(key): shape for key, shape in layer_shapes.of_folder(bases[kind], name).items()}
+    shapes = {place: shape for place, shape in known.items() if place.component == "transformer"}
     joined = {place: transformer_names.parts(place.path, name) for place in shapes}
     assert {layer_names.kohya(place, name): shape for place, shape in shapes.items() if not joined[place]} == live
     for place, parts in joined.items():
@@ -50,7 +52,7 @@ def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, 
         assert [row / rows[0] for row in rows] == [share / next(iter(parts.values())) for share in parts.values()]
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux", "chroma", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("family", TRANSFORMERS)
 def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
     for key in layer_shapes.known(family):
         place = place_of(key)
@@ -90,7 +92,7 @@ def test_names_of_two_families_are_told_apart_by_proportions(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "model", ["sd3", "sd3-5-medium", "sd3-5-large", "flux", "chroma", "z_image", "flux2_klein", "flux2_klein-9b"]
+    "model", [model for model, (family, _) in layer_shapes.MODELS.items() if family in TRANSFORMERS]
 )
 def test_layers_outside_blocks_have_widths_of_their_own(model: str, tmp_path: Path) -> None:
     """The text of FLUX.1 and Stable Diffusion 3 is as wide as the blocks of FLUX.2 klein 9B."""
@@ -174,7 +176,7 @@ def flat(path: str) -> str:
     return path.replace(".", "_")
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("family", registry.UNETS)
 def test_every_name_is_read_back(family: FamilyName) -> None:
     for name in layer_shapes.known(family):
         place = place_of(name)

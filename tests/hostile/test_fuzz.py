@@ -22,10 +22,8 @@ from trainer.runs import events
 from trainer.sampling import png_info
 
 pytestmark = pytest.mark.timeout(300)
-WORDS = [
-    b"\xff", b"\0", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80", b"\n", b'"', b"{", b"[", b"-1",
-    b"../", b"1e999", b"\xef\xbf\xbd", b"nan", b"true", b"999999999999",
-]  # fmt: skip
+WORDS = [b"\xff", b"\0", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80", b"\n", b'"', b"{", b"["]
+WORDS += [b"-1", b"../", b"1e999", b"\xef\xbf\xbd", b"nan", b"true", b"999999999999"]
 
 
 def changed(data: bytes, rng: random.Random) -> bytes:

@@ -286,16 +286,12 @@ def test_a_base_whose_weights_can_hold_programs_is_refused(tiny_sd: Path, tmp_pa
 
 
 def test_metadata_are_text_and_no_more(home: Path) -> None:
-    odd = {
-        "ss_output_name": "<script>alert(1)</script>", "modelspec.title": "x" * 100_000, "ss_steps": "1e999",
-        "ss_tag_frequency": "{" * 10_000, "ss_network_args": "[1]", "limner.config": "[" * 5000,
-        "modelspec.thumbnail": "data:text/html;base64,PHNj", "lora_adapter_metadata": "[" * 100_000,
-        "ss_sd_model_name": "/home/a/b.ckpt",
-    }  # fmt: skip
-    parts = {
-        "lora_down.weight": containers._at(0, 4, (1, 1)), "lora_up.weight": containers._at(4, 8, (1, 1)),
-        "alpha": containers._at(8, 12, ()),
-    }  # fmt: skip
+    odd = {"ss_output_name": "<script>alert(1)</script>", "ss_steps": "1e999", "ss_tag_frequency": "{" * 10_000}
+    odd |= {"ss_network_args": "[1]", "ss_sd_model_name": "/home/a/b.ckpt", "limner.config": "[" * 5000}
+    odd |= {"modelspec.title": "x" * 100_000, "modelspec.thumbnail": "data:text/html;base64,PHNj"}
+    odd["lora_adapter_metadata"] = "[" * 100_000
+    parts = {"lora_down.weight": containers._at(0, 4, (1, 1)), "lora_up.weight": containers._at(4, 8, (1, 1))}
+    parts["alpha"] = containers._at(8, 12, ())
     header = {"__metadata__": odd, **{f"{containers.NAME}.{key}": value for key, value in parts.items()}}
     path = containers.write(home / "outputs", "x.safetensors", containers.raw(header, struct.pack("<3f", 1, 1, 1)))
     html = adapter_choices.describe(path)

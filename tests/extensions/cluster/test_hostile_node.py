@@ -153,11 +153,9 @@ def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim)
     victim.attacked()  # resumed, it sends what was chosen here
 
 
-FOREIGN = [
-    "./config.toml", "cluster", "CLUSTER", "config.toml\n", "worker.log", "worker.lock", "ask/stop",
-    "previews/.hidden", "checkpoints/000001/../../cluster", "../other/config.toml", "/etc/passwd", "C:\\x.png",
-    "checkpoints/000001/evil.py", "nul.safetensors", "", "a" * 5000,
-]  # fmt: skip
+FOREIGN = ["./config.toml", "cluster", "CLUSTER", "config.toml\n", "worker.log", "worker.lock", "ask/stop"]
+FOREIGN += ["previews/.hidden", "checkpoints/000001/../../cluster", "../other/config.toml", "/etc/passwd", "C:\\x.png"]
+FOREIGN += ["checkpoints/000001/evil.py", "nul.safetensors", "", "a" * 5000]
 
 
 def test_only_files_of_a_run_are_written(victim: Victim) -> None:
@@ -168,14 +166,18 @@ def test_only_files_of_a_run_are_written(victim: Victim) -> None:
     assert not any(node.calls > 19 for node in victim.placed)
 
 
-@pytest.mark.parametrize(("path", "size", "pieces", "words"), [
-    ("rin.safetensors", 5, lambda path, offset: b"x" * PIECE if offset < 20 * PIECE else b"", "announced"),
-    ("rin.safetensors", 500, lambda path, offset: b"x" * 5 if not offset else b"", "announced"),
-    ("rin.safetensors", 10 * PIECE, lambda path, offset: b"", "announced"),
-    ("previews/000001_0.png", 25, lambda path, offset: b"<script>alert(1)</script>"[offset:], "000001_0.png"),
-    ("rin.safetensors", 12, lambda path, offset: b"\x80\x04\x95 a pickle"[offset:], "rin.safetensors"),
-    ("adapters/000001.safetensors", 100, lambda path, offset: b"\xff" * (100 - offset), "000001.safetensors"),
-], ids=["320-MB", "less", "nothing", "a page", "a pickle", "no header"])  # fmt: skip
+# Files that a node announces: path, size, how it sends them, and what is said.
+FILES: dict[str, tuple[str, int, Callable[[str, int], bytes], str]] = {
+    "320 MB": ("rin.safetensors", 5, lambda _, offset: b"x" * PIECE if offset < 20 * PIECE else b"", "announced"),
+    "less": ("rin.safetensors", 500, lambda _, offset: b"x" * 5 if not offset else b"", "announced"),
+    "nothing": ("rin.safetensors", 10 * PIECE, lambda _, offset: b"", "announced"),
+    "a page": ("previews/000001_0.png", 25, lambda _, offset: b"<script>alert(1)</script>"[offset:], "_0.png"),
+    "a pickle": ("rin.safetensors", 12, lambda _, offset: b"\x80\x04\x95 a pickle"[offset:], "rin.safetensors"),
+    "no header": ("adapters/000001.safetensors", 100, lambda _, offset: b"\xff" * (100 - offset), "000001.safetensors"),
+}
+
+
+@pytest.mark.parametrize(("path", "size", "pieces", "words"), FILES.values(), ids=FILES)
 def test_a_file_is_as_announced_and_what_its_name_says(
     victim: Victim, path: str, size: int, pieces: Callable[..., Any], words: str
 ) -> None:
@@ -219,12 +221,17 @@ def test_texts_do_not_steer_a_terminal_and_clocks_may_be_wrong(victim: Victim) -
 
 
 ANSWERS: list[dict[str, Any]] = [
-    {"now": math.nan}, {"now": "soon"}, {"code": [1]}, {"files": {"rin.safetensors": 5}}, {"events": None}, {"log": 5},
-    {"config": b"\xff"}, {"config": "name = 'rin'\n" * 10**6}, {"requests": 5}, {"log": b"x" * (PIECE + 1)},
-    {"events": b"x" * (PIECE + 1)}, {"files": {"rin.safetensors": (2**60, 1)}}, {"files": {"rin.safetensors": (-1, 1)}},
-    {"files": {f"previews/{number:06d}_0.png": (1, 1) for number in range(30_000)}},
-    {"files": {f"previews/{number:06d}_0.png": (2**33, 1) for number in range(100)}},
-]  # fmt: skip
+    {"now": math.nan},
+    {"now": "soon"},
+    {"code": [1]},
+    {"requests": 5},
+    {"config": b"\xff"},
+]
+ANSWERS += [{"config": "name = 'rin'\n" * 10**6}, *({"events": each} for each in (None, b"x" * (PIECE + 1)))]
+ANSWERS += [{"log": each} for each in (5, b"x" * (PIECE + 1))]
+ANSWERS += [{"files": {"rin.safetensors": each}} for each in (5, (2**60, 1), (-1, 1))]
+ANSWERS += [{"files": {f"previews/{number:06d}_0.png": (1, 1) for number in range(30_000)}}]
+ANSWERS += [{"files": {f"previews/{number:06d}_0.png": (2**33, 1) for number in range(100)}}]
 
 
 def test_answers_of_another_kind_or_size_end_the_connection(victim: Victim) -> None:
@@ -292,7 +299,7 @@ def ssh_node() -> Iterator[_SshNode]:
         node.end()
 
 
-@pytest.mark.parametrize("attack", [
+ATTACKS = (
     'answers(message(["answer", {"bytes": 2**40}])); endless(b"x")',
     'answers(b"\\x00\\x10\\x00\\x00" + b"[" * 2**20)',
     'answers(b"\\xff\\xff\\xff\\xff")',
@@ -303,7 +310,10 @@ def ssh_node() -> Iterator[_SshNode]:
     'answers(message(["failed", "\\x1b[2J" + "x" * 2**20]))',
     'endless(b"x"); sys.exit(3)',
     'sys.stdout = sys.stderr; out = sys.stderr.buffer; endless(b"x"); sys.exit(3)',
-], ids=range(10))  # fmt: skip
+)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=range(10))
 def test_bytes_that_are_no_answer_end_the_connection(
     fake_ssh: Callable[[str], None], attack: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,7 +338,7 @@ def node(home: Path, tmp_path: Path) -> Iterator[Node]:
     node.end()
 
 
-@pytest.mark.parametrize("call", [
+CALLS: list[Callable[[Node], object]] = [
     lambda node: node.receive("../../evil", "x.png", b"x", last=True),
     lambda node: node.keep("../runs"),
     lambda node: node.lacks("../.."),
@@ -339,7 +349,10 @@ def node(home: Path, tmp_path: Path) -> Iterator[Node]:
     lambda node: node.news(0, 0, [], ["../config.toml"]),
     lambda node: node.read("../../../secret", 0),
     lambda node: node.read("worker.log", 0),
-], ids=range(10))  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=range(10))
 def test_a_relay_that_lies_reaches_nothing_but_its_run(
     node: Node, tmp_path: Path, call: Callable[[Node], object]
 ) -> None:

@@ -49,10 +49,8 @@ class Machine:
     @property
     def processes(self) -> list[psutil.Process]:
         """What runs there for nodes."""
-        return [
-            process for process in psutil.process_iter(["cmdline", "environ"])
-            if (process.info["environ"] or {}).get("TEST_MACHINE") == str(self.home)
-        ]  # fmt: skip
+        everything = psutil.process_iter(["cmdline", "environ"])
+        return [each for each in everything if (each.info["environ"] or {}).get("TEST_MACHINE") == str(self.home)]
 
 
 @contextmanager
@@ -194,10 +192,9 @@ def test_an_address_is_not_read_by_a_shell_or_as_an_option() -> None:
 
 def serve(silence: float, home: Path) -> subprocess.Popen[bytes]:
     program = f"from limner_extensions.cluster import node_server as s; s.SILENCE = {silence}; s.main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", program], cwd=CHECKOUT, env={"LIMNER_HOME": str(home), "PATH": ""},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    command, env = [sys.executable, "-c", program], {"LIMNER_HOME": str(home), "PATH": ""}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, cwd=CHECKOUT, env=env, **pipes)
 
 
 @pytest.mark.slow

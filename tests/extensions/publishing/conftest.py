@@ -19,11 +19,9 @@ def run(character: Path) -> Run:
 
 def make_run(dataset: str) -> Run:
     """Make a finished run with previews of two prompts, a file and a verdict."""
-    settings = {
-        "name": "rin", "dataset": dataset, "trigger": "miraxo",
-        "training": {"batch_size": 3, "resolution": 512, "further_resolutions": [384, 256]},
-        "model": {"base": f"{SECRET}/fox.safetensors", "vae": f"{SECRET}/vae.safetensors", "family": "sdxl"},
-    }  # fmt: skip
+    training = {"batch_size": 3, "resolution": 512, "further_resolutions": [384, 256]}
+    model = {"base": f"{SECRET}/fox.safetensors", "vae": f"{SECRET}/vae.safetensors", "family": "sdxl"}
+    settings = {"name": "rin", "dataset": dataset, "trigger": "miraxo", "training": training, "model": model}
     run = runs.create(config.build(settings))
     run.report(events.Started(step=0, steps=4, pid=1, device="NVIDIA RTX 4090"))
     (run.folder / "previews").mkdir()

@@ -504,13 +504,19 @@ def test_a_run_goes_on_from_a_file_and_is_resumed(character: Path, tiny_sd: Path
     assert not [warning for warning in runs.look(run).state.warnings if "best approximation" in warning]
 
 
-def test_a_start_that_changed_or_is_gone_is_not_resumed_with(character: Path, tiny_sd: Path, first: Path) -> None:
-    run = runs.create(settings(tiny_sd, adapter__start=str(first), adapter__rank=2, training__steps=2))
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("adapter__start", "started from has changed"), ("model__training_adapter", "training adapter changed since")],
+)
+def test_a_file_that_changed_or_is_gone_is_not_resumed_with(
+    character: Path, tiny_sd: Path, first: Path, setting: str, words: str
+) -> None:
+    run = runs.create(settings(tiny_sd, adapter__rank=2, training__steps=2, **{setting: str(first)}))
     train(run.config(), stopped_at(1, run))
-    assert [warning for warning in runs.look(run).state.warnings if "that rank 2 can hold" in warning]
-    tensors = load_file(first)
-    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, first)
-    with pytest.raises(UserError, match="started from has changed"):
+    is_cut = any("that rank 2 can hold" in warning for warning in runs.look(run).state.warnings)
+    assert is_cut == (setting == "adapter__start")
+    save_file({name: tensor * 0.5 for name, tensor in load_file(first).items()}, first)
+    with pytest.raises(UserError, match=words):
         finish(run)
     first.unlink()
     with pytest.raises(UserError, match="is not there"):

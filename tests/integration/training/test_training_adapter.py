@@ -15,12 +15,10 @@ from tests.integration.training.test_settings import pixels
 from tests.integration.training.test_train import (
     assert_resumes,
     disturb,
-    finish,
     finished,
     losses,
     same,
     settings,
-    stopped_at,
     taken_from,
 )
 from tests.tiny import make_sd, make_z_image
@@ -32,7 +30,6 @@ from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
 from trainer.families import gradient_checkpointing, loading
 from trainer.sampling import sampler
-from trainer.train import train
 
 
 def save(base: Path, path: Path, config: AdapterConfig | None = None, *, text_encoder: bool = False) -> Path:
@@ -124,17 +121,6 @@ def test_a_run_with_one_resumes_and_leaves_it_out(character: Path, tiny_sd: Path
     as_without = finished(tiny_sd, model__training_adapter=str(zero), **options)
     assert same(load_file(as_without.export), load_file(without.export))
     assert losses(as_without) == losses(without)
-
-
-def test_one_that_changed_or_is_gone_is_not_resumed_with(character: Path, tiny_sd: Path, file: Path) -> None:
-    run = runs.create(settings(tiny_sd, model__training_adapter=str(file), training__steps=2))
-    train(run.config(), stopped_at(1, run))
-    save_file({key: tensor * 0.5 for key, tensor in load_file(file).items()}, file)
-    with pytest.raises(UserError, match="training adapter changed since"):
-        finish(run)
-    file.unlink()
-    with pytest.raises(UserError, match="is not there"):
-        finish(run)
 
 
 def test_the_plan_of_a_distilled_model_names_both_ways(tiny_sd: Path, file: Path) -> None:

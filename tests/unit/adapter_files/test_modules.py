@@ -62,11 +62,11 @@ def test_boft_rotates_pairs_of_rows_ever_further_apart() -> None:
     module = read(LINEAR, oft_blocks=blocks)
     assert modules.kind(module) == "BOFT"
     rotated = weight
-    for level, pairs in enumerate(([(0, 1), (2, 3), (4, 5), (6, 7)], [(0, 2), (1, 3), (4, 6), (5, 7)],
-                                   [(0, 4), (1, 5), (2, 6), (3, 7)])):  # fmt: skip
+    for level, pairs in enumerate(("01 23 45 67", "02 13 46 57", "04 15 26 37")):
         following = rotated.clone()
-        for number, rows in enumerate(pairs):
-            following[list(rows)] = rotation(blocks[level, number]) @ rotated[list(rows)]
+        for number, pair in enumerate(pairs.split()):
+            rows = [*map(int, pair)]
+            following[rows] = rotation(blocks[level, number]) @ rotated[rows]
         rotated = following
     assert torch.allclose(module.delta(weight), rotated - weight, atol=1e-4)
     assert torch.allclose((module.delta(weight) + weight).norm(), weight.norm(), atol=1e-4), "it only rotates"
@@ -95,8 +95,8 @@ def test_full_changes_have_a_bias() -> None:
 @pytest.mark.parametrize("magnitude", [(4, 1), (1, 6)])
 def test_loha_and_lokr_with_magnitudes(magnitude: tuple[int, int]) -> None:
     weight, scale = random(4, 6), random(*magnitude, seed=9).abs()
-    loha = {f"hada_w{number}_{part}": random(*shape, seed=number) for number in (1, 2)
-            for part, shape in (("a", (4, 2)), ("b", (2, 6)))}  # fmt: skip
+    sizes = {"w1_a": (4, 2), "w1_b": (2, 6), "w2_a": (4, 2), "w2_b": (2, 6)}
+    loha = {f"hada_{part}": random(*size, seed=int(part[1])) for part, size in sizes.items()}
     lokr = {"lokr_w1": random(2, 2), "lokr_w2": random(2, 3)}
     for parts in (loha, lokr):
         plain = weight + read(LINEAR, **parts, alpha=torch.tensor(2.0)).delta()

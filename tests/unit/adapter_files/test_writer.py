@@ -23,12 +23,13 @@ from trainer.errors import UserError
 LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
 PLACES: dict[FamilyName, list[tuple[Place, int]]] = {
-    family: [(Place(component, path), len(shape))  # type: ignore[arg-type] # one of the three
-             for component, _, path, shape in ((*name.partition(":"), shape)
-                                               for name, shape in layer_shapes.known(family).items())
-             if len(shape) > 1]
+    family: [
+        (Place(*name.split(":")), len(shape))  # type: ignore[arg-type] # one of the three
+        for name, shape in layer_shapes.known(family).items()
+        if len(shape) > 1
+    ]
     for family in FAMILIES
-}  # fmt: skip
+}
 
 
 def random(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -53,9 +54,8 @@ def adapters(draw: st.DrawFn, kinds: tuple[str, ...]) -> tuple[FamilyName, dict[
 def module(kind: str, rank: int, shape: tuple[int, ...], alpha: float, seed: int) -> Module:
     out, columns, ones = shape[0], torch.Size(shape[1:]).numel(), (1,) * (len(shape) - 2)
     if kind == "LoHa":
-        parts = {f"hada_w{number}_{part}": random(size, seed + number) for number in (1, 2)
-                 for part, size in (("a", (out, rank)), ("b", (rank, columns)))}  # fmt: skip
-        return LoHa(parts, alpha)
+        sizes = {"w1_a": (out, rank), "w1_b": (rank, columns), "w2_a": (out, rank), "w2_b": (rank, columns)}
+        return LoHa({f"hada_{part}": random(size, seed + int(part[1])) for part, size in sizes.items()}, alpha)
     if kind == "LoKr":
         parts = {"lokr_w1": random((2, 1), seed), "lokr_w2_a": random((out, rank), seed + 1)}
         return LoKr({**parts, "lokr_w2_b": random((rank, columns), seed + 2)}, alpha)
@@ -107,9 +107,8 @@ def test_other_kinds_become_the_lora_of_the_same_change(adapter: tuple[FamilyNam
         assert torch.allclose(lora.delta(), modules[name].delta(), rtol=1e-4, atol=1e-4)
 
 
-PRECISIONS: dict[Precision, tuple[torch.dtype, float]] = {
-    "fp16": (torch.float16, 2**-11), "bf16": (torch.bfloat16, 2**-8), "fp32": (torch.float32, 0.0),
-}  # fmt: skip
+PRECISIONS: dict[Precision, tuple[torch.dtype, float]] = {"fp16": (torch.float16, 2**-11), "fp32": (torch.float32, 0.0)}
+PRECISIONS["bf16"] = (torch.bfloat16, 2**-8)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -171,8 +170,8 @@ def test_tucker_cores_are_multiplied_into_a_factor() -> None:
     sides = {f"hada_w{n}_{part}": random((2, size), n) for n in (1, 2) for part, size in (("a", 4), ("b", 5))}
     tensors = {f"{name}.{key}": tensor for key, tensor in {**cores, **sides}.items()}
     file = read_back(save({**tensors, f"{name}.alpha": torch.tensor(2.0)}))
-    first, second = (torch.einsum("pqhw,qi,po->oihw", cores[f"hada_t{n}"], sides[f"hada_w{n}_b"], sides[f"hada_w{n}_a"])
-                for n in (1, 2))  # fmt: skip
+    factors = [(cores[f"hada_t{n}"], sides[f"hada_w{n}_b"], sides[f"hada_w{n}_a"]) for n in (1, 2)]
+    first, second = (torch.einsum("pqhw,qi,po->oihw", *each) for each in factors)
     assert torch.allclose(file.modules[name].delta(), (first * second).flatten(1), atol=1e-4)
 
 

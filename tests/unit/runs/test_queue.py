@@ -73,8 +73,8 @@ def start() -> Iterator[Start]:
         worker.end()
 
 
-def stays(what: Callable[[], object], seconds: float = 1.2) -> None:
-    """Longer than a worker that waits takes to look again."""
+def stays(what: Callable[[], object], seconds: float = 0.7) -> None:
+    """Longer than a worker that waits takes to look again twice."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert what()

@@ -98,8 +98,7 @@ def bases(tiny_sd: Path) -> dict[str, Path]:
     """Folders with a tiny, random model of each kind."""
     from tests.tiny import MAKERS
 
-    made = {kind: make(tiny_sd.parent / kind) for kind, make in MAKERS.items() if kind != "sd15"}
-    return {"sd15": tiny_sd, **made}
+    return {"sd15": tiny_sd} | {kind: make(tiny_sd.parent / kind) for kind, make in MAKERS.items() if kind != "sd15"}
 
 
 @pytest.fixture(scope="session")

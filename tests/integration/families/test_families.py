@@ -1,7 +1,4 @@
-"""The family kit: what each family of base models has to pass, on a tiny real model of each kind in `tests/tiny.py`.
-
-It is recognized, loaded, trained, resumed and exported in the same way, and memory is saved with the same result.
-"""
+"""The family kit: what each family of base models has to pass, on a tiny real model of each kind in `tests/tiny.py`."""
 
 import json
 from pathlib import Path
@@ -155,6 +152,9 @@ def test_the_named_blocks_are_those_of_the_model(bases: dict[str, Path], kind: s
     assert blocks.others == [module for module in modules if isinstance(module, ResnetBlock2D)]
     assert blocks.transformers == [module for module in modules if type(module).__name__.endswith("TransformerBlock")]
     assert len({*blocks.blocks}) == len(blocks.blocks) > 0
+    half, layers = {*blocks.chosen("half")}, {*blocks.feed_forwards}
+    parts = [{block, *layers} & {*block.modules()} for block in blocks.transformers]
+    assert all(half & each for each in parts if len(each) > 1), "of each block that has such a layer it is a part"
     assert family.spec.modules.quantized
 
 

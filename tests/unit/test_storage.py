@@ -27,7 +27,10 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "replace", replace)
     storage.write(tmp_path / "a", "x")
     assert order == ["file", "rename", "folder"]
-    storage.write(tmp_path / "a", b"y")
+    order.clear()
+    storage.append(tmp_path / "part", [b"y"], from_start=True)
+    storage.finish(tmp_path / "part", tmp_path / "a")
+    assert order == ["file", "rename", "folder"], "what was written piece by piece, too"
     assert (tmp_path / "a").read_bytes() == b"y"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 

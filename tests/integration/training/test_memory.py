@@ -19,7 +19,7 @@ from torch import Tensor
 from tests.conftest import CHECKOUT
 from tests.fake_cuda import measure, waits
 from tests.integration.sampling.test_sampler import before_each, run_out
-from tests.integration.training.test_train import finish, finished, losses, same, settings
+from tests.integration.training.test_train import cases, finish, finished, losses, same, settings
 from trainer import families, processes, runs
 from trainer.adapter_files import reader
 from trainer.config import ModelConfig, TrainConfig
@@ -321,39 +321,30 @@ def test_each_card_trains_as_the_table_of_cards_says() -> None:
             assert cell.startswith(way), (title, memory_of_card)
 
 
+MEASURED_AT_NIGHT = {
+    SD15: "sd15 text-encoders",
+    "Stable Diffusion 2.1, 512 pixels": "sd21 text-encoders",
+    WITH_TEXT_ENCODERS: "sdxl text-encoders",
+    SD35: "sd3-5-medium",
+    "Stable Diffusion 3.5 Large, 1024 pixels": "sd3-5-large",
+    FLUX: "flux",
+    "Chroma, 1024 pixels": "chroma",
+    "Z-Image, 1024 pixels": "z_image",
+    "FLUX.2 klein, 1024 pixels": "flux2_klein",
+    "FLUX.2 klein 9B, 1024 pixels": "flux2_klein-9b",
+}
+WAITING = ("sd15", "sdxl text-encoders", "sd3", "flux", "chroma", "z_image", "flux2_klein")
+
+
 @pytest.mark.nightly
-@pytest.mark.parametrize(
-    ("title", "arguments"),
-    [
-        (SD15, ("sd15", "text-encoders")),
-        ("Stable Diffusion 2.1, 512 pixels", ("sd21", "text-encoders")),
-        (WITH_TEXT_ENCODERS, ("sdxl", "text-encoders")),
-        (SD35, ("sd3-5-medium",)),
-        ("Stable Diffusion 3.5 Large, 1024 pixels", ("sd3-5-large",)),
-        (FLUX, ("flux",)),
-        ("Chroma, 1024 pixels", ("chroma",)),
-        ("Z-Image, 1024 pixels", ("z_image",)),
-        ("FLUX.2 klein, 1024 pixels", ("flux2_klein",)),
-        ("FLUX.2 klein 9B, 1024 pixels", ("flux2_klein-9b",)),
-    ],
-)
-def test_a_step_takes_what_the_documentation_says(title: str, arguments: tuple[str, ...], guards: Path) -> None:
-    taken = measure(guards, *arguments, *WAYS)
+@pytest.mark.parametrize(("title", "arguments"), MEASURED_AT_NIGHT.items())
+def test_a_step_takes_what_the_documentation_says(title: str, arguments: str, guards: Path) -> None:
+    taken = measure(guards, *arguments.split(), *WAYS)
     assert taken == pytest.approx(documented(title), abs=0.1)  # it is rounded, and libraries differ a little
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("sd15",),
-        pytest.param(("sdxl", "text-encoders"), marks=pytest.mark.nightly),
-        *(
-            pytest.param((base,), marks=pytest.mark.nightly)
-            for base in ("sd3", "flux", "chroma", "z_image", "flux2_klein")
-        ),
-    ],
-)
-def test_no_step_waits_for_the_card(arguments: tuple[str, ...], guards: Path) -> None:
+@pytest.mark.parametrize("arguments", cases(WAITING, pytest.mark.nightly, ["sd15"]))
+def test_no_step_waits_for_the_card(arguments: str, guards: Path) -> None:
     """While it computes a step, the processor prepares the next."""
-    assert waits(guards, *arguments) == []
+    assert waits(guards, *arguments.split()) == []

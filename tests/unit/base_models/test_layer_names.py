@@ -107,7 +107,8 @@ def test_layers_outside_blocks_have_widths_of_their_own(model: str, tmp_path: Pa
             tensors |= {f"{name}.lora_B.weight": torch.zeros(shape[0], 1)}
     save_file(tensors, tmp_path / "x.safetensors")
     file = safetensors_reader.read(tmp_path / "x.safetensors")
-    assert summary.family(file, summary.layers(file)[0]) == family
+    assert summary.family_by_width(file, layers := summary.layers(file)[0]) == family
+    assert summary.family(file, layers) == family
 
 
 T5_LAYERS = ("0.SelfAttention.q", "0.SelfAttention.o", "1.DenseReluDense.wi_0", "1.DenseReluDense.wo")

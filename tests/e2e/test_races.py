@@ -9,12 +9,13 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count, product
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Error
 
 from tests.conftest import HANG, wait
 from tests.e2e.conftest import Browser, BrowserContext, Page, Server, copy_project
@@ -307,8 +308,10 @@ def network(shared: Server) -> Iterator[SlowNetwork]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    with browser.new_context(viewport={"width": 1280, "height": 900}) as made:
-        yield made
+    made = browser.new_context(viewport={"width": 1280, "height": 900})
+    yield made
+    with suppress(Error):  # its last page may be closing
+        made.close()
 
 
 @pytest.mark.parametrize("first", CHANGES)

@@ -74,5 +74,5 @@ SPEC = FamilySpec(
     large_encoder=t5("text_encoder", "tokenizer", needed=True),
     vae_file="ae",
     variants={"flow": 1024},
-    step_memory=(48.6, 45.1, 33.9, 19.7, 19.7, 12.3, 4.5),
+    step_memory=(48.6, 45.1, 32.4, 19.7, 19.7, 12.3, 4.5),
 )

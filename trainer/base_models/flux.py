@@ -105,6 +105,6 @@ SPEC = FamilySpec(
     large_encoder=t5("text_encoder_2", "tokenizer_2", needed=True),
     vae_file="ae",
     variants={"flow": 1024},
-    step_memory=(53.1, 49.6, 38.9, 25.3, 25.3, 15.2, 4.5),
+    step_memory=(53.1, 49.6, 37.4, 25.3, 25.3, 15.2, 4.5),
     guided=True,
 )

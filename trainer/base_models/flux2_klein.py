@@ -96,7 +96,7 @@ SPEC = FamilySpec(
     variants={"flow": 1024},
     distilled_names="^(?!.*base).*klein",  # as flux-2-klein-4b and flux-2-klein-base-4b
     few_steps=4,
-    step_memory=(25.8, 24.4, 17.7, 9.6, 9.6, 6.9, 3.7),
+    step_memory=(25.8, 24.4, 17.1, 9.6, 9.6, 6.9, 3.7),
     sizes=(
         Size(
             title="FLUX.2 klein 9B",
@@ -104,7 +104,7 @@ SPEC = FamilySpec(
             settings=(),
             values=(("num_layers", 8),),
             configs="flux2_klein-9b",
-            step_memory=(48.6, 45.5, 34.0, 20.5, 20.5, 14.0, 5.9),
+            step_memory=(48.6, 45.5, 32.6, 20.5, 20.5, 14.0, 5.9),
             large_encoder=qwen3("8b"),
         ),
     ),

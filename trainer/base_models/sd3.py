@@ -114,14 +114,14 @@ SPEC = FamilySpec(
             marks=("attn2.",),
             settings=("dual_attention_layers",),
             configs="sd3-5-medium",
-            step_memory=(15.3, 13.2, 10.1, 5.7, 5.7, 4.0, 1.9),
+            step_memory=(15.3, 13.2, 9.2, 5.7, 5.7, 4.0, 1.9),
         ),
         Size(
             title="Stable Diffusion 3.5 Large",
             marks=("attn.ln_q.",),
             settings=("qk_norm",),
             configs="sd3-5-large",
-            step_memory=(36.7, 31.5, 26.6, 17.2, 17.2, 10.5, 3.1),
+            step_memory=(36.7, 31.5, 24.2, 17.2, 17.2, 10.5, 3.1),
         ),
     ),
 )

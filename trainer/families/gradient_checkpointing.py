@@ -53,11 +53,12 @@ class _Blocks:
         return self.transformers + self.others
 
     def chosen(self, which: Recomputed) -> list[nn.Module]:
-        """Return the blocks to compute twice; with "half", of every other transformer block only a layer."""
+        """Return the blocks to compute twice; with "half", of every other transformer block only those layers."""
+        between = {module for block in self.transformers[1::2] for module in block.modules()}
         return {
             "off": [],
             "feed-forward": self.feed_forwards,
-            "half": self.transformers[::2] + self.feed_forwards[1::2],
+            "half": self.transformers[::2] + [layer for layer in self.feed_forwards if layer in between],
             "transformers": self.transformers,
             "all": self.blocks,
         }[which]

@@ -152,9 +152,10 @@ def test_the_named_blocks_are_those_of_the_model(bases: dict[str, Path], kind: s
     assert blocks.others == [module for module in modules if isinstance(module, ResnetBlock2D)]
     assert blocks.transformers == [module for module in modules if type(module).__name__.endswith("TransformerBlock")]
     assert len({*blocks.blocks}) == len(blocks.blocks) > 0
-    half, layers = {*blocks.chosen("half")}, {*blocks.feed_forwards}
-    parts = [{block, *layers} & {*block.modules()} for block in blocks.transformers]
-    assert all(half & each for each in parts if len(each) > 1), "of each block that has such a layer it is a part"
+    for number, block in enumerate(blocks.transformers):
+        layers = {*blocks.feed_forwards} & {*block.modules()}
+        half = {*blocks.chosen("half")} & {block, *layers}
+        assert half == ({block} if number % 2 == 0 else layers), "whole blocks, and between them feed-forward layers"
     assert family.spec.modules.quantized
 
 

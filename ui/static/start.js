@@ -34,7 +34,7 @@
     const { fn_index: number } = JSON.parse(String(options?.body));
     dependencies.find(({ id }) => id === number)?.outputs.forEach((output, place) => {
       const { type, props } = components.find(({ id }) => id === output) ?? {}, field = props?.elem_id ?? "";
-      const filled = answered.data[place], { value, ...others } = filled?.__type__ === "update" ? filled : { value: filled };
+      const filled = answered.data?.[place], { value, ...others } = filled?.__type__ === "update" ? filled : { value: filled };
       if (!field || !FIELDS.includes(type ?? "") || value === undefined) return;
       if ((changes.get(field) ?? 0) < sent) changes.set(field, sent);
       else answered.data[place] = { ...others, __type__: "update" };

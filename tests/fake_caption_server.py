@@ -31,8 +31,8 @@ def serving() -> Iterator[FakeCaptionServer]:
         protocol_version = "HTTP/1.0"  # an answer ends with its connection
 
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            fake.asked.append((self.path, dict(self.headers), asked))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            fake.asked.append((self.path, dict(self.headers), json.loads(content)))
             answer = {"choices": [{"message": {"role": "assistant", "content": f" caption\n{len(fake.asked)} "}}]}
             body = fake.body or json.dumps(answer).encode()
             self.send_response(fake.status)

@@ -103,8 +103,8 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 35_243, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 45_278, lines(".py", *ALL)),
+    ("lines of trainer and ui (27,000)", 35_241, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 45_276, lines(".py", *ALL)),
     ("lines of tests (22,000)", 26_127, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_690, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 6, modules),
@@ -116,7 +116,7 @@ TOTALS: list[tuple[str, int, Figure]] = [
     ("docstrings that ask or begin with `Tell whether` (0)", 0, counted(asking, *ALL)),
     ("conditional expressions (12 per 1,000 lines)", 740, counted(conditional, *PROGRAM)),
     ("variables whose names say nothing, in the program (0)", 4, counted(vague, *ALL)),
-    ("variables whose names say nothing, in tests (20)", 4, counted(vague, "tests")),
+    ("variables whose names say nothing, in tests (20)", 3, counted(vague, "tests")),
 ]
 LONGEST: list[tuple[str, int, Figure]] = [
     ("lines of the longest function (80)", 77, longest_function),

@@ -4,7 +4,6 @@ A change of many fields at once (another base, a reset, a text) fills those that
 change, meanwhile (see start.js).
 """
 
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,7 +36,6 @@ SEARCH = (
 PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
 OFFERED = [key for _title, key in PRESETS]
 AS_DRAWN = settings_form.fill(ENTRIES, "character", MICRO, {})
-_SHOWN = itertools.count()
 # Connects what an extension has drawn; returns the events that may bring another base model.
 Connect = Callable[["Form"], list[Untyped]]
 
@@ -203,10 +201,10 @@ def remember(answers: Answers) -> None:
 
 
 def show_filled(shown: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the form as `to_show` has it; nothing for a page that opens."""
+    """Return the form as it was left; nothing if that is how it is drawn."""
     if not shown:
         return {}
-    return _whole(Filled(**shown["filled"]))
+    return _whole(Filled(**shown))
 
 
 def save_settings(answers: Answers, name: str | None) -> dict[str, Any]:
@@ -259,11 +257,6 @@ def _whole(filled: Filled) -> dict[str, Any]:
 def fill(answers: Answers) -> Filled:
     """Return what the form is filled from."""
     return settings_form.fill(ENTRIES, answers.preset, answers.base, answers.own)
-
-
-def to_show(filled: Filled) -> dict[str, Any]:
-    """Return a value of `Settings.shown`, which differs from any other, as the form may have been edited meanwhile."""
-    return {"number": next(_SHOWN), "filled": asdict(filled)}
 
 
 def fix_conflict(answers: Answers, event: gr.EventData) -> dict[str, Any]:

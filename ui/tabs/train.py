@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradio as gr
@@ -188,7 +188,7 @@ def show(project: str) -> dict[str, Any]:
         "folders": base_model.folders_text(),
         **description,
         "saved": gr.Dropdown(saved_settings.names(), value=None),
-        "shown": gr.skip() if filled == tab_settings.AS_DRAWN else tab_settings.to_show(filled),
+        "shown": gr.skip() if filled == tab_settings.AS_DRAWN else asdict(filled),
         **_plan(answers, data),
     }
 

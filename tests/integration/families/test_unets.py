@@ -1,4 +1,4 @@
-"""What Stable Diffusion with a UNet has of its own: prediction types, zero terminal SNR, clip skip, the sizes of XL.
+"""Stable Diffusion with a UNet alone: prediction types, zero terminal SNR, clip skip, the sizes of XL.
 
 And what is said of a model that lacks what its family names.
 """

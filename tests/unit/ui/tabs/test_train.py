@@ -94,7 +94,7 @@ def plan(**changes: object) -> str:
 def shown() -> list[Any]:
     """The widgets' values for a project that is shown."""
     kept = train.show("rin")["shown"]
-    return list(settings.AS_DRAWN.values) if kept == gr.skip() else kept["filled"]["values"]
+    return list(settings.AS_DRAWN.values) if kept == gr.skip() else kept["values"]
 
 
 def values_of(form: dict[str, Any]) -> list[Any]:

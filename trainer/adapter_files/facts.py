@@ -13,7 +13,7 @@ from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Module, Place
 from trainer.base_models.registry import FAMILIES, UNETS, FamilyName
-from trainer.base_models.spec import DENOISERS, FamilySpec, Shape
+from trainer.base_models.spec import FamilySpec, Shape
 
 _FORMS = {  # kinds by their algorithm, and a tensor with the dimensions of a convolution
     ("LoRA", "lora_mid.weight"): "Tucker LoRA",
@@ -117,7 +117,7 @@ class Facts:
             return "whole LoKr"
         if kind == "OFT" and "alpha" in layer.parts and self.file.number(layer.parts["alpha"]) > 0:
             return "constrained OFT"
-        if kind == "norm" and layer.module.component not in ("", *DENOISERS):
+        if kind == "norm" and layer.module.in_text_encoder:
             return "text norm"
         return "bias" if kind == "full" and "diff" not in dims else kind
 
@@ -198,7 +198,7 @@ class Facts:
     def text_name(self, layer: Layer) -> TextName | None:
         """Return how the file names a layer of a text encoder; None if it is not one."""
         module = layer.module
-        if module.component in ("", *DENOISERS):
+        if not module.in_text_encoder:
             return None
         if module.naming == "generic":
             return "generic"

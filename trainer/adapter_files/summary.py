@@ -14,7 +14,7 @@ from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.base_models import layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Module
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
-from trainer.base_models.spec import DENOISERS, MAX_CLIP_SKIP, FamilySpec, Shape
+from trainer.base_models.spec import MAX_CLIP_SKIP, FamilySpec, Shape
 
 COVER = "ssmd_cover_images"
 MAX_COVER = 4 * 2**20
@@ -258,7 +258,7 @@ def fits(file: SafetensorsFile, layer: Layer, known: Mapping[str, Shape]) -> boo
 def describe(file: SafetensorsFile) -> dict[str, Any]:
     """Summarize an adapter file for people, ready for JSON."""
     known_layers, unknown_keys = layers(file)
-    text_layers = [layer for layer in known_layers if layer.module.component not in ("", *DENOISERS)]
+    text_layers = [layer for layer in known_layers if layer.module.in_text_encoder]
     metadata, family_name = file.metadata, family(file, known_layers)
     keys = {key for layer in known_layers for ending, key in layer.parts.items() if ending != "alpha"}
     dtypes = {file.entries[key].dtype for key in keys}

@@ -150,6 +150,11 @@ class Module:
         return self.place.path if self.place else ""
 
     @property
+    def in_text_encoder(self) -> bool:
+        """True if its place is in a text encoder."""
+        return self.component not in ("", *DENOISERS)
+
+    @property
     def named(self) -> Place | None:
         """Its place with the component as a dotted name has it: that of T5 is its folder."""
         return self.place and Place(self.prefix.removesuffix(".") or self.place.component, self.place.path)

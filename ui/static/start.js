@@ -25,17 +25,21 @@
   document.addEventListener("focusout", (event) => { // a dropdown shows its choice only by this
     if (/** @type {Element} */ (event.target).matches("[role=listbox]")) note(event);
   }, true);
+  const fieldOf = (/** @type {number} */ output) => {
+    const { type = "", props } = window.gradio_config.components.find(({ id }) => id === output) ?? {};
+    return FIELDS.includes(type) ? props?.elem_id : undefined;
+  };
   const request = window.fetch;
   window.fetch = async (address, options) => {
     if (!String(address).includes("/gradio_api/run/")) return request(address, options);
     const sent = ++latest, answer = await request(address, options);
-    if (!answer.ok) return answer;
-    const { dependencies, components } = window.gradio_config, answered = await answer.json();
     const { fn_index: number } = JSON.parse(String(options?.body));
-    dependencies.find(({ id }) => id === number)?.outputs.forEach((output, place) => {
-      const { type, props } = components.find(({ id }) => id === output) ?? {}, field = props?.elem_id ?? "";
+    const fields = window.gradio_config.dependencies.find(({ id }) => id === number)?.outputs.map(fieldOf) ?? [];
+    if (!answer.ok || !fields.some(Boolean)) return answer;
+    const answered = await answer.json();
+    fields.forEach((field, place) => {
       const filled = answered.data?.[place], { value, ...others } = filled?.__type__ === "update" ? filled : { value: filled };
-      if (!field || !FIELDS.includes(type ?? "") || value === undefined) return;
+      if (!field || value === undefined) return;
       if ((changes.get(field) ?? 0) < sent) changes.set(field, sent);
       else answered.data[place] = { ...others, __type__: "update" };
     });

@@ -164,11 +164,12 @@ def images(project: str) -> list[Json]:
     """List the images of a project with their captions and problems."""
     folder = project_folders.folder(project)
     problems: dict[str, list[str]] = {}
-    for problem in checks.examine(folder, page_memory.answer(project, "trigger")).problems:
+    examined = checks.examine(folder, page_memory.answer(project, "trigger"))
+    for problem in examined.problems:
         problems.setdefault(problem.name, []).append(problem.message)
     return [
         {"image": example.name, "caption": example.caption, "problems": problems.get(example.name, [])}
-        for example in dataset.read(folder)
+        for example in examined.examples
     ]
 
 

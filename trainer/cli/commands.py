@@ -302,8 +302,8 @@ def check(
     folder = dataset.find_folder(name)
     count, forms = 0, [line for describe in extension.panels("check") for line in describe(folder)]
     for part in dataset.parts(folder):
-        stats = image_stats.measure_missing(part.folder)
-        examined = checks.examine(part.folder, trigger, preset=preset, base=base, resolution=resolution, stats=stats)
+        image_stats.measure_missing(part.folder)
+        examined = checks.examine(part.folder, trigger, preset=preset, base=base, resolution=resolution)
         problems += [problem for problem in examined.problems if not part.caption or problem.kind != "no caption"]
         count += len(examined.examples)
         forms += _forms(part)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,10 +31,14 @@ NOUNS = frozenset({
 
 @dataclass(frozen=True)
 class Examination:
-    """The examples of a dataset, and what to know about them before training, the most important first."""
+    """The examples of a dataset, and what to know about them before training, the most important first.
+
+    `unmeasured` is the number of images whose pixels were not looked at yet.
+    """
 
     examples: tuple[Example, ...]
     problems: list[Problem]
+    unmeasured: int
 
 
 def examine(
@@ -44,9 +48,9 @@ def examine(
     preset: str = "character",
     base: str = "",
     resolution: int = 0,
-    stats: Mapping[str, ImageStats] | None = None,
+    examples: tuple[Example, ...] | None = None,
 ) -> Examination:
-    """Read a dataset and check it; of a large one, each costs a second.
+    """Read a dataset and check it, with the statistics that are known: nothing is measured here.
 
     Args:
         folder: the dataset.
@@ -54,36 +58,38 @@ def examine(
         preset: what is taught; a style needs no class, and plain LoRA may teach one.
         base: the base model, which limits the length of captions.
         resolution: of the training, in pixels; 0 = not known yet.
-        stats: known statistics of the images, by name; nothing is measured here.
+        examples: as they were just read, if they were.
     """
-    files = dataset.image_files(folder)
-    everything = dataset.read(folder)
-    damaged = image_stats.look(folder).damaged
-    examples = [example for example in everything if example.name not in damaged]
-    names = {example.name for example in examples}
-    stats = {name: image for name, image in (stats or {}).items() if name in names}
+    files, everything = dataset.image_files(folder), examples
+    if everything is None:
+        everything = dataset.read(folder)
+    known = image_stats.look(folder)
+    whole = [example for example in everything if example.name not in known.damaged]
+    names = {example.name for example in whole}
+    stats = {name: image for name, image in known.stats.items() if name in names}
     problems = [
-        *_check_images(files, examples),
+        *_check_images(files, whole, known.damaged),
         *_check_folders(folder),
         *_check_caption_files(folder, files),
         *_check_masks(folder, files),
-        *_check_captions(examples, trigger, base),
-        *_check_sizes(examples, resolution),
-        *_check_stats(examples, stats),
+        *_check_captions(whole, trigger, base),
+        *_check_sizes(whole, resolution),
+        *_check_stats(whole, stats),
     ]
-    if preset == "character" and _lacks_class(examples):
+    if preset == "character" and _lacks_class(whole):
         problems.append(Problem("no class", "", _(KINDS["no class"].title)))
-    return Examination(everything, sorted(problems, key=lambda problem: -problem.severity))
+    problems.sort(key=lambda problem: -problem.severity)
+    return Examination(everything, problems, len(known.missing))
 
 
-def _check_images(files: Sequence[Path], examples: Sequence[Example]) -> Iterator[Problem]:
+def _check_images(files: Sequence[Path], examples: Sequence[Example], damaged: Collection[str]) -> Iterator[Problem]:
     if not examples:
         yield Problem("empty", "", _(KINDS["empty"].title))
     elif len(examples) < FEW:
         yield Problem("few", "", ngettext("There is only {n} image.", "There are only {n} images.", len(examples)))
     readable = {example.name for example in examples}
     for file in files:
-        if file.name not in readable:
+        if file.name in damaged or (file.name not in readable and images.display_size(file) is None):
             yield Problem("unreadable", file.name, _("This file cannot be read as an image."))
 
 

@@ -220,7 +220,7 @@ def _images(folder: Path, *, masks: bool) -> list[Path]:
 
 
 def _is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in images.SUFFIXES and not name.startswith(".")
+    return name.lower().endswith(images.SUFFIXES) and not name.startswith(".")
 
 
 def is_mask(name: str) -> bool:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class ImageStats:
     blur: float
     opaque: float
 
-    @property
+    @cached_property
     def is_blank(self) -> bool:
         """True if the image shows a single color."""
         colors = self.grid.reshape(-1, 3)

@@ -146,14 +146,14 @@ def warn(run: Run, config: TrainConfig, family: Family, captions: list[str]) -> 
     problems = []
     for subject in config.taught:
         for part in dataset.parts(dataset.find_folder(subject.dataset)):
-            measured = image_stats.measure_missing(part.folder, MEASURED) if run.is_main else None
+            if run.is_main:
+                image_stats.measure_missing(part.folder, MEASURED)
             problems += checks.examine(
                 part.folder,
                 subject.trigger,
                 preset=config.preset,
                 base=config.model.base,
                 resolution=config.training.resolution,
-                stats=measured or image_stats.known(part.folder),
             ).problems
     problems = [problem for problem in problems if not problem.hint and problem.kind != "long caption"]
     for problem in group_by_kind(problems):

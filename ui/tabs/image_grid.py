@@ -4,9 +4,10 @@ Nothing here waits until images are measured; `Project.left` says how many still
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +18,7 @@ import gradio as gr
 from trainer import config as configs
 from trainer import paths, storage
 from trainer.base_models import MICRO
-from trainer.data import caption_edits, checks, dataset, image_edits, image_stats, token_count, undo
+from trainer.data import caption_edits, checks, dataset, image_edits, token_count, undo
 from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
@@ -82,10 +83,14 @@ class Project:
         folder = paths.datasets() / self.name
         return folder if self.name and folder.is_dir() else None
 
-    def badges(self, name: str) -> list[str]:
-        """Return the badges on the card of an image: mere hints are in the list alone, and an empty field is seen."""
-        own = (problem for problem in self.problems if problem.name == name and problem.kind != "no caption")
-        return [problem.message for problem in own if not problem.hint]
+    @cached_property
+    def badges(self) -> Mapping[str, Sequence[str]]:
+        """Badges on the cards by the name of the image: mere hints are in the list alone, an empty field is seen."""
+        badges = defaultdict(list)
+        for problem in self.problems:
+            if problem.kind != "no caption" and not problem.hint:
+                badges[problem.name].append(problem.message)
+        return badges
 
 
 def read(name: str | None, trigger: str = "") -> Project:
@@ -98,15 +103,21 @@ def read(name: str | None, trigger: str = "") -> Project:
     if preset not in get_args(configs.Preset):
         preset = "character"
     resolution = _resolution(project.name, preset, base)
-    known = image_stats.look(folder)
-    examined = checks.examine(folder, trigger, preset=preset, base=base, resolution=resolution, stats=known.stats)
+    examined = checks.examine(
+        folder,
+        trigger,
+        preset=preset,
+        base=base,
+        resolution=resolution,
+        examples=page_memory.examples(project.name),
+    )
     return replace(
         project,
         examples=examined.examples,
         problems=tuple(examined.problems),
         base=base,
         resolution=resolution,
-        left=len(known.missing),
+        left=examined.unmeasured,
         proposed={name: edit.after for name, edit in caption_edits.read_proposals(folder).items()},
     )
 
@@ -189,7 +200,7 @@ def _card(project: Project, example: Example, crop: tuple[float, float], bucket:
         "look": "small" if min(example.width, example.height) < SMALL else "",
         "ratio": f"{example.width / example.height:.4f}",
         "cut": _inset(*crop),
-        "badges": project.badges(example.name),
+        "badges": project.badges.get(example.name, []),
         **token_usage(project, example.caption),
     }
 

@@ -188,7 +188,7 @@ def save_caption(argument: dict[str, Any]) -> dict[str, Any]:
     written_at = time.monotonic()
     current, caption = image_grid.read(project, page_memory.answer(project, "trigger")), read_caption(image)
     usage = image_grid.token_usage(current, caption)
-    return {"at": written_at, "caption": caption, "badges": current.badges(name), **usage}
+    return {"at": written_at, "caption": caption, "badges": current.badges.get(name, []), **usage}
 
 
 @answered

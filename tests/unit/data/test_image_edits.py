@@ -181,7 +181,8 @@ def test_a_mask_that_changed_since_is_not_undone(masked: Path) -> None:
 def test_transparency_becomes_masks_with_one_undo(masked: Path) -> None:
     own = saved(Image.new("L", (40, 30), 7), "PNG")
     (masked / "b.mask.png").write_bytes(own)
-    problems = checks.examine(masked, stats=image_stats.measure_missing(masked)).problems
+    image_stats.measure_missing(masked)
+    problems = checks.examine(masked).problems
     assert fixes.apply_fix(masked, problems, "transparent") == "Made 1 mask from transparency."
     assert corners((masked / "a.mask.png").read_bytes()) == (0, 255)
     assert (masked / "b.mask.png").read_bytes() == own

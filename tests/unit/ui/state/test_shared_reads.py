@@ -45,7 +45,8 @@ def test_what_fails_is_read_again_and_few_results_are_kept() -> None:
     values = iter(range(10))
 
     def look() -> list[int]:
-        return [shared("inner", lambda: next(values)) for _ in range(3)]
+        deep = (shared("between", lambda: shared("inner", lambda: next(values))) for _ in range(2))
+        return [shared("inner", lambda: next(values)), *deep]
 
     assert [shared("outer", look) for _ in range(2)] == [[0, 0, 0], [1, 1, 1]]
     for number in range(3 * KEPT):

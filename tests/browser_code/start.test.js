@@ -46,7 +46,8 @@ function filling(t) {
       return (await (await arrived).json()).data;
     };
   };
-  return { fill, edit: () => type(window.document.querySelector("#steps input"), "7") };
+  const field = window.document.querySelector("#steps input");
+  return { field, fill, edit: () => type(field, "7") };
 }
 const NOTHING = { __type__: "update" };
 
@@ -58,6 +59,21 @@ test("an answer fills what nobody has edited since its request left", async (t) 
   const late = fill();
   edit();
   assert.deepEqual(await late({ __type__: "update", value: 3, visible: true }, 4), [{ __type__: "update", visible: true }, 4]);
+});
+
+test("what was typed in the moment before Gradio fills a field once more is typed again, once", async (t) => {
+  const { edit, field, fill } = filling(t), typed = [];
+  const moment = (value) => { field.value = value; t.mock.timers.tick(60); return field.value; };
+  field.addEventListener("input", () => typed.push(field.value));
+  edit();
+  assert.deepEqual([moment("3"), typed], ["7", ["7", "7"]]);
+  assert.equal(moment("3"), "3");
+  const answer = fill();
+  await answer(5);
+  assert.equal(moment("5"), "5", "an answer fills it");
+  edit();
+  await fill()(6);
+  assert.equal(moment("6"), "6", "also right after it was typed in");
 });
 
 test("of two answers, that to the later request stays, whichever comes first", async (t) => {

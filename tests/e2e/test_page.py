@@ -149,7 +149,6 @@ def test_the_whole_way(shared: Server, visit: Visit) -> None:
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
     page.locator("#try-advanced").get_by_text("Advanced").click()
     page.locator("#try-steps input").first.wait_for()
-    page.wait_for_timeout(500)  # a field that has just appeared gets its value once more
     page.locator("#try-steps input").first.fill("8")
     page.get_by_role("button", name="Generate image").click()
     full = picture(page, shared, "1")

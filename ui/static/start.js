@@ -22,6 +22,20 @@
     if (field) changes.set(field.id, ++latest);
   };
   document.addEventListener("input", note, true);
+  // Gradio fills a field once more in the moment after it has appeared: what was typed in this moment is typed again, once.
+  const retyped = /** @type {WeakSet<Event>} */ (new WeakSet());
+  document.addEventListener("input", (event) => {
+    const field = /** @type {HTMLInputElement} */ (event.target), { value } = field, id = field.closest?.(".block[id]")?.id ?? "";
+    const type = window.gradio_config?.components.find(({ props }) => props.elem_id === id)?.type, number = changes.get(id);
+    if (!value || !["textbox", "number"].includes(type ?? "") || retyped.has(event)) return;
+    setTimeout(() => {
+      if (field.value === value || changes.get(id) !== number) return;
+      const again = new Event("input", { bubbles: true });
+      field.value = value;
+      retyped.add(again);
+      field.dispatchEvent(again);
+    }, 60);
+  }, true);
   document.addEventListener("focusout", (event) => { // a dropdown shows its choice only by this
     if (/** @type {Element} */ (event.target).matches("[role=listbox]")) note(event);
   }, true);

@@ -210,8 +210,9 @@ def _connect_loading(page: gr.Blocks, watch: RunWatcher, top: head.Head, parts: 
     return loading
 
 
-def _load(watch: RunWatcher, address: Mapping[str, Any]) -> dict[str, Any]:
+def _load(watch: RunWatcher, address: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return everything as it is on disk, for a page that was just opened at an address."""
+    address = address or {}  # a program may send none
     wanted, tab, report = (str(address.get(name, "")) for name in ("project", "tab", "report"))
     project = wanted
     if wanted not in dataset.names():

@@ -421,7 +421,7 @@ def test_pages_that_are_gone_leave_no_memory_behind(shared: Server, page: Page) 
 
     def memory_after(pages: list[str]) -> int:
         with ThreadPoolExecutor(4) as threads:
-            answers = list(threads.map(lambda name: page.call(page.opened(), [{}], name), pages))
+            answers = list(threads.map(lambda name: page.call(page.opened(), [None], name), pages))
         assert all("example-character" in answer for answer in answers)
         return process.memory_info().rss
 

@@ -91,11 +91,24 @@ class RunWatcher:
         with self._lock:
             if run.folder not in self._datasets:
                 try:
-                    settings = foreign_text.parse_toml(run.config_file.read_text(encoding="utf-8"))
+                    self._datasets[run.folder] = _read_dataset(run.config_file)
                 except (OSError, UnicodeDecodeError, foreign_text.ForeignTextError):
                     return ""
-                self._datasets[run.folder] = str(settings.get("dataset", ""))
             return self._datasets[run.folder]
+
+
+def _read_dataset(settings: Path) -> str:
+    """Read the dataset from settings: from what stands above their first table, unless they were written by hand.
+
+    Raises:
+        ForeignTextError: they are not TOML.
+        OSError, UnicodeDecodeError: they cannot be read.
+    """
+    text = settings.read_text(encoding="utf-8")
+    with suppress(foreign_text.ForeignTextError):
+        if name := foreign_text.parse_toml(text.partition("\n[")[0]).get("dataset"):
+            return str(name)
+    return str(foreign_text.parse_toml(text).get("dataset", ""))
 
 
 def stamp(view: View | None) -> tuple[Hashable, ...]:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.integration.training.test_train import taken_from
 from tests.tiny import MAKERS
 from trainer import families
 from trainer.base_models.registry import FAMILIES, FamilyName
@@ -50,8 +49,15 @@ def answer(family: Family) -> Tensor:
         return family.predict(*question(family))
 
 
+def taken_from(adapter: families.Adapter) -> list[Tensor]:
+    """Return the gradients of an adapter, which has none afterwards."""
+    gradients = [parameter.grad for parameter in adapter.parameters() if parameter.grad is not None]
+    for parameter in adapter.parameters():
+        parameter.grad = None
+    return gradients
+
+
 def gradients(family: Family, adapter: Adapter) -> list[Tensor]:
-    """Return the gradients of one step, with a loss on whatever the model predicts."""
     family.predict(*question(family)).float().square().mean().backward()
     return taken_from(adapter)
 

@@ -23,6 +23,7 @@ from tests.integration.families.models import (
     load,
     options_of,
     question,
+    taken_from,
 )
 from tests.integration.training.test_train import (
     assert_resumes,
@@ -31,7 +32,6 @@ from tests.integration.training.test_train import (
     disturb,
     losses,
     settings,
-    taken_from,
 )
 from trainer import families
 from trainer.adapter_files import reader, writer
@@ -142,10 +142,11 @@ def test_the_three_files_of_comfyui_are_the_folder(
         load(file)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_named_blocks_are_those_of_the_model(bases: dict[str, Path], kind: str) -> None:
-    """Of each kind there are some, and they are all that diffusers has."""
-    family = load(bases[kind])
+BUILT_OTHERWISE = [kind for kind in KINDS if kind not in ("sd21", "sd21-v", "sd3")]  # than another one
+
+
+def check_blocks(family: Family) -> None:
+    """Check that of each kind of named blocks there are some, and that they are all that diffusers has."""
     modules = list(family.denoiser.modules())
     blocks = gradient_checkpointing._Blocks.of(family.denoiser, family.spec.modules)
     assert blocks.feed_forwards == [module for module in modules if type(module).__name__.endswith("FeedForward")] != []
@@ -159,10 +160,11 @@ def test_the_named_blocks_are_those_of_the_model(bases: dict[str, Path], kind: s
     assert family.spec.modules.quantized
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BUILT_OTHERWISE)
 def test_memory_is_saved_with_the_same_gradients(bases: dict[str, Path], kind: str) -> None:
     """Each way to compute blocks twice keeps less than the one before; weights that wait are copied in time."""
     family = load(bases[kind])
+    check_blocks(family)
     adapter = attached(family, bases[kind], text_encoder=False)
     disturb(adapter)
 
@@ -210,15 +212,12 @@ def assert_copied_in_turn(card: Card, count: int) -> None:
     assert len(back) >= count - 4
 
 
-@pytest.mark.parametrize("pair", ["sd15 sd21", "flux sd3"])
-def test_an_adapter_of_another_family_is_refused(bases: dict[str, Path], tmp_path: Path, pair: str) -> None:
-    trained, tried = pair.split()
-    adapter = families.attach(load(bases[trained]), Lora(rank=4), text_encoder=True, seed=0)
+def test_an_adapter_of_another_family_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    adapter = families.attach(load(bases["sd15"]), Lora(rank=4), text_encoder=True, seed=0)
     save_file(adapter.tensors(), tmp_path / "x.safetensors")
     adapters = ((str(tmp_path / "x.safetensors"), 1.0),)
-    picture = PictureConfig(base=str(bases[tried]), adapters=adapters, prompt="rin", steps=1, out="x.png")
-    words = r"does not fit the base model|has a different size in the base model|The base model has no"
-    with pytest.raises(UserError, match=words):
+    picture = PictureConfig(base=str(bases["sd21"]), adapters=adapters, prompt="rin", steps=1, out="x.png")
+    with pytest.raises(UserError, match="does not fit the base model 'sd21'"):
         sampler.Sampler().generate(picture)
 
 
@@ -239,13 +238,15 @@ CURVES = {
 
 @pytest.mark.parametrize("kind", cases(KINDS, pytest.mark.slow, ["sd15"]))
 def test_a_run_has_the_recorded_losses_and_resumes(character: Path, bases: dict[str, Path], kind: str) -> None:
+    """A run of one UNet and of one transformer is stopped on its way."""
     options = {"preservation__share": 0.25, "preservation__noise_from": 0.0, "preservation__prompts": [""]}
-    run = assert_resumes(settings(bases[kind], **options, **options_of(kind)), 3)
+    stops = (3,) if kind in ("sd15", "z_image") else ()
+    run = assert_resumes(settings(bases[kind], **options, **options_of(kind)), *stops)
+    assert kind not in UNETS or run.config().record.prediction_type == "read from its scheduler's config"
     assert [loss for _, loss in sorted(losses(run).items())] == pytest.approx(CURVES[kind], rel=1e-5)
 
 
 def exported(base: Path, file: Path, seed: int = 0) -> tuple[reader.AdapterFile, Family]:
-    """The file of an adapter that does something, and the model without it."""
     family = load(base)
     adapter = families.attach(family, settings(base).adapter, text_encoder=bool(family.text_encoders), seed=seed)
     disturb(adapter)
@@ -261,7 +262,7 @@ FULL = ("--precision", "fp32")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", TRANSFORMERS)
+@pytest.mark.parametrize("kind", [kind for kind in TRANSFORMERS if kind in BUILT_OTHERWISE])
 def test_the_tools_make_files_that_predict_what_they_should(
     bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:

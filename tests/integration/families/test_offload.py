@@ -17,18 +17,8 @@ from trainer.adapter_files import reader
 from trainer.base_models.registry import FAMILIES
 from trainer.families import gradient_checkpointing, offload, quantize
 
-CASES = (
-    "sd15 LoHa half",
-    "sd15 DoRA all",
-    "sd3 LoRA half",
-    "flux LoRA all",
-    "chroma LoRA half",
-    "z_image LoRA all",
-    "flux2_klein LoRA half",
-)
 
-
-@pytest.mark.parametrize("base", ["sd15", "flux", "chroma"])
+@pytest.mark.parametrize("base", ["sd15", "chroma"])
 def test_predictions_are_the_same_and_weights_are_copied_once(bases: dict[str, Path], base: str) -> None:
     family = load(bases[base])
     expected = answer(family)
@@ -86,14 +76,13 @@ def test_weights_in_fewer_bits_wait_too(bits: quantize.Bits) -> None:
             assert torch.equal(gradient(), expected)
 
 
-@pytest.mark.parametrize("adapter", [{"adapter__dora": True}, {"adapter__kind": "loha"}], ids=["DoRA", "LoHa"])
-def test_an_adapter_may_be_attached_while_weights_wait(tiny_sd: Path, adapter: dict[str, Any]) -> None:
-    """As where the whole model never fits."""
+def test_an_adapter_may_be_attached_while_weights_wait(tiny_sd: Path) -> None:
+    """As where the whole model never fits; a DoRA needs their lengths."""
     family = load(tiny_sd)
-    expected = gradients(family, attached(family, tiny_sd, text_encoder=False, **adapter))
+    expected = gradients(family, attached(family, tiny_sd, text_encoder=False, adapter__dora=True))
     family = load(tiny_sd)
     gradient_checkpointing.recompute(family, "off", "all")
-    waiting = attached(family, tiny_sd, text_encoder=False, **adapter)
+    waiting = attached(family, tiny_sd, text_encoder=False, adapter__dora=True)
     gradient_checkpointing.recompute(family, "all", "all")
     with Card(family.denoiser):
         assert equal(gradients(family, waiting), expected)

@@ -29,7 +29,6 @@ SCALE = 0.13025  # of SDXL
 
 
 def make_vae(folder: Path, scale: float = 0.18215, seed: int = 7) -> Path:
-    """A VAE with other weights than those of the tiny models."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tiny._vae(scaling_factor=scale).save_pretrained(folder)
@@ -37,7 +36,6 @@ def make_vae(folder: Path, scale: float = 0.18215, seed: int = 7) -> Path:
 
 
 def forms(folder: Path) -> dict[str, Path]:
-    """The same VAE as people have it."""
     original = {key: value.contiguous() for key, value in single_file._vae(folder)}
     below = folder.parent / "files"
     below.mkdir()
@@ -160,9 +158,7 @@ def assert_same_base(scaled: object, plain: object) -> None:
     assert changed > 10, "something was quantized"
 
 
-@pytest.mark.parametrize(
-    "case", ["sdxl scale_weight", "sd3-5-medium weight_scale", "z_image scale_weight", "sd3 apart"]
-)
+@pytest.mark.parametrize("case", ["sdxl scale_weight", "sd3-5-medium weight_scale", "sd3 apart"])
 def test_a_single_file_is_multiplied_out(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, case: str) -> None:
     """So are text encoders in files of their own."""
     kind, name = case.split()

@@ -29,9 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "text_encoder"), [("lora", True), ("locon", False), ("dora", True), ("loha", False), ("lokr", True)]
-)
+@pytest.mark.parametrize(("kind", "text_encoder"), [("locon", True), ("dora", True), ("loha", False), ("lokr", True)])
 def test_the_file_does_to_the_weights_what_the_adapter_does(
     family: Family, tiny_sd: Path, tmp_path: Path, kind: str, text_encoder: bool
 ) -> None:

@@ -32,7 +32,6 @@ OPTIONS |= {"preview__every": 4, "preview__prompts": ("rin", "rin, red", "red"),
 
 @pytest.fixture
 def alone(character: Path, tiny_sd: Path) -> Run:
-    """The run of one process."""
     run = finished(tiny_sd, **OPTIONS)
     return run
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tests.conftest import CHECKOUT
 from tests.fake_cuda import measure, waits
 from tests.integration.sampling.test_sampler import before_each, run_out
-from tests.integration.training.test_train import cases, finish, finished, losses, same, settings
+from tests.integration.training.test_train import attached, cases, finish, finished, losses, same, settings
 from trainer import families, processes, runs
 from trainer.adapter_files import reader
 from trainer.config import ModelConfig, TrainConfig
@@ -199,11 +199,10 @@ def test_an_optimizer_without_memory_in_step_1_begins_again(
     assert same(adapter, finish(usual)), "as if it had begun so"
 
 
-@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("kind", cases(ROWS, pytest.mark.nightly, ["adamw8bit", "muon", "prodigy-schedule-free"]))
 def test_a_rehearsed_step_takes_what_the_optimizer_will_keep(family: Family, tiny_sd: Path, kind: str) -> None:
-    options: dict[str, Any] = {"optimizer__kind": kind, "schedule__kind": "constant"}
-    config = settings(tiny_sd, **options)
-    adapter = families.attach(family, config.adapter, text_encoder=False, seed=0)
+    config = settings(tiny_sd, optimizer__kind=kind, schedule__kind="constant")
+    adapter = attached(family, tiny_sd, text_encoder=False)
     before = [parameter.detach().clone() for parameter in adapter.parameters()]
     rehearsed = optimizer_step.rehearse(config, adapter)
     assert all(torch.equal(old, new) for old, new in zip(before, adapter.parameters(), strict=True))
@@ -228,22 +227,17 @@ def test_a_base_in_fewer_bits_takes_an_adapter(character: Path, tiny_sd: Path) -
     assert {tensor.dtype for tensor in reader.read(small.export).tensors.values()} <= {torch.float16, torch.float32}
     shapes = [{key: tensor.shape for key, tensor in load_file(run.export).items()} for run in (full, small)]
     assert shapes[0] == shapes[1]
-    for adapter in ({"adapter__kind": "loha"}, {"adapter__dora": True}):
-        with pytest.raises(UserError, match=r"model.weights: LoHa, LoKr and DoRA need"):
-            settings(tiny_sd, model__weights="nf4", **adapter)
+    with pytest.raises(UserError, match=r"model.weights: LoHa, LoKr and DoRA need"):
+        settings(tiny_sd, model__weights="nf4", adapter__dora=True)
 
 
-def test_a_paused_run_leaves_its_device_to_others() -> None:
+def test_a_paused_run_leaves_its_device_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a GPU that is not here; on a CPU there is nothing to leave."""
-
-    class Denoiser(torch.nn.Linear):
-        def to(self, device: Any) -> "Denoiser":  # noqa: ANN401 - whatever names a device
-            places.append(torch.device(device).type)
-            return self
-
     for device, expected in (("cuda", ["cpu", "paused", "cuda"]), ("cpu", ["paused"])):
         places: list[str] = []
-        family: Any = SimpleNamespace(device=torch.device(device), denoiser=Denoiser(1, 1))
+        denoiser = torch.nn.Linear(1, 1)
+        monkeypatch.setattr(denoiser, "to", lambda device, places=places: places.append(torch.device(device).type))
+        family: Any = SimpleNamespace(device=torch.device(device), denoiser=denoiser)
         with memory.set_aside(family):
             places.append("paused")
         assert places == expected

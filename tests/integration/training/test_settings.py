@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.integration.training.test_train import OPTIONS, cases, finish, finished, mute, same, settings
 from trainer import paths, runs, schema
+from trainer.adapter_files import reader
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.data.captions import contains_trigger
@@ -135,16 +135,8 @@ def test_previews_are_made_as_lines_and_settings_say(character: Path, tiny_sd: P
     assert not runs.look(without).state.previews
 
 
-def test_previews_of_captions_that_show_none_of_it_are_said(character: Path, tiny_sd: Path) -> None:
-    """A random model draws noise; of prompts that are no captions nobody knows what they should show."""
-    for prompts, count in (([], 1), (["rin on a beach"], 0)):
-        run = finished(tiny_sd, preview__every=100, preview__prompts=prompts, training__steps=1)
-        warnings = runs.look(run).state.warnings
-        assert sum("do not show the shapes" in warning for warning in warnings) == count
-
-
 def test_a_dataset_that_is_edited_and_removed_meanwhile_changes_nothing(character: Path, tiny_sd: Path) -> None:
-    config = settings(tiny_sd, preview__every=100, preview__prompts=[])
+    config = settings(tiny_sd, preview__every=100, preview__prompts=[], training__steps=2)
     usual, made = runs.create(config), runs.create(config)
     expected = finish(usual)
 
@@ -156,6 +148,7 @@ def test_a_dataset_that_is_edited_and_removed_meanwhile_changes_nothing(characte
 
     assert same(finish(Run(made.folder, remove)), expected)
     assert runs.look(made).state.losses == runs.look(usual).state.losses
+    assert sum("do not show the shapes" in warning for warning in runs.look(usual).state.warnings) == 1
 
 
 def pixels(file: Path) -> np.ndarray[Any, Any]:
@@ -191,7 +184,6 @@ CLASSES |= {"preservation__share": 1.0}
 
 @pytest.fixture
 def kim(character: Path) -> Path:
-    """A second dataset of four images, beside `rin`."""
     folder = character.with_name("kim")
     folder.mkdir()
     for number, caption in enumerate(("kim's picture 1", "kim's picture 2", "kim's picture 3", "kim's hat, rin"), 1):
@@ -224,7 +216,7 @@ def test_each_image_is_taught_with_its_own_trigger(family: Family, tiny_sd: Path
     assert all(contains_trigger(text, "rin") for text in captions if text not in kims)
     assert all("kim's" in text for text in kims if text != "kmx2")
     assert "kmx2, kim's hat, rin" in kims, "an image of both has both words"
-    assert captions["rin"] > 5
+    assert 8 < captions["rin"] < 26, "three in ten of 56"
     assert captions["kmx2"] > 3
     assert sum(captions[text] for text in kims) == 32, "twice as often, in each of four epochs"
     preserved = {text for batch in batches for text in batch.preserved}
@@ -251,7 +243,8 @@ def test_each_subject_has_its_class_and_regularization_images(family: Family, ki
         encode.build(family, dataset.read_subjects(config.taught), config, mute)
 
 
-@pytest.mark.usefixtures("kim", "classes")
+@pytest.mark.usefixtures("kim")
 def test_a_run_of_two_subjects_names_both(tiny_sd: Path) -> None:
-    with safe_open(finished(tiny_sd, **CLASSES, training__steps=1).export, "pt") as file:
-        assert file.metadata()["modelspec.trigger_phrase"] == "rin, kmx2"
+    run = finished(tiny_sd, **SUBJECTS, training__steps=1)
+    assert reader.read(run.export).metadata["modelspec.trigger_phrase"] == "rin, kmx2"
+    assert "do not show the shapes" not in str(runs.look(run).state.warnings), "of a prompt that is no caption"

@@ -10,34 +10,25 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.integration.families.models import KINDS, Card, answer, load, question
+from tests.integration.families.models import Card, answer, equal, gradients, load
 from tests.integration.training.test_settings import pixels
 from tests.integration.training.test_train import (
     assert_resumes,
     disturb,
     finished,
-    losses,
     same,
+    save,
     settings,
-    taken_from,
 )
 from tests.tiny import make_sd, make_z_image
 from trainer import families, foreign_text, runs
 from trainer.adapter_files import reader
 from trainer.base_models import detect, name_hints
 from trainer.config import ModelConfig, PictureConfig, base_notes
-from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
+from trainer.config.adapter import AdapterConfig, LoKr, Lora
 from trainer.errors import UserError
 from trainer.families import gradient_checkpointing, loading
 from trainer.sampling import sampler
-
-
-def save(base: Path, path: Path, config: AdapterConfig | None = None, *, text_encoder: bool = False) -> Path:
-    """Save an adapter for a base model that changes a lot."""
-    adapter = families.attach(load(base), config or Lora(rank=4), text_encoder=text_encoder, seed=3)
-    disturb(adapter)
-    save_file(adapter.tensors(), path)
-    return path
 
 
 @pytest.fixture
@@ -45,9 +36,15 @@ def file(tiny_sd: Path, tmp_path: Path) -> Path:
     return save(tiny_sd, tmp_path / "turbo.safetensors")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_is_added_to_predictions_but_not_to_images(bases: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    path = save(bases[kind], tmp_path / "turbo.safetensors")
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("z_image", Lora(rank=4)), ("sd15", Lora(rank=32, alpha=8.0, targets="conv")), ("sd15", LoKr(rank=2, alpha=2.0))],
+    ids=["linear", "convolutions", "LoKr"],
+)
+def test_it_is_added_to_predictions_but_not_to_images(
+    bases: dict[str, Path], tmp_path: Path, kind: str, config: AdapterConfig
+) -> None:
+    path = save(bases[kind], tmp_path / "turbo.safetensors", config)
     bare, family = load(bases[kind]), load(bases[kind], training_adapter=str(path))
     images = {"seed": 1, "steps": 2, "guidance": 2.0, "side": 64}
     with families.patched(bare, [(reader.read(path), 1.0)]):
@@ -59,45 +56,25 @@ def test_it_is_added_to_predictions_but_not_to_images(bases: dict[str, Path], tm
     assert families.fingerprint(family.denoiser) == families.fingerprint(bare.denoiser)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [Lora(rank=32, alpha=8.0, targets="conv"), LoHa(rank=2, alpha=2.0), LoKr(rank=2, alpha=2.0)],
-    ids=["convolutions", "LoHa", "LoKr"],
-)
-def test_each_low_rank_kind_is_added_exactly(tiny_sd: Path, tmp_path: Path, config: AdapterConfig) -> None:
-    path = save(tiny_sd, tmp_path / "turbo.safetensors", config)
-    bare, family = load(tiny_sd), load(tiny_sd, training_adapter=str(path))
-    with families.patched(bare, [(reader.read(path), 1.0)]):
-        expected = answer(bare)
-    assert torch.allclose(answer(family), expected, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("bits", ["int8", "nf4"])
-def test_a_quantized_base_takes_one_too(tiny_sd: Path, file: Path, bits: str) -> None:
+def test_a_quantized_base_takes_one_too(tiny_sd: Path, file: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    bare, family = load(tiny_sd, weights=bits), load(tiny_sd, weights=bits, training_adapter=str(file))
+    bare, family = load(tiny_sd, weights="nf4"), load(tiny_sd, weights="nf4", training_adapter=str(file))
     whole = load(tiny_sd, training_adapter=str(file))
     assert (answer(family) - answer(whole)).norm() < 0.3 * (answer(family) - answer(bare)).norm()
 
 
-@pytest.mark.parametrize("trained", [Lora(rank=4), Lora(rank=4, dora=True), LoHa(rank=2)], ids=["LoRA", "DoRA", "LoHa"])
-def test_weights_that_wait_give_the_same_gradients(tiny_sd: Path, file: Path, trained: AdapterConfig) -> None:
+def test_weights_that_wait_give_the_same_gradients(tiny_sd: Path, file: Path) -> None:
+    """Of a DoRA, whose lengths are those of the base's weight with the training adapter."""
     family = load(tiny_sd, training_adapter=str(file))
-    adapter = families.attach(family, trained, text_encoder=False, seed=0)
+    adapter = families.attach(family, Lora(rank=4, dora=True), text_encoder=False, seed=0)
     with adapter.off():
         base = answer(family)
     assert torch.allclose(answer(family), base, atol=1e-6), "what is to be preserved is the base with it"
     disturb(adapter)
-
-    def gradients() -> list[torch.Tensor]:
-        family.predict(*question(family)).square().mean().backward()
-        return taken_from(adapter)
-
-    expected = gradients()
+    expected = gradients(family, adapter)
     gradient_checkpointing.recompute(family, "all", "all")
     with Card(family.denoiser):
-        for gradient, known in zip(gradients(), expected, strict=True):
-            assert torch.equal(gradient, known)
+        assert equal(gradients(family, adapter), expected)
 
 
 def test_a_run_with_one_resumes_and_leaves_it_out(character: Path, tiny_sd: Path, file: Path, tmp_path: Path) -> None:
@@ -116,22 +93,22 @@ def test_a_run_with_one_resumes_and_leaves_it_out(character: Path, tiny_sd: Path
     [warning] = [text for text in runs.look(run).state.warnings if file.name in text]
     assert "Previews and the finished adapter leave it out" in warning
 
-    zero = tmp_path / "zero.safetensors"
-    save_file({key: tensor * ("lora_up" not in key) for key, tensor in load_file(file).items()}, zero)
-    as_without = finished(tiny_sd, model__training_adapter=str(zero), **options)
-    assert same(load_file(as_without.export), load_file(without.export))
-    assert losses(as_without) == losses(without)
 
-
-def test_the_plan_of_a_distilled_model_names_both_ways(tiny_sd: Path, file: Path) -> None:
-    lightning = replace(detect.look(tiny_sd), few_step=name_hints.find_few_step("lightning"))
+def test_the_plan_notes_what_distilled_models_and_few_steps_take(tiny_sd: Path, file: Path) -> None:
+    base = detect.look(tiny_sd)
+    lightning = replace(base, few_step=name_hints.find_few_step("lightning"))
     turbo = replace(lightning, family="z_image")
-    config, with_one = settings(tiny_sd), settings(tiny_sd, model__training_adapter=str(file))
-    assert "Rather train on the model that it was made from" in base_notes.find(config, lightning)[0]
-    assert "model.training_adapter" not in base_notes.find(config, lightning)[0]
-    assert "zimage_turbo_training_adapter_v2.safetensors" in base_notes.find(config, turbo)[0]
-    [note] = base_notes.find(with_one, turbo)
+    [note] = base_notes.find(settings(tiny_sd), lightning)
+    assert "Rather train on the model that it was made from" in note
+    assert "model.training_adapter" not in note
+    assert "zimage_turbo_training_adapter_v2.safetensors" in base_notes.find(settings(tiny_sd), turbo)[0]
+    [note] = base_notes.find(settings(tiny_sd, model__training_adapter=str(file)), turbo)
     assert note.startswith("While training, turbo.safetensors is added")
+    named = {"preview__adapter": "sdxl-lightning-4step.safetensors"}
+    [note] = base_notes.find(settings(tiny_sd, **named, preview__steps=25), base)
+    assert "Lightning is made for about 4 steps at 1" in note
+    assert not base_notes.find(settings(tiny_sd, **named, preview__steps=4, preview__guidance=1.0), base)
+    assert not base_notes.find(settings(tiny_sd, preview__adapter="turbid.safetensors"), base)
 
 
 def refusal(base: Path, name: Path | str) -> str:
@@ -145,6 +122,8 @@ def test_what_does_not_fit_is_refused(bases: dict[str, Path], tmp_path: Path) ->
     assert "does not fit the base model: it changes lora_" in refusal(tiny, save(bases["sdxl"], path))
     assert "does not fit the base model: it changes lora_" in refusal(tiny, save(bases["flux"], path))
     assert "changes lora_te_" in refusal(tiny, save(tiny, path, text_encoder=True))
+    with pytest.raises(UserError, match="does not fit the base model"):  # as an adapter for previews
+        families.frozen(load(tiny), str(path))
     tensors = load_file(save(tiny, path))
     save_file({key: torch.cat([part, part]) if "lora_up" in key else part for key, part in tensors.items()}, path)
     assert "does not fit the base model" in refusal(tiny, path)
@@ -179,17 +158,6 @@ def test_a_few_step_adapter_is_in_previews_alone(character: Path, tiny_sd: Path,
         assert abs(pixels(usual.folder / out.relative_to(run.folder)) - expected).max() > 20
 
 
-def test_what_few_steps_take_is_noted(tiny_sd: Path, file: Path) -> None:
-    base = detect.look(tiny_sd)
-    named = {"preview__adapter": "sdxl-lightning-4step.safetensors"}
-    [note] = base_notes.find(settings(tiny_sd, **named, preview__steps=25), base)
-    assert "Lightning is made for about 4 steps at 1" in note
-    assert not base_notes.find(settings(tiny_sd, **named, preview__steps=4, preview__guidance=1.0), base)
-    assert not base_notes.find(settings(tiny_sd, preview__adapter="turbid.safetensors"), base)
-    with pytest.raises(UserError, match="does not fit the base model"):
-        families.frozen(load(tiny_sd), str(save(tiny_sd, file, text_encoder=True)))
-
-
 def test_an_adapter_is_taken_out_again_after_an_error(tiny_sd: Path, file: Path) -> None:
     family = load(tiny_sd)
     expected = answer(family)
@@ -200,32 +168,16 @@ def test_an_adapter_is_taken_out_again_after_an_error(tiny_sd: Path, file: Path)
     assert torch.equal(answer(family), expected)
 
 
-@pytest.fixture
-def turbo(bases: dict[str, Path], tmp_path: Path) -> Path:
-    """Another model of the family."""
-    return make_z_image(tmp_path / "z_image_turbo", seed=5)
-
-
-OTHER: dict[str, dict[str, Any]] = {
-    "LoRA": {},
-    "LoHa": {"adapter__kind": "loha"},
-    "int8": {"model__weights": "int8"},
-}
-
-
-@pytest.mark.parametrize("kind", OTHER)
-def test_previews_of_another_model_have_the_adapter(
-    bases: dict[str, Path], character: Path, turbo: Path, tmp_path: Path, kind: str
-) -> None:
-    base, other = bases["z_image"], turbo
-    if kind == "int8":  # that of Z-Image is too narrow
-        pytest.importorskip("bitsandbytes")
-        base, other = bases["sd15"], make_sd(tmp_path / "other", seed=5)
-    options = OTHER[kind] | {"preview__prompts": ["rin --w 64 --h 64"], "preview__at_start": True, "training__steps": 2}
+def test_previews_of_another_model_have_the_adapter(tiny_sd: Path, character: Path, tmp_path: Path) -> None:
+    """It takes fewer bits, as the base model does."""
+    pytest.importorskip("bitsandbytes")
+    base, other = tiny_sd, make_sd(tmp_path / "other", seed=5)
+    options: dict[str, Any] = {"preview__prompts": ["rin --w 64 --h 64"], "preview__at_start": True}
+    options |= {"training__steps": 2, "model__weights": "nf4"}
     usual, run = finished(base, **options), finished(base, **options, preview__base=str(other))
     assert same(load_file(run.export), load_file(usual.export))
     encoded, guidance = sampler.encode(load(base), {"rin", ""}), run.config().preview.guidance
-    family = load(other, weights=options.get("model__weights", "full"))
+    family = load(other, weights="nf4")
     for step, strength in ((0, 0.0), (2, 1.0)):
         out = run.folder / f"previews/{step:06d}_0.png"
         request = PictureConfig(prompt="rin", steps=2, guidance=guidance, width=64, height=64, out=str(out))
@@ -248,7 +200,9 @@ def test_a_trained_text_encoder_encodes_for_another_model(character: Path, tiny_
     assert abs(with_it - expected).max() > 20
 
 
-def test_another_model_for_previews_must_fit(bases: dict[str, Path], tmp_path: Path, turbo: Path) -> None:
+def test_another_model_for_previews_must_fit(bases: dict[str, Path], tmp_path: Path) -> None:
+    turbo = make_z_image(tmp_path / "z_image_turbo", seed=5)
+
     def refusal_of(base: Path, **changes: Any) -> str:  # noqa: ANN401 - any settings
         with pytest.raises(UserError) as error:
             base_notes.check(settings(base, **changes))

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from tests.conftest import CHECKOUT
 from trainer.cli.commands import app, main
+from trainer.runs import events
 from ui import launch
 
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "SECURITY.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -72,13 +73,16 @@ def test_each_command_has_the_options_that_are_documented(capsys: pytest.Capture
 
 
 @pytest.mark.slow
-def test_the_commands_run_as_they_are_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_run_as_they_are_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In the order of a user's way: first what trains, then what needs the run."""
     shutil.copytree(CHECKOUT / "datasets" / "example-character", home / "datasets" / "example-character")
     shutil.copytree(CHECKOUT / "datasets" / "example-character", home / "datasets" / "mira")
     (settings,) = re.findall(r"```toml\n(.*?)```", COMMAND_LINE.read_text(encoding="utf-8"), re.S)
     short = "[training]\nsteps = 2\nbatch_size = 1\n[preview]\nevery = 0\n"
     (home / "mira.toml").write_text(settings + short, encoding="utf-8")
+    shutil.copy(home / "mira.toml", home / "own.toml")
     (home / "recipe.json").write_text('{"LoRA_type": "Standard", "network_dim": 8, "max_train_steps": 2}')
     monkeypatch.chdir(home)
     commands = [line.removeprefix("limner ") for page in PAGES for line in blocks(page) if line.startswith("limner ")]
@@ -89,5 +93,11 @@ def test_the_commands_run_as_they_are_written(home: Path, monkeypatch: pytest.Mo
     for command in sorted(here, key=lambda command: (command not in own_run, command.startswith("import-recipe"))):
         for theirs, ours in OWN.items():
             command = re.sub(rf"(?<!\w){re.escape(theirs)}(?!\w)", ours, command)
-        assert main(shlex.split(command)) == 0, command
+        more = ["--set", "training.steps=3"] if "--run outputs/mira" in command else []
+        assert main([*shlex.split(command), *more]) == 0, command
         AcceleratorState._reset_state(True)
+    steps = [event.step for event in events.read(home / "outputs/mira/events.jsonl")[0] if event.kind == "step"]
+    assert steps == [1, 2, 3]
+    capsys.readouterr()
+    assert main(["train", "own.toml", "--run", "outputs/mira"]) == 2
+    assert "already exists" in capsys.readouterr().err

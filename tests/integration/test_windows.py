@@ -40,7 +40,6 @@ def home(disk: Path) -> Path:
 
 
 def python(disk: Path, code: str, *arguments: str | Path, reads: str = "utf-8", **variables: str) -> str:
-    """Run a program on the emulated Windows; return what it prints."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = windows.environment(disk, home(disk)) | variables
     done = subprocess.run(command, env=environment, capture_output=True, encoding=reads, timeout=120)

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -141,9 +142,6 @@ def test_the_options_of_the_command_line(half: Path, tagger: Path, capsys: pytes
     assert main(["caption", "rin", "--task", "<OD>"]) == 2
 
 
-NAMES = "blip git blip2 florence"
-
-
 def load(folder: Path, **settings: object) -> models.Captioner:
     return models.load(CaptionConfig(dataset="rin", model=str(folder), **settings), torch.device("cpu"))
 
@@ -153,7 +151,7 @@ def caption(captioner: models.Captioner, color: str = "black") -> str:
         return captioner(Image.new("RGB", (60, 40), color))
 
 
-@pytest.mark.parametrize("name", cases(NAMES.split(), pytest.mark.slow, ["blip", "florence"]))
+@pytest.mark.parametrize("name", cases(("blip", "git", "blip2", "florence"), pytest.mark.slow, ("blip", "florence")))
 def test_each_class_writes_captions(name: str, tmp_path: Path) -> None:
     folder = getattr(tiny_captioners, f"make_{name}")(tmp_path / "model")
     assert kinds.look(folder) == {"florence": kinds.FLORENCE}.get(name, kinds.DESCRIBER)
@@ -184,13 +182,9 @@ def test_a_tagger_sees_the_whole_image_on_white_blue_green_red() -> None:
     assert pixels[0, 0].tolist() == pixels[31, 31].tolist() == [255, 255, 255]
 
 
-def _no_package(name: str) -> str:
-    raise importlib.metadata.PackageNotFoundError(name)
-
-
 def test_a_tagger_without_its_library_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    monkeypatch.setattr(importlib.metadata, "version", _no_package)
+    monkeypatch.setattr(importlib.metadata, "version", Mock(side_effect=importlib.metadata.PackageNotFoundError))
     folder = tiny_captioners.make_wd14(tmp_path / "model", "onnx")
     with pytest.raises(UserError, match=r"needs timm or ONNX Runtime.*limner\[taggers\]"):
         load(folder)

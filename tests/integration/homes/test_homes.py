@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.training.test_train import cases
 from tests.workers import Workers
 from trainer import paths, runs
 from trainer.adapter_files import reader
@@ -44,7 +45,7 @@ def test_projects_and_settings_open_and_runs_have_the_state_that_they_had(versio
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["averaged", pytest.param("stopped", marks=pytest.mark.nightly), "failed"])
+@pytest.mark.parametrize("name", cases(("averaged", "stopped", "failed"), pytest.mark.nightly, ["averaged"]))
 def test_runs_go_on_and_say_what_differs(version: str, name: str, workers: Workers) -> None:
     run = runs.find(name)
     if name == "stopped":

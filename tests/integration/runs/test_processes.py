@@ -6,19 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.conftest import CHECKOUT, wait
 from tests.workers import Workers
 from trainer import config, runs
 from trainer.cli.commands import main
-from trainer.runs import Run, control, events, queue
+from trainer.data import dataset, images, sandbox
+from trainer.data.captions import read_captions
+from trainer.runs import Run, control, queue
 from trainer.training import checkpoint
 
 
@@ -78,35 +81,6 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path, worke
     assert done.returncode == 0, done.stderr
     assert f"from step {step} of 100" in done.stderr
     assert "Finished after 100 steps: rin.safetensors" in done.stderr
-
-
-@pytest.mark.slow
-def test_the_command_line_all_the_way(character: Path, tmp_path: Path) -> None:
-    toml = tmp_path / "c.toml"
-    toml.write_text('name = "mira"\ndataset = "rin"\npreset = "character"\ntrigger = "miraxo"\n')
-    folder = tmp_path / "run"
-    changes = [f"--set={change}" for change in ("training.steps=3", "training.batch_size=1", "preview.every=0")]
-    done = limner("train", toml, "--run", folder, *changes)
-    assert done.returncode == 0, done.stderr
-    assert "Finished after 3 steps: mira.safetensors" in done.stderr
-    steps = [event for event in events.read(folder / "events.jsonl")[0] if event.kind == "step"]
-    assert [event.step for event in steps] == [1, 2, 3]
-
-    inspected = limner("inspect", folder / "mira.safetensors", "--json")
-    assert json.loads(inspected.stdout)["trigger"] == "miraxo"
-    for number, adapter in enumerate((f"{folder}/mira.safetensors", f"{folder}/mira.safetensors:0")):
-        out = tmp_path / f"{number}.png"
-        done = limner("sample", "--prompt", "miraxo", "--adapter", adapter, "--steps", "2", "--out", out)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == str(out)
-    plain = tmp_path / "plain.png"
-    assert limner("sample", "--prompt", "miraxo", "--steps", "2", "--out", plain).returncode == 0
-    pictures = [Image.open(path).tobytes() for path in (tmp_path / "0.png", tmp_path / "1.png", plain)]
-    assert pictures[0] != pictures[1] == pictures[2]
-
-    done = limner("train", toml, "--run", folder)
-    assert done.returncode == 2
-    assert "already exists" in done.stderr
 
 
 def test_doctor_and_check(character: Path) -> None:
@@ -224,3 +198,53 @@ def test_two_runs_train_at_once_and_a_kill_frees_a_card(
     runs.request(first, "stop")
     assert (workers.wait(numbers[first]), status(first)) == (0, "stopped")
     assert workers.wait(numbers[second]) == -signal.SIGKILL
+
+
+@pytest.fixture
+def project(character: Path) -> Path:
+    """A project with captions of several lines and of other forms, masks of each kind, and odd names."""
+    (character / "01.txt").write_text("one caption\nanother caption\n")
+    (character / "01.png").rename(character / "A picture (1) \u00e4.png")
+    (character / "01.txt").rename(character / "A picture (1) \u00e4.txt")
+    (character / "02.txt").rename(character / "02.caption")
+    (character / "masks").mkdir()
+    for number, mask in enumerate(("02.mask.png", "03-masklabel.png", "masks/04.png")):
+        Image.new("L", (64, 64), 50 * number).save(character / mask)
+    return character
+
+
+def test_a_backup_of_a_project_can_be_uploaded(project: Path, home: Path) -> None:
+    done = limner("export", "rin", home / "rin.zip")
+    assert done.returncode == 0, done.stderr
+    folder = dataset.create("mira")
+    report = sandbox.add(folder, [("rin.zip", home / "rin.zip")])
+    assert (len(report.added), report.masks, report.refused) == (14, 3, [])
+    uploaded = {path.read_bytes(): path for path in dataset.image_files(folder)}
+    for image in dataset.image_files(project):
+        copy = uploaded.pop(image.read_bytes())
+        assert read_captions(copy) == read_captions(image) != ()
+        mask, copied = dataset.read_mask(image), dataset.read_mask(copy)
+        assert bool(mask) == bool(copied)
+        if mask:
+            assert not ImageChops.difference(images.decode(mask), images.decode(copied)).getbbox()
+    assert not uploaded
+
+
+def test_a_backup_of_a_run_holds_its_files_once_it_has_ended(character: Path, home: Path) -> None:
+    run = make(steps=8)
+    for name in ("rin.safetensors", "checkpoints/000002/manifest.json", "events.jsonl", "worker.lock", "ask/start"):
+        (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.folder / name).write_text("x")
+    done = limner("export", run.id, home / "x.zip")
+    sentence = "This run is still running. Stop it first, or wait until it has ended.\n"
+    assert (done.returncode, done.stderr) == (2, sentence)
+    for name in ("nobody", "../rin", "."):
+        done = limner("export", name, home / "x.zip")
+        assert done.returncode == 2
+        assert "There is no project or run" in done.stderr
+    assert not (home / "x.zip").exists()
+    (run.folder / "ask" / "start").rename(run.folder / "ask" / "stop")
+    assert limner("export", run.id, home / "x.zip").returncode == 0
+    with zipfile.ZipFile(home / "x.zip") as archive:
+        names = {name.removeprefix(f"{run.id}/") for name in archive.namelist()}
+    assert names == {"config.toml", "events.jsonl", "checkpoints/000002/manifest.json", "rin.safetensors"}

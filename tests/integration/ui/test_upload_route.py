@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-import os
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,12 +42,9 @@ def size() -> int:
 
 
 @pytest.fixture(autouse=True)
-def _server_folder(home: Path) -> Iterator[None]:
+def _server_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's current folder is its home."""
-    before = Path.cwd()
-    os.chdir(home)
-    yield
-    os.chdir(before)
+    monkeypatch.chdir(home)
 
 
 def app(room: int = 2**40) -> SecurityMiddleware:

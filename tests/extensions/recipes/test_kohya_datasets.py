@@ -31,27 +31,23 @@ def table(header: str, values: dict[str, Any]) -> str:
     return f"{header}\n{toml(values)}\n"
 
 
-def written(tmp_path: Path, *subsets: dict[str, Any], start: str = GENERAL) -> Path:
-    path = tmp_path / "datasets.toml"
+def of(*subsets: dict[str, Any], start: str = GENERAL) -> str:
     text = start + table("[[datasets]]", {"resolution": 768, "batch_size": 2})
-    path.write_text(text + "".join(table("[[datasets.subsets]]", subset) for subset in subsets), encoding="utf-8")
-    return path
+    return text + "".join(table("[[datasets.subsets]]", subset) for subset in subsets)
 
 
-def read(tmp_path: Path, *subsets: dict[str, Any], start: str = GENERAL) -> tuple[config.TrainConfig, Recipe]:
-    """Read subsets, and check that each setting is taken or named."""
-    path = written(tmp_path, *subsets, start=start)
+def read(tmp_path: Path, text: str) -> tuple[config.TrainConfig, Recipe]:
+    """Read datasets, and check that each setting is taken or named."""
+    path = tmp_path / "datasets.toml"
+    path.write_text(text, encoding="utf-8")
     recipe = reading.read(path, datasets=True)
     notes = " ".join(recipe.notes)
-    lost = [
-        key for key in kohya.lifted(tomllib.loads(path.read_text())) if key not in recipe.mapped and key not in notes
-    ]
-    assert not lost
+    assert not [key for key in kohya.lifted(tomllib.loads(text)) if key not in recipe.mapped and key not in notes]
     return config.build(config.merge(ANY, recipe.settings)), recipe
 
 
 def test_a_subset_becomes_a_subject_or_regularization_images(tmp_path: Path) -> None:
-    settings, recipe = read(tmp_path, KIM, GIRLS, LEO, BOYS)
+    settings, recipe = read(tmp_path, of(KIM, GIRLS, LEO, BOYS))
     assert settings.taught == (
         Subject("/data/leo", "tuvani", 1, "boy", "/data/boys"),  # repeated least, so that the other is relative to it
         Subject("/data/kim", "kmx2", 2, "girl", "/data/girls"),
@@ -89,27 +85,19 @@ def test_a_subset_becomes_a_subject_or_regularization_images(tmp_path: Path) -> 
 def test_what_has_no_counterpart_is_named(
     tmp_path: Path, subsets: list[dict[str, Any]], taught: list[Subject], note: str
 ) -> None:
-    settings, recipe = read(tmp_path, *subsets)
+    settings, recipe = read(tmp_path, of(*subsets))
     assert list(settings.taught) == taught
     assert re.search(note, " ".join(recipe.notes))
 
 
-def read_text(tmp_path: Path, text: str) -> tuple[config.TrainConfig, Recipe]:
-    path = tmp_path / "datasets.toml"
-    path.write_text(text, encoding="utf-8")
-    recipe = reading.read(path, datasets=True)
-    return config.build(config.merge(ANY, recipe.settings)), recipe
-
-
 def at(*sides: object, subsets: tuple[dict[str, Any], ...] = (KIM, GIRLS, TIM), **others: object) -> str:
-    """Return datasets of the same subsets at several resolutions."""
     datasets = [table("[[datasets]]", {"resolution": side, "batch_size": 2} | others) for side in sides]
     return "".join(text + "".join(table("[[datasets.subsets]]", subset) for subset in subsets) for text in datasets)
 
 
 @pytest.mark.parametrize("start", ["", GENERAL, toml(SCRIPT) + GENERAL])
 def test_subsets_at_several_sizes_are_trained_at_each(tmp_path: Path, start: str) -> None:
-    settings, recipe = read_text(tmp_path, start + at(512, 1024, [768, 768]))
+    settings, recipe = read(tmp_path, start + at(512, 1024, [768, 768]))
     assert settings.training.resolutions == (1024, 768, 512)
     assert [subject.dataset for subject in settings.taught] == ["/data/tim", "/data/kim"]
     assert settings.taught[1].regularization == "/data/girls"
@@ -134,7 +122,7 @@ def test_subsets_at_several_sizes_are_trained_at_each(tmp_path: Path, start: str
 def test_datasets_that_differ_in_more_than_size_are_named(
     tmp_path: Path, text: str, resolutions: tuple[int, ...], note: str
 ) -> None:
-    settings, recipe = read_text(tmp_path, text)
+    settings, recipe = read(tmp_path, text)
     assert settings.training.resolutions == resolutions
     assert note in " ".join(recipe.notes)
 
@@ -147,7 +135,7 @@ def test_several_resolutions_go_to_sd_scripts_and_back(tmp_path: Path) -> None:
     assert any("further_resolutions" in note for note in kohya_export.export(settings).notes)
     assert tomllib.loads(exported.text)["min_bucket_reso"] == 128
     assert [dataset["resolution"] for dataset in tomllib.loads(exported.datasets)["datasets"]] == [512, 256, 128]
-    again, _recipe = read_text(tmp_path, exported.text + exported.datasets)
+    again, _recipe = read(tmp_path, exported.text + exported.datasets)
     assert again.training.resolutions == (512, 256, 128)
     assert again.taught == settings.taught
 
@@ -162,10 +150,10 @@ def test_epochs_become_steps_where_the_folders_are(tmp_path: Path) -> None:
             (folder / f"{number}.png").write_bytes(png((number, 0, 0)))
     start = toml(SCRIPT | {"max_train_epochs": 4}) + GENERAL
     subsets = [subset | {"image_dir": folder} for subset, folder in zip((KIM, LEO, GIRLS), folders, strict=True)]
-    settings, recipe = read(tmp_path, *subsets, start=start)
+    settings, recipe = read(tmp_path, of(*subsets, start=start))
     assert settings.training.steps == 4 * 50  # of (3 x 10 + 4 x 5) images, and as many girls, two a batch
     assert settings.adapter.rank == 16
-    _settings, recipe = read(tmp_path, KIM, LEO, start=start)
+    _settings, recipe = read(tmp_path, of(KIM, LEO, start=start))
     assert any("4 epochs" in note for note in recipe.notes)
     path = tmp_path / "sizes.toml"
     path.write_text(toml(SCRIPT | {"max_train_epochs": 4}) + "\n" + at(512, 1024, subsets=(KIM,)), encoding="utf-8")
@@ -178,7 +166,9 @@ def test_the_commands_take_datasets_there_and_back(character: Path, tmp_path: Pa
         assert done.exit_code == 0, done.exception
 
     out, again = tmp_path / "a.toml", tmp_path / "again.toml"
-    limner("import-recipe", written(tmp_path, KIM, GIRLS, LEO, BOYS, start=toml(SCRIPT) + GENERAL), "--out", out)
+    datasets = tmp_path / "datasets.toml"
+    datasets.write_text(of(KIM, GIRLS, LEO, BOYS, start=toml(SCRIPT) + GENERAL), encoding="utf-8")
+    limner("import-recipe", datasets, "--out", out)
     first = config.load(out)
     assert first.dataset == "/data/leo"
     limner("export-recipe", out, "--out", tmp_path / "k.toml", "--datasets", tmp_path / "d.toml")
@@ -230,7 +220,6 @@ def built(changes: dict[str, Any]) -> config.TrainConfig:
 
 
 def check_differences(before: config.TrainConfig, after: config.TrainConfig, notes: tuple[str, ...]) -> None:
-    """Check that whatever did not come back was named."""
     again = flat(after.model_dump(mode="json"))
     for path, value in flat(before.model_dump(mode="json")).items():
         same = again.get(path) == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value)

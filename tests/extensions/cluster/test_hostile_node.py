@@ -32,12 +32,10 @@ MEMORY = 256 * 2**20  # bytes that an attack may make the relay allocate
 class Lying(Node):
     """A node whose worker does nothing; `lie` changes each answer to `news`, `pieces` what is read of a file."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, lie: Callable[[News], News], pieces: Callable[[str, int], Any]) -> None:
         super().__init__(root)
         self.received: list[bytes] = []
-        self.lie: Callable[[News], News] = lambda news: news
-        self.pieces: Callable[[str, int], Any] = lambda path, offset: None
-        self.calls = 0
+        self.lie, self.pieces, self.calls = lie, pieces, 0
 
     def begin(self) -> None:
         (self._run.folder / "ask").mkdir(exist_ok=True)
@@ -62,18 +60,15 @@ class Lying(Node):
         return piece
 
 
-class Liars:
-    """A cluster of nodes that lie in the same way."""
-
-    def __init__(self, root: Path, lie: Callable[[News], News], pieces: Callable[[str, int], Any]) -> None:
-        self.root, self.lie, self.pieces = root, lie, pieces
-        self.placed: list[Lying] = []
-
-    def place(self, devices: int, wait: Callable[[], None]) -> Node:
-        node = Lying(self.root / f"node-{len(self.placed)}")
-        node.lie, node.pieces = self.lie, self.pieces
-        self.placed.append(node)
-        return node
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """Check that little memory is allocated inside the `with`."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
 
 
 class Victim:
@@ -95,24 +90,22 @@ class Victim:
         pieces: Callable[[str, int], Any] = lambda path, offset: None,
     ) -> str:
         """Relay the run to nodes that lie; return how it ended. Nothing but the run has changed, no secret was sent."""
-        before = self._files()
-        liars = Liars(self.root, lie, pieces)
-        self.placed = liars.placed
-        tracemalloc.start()
-        try:
-            with pytest.raises(UserError) as error:
-                relay.work(self.run, liars)
-            assert tracemalloc.get_traced_memory()[1] < MEMORY
-        finally:
-            tracemalloc.stop()
-        received = b"".join(piece for node in liars.placed for piece in node.received)
+        before, self.placed = self._files(), []
+
+        def place(devices: int, wait: Callable[[], None]) -> Node:
+            self.placed.append(Lying(self.root / f"node-{len(self.placed)}", lie, pieces))
+            return self.placed[-1]
+
+        with little_memory(), pytest.raises(UserError) as error:
+            relay.work(self.run, SimpleNamespace(place=place))
+        received = b"".join(piece for node in self.placed for piece in node.received)
         assert SECRET not in received
         assert b"settings of the attacker" not in received
         assert self._files() == before
         assert self.run.cluster == "ssh://gpu"
-        assert self.run.config().model_dump(include={"dataset", "model", "subjects", "regularization", "trigger"}) == (
-            self.settings.model_dump(include={"dataset", "model", "subjects", "regularization", "trigger"})
-        )
+        after = self.run.config()
+        assert (after.taught, after.model) == (self.settings.taught, self.settings.model)
+        assert after.regularization == self.settings.regularization
         return str(error.value)
 
     def _files(self) -> dict[str, bytes]:
@@ -140,11 +133,8 @@ def victim(
 def test_settings_that_come_back_do_not_choose_what_is_sent_next(victim: Victim) -> None:
     folder = str(victim.home / "ssh")
     file = f"{folder}/id_ed25519"
-    changes = {
-        "dataset": folder,
-        "model": {"base": folder, "vae": file, "training_adapter": file},
-        "adapter": {"start": file},
-    }
+    changes = {"dataset": folder, "model": {"base": folder, "vae": file, "training_adapter": file}}
+    changes |= {"adapter": {"start": file}}
     changes |= {"regularization": {"dataset": folder}, "trigger": "a", "subjects": [f"{folder}/../ssh --trigger b"]}
     data = config.merge(victim.settings.model_dump(mode="json"), changes)
     text = config.dump(config.build(data))
@@ -220,13 +210,8 @@ def test_texts_do_not_steer_a_terminal_and_clocks_may_be_wrong(victim: Victim) -
     assert "hello" in state.warnings
 
 
-ANSWERS: list[dict[str, Any]] = [
-    {"now": math.nan},
-    {"now": "soon"},
-    {"code": [1]},
-    {"requests": 5},
-    {"config": b"\xff"},
-]
+ANSWERS: list[dict[str, Any]] = [{"now": math.nan}, {"now": "soon"}, {"code": [1]}, {"requests": 5}]
+ANSWERS += [{"config": b"\xff"}]
 ANSWERS += [{"config": "name = 'rin'\n" * 10**6}, *({"events": each} for each in (None, b"x" * (PIECE + 1)))]
 ANSWERS += [{"log": each} for each in (5, b"x" * (PIECE + 1))]
 ANSWERS += [{"files": {"rin.safetensors": each}} for each in (5, (2**60, 1), (-1, 1))]
@@ -273,22 +258,6 @@ sys.stdin.buffer.read()
 """
 
 
-@pytest.fixture
-def fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put a program in the place of ssh, at whose other end an attacker sits."""
-
-    def install(attack: str) -> None:
-        folder = tmp_path / "bin"
-        folder.mkdir()
-        (folder / "server.py").write_text(SERVER.replace("{attack}", attack), encoding="utf-8")
-        script = f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(folder / 'server.py'))}\n"
-        (folder / "ssh").write_text(script, encoding="utf-8")
-        (folder / "ssh").chmod(0o700)
-        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-    return install
-
-
 @contextmanager
 def ssh_node() -> Iterator[_SshNode]:
     node = _SshNode(Address("gpu"))
@@ -315,17 +284,16 @@ ATTACKS = (
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=range(10))
 def test_bytes_that_are_no_answer_end_the_connection(
-    fake_ssh: Callable[[str], None], attack: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The last two chatter without end instead of a greeting."""
-    fake_ssh(attack)
-    tracemalloc.start()
-    try:
-        with pytest.raises((NodeLostError, UserError)) as error, ssh_node() as node:
-            relay.check_version(Border(cast(Node, node), tmp_path).about())
-        assert tracemalloc.get_traced_memory()[1] < MEMORY
-    finally:
-        tracemalloc.stop()
+    """Of a program in the place of ssh. The last two chatter without end instead of a greeting."""
+    server, ssh = tmp_path / "server.py", tmp_path / "ssh"
+    server.write_text(SERVER.replace("{attack}", attack), encoding="utf-8")
+    ssh.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(server))}\n", encoding="utf-8")
+    ssh.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with little_memory(), pytest.raises((NodeLostError, UserError)) as error, ssh_node() as node:
+        relay.check_version(Border(cast(Node, node), tmp_path).about())
     assert len(str(error.value)) < 2000
     assert "\x1b" not in str(error.value)
     assert len(capsys.readouterr().err) < 2**22

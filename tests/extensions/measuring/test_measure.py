@@ -40,8 +40,10 @@ SMALL |= {"image_size": 32, "patch_size": 16}
 CROP = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
 
 
+# Models of a few thousand parameters.
+
+
 def make_clip(folder: Path) -> Path:
-    """Save a CLIP of a few thousand parameters."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer", local_files_only=True)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -55,14 +57,13 @@ def make_clip(folder: Path) -> Path:
 
 
 def make_dinov2(folder: Path) -> Path:
-    """Save a DINOv2 of a few thousand parameters."""
     _save(transformers.Dinov2Model, transformers.Dinov2Config(**SMALL), folder)
     transformers.BitImageProcessor(**CROP).save_pretrained(folder)
     return folder
 
 
 def make_dino(folder: Path) -> Path:
-    """Save a DINO of a few thousand parameters, without the pooling layer, as those that are published."""
+    """Without the pooling layer, as those that are published."""
     _save(transformers.ViTModel, transformers.ViTConfig(intermediate_size=16, **SMALL), folder, add_pooling_layer=False)
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
@@ -241,7 +242,6 @@ TABLE = Table("<CLIP>", 8, 2, 14, ROWS, MISSING)
 
 @pytest.fixture
 def measurable(finished: Run) -> Run:
-    """A finished run with the checkpoints of steps 2 and 5."""
     folder = finished.folder / "checkpoints" / "000002"
     folder.mkdir()
     (folder / "adapter.safetensors").write_bytes(b"b")

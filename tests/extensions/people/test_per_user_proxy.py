@@ -29,7 +29,6 @@ COMMAND = (sys.executable, "-m", "tests.workspace")
 
 @contextmanager
 def serving(proxy: PerUserProxy) -> Iterator[str]:
-    """A server with a proxy behind the middleware; gives its address."""
     with bind("127.0.0.1", 0) as listener:
         app = SecurityMiddleware(proxy, accounts=accounts.read)
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, lifespan="on")
@@ -43,6 +42,20 @@ def serving(proxy: PerUserProxy) -> Iterator[str]:
             thread.join()
 
 
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home for the tests after which the server of a user is as before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_HOME", str(home := tmp_path_factory.mktemp("home")))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def shared(shared_home: Path) -> Iterator[httpx.Client]:
+    with serving(PerUserProxy(COMMAND)) as address, visiting(address, "anna") as client:
+        yield client
+
+
 @pytest.fixture
 def address(home: Path) -> Iterator[str]:
     with serving(PerUserProxy(COMMAND)) as address:
@@ -51,7 +64,6 @@ def address(home: Path) -> Iterator[str]:
 
 @contextmanager
 def visiting(address: str, name: str) -> Iterator[httpx.Client]:
-    """A client that has logged in as a new user, and their server answers."""
     with httpx.Client(base_url=address, timeout=20) as client:
         password = accounts.add(name)
         assert client.post("/login", data={"name": name, "password": password}).status_code == 303
@@ -79,15 +91,15 @@ def test_the_page_says_that_it_is_being_started(
     assert anna.get("/").json()["LIMNER_SHARED"] == str(home)
 
 
-def test_a_request_goes_through_as_it_came_without_the_session(anna: httpx.Client) -> None:
+def test_a_request_goes_through_as_it_came_without_the_session(shared: httpx.Client) -> None:
     odd = "/echo/../echo?a=%2e%2e&b=c%20d&e"
-    anna.cookies.set("other", "1")
+    shared.cookies.set("other", "1")
     fields = {"X-One": "1", "Connection": "close, X-Two", "X-Two": "2", "Host": "localhost:7", "TE": "trailers"}
-    request = anna.build_request("GET", "/", headers=fields, extensions={"target": odd.encode()})
-    answer = anna.send(request)
+    request = shared.build_request("GET", "/", headers=fields, extensions={"target": odd.encode()})
+    answer = shared.send(request)
     assert answer.status_code == 404  # the dots were not taken away on the way
-    request = anna.build_request("GET", "/", headers=fields, extensions={"target": b"/ec%68o?a=%2e%2e&b=c%20d&e"})
-    answer = anna.send(request)
+    request = shared.build_request("GET", "/", headers=fields, extensions={"target": b"/ec%68o?a=%2e%2e&b=c%20d&e"})
+    answer = shared.send(request)
     echo = answer.json()
     assert echo["target"] == "/ec%68o?a=%2e%2e&b=c%20d&e"
     came = dict(echo["header"])
@@ -98,18 +110,18 @@ def test_a_request_goes_through_as_it_came_without_the_session(anna: httpx.Clien
     assert len(answer.headers.get_list("date")) == 1
 
 
-def test_an_answer_is_streamed_and_ends_with_the_browser(anna: httpx.Client, home: Path) -> None:
-    with anna.stream("GET", "/events") as answer:
+def test_an_answer_is_streamed_and_ends_with_the_browser(shared: httpx.Client, shared_home: Path) -> None:
+    with shared.stream("GET", "/events") as answer:
         lines = (line for line in answer.iter_lines() if line)
         first, second = next(lines), next(lines)
         assert time.monotonic() - float(first.split()[-1]) < 60  # of 1,000; one clock is for all processes
         assert second.startswith("data: 1 ")
-        assert not (home / "people" / "anna" / "gone").exists()
-    wait((home / "people" / "anna" / "gone").exists)
+        assert not (shared_home / "people" / "anna" / "gone").exists()
+    wait((shared_home / "people" / "anna" / "gone").exists)
 
 
-def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
-    came, whole = home / "people" / "anna" / "came", hashlib.sha256(bytes(2**17) + b"end").hexdigest()
+def test_a_body_goes_through_in_pieces(shared: httpx.Client, shared_home: Path) -> None:
+    came, whole = shared_home / "people" / "anna" / "came", hashlib.sha256(bytes(2**17) + b"end").hexdigest()
 
     def pieces() -> Iterator[bytes]:
         yield bytes(2**17)
@@ -118,20 +130,20 @@ def test_a_body_goes_through_in_pieces(anna: httpx.Client, home: Path) -> None:
 
     for fields in ({}, {"Content-Length": str(2**17 + 3)}, {"Expect": "100-continue"}):
         came.unlink(missing_ok=True)
-        answer = anna.post("/gradio_api/upload", content=pieces(), headers=fields)
+        answer = shared.post("/gradio_api/upload", content=pieces(), headers=fields)
         assert answer.json() == [2**17 + 3, whole]
-    assert anna.post("/gradio_api/upload").json()[0] == 0
+    assert shared.post("/gradio_api/upload").json()[0] == 0
 
 
-def test_a_request_with_two_lengths_is_no_second_request(anna: httpx.Client, address: str) -> None:
-    cookie = f"{security.COOKIE}={anna.cookies[security.COOKIE]}"
+def test_a_request_with_two_lengths_is_no_second_request(shared: httpx.Client) -> None:
+    cookie = f"{security.COOKIE}={shared.cookies[security.COOKIE]}"
     both = f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\nContent-Length: 60\r\n"
     hidden = "GET /die HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    before = anna.get("/echo").json()["pid"]
-    with socket.create_connection(("127.0.0.1", httpx.URL(address).port), timeout=10) as connection:
+    before = shared.get("/echo").json()["pid"]
+    with socket.create_connection(("127.0.0.1", shared.base_url.port), timeout=10) as connection:
         connection.sendall(f"{both}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}".encode())
         assert not connection.recv(4096).startswith(b"HTTP/1.1 2")
-    assert anna.get("/echo").json()["pid"] == before
+    assert shared.get("/echo").json()["pid"] == before
 
 
 @pytest.mark.slow

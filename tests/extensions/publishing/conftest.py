@@ -13,7 +13,6 @@ SECRET = "/home/anna-secret/models"
 
 @pytest.fixture
 def run(character: Path) -> Run:
-    """A finished run on the example character."""
     return make_run("rin")
 
 

@@ -29,7 +29,6 @@ _BEGUN = pytest.StashKey[float]()
 
 
 def wait(what: Callable[[], object], *, every: float = 0.05) -> None:
-    """Wait until something is true."""
     end = time.monotonic() + HANG
     while not what():
         assert time.monotonic() < end, "waited in vain"
@@ -95,7 +94,6 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bases(tiny_sd: Path) -> dict[str, Path]:
-    """Folders with a tiny, random model of each kind."""
     from tests.tiny import MAKERS
 
     return {"sd15": tiny_sd} | {kind: make(tiny_sd.parent / kind) for kind, make in MAKERS.items() if kind != "sd15"}

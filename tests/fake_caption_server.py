@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,6 @@ class FakeCaptionServer:
 
 @contextmanager
 def serving() -> Iterator[FakeCaptionServer]:
-    """Serve on a free port."""
     fake = FakeCaptionServer("")
 
     class Handler(loopback.Handler):
@@ -39,13 +38,12 @@ def serving() -> Iterator[FakeCaptionServer]:
             if fake.location:
                 self.send_header("Location", fake.location)
             self.end_headers()
-            try:
-                for byte in [body] if not fake.seconds_per_byte else [body[n : n + 1] for n in range(len(body))]:
-                    self.wfile.write(byte)
+            length = 1 if fake.seconds_per_byte else len(body)
+            with suppress(OSError):  # the client has left
+                for begin in range(0, len(body), length):
+                    self.wfile.write(body[begin : begin + length])
                     self.wfile.flush()
                     time.sleep(fake.seconds_per_byte)
-            except OSError:  # the client has left
-                pass
 
     with loopback.serving(Handler) as fake.url:
         yield fake

@@ -32,7 +32,6 @@ class FakeHub:
 
 @contextmanager
 def serving(repositories: dict[str, dict[str, bytes]]) -> Iterator[FakeHub]:
-    """Serve repositories on a free port."""
     fake = FakeHub("", repositories)
 
     class Handler(_Handler):
@@ -68,16 +67,14 @@ class _Handler(loopback.Handler):
                 hub.private.add(name)
             self._tell({"url": f"{hub.url}/{name}"})
         elif parts[4:5] == ["preupload"]:
-            files = json.loads(data)["files"]
             kind = {"uploadMode": "regular", "shouldIgnore": False}
-            self._tell({"files": [{"path": file["path"], **kind} for file in files]})
+            self._tell({"files": [{"path": file["path"], **kind} for file in json.loads(data)["files"]]})
         else:
             name = "/".join(parts[2:4])
             for line in map(json.loads, data.splitlines()):
                 if line["key"] == "file":
                     hub.repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            address = f"{hub.url}/{name}/commit/{COMMIT}"
-            self._tell({"commitUrl": address, "commitOid": COMMIT, "pullRequestUrl": None})
+            self._tell({"commitUrl": f"{hub.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT, "pullRequestUrl": None})
 
     def _tell(self, answer: dict[str, object]) -> None:
         self.reply(200, {}, json.dumps(answer).encode())
@@ -123,5 +120,4 @@ class _Handler(loopback.Handler):
 
 
 def folder_files(folder: Path) -> dict[str, bytes]:
-    """Read all files of a model's folder, by their paths inside it."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -3,13 +3,10 @@
 import base64
 import hashlib
 import io
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import unquote
 
 
@@ -17,16 +14,12 @@ from urllib.parse import unquote
 class Index:
     """Pages of links by their path, such as `/simple/torch/`, and files by their name."""
 
-    port: int = 0
+    url: str = ""
     pages: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)  # paths, with the range of bytes if there was one
     broken_at: int | None = None  # each answer with a file ends after as many bytes
     is_proxy: bool = False  # answers as a proxy that asks for a password
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def offer(self, folder: str, name: str, version: str, files: dict[str, bytes]) -> str:
         """Offer a package in a folder of the index; return its hash."""
@@ -37,7 +30,6 @@ class Index:
 
 
 def wheel(name: str, version: str, files: dict[str, bytes]) -> bytes:
-    """Return a wheel with the given files."""
     info = f"{name.replace('-', '_')}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     tag = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -57,45 +49,31 @@ def _digest(content: bytes) -> str:
 
 @contextmanager
 def serving() -> Iterator[Index]:
-    """Serve an index until the end of the `with`."""
+    from tests import loopback  # the programs under test have this module alone
+
     index = Index()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(loopback.Handler):
         def do_GET(self) -> None:
             wanted = self.headers.get("Range", "")
             index.asked.append(f"{self.path} {wanted}".strip())
             if index.is_proxy:
-                self.answer(407, b"", {"Proxy-Authenticate": "Basic"})
+                self.reply(407, {"Proxy-Authenticate": "Basic"})
             elif self.path in index.pages:
                 links = "".join(f'<a href="/files/{name}">{name}</a>' for name in index.pages[self.path])
-                self.answer(200, links.encode(), {"Content-Type": "text/html"})
+                self.reply(200, {"Content-Type": "text/html"}, links.encode())
             elif (name := unquote(self.path).rpartition("/")[2]) in index.files:
                 self.send_file(index.files[name], wanted)
             else:
-                self.answer(404, b"", {})
+                self.reply(404, {})
 
         def send_file(self, content: bytes, wanted: str) -> None:
             begin = int(wanted.removeprefix("bytes=").partition("-")[0] or 0)
             rest = content[begin:]
             headers = {"Content-Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"} if wanted else {}
             sent = rest[: index.broken_at]
-            self.answer(206 if wanted else 200, sent, {**headers, "ETag": '"1"', "Content-Length": str(len(rest))})
+            self.reply(206 if wanted else 200, {**headers, "ETag": '"1"', "Content-Length": str(len(rest))}, sent)
             self.close_connection = len(sent) < len(rest)
 
-        def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in ({"Content-Length": str(len(content))} | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None: ...  # noqa: ANN401 - as in the base class
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        index.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with loopback.serving(Handler) as index.url:
         yield index
-        server.shutdown()

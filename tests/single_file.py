@@ -51,12 +51,8 @@ FLUX = {
     ".attn.norm_added_k.weight": ".txt_attn.norm.key_norm.scale",
     ".attn.norm_q.weight": ".img_attn.norm.query_norm.scale", ".attn.norm_k.weight": ".img_attn.norm.key_norm.scale",
 }  # fmt: skip
-Z_IMAGE = {
-    ".norm_q.": ".q_norm.",
-    ".norm_k.": ".k_norm.",
-    "all_x_embedder.2-1.": "x_embedder.",
-    "all_final_layer.2-1.": "final_layer.",
-}
+Z_IMAGE = {".norm_q.": ".q_norm.", ".norm_k.": ".k_norm."}
+Z_IMAGE |= {"all_x_embedder.2-1.": "x_embedder.", "all_final_layer.2-1.": "final_layer."}
 
 
 def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: dict[str, str] | None = None) -> Path:
@@ -105,29 +101,21 @@ def write_three(folder: Path, models: Path) -> Path:
 
 
 def _taken(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
-    """Take tensors whose names begin so out of others."""
     return {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}
 
 
+T5_ALONE, QWEN3 = {"t5xxl": "text_encoder"}, {"qwen3_4b": "text_encoder"}
 ENCODERS: dict[FamilyName, dict[str, str]] = {
-    "chroma": {"t5xxl": "text_encoder"},
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
     "flux": {"clip_l": "text_encoder", "t5xxl": "text_encoder_2"},
-    "z_image": {"qwen3_4b": "text_encoder"},
-    "flux2_klein": {"qwen3_4b": "text_encoder"},
 }
-NAMES: dict[FamilyName, dict[str, str]] = {
-    "sd3": MMDIT,
-    "flux": FLUX,
-    "chroma": FLUX,
-    "z_image": Z_IMAGE,
-    "flux2_klein": FLUX,
-}
+ENCODERS |= {"chroma": T5_ALONE, "z_image": QWEN3, "flux2_klein": QWEN3}
+NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "z_image": Z_IMAGE}
+NAMES |= dict.fromkeys(("flux", "chroma", "flux2_klein"), FLUX)
 FIRST_LEVELS = {"t5xxl": "", "qwen3_4b": "model."}
 
 
 def _write_transformer(folder: Path, path: Path) -> Path:
-    """As ComfyUI has them."""
     family = _family(folder)
     own = _transformer(folder / "transformer", family, NAMES[family])
     tensors = {f"model.diffusion_model.{key}": value for key, value in own}

@@ -33,17 +33,17 @@ def make_sd(folder: Path, seed: int = 0) -> Path:
     """Save a Stable Diffusion 1.x model of about 0.2 million random parameters; epsilon, 64 x 64 pixels."""
     tokenizer = _tokenizer()
     with seeded(seed):
-        unet, vae, text_encoder = _unet(), _vae(), transformers.CLIPTextModel(_text(tokenizer))
-    return _save_sd(folder, _scheduler(), unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        parts = {"unet": _unet(), "vae": _vae(), "text_encoder": transformers.CLIPTextModel(_text(tokenizer))}
+    return _save_sd(folder, _scheduler(), tokenizer=tokenizer, **parts)
 
 
 def make_sd21(folder: Path, objective: str = "epsilon") -> Path:
     """Save a Stable Diffusion 2.x model of about the same size, with linear projections and OpenCLIP's activation."""
-    tokenizer, scheduler = _tokenizer(pad_token="!"), _scheduler(prediction_type=objective)
+    tokenizer = _tokenizer(pad_token="!")
     with seeded():
-        unet, vae = _unet(use_linear_projection=True, cross_attention_dim=40), _vae()
-        text_encoder = transformers.CLIPTextModel(_text(tokenizer, hidden_size=40, hidden_act="gelu"))
-    return _save_sd(folder, scheduler, unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        parts = {"unet": _unet(use_linear_projection=True, cross_attention_dim=40), "vae": _vae()}
+        parts["text_encoder"] = transformers.CLIPTextModel(_text(tokenizer, hidden_size=40, hidden_act="gelu"))
+    return _save_sd(folder, _scheduler(prediction_type=objective), tokenizer=tokenizer, **parts)
 
 
 def make_sdxl(folder: Path) -> Path:
@@ -59,9 +59,8 @@ def make_sdxl(folder: Path) -> Path:
         unet = _unet(**blocks, **attention, **texts, **sizes)
         vae = _vae(scaling_factor=0.13025)
         first = transformers.CLIPTextModel(_text(tokenizers[0]))
-        second = transformers.CLIPTextModelWithProjection(
-            _text(tokenizers[1], hidden_size=48, projection_dim=40, hidden_act="gelu")
-        )
+        sizes = {"hidden_size": 48, "projection_dim": 40, "hidden_act": "gelu"}
+        second = transformers.CLIPTextModelWithProjection(_text(tokenizers[1], **sizes))
     texts = {"text_encoder": first, "text_encoder_2": second, "tokenizer": tokenizers[0], "tokenizer_2": tokenizers[1]}
     parts = {"unet": unet, "vae": vae, "scheduler": _scheduler(), **texts}
     diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False).save_pretrained(folder)
@@ -80,9 +79,8 @@ def make_sd3(folder: Path, *, t5: bool = True, dual: bool = False) -> Path:
         _wake(transformer)
         first = transformers.CLIPTextModelWithProjection(_text(tokenizers[0], hidden_size=16, projection_dim=16))
         torch.nn.init.eye_(first.text_projection.weight)  # as in the published ones, whose single files leave it out
-        second = transformers.CLIPTextModelWithProjection(
-            _text(tokenizers[1], hidden_size=24, projection_dim=24, hidden_act="gelu")
-        )
+        sizes = {"hidden_size": 24, "projection_dim": 24, "hidden_act": "gelu"}
+        second = transformers.CLIPTextModelWithProjection(_text(tokenizers[1], **sizes))
         third = transformers.T5EncoderModel(_t5()) if t5 else None
         vae = _wide_vae(scaling_factor=1.5305, shift_factor=0.0609)
     parts = {"transformer": transformer, "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), "vae": vae}
@@ -164,17 +162,10 @@ def make_flux2_klein(folder: Path) -> Path:
 
 # Kinds of base models by name; that of a family is its name, before a hyphen where it has several.
 MAKERS: dict[str, Callable[[Path], Path]] = {
-    "sd15": make_sd,
-    "sd21": make_sd21,
-    "sd21-v": partial(make_sd21, objective="v_prediction"),
-    "sdxl": make_sdxl,
-    "sd3": make_sd3,
-    "sd3-5-medium": partial(make_sd3, t5=False, dual=True),
-    "flux": make_flux,
-    "chroma": make_chroma,
-    "z_image": make_z_image,
-    "flux2_klein": make_flux2_klein,
-}
+    "sd15": make_sd, "sd21": make_sd21, "sd21-v": partial(make_sd21, objective="v_prediction"), "sdxl": make_sdxl,
+    "sd3": make_sd3, "sd3-5-medium": partial(make_sd3, t5=False, dual=True), "flux": make_flux, "chroma": make_chroma,
+    "z_image": make_z_image, "flux2_klein": make_flux2_klein,
+}  # fmt: skip
 
 
 @cache
@@ -191,7 +182,7 @@ def qwen3_tokenizer() -> transformers.PreTrainedTokenizerBase:
         Path(folder, "vocab.json").write_text(json.dumps(dict(list(words.items())[:WORDS])), encoding="utf-8")
         # After a title, each merge makes one word of two; the first 256 words are bytes.
         Path(folder, "merges.txt").write_text("\n".join(merges[: 1 + WORDS - 256]), encoding="utf-8")
-        return _local_tokenizer(Path(folder))
+        return _tokenizer(Path(folder))
 
 
 @cache
@@ -202,18 +193,13 @@ def t5_tokenizer() -> transformers.PreTrainedTokenizerBase:
         settings = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         del settings["model"]["vocab"][WORDS:], settings["added_tokens"][3:]
         (folder / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
-        return _local_tokenizer(folder)
+        return _tokenizer(folder)
 
 
 def _qwen3(layers: int) -> transformers.Qwen3Config:
     attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "tie_word_embeddings": True}
-    widths = {
-        "vocab_size": len(qwen3_tokenizer()),
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": layers,
-    }
-    return transformers.Qwen3Config(**widths, **attention)
+    widths = {"vocab_size": len(qwen3_tokenizer()), "hidden_size": 16, "intermediate_size": 24}
+    return transformers.Qwen3Config(num_hidden_layers=layers, **widths, **attention)
 
 
 def _wake(transformer: torch.nn.Module, *, wide: bool = False) -> None:
@@ -230,10 +216,6 @@ def _t5() -> transformers.T5Config:
     return transformers.T5Config(num_layers=1, num_heads=4, feed_forward_proj="gated-gelu", **widths)
 
 
-def _local_tokenizer(folder: Path, **changes: str) -> transformers.PreTrainedTokenizerBase:
-    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **changes)
-
-
 def _flux_vae() -> diffusers.AutoencoderKL:
     """Chroma and Z-Image have it, too."""
     return _wide_vae(scaling_factor=0.3611, shift_factor=0.1159)
@@ -243,8 +225,8 @@ def _wide_vae(**changes: Any) -> diffusers.AutoencoderKL:  # noqa: ANN401 - any 
     return _vae(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **changes)
 
 
-def _tokenizer(**changes: str) -> transformers.PreTrainedTokenizerBase:
-    return _local_tokenizer(MICRO_FOLDER / "tokenizer", **changes)
+def _tokenizer(folder: Path = MICRO_FOLDER / "tokenizer", **changes: str) -> transformers.PreTrainedTokenizerBase:
+    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **changes)
 
 
 def _unet(**changes: Any) -> diffusers.UNet2DConditionModel:  # noqa: ANN401 - any settings

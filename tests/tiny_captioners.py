@@ -25,16 +25,18 @@ TAGS = {0: "pink_hair", 1: "red_shirt", 2: "glasses"}
 
 def make_blip(folder: Path) -> Path:
     """Save a BLIP of a few thousand random parameters; it writes some of `WORDS`."""
-    folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
     text = transformers.BlipTextConfig(encoder_hidden_size=16, projection_dim=8, sep_token_id=3, **TEXT)
     vision = transformers.BlipVisionConfig(projection_dim=8, **VISION)
     settings = transformers.BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
     _save(transformers.BlipForConditionalGeneration, settings, folder)
     images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
-    transformers.BlipProcessor(images, tokenizer).save_pretrained(folder)
+    transformers.BlipProcessor(images, _bert(folder)).save_pretrained(folder)
     return folder
+
+
+def _bert(folder: Path) -> transformers.BertTokenizerFast:
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    return transformers.BertTokenizerFast(str(folder / "vocab.txt"))
 
 
 def make_tagger(folder: Path) -> Path:
@@ -53,18 +55,14 @@ def make_tagger(folder: Path) -> Path:
 
 def make_git(folder: Path) -> Path:
     """Save a GIT of random weights, which writes some of `WORDS`."""
-    folder.mkdir(parents=True)
     settings = transformers.GitConfig(vision_config=transformers.GitVisionConfig(**VISION).to_dict(), **TEXT)
     _save(transformers.GitForCausalLM, settings, folder)
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
-    transformers.GitProcessor(_clip_images(), tokenizer).save_pretrained(folder)
+    transformers.GitProcessor(_clip_images(), _bert(folder)).save_pretrained(folder)
     return folder
 
 
 def make_blip2(folder: Path) -> Path:
     """Save a BLIP-2 of random weights with an OPT, which writes some of `WORDS`."""
-    folder.mkdir(parents=True)
     tokenizer = _tokenizer()
     vision = transformers.Blip2VisionConfig(**VISION)
     widths = {"encoder_hidden_size": 16, "intermediate_size": 16, "cross_attention_frequency": 1}
@@ -82,7 +80,6 @@ def make_blip2(folder: Path) -> Path:
 
 def make_florence(folder: Path) -> Path:
     """Save a Florence-2 of random weights, in transformers' own form."""
-    folder.mkdir(parents=True)
     tokenizer = _tokenizer()
     half = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
     halves = {f"{name}_{key}": value for name in ("encoder", "decoder") for key, value in half.items()}
@@ -92,9 +89,8 @@ def make_florence(folder: Path) -> Path:
     widths = {"embed_dim": (8, 8, 8, 16), "projection_dim": 16}
     lengths = {"max_temporal_embeddings": 4, "max_position_embeddings": 8}
     vision = Florence2VisionConfig(**widths, **heads, **lengths)
-    settings = transformers.Florence2Config(
-        text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=tokenizer.image_token_id
-    )
+    parts = {"text_config": text.to_dict(), "vision_config": vision.to_dict()}
+    settings = transformers.Florence2Config(**parts, image_token_id=tokenizer.image_token_id)
     _save(transformers.Florence2ForConditionalGeneration, settings, folder)
     images = _clip_images(64)
     images.image_seq_length = 5
@@ -146,7 +142,6 @@ def _save_timm(folder: Path) -> None:
 
 
 def _tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Return a tokenizer of `WORDS` and a token for images."""
     words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *WORDS[7:]]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -156,9 +151,8 @@ def _tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def _clip_images(side: int = 32) -> CLIPImageProcessorPil:
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_convert_rgb=True
-    )
+    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    return CLIPImageProcessorPil(**sizes, do_convert_rgb=True)
 
 
 def _save(model_class: Any, settings: Any, folder: Path) -> None:  # noqa: ANN401 - transformers is untyped

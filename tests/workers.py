@@ -17,8 +17,6 @@ from trainer.runs import Run
 
 @dataclass
 class Workers:
-    """The process that forks."""
-
     process: subprocess.Popen[str] = field(init=False)
     newest: int = 0
 
@@ -40,12 +38,10 @@ class Workers:
         return self._ask(number or self.newest)
 
     def work(self, run: Run, fault: str = "") -> int:
-        """A worker from its start to its end."""
         self.start(run, fault)
         return self.wait()
 
     def close(self) -> None:
-        """End the process that forks."""
         self.process.communicate()
 
     def _ask(self, question: list[str] | int) -> int:

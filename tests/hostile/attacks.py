@@ -20,42 +20,18 @@ def listening(folder: Path) -> Iterator[None]:
         yield
 
 
+def _link(family: int, kind: int, use: Callable[[socket.socket], object]) -> Callable[[], object]:
+    def attempt() -> None:
+        with socket.socket(family, kind) as link:
+            use(link)
+
+    return attempt
+
+
 def _attempts(own: Path, other: Path, port: int) -> dict[str, Callable[[], object]]:
-    victim = other / "victim"
-
-    def inet(kind: int, family: int = socket.AF_INET) -> Callable[[], object]:
-        def attempt() -> None:
-            with socket.socket(family, kind) as link:
-                link.connect(("127.0.0.1" if family == socket.AF_INET else "::1", port))
-
-        return attempt
-
-    def listen() -> None:
-        with socket.socket() as link:
-            link.bind(("127.0.0.1", 0))
-
-    def local() -> None:
-        with socket.socket(socket.AF_UNIX) as link:
-            link.connect(str(other / "socket"))
-
-    def datagram(send: Callable[[socket.socket, str], object]) -> Callable[[], object]:
-        def attempt() -> None:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
-                send(link, str(other / "datagrams"))
-
-        return attempt
-
-    def netlink() -> None:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE):
-            pass
-
-    def by_another_program() -> None:
-        subprocess.run(["/bin/sh", "-c", f'echo x > "{other}/by-shell"'], check=True, capture_output=True)
-
-    def memory_of_the_parent() -> None:
-        with open(f"/proc/{os.getppid()}/mem", "r+b"):
-            pass
-
+    victim, datagrams, here = other / "victim", str(other / "datagrams"), ("127.0.0.1", port)
+    unix, stream, datagram = socket.AF_UNIX, socket.SOCK_STREAM, socket.SOCK_DGRAM
+    echo = ["/bin/sh", "-c", f'echo x > "{other}/by-shell"']
     return {
         "create a file": lambda: (other / "new").write_text("x", encoding="utf-8"),
         "write to a file": lambda: victim.write_text("x", encoding="utf-8"),
@@ -71,19 +47,19 @@ def _attempts(own: Path, other: Path, port: int) -> dict[str, Callable[[], objec
         "change the mode of a file": lambda: victim.chmod(0o777),
         "change the owner of a file": lambda: os.chown(victim, 1, 1),
         "set an attribute of a file": lambda: os.setxattr(victim, "user.x", b"x"),
-        "write by another program": by_another_program,
+        "write by another program": lambda: subprocess.run(echo, check=True, capture_output=True),
         "write to the home folder": lambda: Path("~/.limner-attack").expanduser().write_text("x", encoding="utf-8"),
         "write to a temporary file of the system": lambda: Path("/tmp/limner-attack").write_text("x", encoding="utf-8"),
-        "write to the memory of the parent": memory_of_the_parent,
+        "write to the memory of the parent": lambda: open(f"/proc/{os.getppid()}/mem", "r+b").close(),
         "end the parent": lambda: os.kill(os.getppid(), 9),
-        "connect": inet(socket.SOCK_STREAM),
-        "connect by IPv6": inet(socket.SOCK_STREAM, socket.AF_INET6),
-        "send a datagram": inet(socket.SOCK_DGRAM),
-        "listen": listen,
-        "connect to a program of this machine": local,
-        "send to a program of this machine": datagram(lambda link, address: link.sendto(b"x", address)),
-        "send to it in another way": datagram(lambda link, address: link.sendmsg([b"x"], [], 0, address)),
-        "change the network of this machine": netlink,
+        "connect": _link(socket.AF_INET, stream, lambda link: link.connect(here)),
+        "connect by IPv6": _link(socket.AF_INET6, stream, lambda link: link.connect(("::1", port))),
+        "send a datagram": _link(socket.AF_INET, datagram, lambda link: link.connect(here)),
+        "listen": _link(socket.AF_INET, stream, lambda link: link.bind(("127.0.0.1", 0))),
+        "connect to a program of this machine": _link(unix, stream, lambda link: link.connect(str(other / "socket"))),
+        "send to a program of this machine": _link(unix, datagram, lambda link: link.sendto(b"x", datagrams)),
+        "send to it in another way": _link(unix, datagram, lambda link: link.sendmsg([b"x"], [], 0, datagrams)),
+        "change the network of this machine": _link(socket.AF_NETLINK, socket.SOCK_RAW, socket.socket.fileno),
     }
 
 

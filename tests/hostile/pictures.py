@@ -4,7 +4,6 @@ import io
 import pickle
 import random
 import struct
-import zipfile
 import zlib
 from typing import Any
 
@@ -52,13 +51,11 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *more: by
 
 
 def with_jpeg_size(data: bytes, width: int, height: int) -> bytes:
-    """A JPEG whose header tells another size."""
     at = data.index(b"\xff\xc0") + 5
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
 
 def with_box_size(data: bytes, width: int, height: int) -> bytes:
-    """A HEIC or AVIF whose header tells another size."""
     at = data.index(b"ispe") + 8
     return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]
 
@@ -127,9 +124,8 @@ def good() -> dict[str, tuple[str, bytes, Taken]]:
     }
     corners = {turn: (BLUE, RED) if turn in (2, 3, 7, 8) else (RED, BLUE) for turn in range(1, 9)}
     for turn, (first, last) in corners.items():
-        size = (60, 80) if turn > 4 else (80, 60)
         data = saved(two(), "JPEG", exif=exif(turn), **jpeg)
-        good[f"jpeg turned {turn}"] = ("a.jpg", data, Taken(size, first, last))
+        good[f"jpeg turned {turn}"] = ("a.jpg", data, Taken((60, 80) if turn > 4 else (80, 60), first, last))
     good["jpeg turned 99"] = ("a.jpg", saved(two(), "JPEG", exif=exif(99), **jpeg), upright)
     good["png turned"] = ("a.png", saved(two(), "PNG", exif=exif(6)), Taken((60, 80), RED, BLUE))
     for form, name in (("HEIF", "a.heic"), ("AVIF", "a.avif")):
@@ -150,19 +146,14 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
     heic, avif = saved(two(), "HEIF"), saved(two(), "AVIF")
     noisy = saved(Image.frombytes("RGB", (100, 100), random.Random(1).randbytes(30000)), "PNG")
     zeros = zlib.compress(bytes(60 * 2**20), 9)
-    row = b"\0" * 11
     long_bmp = bmp[:18] + struct.pack("<ii", 30000, 30000) + bmp[26:]
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as other:
-        other.writestr("a.png", whole)
     bad_headers = {
-        "heic": ("a.heic", b"\0\0\0\x18ftypheic" + bytes(80), DAMAGED),
         "heif": ("a.heif", b"\0\0\0\x18ftypmif1" + bytes(80), DAMAGED),
         "svg": ("a.svg", b"<svg onload='alert(1)'/>", Refused("SVG")),
         "jxl": ("a.jxl", b"\xff\x0a" + bytes(80), Refused("JPEG XL")),
         "avif": ("a.avif", b"\0\0\0\x1cftypavif" + bytes(80), DAMAGED),
         "a video": ("a.heic", b"\0\0\0\x18ftypmp42" + bytes(80), NONE),
-        "gif": ("a.gif", saved(palette_of(two()), "GIF"), Refused("GIF")),
+        "gif": ("a.gif", saved(two(), "GIF"), Refused("GIF")),
         "tiff": ("a.tif", saved(two(), "TIFF"), Refused("TIFF")),
         "psd": ("a.psd", b"8BPS\0\1" + bytes(80), Refused("Photoshop")),
     }
@@ -170,17 +161,15 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
     other_formats = {
         "eps": eps, "eps with a binary head": b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, len(eps)) + bytes(20) + eps,
         "pdf": b"%PDF-1.7\n1 0 obj\n", "psd, renamed": b"8BPS\0\1" + bytes(80), "tiff, renamed": saved(two(), "TIFF"),
-        "gif, renamed": saved(palette_of(two()), "GIF"), "ico": saved(two(size=(16, 16)), "ICO"),
+        "gif, renamed": saved(two(), "GIF"), "ico": saved(two(size=(16, 16)), "ICO"),
         "ppm": saved(two(), "PPM"), "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(80),
     }  # fmt: skip
     no_pictures = {
         "nothing": b"",
-        "noise": random.Random(0).randbytes(3000),
         "html": b"<html><script>alert(1)</script>",
         "xml that refers to a file": b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>',
-        "a program": b"\x7fELF\x02\x01\x01" + bytes(99),
         "a pickle": pickled(),
-        "a zip": archive.getvalue(),
+        "a zip": b"PK\3\4" + bytes(80),
     }
     broken = {
         "png, its name alone": whole[:8], "png with a wrong byte in its data": flipped(noisy, 9000),
@@ -193,19 +182,17 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         "heic, half": heic[: len(heic) // 2],
         "heic of zeros": heic[: heic.index(b"mdat") + 4] + bytes(len(heic)),
         "heic that tells 12000 x 12000": with_box_size(heic, 12000, 12000),
+        "png with a profile of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"iCCP", b"a\0\0" + zeros)),
+        "png with a text of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"zTXt", b"a\0\0" + zeros)),
         "avif, its head alone": avif[:40], "avif of zeros": avif[: avif.index(b"mdat") + 4] + bytes(len(avif)),
     }  # fmt: skip
     bombs = {
         "png that tells 40000 x 40000": png(40000, 40000, 8, 2, b""),
         "png of 13000 x 13000 in one bit": png(13000, 13000, 1, 0, bytes(13000 * 1626)),
-        "png 2 billion wide": png(2**31 - 1, 1, 1, 0, row),
+        "png 2 billion wide": png(2**31 - 1, 1, 1, 0, b"\0" * 11),
         "jpeg that tells 65500 x 65500": with_jpeg_size(jpg, 65500, 65500), "bmp that tells 30000 x 30000": long_bmp,
         "avif that tells 12000 x 12000": with_box_size(avif, 12000, 12000),
     }  # fmt: skip
-    broken |= {
-        "png with a profile of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"iCCP", b"a\0\0" + zeros)),
-        "png with a text of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"zTXt", b"a\0\0" + zeros)),
-    }
     return {
         **bad_headers,
         **{name: (f"{number}.png", data, NONE) for number, (name, data) in enumerate(other_formats.items())},
@@ -213,7 +200,3 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         **{name: (f"{number}.png", data, Refused("")) for number, (name, data) in enumerate(broken.items())},
         **{name: (f"{number}.png", data, LARGE) for number, (name, data) in enumerate(bombs.items())},
     }  # fmt: skip
-
-
-def palette_of(image: Image.Image) -> Image.Image:
-    return image.quantize(4)

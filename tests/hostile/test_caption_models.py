@@ -30,29 +30,27 @@ def create_model(*names, **options):
 
 
 def install_timm(folder: Path, program: str, version: str) -> None:
-    """Write a package in the place of timm."""
-    (folder / "timm").mkdir(parents=True)
+    info = folder / f"timm-{version}.dist-info"
+    for path in (folder / "timm", info):
+        path.mkdir(parents=True)
     (folder / "timm" / "__init__.py").write_text(program, encoding="utf-8")
-    (folder / f"timm-{version}.dist-info").mkdir()
-    metadata = f"Metadata-Version: 2.1\nName: timm\nVersion: {version}\n"
-    (folder / f"timm-{version}.dist-info" / "METADATA").write_text(metadata, encoding="utf-8")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: timm\nVersion: {version}\n", encoding="utf-8")
 
 
-def make_tagger(folder: Path, **changes: object) -> Path:
-    """Save the files of a tagger for timm, with changes of its config; its weights are of no matter here."""
+def make_tagger(folder: Path) -> Path:
+    """Save the files of a tagger for timm; its weights are of no matter here."""
     tiny_captioners.make_wd14(folder, "onnx")
     (folder / "model.onnx").unlink()
     (folder / "model.safetensors").write_bytes(b"")
-    config = {
-        "architecture": "vit_base_patch16_224",
-        "model_args": {"img_size": 448},
-        "pretrained_cfg": {"input_size": [3, 448, 448], "mean": [0.5] * 3, "std": [0.5] * 3},
-    }
-    (folder / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    sizes = {"input_size": [3, 448, 448], "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"architecture": "vit_base_patch16_224", "model_args": {"img_size": 448}, "pretrained_cfg": sizes}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
-def load(folder: Path) -> object:
+def load(folder: Path, **changes: object) -> object:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
     return models.load(CaptionConfig(dataset="rin", model=str(folder)), torch.device("cpu"))
 
 
@@ -92,13 +90,7 @@ def test_arguments_of_a_tagger_are_known_by_name(
 ) -> None:
     installed("1.0.26")
     with pytest.raises(UserError, match="Limner does not know"):
-        load(make_tagger(tmp_path / "model", **changes))
-
-
-def change_config(folder: Path, **changes: object) -> Path:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
-    return folder
+        load(make_tagger(tmp_path / "model"), **changes)
 
 
 def test_a_model_that_timm_would_make_is_refused(tmp_path: Path, installed: Callable[[str], None]) -> None:
@@ -109,10 +101,10 @@ def test_a_model_that_timm_would_make_is_refused(tmp_path: Path, installed: Call
     folder = tiny_captioners.make_tagger(tmp_path / "model")
     for architecture in ("ViTForImageClassification", "TimmWrapperForImageClassification"):
         with pytest.raises(UserError, match=r"timm_wrapper|TimmWrapperForImageClassification"):
-            load(change_config(folder, architectures=[architecture], **wrapped))
+            load(folder, architectures=[architecture], **wrapped)
     for part in ("vision_config", "text_config"):
         with pytest.raises(UserError, match="timm_wrapper"):
-            load(change_config(tiny_captioners.make_blip(tmp_path / part), **{part: wrapped}))
+            load(tiny_captioners.make_blip(tmp_path / part), **{part: wrapped})
 
 
 @pytest.mark.slow

@@ -1,5 +1,3 @@
-"""A confined process that attacks: it writes to its own folder alone, and reaches nothing."""
-
 import json
 import os
 import socket
@@ -17,7 +15,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux" or confinement.caution()
 
 
 def attack(tmp_path: Path, command: list[str]) -> list[str]:
-    """Run the attacks by a command; return those that succeeded."""
     own, other = tmp_path / "own", tmp_path / "other"
     own.mkdir(exist_ok=True)
     other.mkdir()

@@ -1,13 +1,13 @@
 """Good files with random changes, always the same ones: each is read or refused in words, soon and in little memory."""
 
 import contextlib
-import io
 import json
 import random
 import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,22 +55,27 @@ def files(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-def fuzz(name: str, seeds: list[bytes], use: Callable[[bytes], object], files: int) -> None:
-    """Use changed files; whatever is raised but a `UserError` is a failure."""
+def fuzz(
+    name: str, seeds: list[bytes], files: int, *readers: Callable[[Any], object], file: Path | None = None
+) -> None:
+    """Give changed bytes, or a file of them, to each reader; whatever is raised but a `UserError` is a failure."""
     rng = random.Random(name)
     for count in range(files):
         data = changed(rng.choice(seeds), rng)
-        try:
-            with contextlib.suppress(UserError):
-                use(data)
-        except Exception as error:
-            raise AssertionError(f"{name} {count}: {type(error).__name__} for {data[:200]!r}") from error
+        if file:
+            file.write_bytes(data)
+        for read in readers:
+            try:
+                with contextlib.suppress(UserError):
+                    read(file or data)
+            except Exception as error:
+                raise AssertionError(f"{name} {count}: {type(error).__name__} for {data[:200]!r}") from error
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20  # KB; the tests before have their share
 
 
 def test_pictures(files: int) -> None:
     seeds = [data for _, data, _ in pictures.good().values() if len(data) < 20_000]
-    fuzz("pictures", seeds, images.decode, files)
+    fuzz("pictures", seeds, files, images.decode)
 
 
 def test_captions(home: Path, files: int) -> None:
@@ -81,41 +86,29 @@ def test_captions(home: Path, files: int) -> None:
         text = one_line(decode_text(data))
         assert "".join(letter for letter in text if letter not in JOINERS).isprintable()
 
-    fuzz("captions", seeds, read, files)
+    fuzz("captions", seeds, files, read)
 
 
 def test_zips(home: Path, files: int) -> None:
     folder = dataset.create("rin")
     small = pictures.saved(pictures.two(size=(8, 8)), "PNG")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in {"a.png": small, "d/b.png": small, "a.txt": b"one", "c.txt": b"two"}.items():
-            archive.writestr(name, data)
+    sound = containers._zip({"a.png": small, "d/b.png": small, "a.txt": b"one", "c.txt": b"two"}, zipfile.ZIP_DEFLATED)
     odd = [data for data, _, _ in containers.zips().values() if isinstance(data, bytes)]
-    seeds = [buffer.getvalue(), *(data for data in odd if len(data) < 4000)]
-    path = home / "outputs" / "x.zip"
 
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
+    def read(path: Path) -> None:
         uploads.add(folder, [("x.zip", path)])
         for kept in folder.iterdir():
             if kept.name != paths.CACHE:
                 kept.unlink()
 
-    fuzz("zips", seeds, read, files)
+    fuzz("zips", [sound, *(data for data in odd if len(data) < 4000)], files, read, file=home / "outputs" / "x.zip")
     assert {path.name for path in home.iterdir()} == {"datasets", "outputs"}
 
 
 def test_adapters(home: Path, files: int) -> None:
-    path = home / "outputs" / "x.safetensors"
     seeds = [containers.tensors(), *(data for data, _ in containers.adapters().values() if 8 < len(data) < 4000)]
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        compatibility.check(path)
-        reader.read(path)
-
-    fuzz("adapters", seeds, read, files)
+    file = home / "outputs" / "x.safetensors"
+    fuzz("adapters", seeds, files, compatibility.check, reader.read, file=file)
 
 
 def test_peft_settings(home: Path, files: int) -> None:
@@ -124,40 +117,24 @@ def test_peft_settings(home: Path, files: int) -> None:
     path.write_bytes(containers.peft())
     settings = {"r": 4, "lora_alpha": 2, "alpha_pattern": {"to_k": 8, "mid.*": 1}, "rank_pattern": {"^down": 2}}
     seeds = [json.dumps(value).encode() for value in (settings, settings | {"use_rslora": True, "lora_bias": True})]
-
-    def read(data: bytes) -> None:
-        (path.parent / "adapter_config.json").write_bytes(data)
-        compatibility.check(path)
-        reader.read(path)
-
-    fuzz("PEFT settings", seeds, read, files)
+    readers = (lambda _: compatibility.check(path), lambda _: reader.read(path))
+    fuzz("PEFT settings", seeds, files, *readers, file=path.with_name("adapter_config.json"))
 
 
 def test_settings_in_pictures(home: Path, files: int) -> None:
     path = home / "outputs" / "x.png"
     request = config.PictureConfig(prompt="a fox", negative="blurry", out=str(path))
     png_info.write(path, pictures.two(size=(8, 8)), request)
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        assert isinstance(png_info.read(path), str)
-
-    fuzz("settings in pictures", [path.read_bytes()], read, files)
+    fuzz("settings in pictures", [path.read_bytes()], files, png_info.read, file=path)
 
 
 def test_settings(home: Path, files: int) -> None:
-    path = home / "outputs" / "c.toml"
     whole = config.dump(config.build({"name": "rin", "dataset": "rin"})).encode()
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        config.load(path)
-
-    fuzz("settings", [whole, b'name = "rin"\ndataset = "rin"\n[training]\nsteps = 3\n'], read, files)
+    seeds = [whole, b'name = "rin"\ndataset = "rin"\n[training]\nsteps = 3\n']
+    fuzz("settings", seeds, files, config.load, file=home / "outputs" / "c.toml")
 
 
 def test_events(home: Path, files: int) -> None:
-    path = home / "outputs" / "events.jsonl"
     facts = {"learning_rate": 1e-4, "grad_norm": 1.0, "seconds": 0.5, "memory": 9}
     log = [
         events.Started(step=0, steps=3, pid=1, device="CPU"), events.Phase(name="x", done=1, total=2),
@@ -169,13 +146,11 @@ def test_events(home: Path, files: int) -> None:
     ]  # fmt: skip
     lines = b"".join(event.model_dump_json().encode() + b"\n" for event in log)
 
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
+    def read(path: Path) -> None:
         log, offset = events.read(path)
-        state = events.fold(events.State(), log)
-        events.loss_curve(state)
-        assert offset <= len(data)
+        events.loss_curve(events.fold(events.State(), log))
+        assert offset <= path.stat().st_size
         events.append(path, events.Warned(message="after"))
         assert events.read(path)[0][-1].kind == "warned"
 
-    fuzz("events", [lines], read, files)
+    fuzz("events", [lines], files, read, file=home / "outputs" / "events.jsonl")

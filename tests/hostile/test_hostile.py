@@ -10,10 +10,10 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from html import unescape
 from pathlib import Path
-from typing import Any
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -34,6 +34,7 @@ from ui.tabs import download, image_grid
 
 GOOD, BAD = pictures.good(), pictures.bad()
 ZIPS, ADAPTERS = containers.zips(), containers.adapters()
+SOUND, PICTURES = containers.picture(), [data for _, data, _ in (*GOOD.values(), *BAD.values())]
 
 
 @pytest.fixture
@@ -52,8 +53,7 @@ def _nothing_is_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     yield
     assert not marker.exists()
-    allowed = {"datasets", "outputs", "programs", "uploads"}
-    assert {path.name for path in home.iterdir()} <= allowed
+    assert {path.name for path in home.iterdir()} <= {"datasets", "outputs", "programs", "uploads"}
 
 
 def assert_in_words(text: str, home: Path) -> None:
@@ -85,10 +85,6 @@ def add(folder: Path, *files: tuple[str, bytes]) -> Report:
     return report
 
 
-def near(pixel: Any, color: tuple[int, int, int]) -> bool:  # noqa: ANN401 - a pixel
-    return all(abs(a - b) <= 6 for a, b in zip(pixel, color, strict=True))
-
-
 @pytest.mark.parametrize(("name", "data", "expected"), GOOD.values(), ids=GOOD.keys())
 def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, data: bytes, expected: Taken) -> None:
     report = add(folder, (name, data))
@@ -97,9 +93,9 @@ def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, d
     assert (example.width, example.height) == expected.size
     decoded = images.decode(example.path.read_bytes())
     assert decoded.size == expected.size
-    width, height = expected.size
-    assert expected.first is None or near(decoded.getpixel((0, 0)), expected.first)
-    assert expected.last is None or near(decoded.getpixel((width - 1, height - 1)), expected.last)
+    end = (decoded.width - 1, decoded.height - 1)
+    for corner, color in (((0, 0), expected.first), (end, expected.last)):
+        assert color is None or decoded.getpixel(corner) == pytest.approx(color, abs=6)
     small = images.thumbnail(example.path.parent, example.path)
     assert b"SECRET CAMERA" not in small
     assert b"Exif" not in small
@@ -110,22 +106,14 @@ def test_an_odd_picture_is_taken_as_a_viewer_shows_it(folder: Path, name: str, d
 
 @pytest.mark.parametrize(("name", "data", "expected"), BAD.values(), ids=BAD.keys())
 def test_what_is_no_sound_picture_is_refused_in_words(folder: Path, name: str, data: bytes, expected: Refused) -> None:
-    good = pictures.saved(pictures.two(), "PNG")
-    report = add(folder, (name, data), ("good.png", good))
+    report = add(folder, (name, data), ("good.png", SOUND))
     assert report.added == ["good.png"]
     ((refused, reason),) = report.refused
     assert refused == name
     assert expected.words in reason
 
 
-def all_of_them() -> list[tuple[str, bytes]]:
-    good = [(f"{number}-{name}", data) for number, (name, data, _) in enumerate(GOOD.values())]
-    return good + [(f"bad{number}-{name}", data) for number, (name, data, _) in enumerate(BAD.values())]
-
-
-def read_apart(
-    folder: Path, code: str, files: list[tuple[str, Path]], then: str = ""
-) -> subprocess.CompletedProcess[str]:
+def read_apart(folder: Path, code: str, files: list[tuple[str, Path]], then: str = "") -> CompletedProcess[str]:
     """Take files in by the process of the page, with some of its program changed."""
     program = f"from trainer.data import images, sandbox\n{code}\nsandbox.main()\n{then}"
     offered = json.dumps([(name, str(path)) for name, path in files])
@@ -133,17 +121,17 @@ def read_apart(
     return subprocess.run(command, capture_output=True, text=True, input=offered, timeout=120)
 
 
-def all_zips() -> list[tuple[str, bytes]]:
-    return [(f"{number}.zip", data) for number, data in enumerate(map(containers.zip_data, ZIPS))]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("files", "least"), [(all_of_them, len(GOOD) // 2), (all_zips, 3)])
+@pytest.mark.parametrize(
+    ("data", "least"), [(lambda: PICTURES, len(GOOD) // 2), (lambda: map(containers.zip_data, ZIPS), 3)]
+)
 def test_the_process_that_takes_them_in_stays_small(
-    folder: Path, home: Path, files: Callable[[], list[tuple[str, bytes]]], least: int
+    folder: Path, home: Path, data: Callable[[], Iterable[bytes]], least: int
 ) -> None:
     """Its own word for it: after a fork, getrusage counts the peak of the tests' process as the child's."""
-    done = read_apart(folder, "", offer(home, *files()), "print(open('/proc/self/status').read())")
+    ending = "png" if data() is PICTURES else "zip"
+    files = offer(home, *((f"{number}.{ending}", each) for number, each in enumerate(data())))
+    done = read_apart(folder, "", files, "print(open('/proc/self/status').read())")
     peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
     assert peak, done.stderr
     assert int(peak[1]) <= 700 * 1024
@@ -154,22 +142,21 @@ def test_the_process_that_takes_them_in_stays_small(
 def test_a_picture_that_ends_its_reader_is_named(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With too little memory for one of them, that one is refused, and the others are kept."""
     large = pictures.png(7000, 7000, 8, 0, bytes(7001 * 7000))
-    good = pictures.saved(pictures.two(), "PNG")
     done = read_apart(folder, "sandbox.MEMORY = 40 * 2**20", offer(home, ("large.png", large)))
     assert '["large.png", "needs too much memory"]' in done.stdout, done
-    assert uploads.add(folder, offer(home, ("large.png", large), ("good.png", good))).refused == []
+    assert uploads.add(folder, offer(home, ("large.png", large), ("good.png", SOUND))).refused == []
 
 
 @pytest.mark.slow
 def test_a_reader_that_computes_for_ever_is_ended(folder: Path, home: Path) -> None:
     code = "sandbox.SECONDS = 1\ndef hang(*_):\n    while True: pass\nimages.upright = hang"
-    done = read_apart(folder, code, offer(home, ("good.png", pictures.saved(pictures.two(), "PNG"))))
+    done = read_apart(folder, code, offer(home, ("good.png", SOUND)))
     assert done.returncode < 0  # by the signal
 
 
 @pytest.mark.parametrize(("data", "expected"), texts.CAPTIONS.values(), ids=texts.CAPTIONS.keys())
 def test_a_caption_is_read_right_or_refused(folder: Path, data: bytes, expected: str | Refused) -> None:
-    report = add(folder, ("a.png", pictures.saved(pictures.two(), "PNG")), ("a.txt", data))
+    report = add(folder, ("a.png", SOUND), ("a.txt", data))
     (example,) = dataset.read(folder)
     if isinstance(expected, Refused):
         assert [(name, expected.words in reason) for name, reason in report.refused] == [("a.txt", True)]
@@ -202,7 +189,7 @@ def test_a_name_is_never_a_path(folder: Path, name: str) -> None:
 
 def test_of_a_moving_picture_the_first_frame_is_used(folder: Path) -> None:
     _, data, _ = GOOD["png animated"]
-    report = add(folder, ("a.png", data), ("b.png", pictures.saved(pictures.two(), "PNG")))
+    report = add(folder, ("a.png", data), ("b.png", SOUND))
     assert (len(report.added), report.animated) == (2, 1)
     assert "1 image is animated; only its first frame is used." in report.sentence()
 
@@ -210,12 +197,10 @@ def test_of_a_moving_picture_the_first_frame_is_used(folder: Path) -> None:
 @pytest.mark.parametrize("name", ZIPS)
 def test_a_zip_is_taken_file_by_file(folder: Path, name: str) -> None:
     _, kept, words = ZIPS[name]
-    data = containers.zip_data(name)
-    report = add(folder, ("set.zip", data))
+    report = add(folder, ("set.zip", containers.zip_data(name)))
     assert [path.name for path in (folder / paths.CACHE).iterdir()] == ["upload.lock"]
     assert len(report.added) == kept, report
-    reasons = " ".join(f"{name} {reason}" for name, reason in report.refused)
-    assert words in reasons
+    assert words in " ".join(f"{name} {reason}" for name, reason in report.refused)
 
 
 def test_there_is_an_end_to_what_is_taken_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,17 +219,16 @@ def test_there_is_an_end_to_what_is_taken_in(folder: Path, monkeypatch: pytest.M
 
 
 def test_links_and_pipes_in_a_folder_are_left_alone(folder: Path, home: Path) -> None:
-    (home / "outputs" / "secret.txt").write_text("secret")
-    (home / "outputs" / "secret.png").write_bytes(pictures.saved(pictures.two(), "PNG"))
-    (folder / "a.png").write_bytes(pictures.saved(pictures.two(), "PNG"))
-    (folder / "a.txt").symlink_to(home / "outputs" / "secret.txt")
-    (folder / "b.png").symlink_to(home / "outputs" / "secret.png")
-    (folder / "c.png").write_bytes(pictures.saved(pictures.two(), "PNG"))
+    secret = home / "outputs" / "secret"
+    secret.with_suffix(".txt").write_text("secret")
+    for path in (secret.with_suffix(".png"), folder / "a.png", folder / "c.png"):
+        path.write_bytes(SOUND)
+    (folder / "a.txt").symlink_to(secret.with_suffix(".txt"))
+    (folder / "b.png").symlink_to(secret.with_suffix(".png"))
     digest = dataset.digest(dataset.read(folder))
-    (folder / "a.mask.png").symlink_to(home / "outputs" / "secret.png")
-    os.mkfifo(folder / "c.mask.png")
-    os.mkfifo(folder / "c.txt")
-    os.mkfifo(folder / "d.png")
+    (folder / "a.mask.png").symlink_to(secret.with_suffix(".png"))
+    for pipe in ("c.mask.png", "c.txt", "d.png"):
+        os.mkfifo(folder / pipe)
     (folder / "e.png").mkdir()
     (folder / "loop").symlink_to(folder)
     assert [(example.name, example.caption) for example in dataset.read(folder)] == [("a.png", ""), ("c.png", "")]
@@ -255,8 +239,7 @@ def test_links_and_pipes_in_a_folder_are_left_alone(folder: Path, home: Path) ->
 
 @pytest.mark.parametrize(("data", "words"), ADAPTERS.values(), ids=ADAPTERS.keys())
 def test_a_wrong_adapter_is_refused_before_it_is_used(home: Path, data: bytes, words: str) -> None:
-    (home / "uploads").mkdir()
-    path = containers.write(home / "uploads", "x.safetensors", data)
+    path = containers.write(home / "outputs", "x.safetensors", data)
     with pytest.raises(UserError) as caught:
         reader.read(path)
     assert words in caught.value.message

@@ -24,8 +24,6 @@ CAPTIONS: dict[str, tuple[bytes, str | Refused]] = {
     "several lines": (b"one\r\ntwo\rthree\n\nfour", "one two three four"),
     "html": (b"<script>alert(1)</script>", "<script>alert(1)</script>"),
     "colours of a terminal": (b"\x1b[31mred\x1b[0m\x07", "[31mred [0m"),
-    "a line of a log": (b'cat\n{"kind":"failed","message":"x"}', 'cat {"kind":"failed","message":"x"}'),
-    "the end of a TOML text": (b'"""\n[model]\nbase = "/etc"', '""" [model] base = "/etc"'),
     "a template": (b"{{7*7}} ${7*7} {0.__class__}", "{{7*7}} ${7*7} {0.__class__}"),
     "right to left": ("cat\u202egnp".encode(), "cat gnp"),
     "joined letters": ("e\u0301\u0327".encode(), "e\u0301\u0327"),

@@ -1,36 +1,33 @@
-"""The strict reader: each way a file can be wrong is refused in words, before anything of it is used."""
-
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
 
 from tests.hostile import containers
 from tests.hostile.containers import NAME
+from tests.unit.adapter_files.test_modules import random
 from trainer import foreign_text
 from trainer.adapter_files import compatibility, reader, safetensors_reader
-from trainer.adapter_files.modules import kind
+from trainer.adapter_files.modules import Module, kind
 from trainer.errors import UserError
+
+DOTTED = "transformer.transformer_blocks.0.attn.to_out.0"
 
 
 def test_missing_replaced_and_endless_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file"):
-        reader.read(tmp_path / "absent.safetensors")
-    with pytest.raises(UserError, match="folder"):
-        reader.read(tmp_path)
-    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    header = {f"lora_unet_{number}.alpha": entry for number in range(foreign_text.MAX_TENSORS + 1)}
-    (tmp_path / "x.safetensors").write_bytes(containers.raw(header))
-    with pytest.raises(UserError, match="more than 20000 tensors"):
-        reader.read(tmp_path / "x.safetensors")
     path = tmp_path / "x.safetensors"
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    many = {f"lora_unet_{number}.alpha": entry for number in range(foreign_text.MAX_TENSORS + 1)}
+    path.write_bytes(containers.raw(many))
+    for file, words in ((tmp_path / "absent", "no file"), (tmp_path, "folder"), (path, "more than 20000 tensors")):
+        with pytest.raises(UserError, match=words):
+            reader.read(file)
     path.write_bytes(containers.tensors())
-    file = safetensors_reader.read(path)
+    sound = safetensors_reader.read(path)
     path.write_bytes(b"short")
     with pytest.raises(UserError, match="was changed or removed"):
-        reader.of_file(file)
+        reader.of_file(sound)
 
 
 def test_an_adapter_of_whole_numbers_is_refused(tmp_path: Path) -> None:
@@ -43,52 +40,44 @@ def test_an_adapter_of_whole_numbers_is_refused(tmp_path: Path) -> None:
     assert reader.read(path).modules[NAME].alpha == 4
 
 
-@pytest.mark.parametrize("peft", [True, False])
-def test_a_dora_of_ai_toolkit_has_the_lengths_that_its_magnitudes_say(peft: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "down", "up"), [(NAME, "lora_down", "lora_up"), (DOTTED, "lora_A", "lora_B")], ids=["kohya", "peft"]
+)
+def test_a_dora_of_ai_toolkit_has_the_lengths_that_its_magnitudes_say(name: str, down: str, up: str) -> None:
     """Of its 27a03a91: a length for each output, and no alpha, as the rank stands for it (toolkit/models/DoRA.py)."""
-    rng = torch.Generator().manual_seed(0)
-    down, up, weight = (torch.randn(size, generator=rng) for size in ((2, 6), (4, 2), (4, 6)))
-    lengths = torch.rand(4, generator=rng) + 0.5
-    name, tensors = NAME, {"lora_down.weight": down, "lora_up.weight": up, "magnitude": lengths}
-    if peft:
-        name = "transformer.transformer_blocks.0.attn.to_out.0"
-        tensors = {"lora_A.weight": down, "lora_B.weight": up, "magnitude": lengths}
-    data = save({f"{name}.{ending}": tensor for ending, tensor in tensors.items()})
-    (module,) = reader.of_file(safetensors_reader.parse(data, "x")).modules.values()
+    first, second, weight, lengths = random(2, 6), random(4, 2, seed=1), random(4, 6, seed=2), random(4).abs() + 0.5
+    module = only(name, {f"{down}.weight": first, f"{up}.weight": second, "magnitude": lengths})
     assert (kind(module), module.alpha) == ("DoRA", 2)
-    changed = weight + up @ down
+    changed = weight + second @ first
     expected = lengths[:, None] * changed / changed.norm(dim=1, keepdim=True)
     assert torch.allclose(weight + module.delta(weight), expected, atol=1e-6)
 
 
 def test_a_dora_under_dotted_names_keeps_the_axis_of_its_magnitudes() -> None:
     """OneTrainer writes lengths for each input beside lora_A: of a square layer either axis would fit."""
-    name, lengths = "transformer.transformer_blocks.0.attn.to_out.0", torch.arange(1.0, 5)[None]
+    lengths = torch.arange(1.0, 5)[None]
     tensors = {"lora_A.weight": torch.zeros(2, 4), "lora_B.weight": torch.zeros(4, 2), "dora_scale": lengths}
-    data = save({f"{name}.{ending}": tensor for ending, tensor in tensors.items()})
-    (module,) = reader.of_file(safetensors_reader.parse(data, "x")).modules.values()
-    assert torch.allclose(module.delta(torch.eye(4)) + torch.eye(4), torch.diag(lengths[0]))
+    assert torch.allclose(only(DOTTED, tensors).delta(torch.eye(4)) + torch.eye(4), torch.diag(lengths[0]))
 
 
-CONVOLUTION = "lora_unet_down_blocks_0_resnets_0_conv1"
-
-
-def change(name: str, tensors: dict[str, torch.Tensor], weight: torch.Tensor | None = None) -> torch.Tensor:
-    """The change that the one layer of a file makes."""
-    data = save({f"{name}.{ending}": tensor.contiguous() for ending, tensor in tensors.items()})
-    (module,) = reader.of_file(safetensors_reader.parse(data, "x")).modules.values()
-    return module.delta(weight)
+def only(name: str, tensors: dict[str, torch.Tensor]) -> Module:
+    (module,) = reader.of_tensors(
+        {f"{name}.{end}": tensor.contiguous() for end, tensor in tensors.items()}, "x"
+    ).modules.values()
+    return module
 
 
 def test_forms_of_convolutions_that_only_their_makers_have() -> None:
     """LyCORIS' DyLoRA has flat ups, and OneTrainer's LoHa has factors with the shapes of convolutions."""
-    rng = torch.Generator().manual_seed(0)
-    down, up = torch.randn(2, 6, 3, 3, generator=rng), torch.randn(4, 2, generator=rng)
-    alpha = torch.tensor(1.0)
-    dylora = change(CONVOLUTION, {"lora_down.weight": down, "lora_up.weight": up, "alpha": alpha})
-    assert torch.allclose(dylora, 0.5 * up @ down.flatten(1))
-    second, other = torch.randn(2, 6, 3, 3, generator=rng), torch.randn(4, 2, generator=rng)
-    factors = {"hada_w1_a": up, "hada_w2_a": other}
-    loha = {key: part[..., None, None] for key, part in factors.items()} | {"hada_w1_b": down, "hada_w2_b": second}
+    name, alpha = "lora_unet_down_blocks_0_resnets_0_conv1", {"alpha": torch.tensor(1.0)}
+    down, up, second, other = random(2, 6, 3, 3), random(4, 2), random(2, 6, 3, 3, seed=1), random(4, 2, seed=1)
+    dylora = only(name, {"lora_down.weight": down, "lora_up.weight": up} | alpha)
+    assert torch.allclose(dylora.delta(), 0.5 * up @ down.flatten(1))
+    loha = {
+        "hada_w1_a": up[..., None, None],
+        "hada_w2_a": other[..., None, None],
+        "hada_w1_b": down,
+        "hada_w2_b": second,
+    }
     expected = 0.5 * (up @ down.flatten(1)) * (other @ second.flatten(1))
-    assert torch.allclose(change(CONVOLUTION, {**loha, "alpha": alpha}), expected)
+    assert torch.allclose(only(name, loha | alpha).delta(), expected)

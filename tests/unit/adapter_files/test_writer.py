@@ -1,5 +1,3 @@
-"""Every adapter through every form and back; metadata, hashes and what is left of a stripped file."""
-
 import hashlib
 import json
 from pathlib import Path
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
+from tests.unit.adapter_files.test_modules import LINEAR, random
 from trainer.adapter_files import low_rank, peft_settings, reader, safetensors_reader, summary, writer
 from trainer.adapter_files.modules import LoHa, LoKr, Lora, Module
 from trainer.adapter_files.writer import Precision
@@ -20,20 +19,13 @@ from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import FamilyName
 from trainer.errors import UserError
 
-LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 FAMILIES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
 PLACES: dict[FamilyName, list[tuple[Place, int]]] = {
     family: [
-        (Place(*name.split(":")), len(shape))  # type: ignore[arg-type] # one of the three
-        for name, shape in layer_shapes.known(family).items()
-        if len(shape) > 1
+        (Place(*name.split(":")), len(shape)) for name, shape in layer_shapes.known(family).items() if len(shape) > 1
     ]
     for family in FAMILIES
 }
-
-
-def random(shape: tuple[int, ...], seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @st.composite
@@ -55,15 +47,16 @@ def module(kind: str, rank: int, shape: tuple[int, ...], alpha: float, seed: int
     out, columns, ones = shape[0], torch.Size(shape[1:]).numel(), (1,) * (len(shape) - 2)
     if kind == "LoHa":
         sizes = {"w1_a": (out, rank), "w1_b": (rank, columns), "w2_a": (out, rank), "w2_b": (rank, columns)}
-        return LoHa({f"hada_{part}": random(size, seed + int(part[1])) for part, size in sizes.items()}, alpha)
+        return LoHa({f"hada_{part}": random(*size, seed=seed + int(part[1])) for part, size in sizes.items()}, alpha)
     if kind == "LoKr":
-        parts = {"lokr_w1": random((2, 1), seed), "lokr_w2_a": random((out, rank), seed + 1)}
-        return LoKr({**parts, "lokr_w2_b": random((rank, columns), seed + 2)}, alpha)
-    parts = {"lora_down.weight": random((rank, *shape[1:]), seed), "lora_up.weight": random((out, rank, *ones), seed)}
-    if kind == "DoRA":
-        parts["dora_scale"] = random((out, 1, *ones), seed).abs() + 0.1
-    if kind == "DoRA by input":
-        parts["dora_scale"] = random((1, shape[1], *ones), seed).abs() + 0.1
+        sizes = {"w1": (2, 1), "w2_a": (out, rank), "w2_b": (rank, columns)}
+        parts = {f"lokr_{part}": random(*size, seed=seed + n) for n, (part, size) in enumerate(sizes.items())}
+        return LoKr(parts, alpha)
+    sizes = {"lora_down.weight": (rank, *shape[1:]), "lora_up.weight": (out, rank, *ones)}
+    parts = {part: random(*size, seed=seed) for part, size in sizes.items()}
+    magnitudes = {"DoRA": (out, 1, *ones), "DoRA by input": (1, shape[1], *ones)}
+    if kind in magnitudes:
+        parts["dora_scale"] = random(*magnitudes[kind], seed=seed).abs() + 0.1
     return Lora(parts, alpha)
 
 
@@ -102,13 +95,14 @@ def test_pefts_form_and_back(adapter: tuple[FamilyName, dict[str, Module]]) -> N
 def test_other_kinds_become_the_lora_of_the_same_change(adapter: tuple[FamilyName, dict[str, Module]]) -> None:
     family, modules = adapter
     data = writer.write(modules, writer.of_family(family, "epsilon"), form="peft", precision="fp32")
-    for name, lora in read_back(data).modules.items():
-        assert isinstance(lora, Lora)
-        assert torch.allclose(lora.delta(), modules[name].delta(), rtol=1e-4, atol=1e-4)
+    loras = read_back(data).modules
+    assert {type(lora) for lora in loras.values()} == {Lora}
+    assert all(
+        torch.allclose(lora.delta(), modules[name].delta(), rtol=1e-4, atol=1e-4) for name, lora in loras.items()
+    )
 
 
-PRECISIONS: dict[Precision, tuple[torch.dtype, float]] = {"fp16": (torch.float16, 2**-11), "fp32": (torch.float32, 0.0)}
-PRECISIONS["bf16"] = (torch.bfloat16, 2**-8)
+PRECISIONS = {"fp16": (torch.float16, 2**-11), "fp32": (torch.float32, 0.0), "bf16": (torch.bfloat16, 2**-8)}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -129,15 +123,13 @@ def test_precision(precision: Precision, form: writer.Form) -> None:
 
 
 def test_dora_in_part_has_no_form_for_peft_and_a_layer_one_name() -> None:
-    names = [f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{layer}" for layer in "qk"]
-    modules = {names[0]: module("LoRA", 2, (3, 4), 1.0, 0), names[1]: module("DoRA", 2, (3, 4), 1.0, 0)}
+    modules = {LINEAR: module("LoRA", 2, (3, 4), 1.0, 0), f"{LINEAR[:-1]}k": module("DoRA", 2, (3, 4), 1.0, 0)}
     with pytest.raises(UserError, match="Only some layers"):
         writer.write(modules, {}, form="peft", precision="fp16")
-    assert same(read_back(writer.write(modules, {}, form="kohya", precision="fp32")).modules, modules)
     names = ("lora_unet_mid_block_attentions_0_proj_in", "unet.mid_block.attentions.0.proj_in")
     tensors = {f"{name}.{part}.weight": torch.ones(2, 2) for name in names for part in ("lora_up", "lora_down")}
     with pytest.raises(UserError, match="twice, under two names"):
-        read_back(save({**tensors, f"{names[0]}.alpha": torch.tensor(1.0)}))
+        reader.of_tensors({**tensors, f"{names[0]}.alpha": torch.tensor(1.0)}, "x")
 
 
 @pytest.mark.parametrize("count", [2, 300])
@@ -160,19 +152,22 @@ def test_the_hashes_are_those_of_their_definition(count: int) -> None:
 
 def test_tucker_cores_are_multiplied_into_a_factor() -> None:
     """What LyCORIS calls tucker: the core between the factors of a 3 x 3 convolution."""
-    name = "lora_unet_mid_block_resnets_0_conv1"
-    mid, down, up = random((3, 3, 3, 3), 0), random((3, 5, 1, 1), 1), random((4, 3, 1, 1), 2)
-    facts = {f"{name}.lora_mid.weight": mid, f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-    file = read_back(save({**facts, f"{name}.alpha": torch.tensor(6.0)}))
+
+    def delta(parts: dict[str, Tensor], alpha: float) -> Tensor:
+        tensors = {f"lora_unet_mid_block_resnets_0_conv1.{key}": tensor for key, tensor in parts.items()}
+        tensors["lora_unet_mid_block_resnets_0_conv1.alpha"] = torch.tensor(alpha)
+        (file,) = reader.of_tensors(tensors, "x").modules.values()
+        return file.delta()
+
+    mid, down, up = random(3, 3, 3, 3), random(3, 5, 1, 1, seed=1), random(4, 3, 1, 1, seed=2)
     whole = torch.einsum("pqhw,qi,op->oihw", mid, down.flatten(1), up.flatten(1))
-    assert torch.allclose(file.modules[name].delta(), 2 * whole.flatten(1), atol=1e-4)
-    cores = {"hada_t1": random((2, 2, 3, 3), 3), "hada_t2": random((2, 2, 3, 3), 4)}
-    sides = {f"hada_w{n}_{part}": random((2, size), n) for n in (1, 2) for part, size in (("a", 4), ("b", 5))}
-    tensors = {f"{name}.{key}": tensor for key, tensor in {**cores, **sides}.items()}
-    file = read_back(save({**tensors, f"{name}.alpha": torch.tensor(2.0)}))
+    lora = {"lora_mid.weight": mid, "lora_down.weight": down, "lora_up.weight": up}
+    assert torch.allclose(delta(lora, 6.0), 2 * whole.flatten(1), atol=1e-4)
+    cores = {f"hada_t{n}": random(2, 2, 3, 3, seed=2 + n) for n in (1, 2)}
+    sides = {f"hada_w{n}_{part}": random(2, size, seed=n) for n in (1, 2) for part, size in (("a", 4), ("b", 5))}
     factors = [(cores[f"hada_t{n}"], sides[f"hada_w{n}_b"], sides[f"hada_w{n}_a"]) for n in (1, 2)]
     first, second = (torch.einsum("pqhw,qi,po->oihw", *each) for each in factors)
-    assert torch.allclose(file.modules[name].delta(), (first * second).flatten(1), atol=1e-4)
+    assert torch.allclose(delta(cores | sides, 2.0), (first * second).flatten(1), atol=1e-4)
 
 
 PEFT_LAYER = {
@@ -234,7 +229,7 @@ def test_the_settings_beside_a_file_that_peft_wrote(tmp_path: Path, config: dict
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_the_best_approximation_is_that_of_the_whole_matrix(rank: int) -> None:
-    pair = low_rank.Pair(random((9, 5), 0).double(), random((5, 12), 1).double(), (12,))
+    pair = low_rank.Pair(random(9, 5).double(), random(5, 12, seed=1).double(), (12,))
     whole, cut = pair.up @ pair.down, low_rank.cut(pair, rank)
     _, values, _ = torch.linalg.svd(whole)
     lost = float((whole - cut.pair.up @ cut.pair.down).square().sum())
@@ -244,6 +239,9 @@ def test_the_best_approximation_is_that_of_the_whole_matrix(rank: int) -> None:
     assert cut.pair.rank == (rank or 5)
     direct = low_rank.cut_matrix(whole, (12,), rank or 5)
     assert torch.allclose(direct.pair.up @ direct.pair.down, cut.pair.up @ cut.pair.down)
+
+
+def test_an_energy_share_gives_the_rank() -> None:
     diagonal = torch.diag(torch.tensor([3.0, 2.0, 1.0])).double()  # squares 9, 4, 1 of 14
     shares = {0.5: 1, 9 / 14 - 1e-9: 1, 0.7: 2, 13 / 14 - 1e-9: 2, 0.95: 3}
     pair = low_rank.Pair(diagonal, torch.eye(3).double(), (3,))
@@ -252,13 +250,9 @@ def test_the_best_approximation_is_that_of_the_whole_matrix(rank: int) -> None:
 
 
 def test_a_summary_has_layers_recipe_and_a_cover_that_is_a_picture() -> None:
-    modules = {
-        layer_names.kohya(Place("unet", "down_blocks.1.attentions.0.proj_in"), "sdxl"): module(
-            "LoRA", 2, (4, 6), 1.0, 0
-        )
-    }
+    name = layer_names.kohya(Place("unet", "down_blocks.1.attentions.0.proj_in"), "sdxl")
     made = {"ss_training_started_at": "1767225600.0", summary.COVER: json.dumps(["/9j/abc"])}
-    data = writer.write(modules, made, form="kohya", precision="fp16")
+    data = writer.write({name: module("LoRA", 2, (4, 6), 1.0, 0)}, made, form="kohya", precision="fp16")
     facts = summary.describe(safetensors_reader.parse(data, "x"))
     assert (facts["alphas"], facts["blocks"]) == ([1.0], {"down_blocks.1": 2 * 2 * (4 + 6) + 4})
     assert (facts["begun"], facts["cover"]) == ("2026-01-01T00:00:00+00:00", True)

@@ -1,55 +1,41 @@
-"""Names of layers: every layer of every family through every form and back; and the layouts against the live models."""
-
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from tests.integration.families import models
 from trainer import families
 from trainer.adapter_files import safetensors_reader, summary
+from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.base_models import layer_names, layer_shapes, registry, transformer_names
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import TRANSFORMERS, FamilyName
-from trainer.base_models.spec import Blocks
 from trainer.config import ModelConfig
 
 
-@pytest.mark.parametrize("kind", [*models.UNETS, "micro"])
+@pytest.mark.parametrize("kind", [*models.UNETS, "micro", *models.TRANSFORMERS])
 def test_the_layout_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
+    """Joined layers of a transformer have the rows of their parts."""
     base = "micro" if kind == "micro" else str(bases[kind])
-    family = families.load(ModelConfig(base=base), torch.device("cpu"), torch.float32)
-    named = ((name, getattr(module, "weight", None)) for name, _, _, module in families.named(family))
-    live = {name: tuple(weight.shape) for name, weight in named if weight is not None}
-    shapes = layer_shapes.known("micro") if kind == "micro" else layer_shapes.of_folder(bases[kind])
-    expected = {layer_names.kohya(place_of(name), family.base.family): shape for name, shape in shapes.items()}
-    assert expected == live
+    model = families.load(ModelConfig(base=base), torch.device("cpu"), torch.float32)
+    family = model.base.family
+    named = ((name, getattr(module, "weight", None)) for name, _, _, module in families.named(model))
+    prefix = "lora_transformer_" if kind in models.TRANSFORMERS else ""
+    live = {name: tuple(weight.shape) for name, weight in named if weight is not None and name.startswith(prefix)}
+    known = layer_shapes.known("micro") if kind == "micro" else layer_shapes.of_folder(bases[kind], family)
+    shapes = {place_of(name): shape for name, shape in known.items() if not prefix or name.startswith("transformer:")}
+    joined = {place: parts for place in shapes if (parts := transformer_names.parts(place.path, family))}
+    assert {layer_names.kohya(place, family): shape for place, shape in shapes.items() if place not in joined} == live
+    for place, parts in joined.items():
+        rows = [shapes[Place(place.component, part)][0] for part in parts]
+        assert shapes[place][0] == sum(rows)
+        assert [row / rows[0] for row in rows] == [share / next(iter(parts.values())) for share in parts.values()]
 
 
 def place_of(name: str) -> Place:
     component, _, path = name.partition(":")
-    return Place(component, path)  # type: ignore[arg-type] # one of the three
-
-
-@pytest.mark.parametrize("kind", models.TRANSFORMERS)
-def test_the_layout_of_a_transformer_is_that_of_the_live_model(bases: dict[str, Path], kind: str) -> None:
-    """Joined layers have the rows of their parts."""
-    family = families.load(ModelConfig(base=str(bases[kind])), torch.device("cpu"), torch.float32)
-    name = family.base.family
-    named = ((name, getattr(module, "weight", None)) for name, _, _, module in families.named(family))
-    weights = {name: weight for name, weight in named if weight is not None}
-    live = {name: tuple(each.shape) for name, each in weights.items() if name.startswith("lora_transformer_")}
-    known = {place_of(key): shape for key, shape in layer_shapes.of_folder(bases[kind], name).items()}
-    shapes = {place: shape for place, shape in known.items() if place.component == "transformer"}
-    joined = {place: transformer_names.parts(place.path, name) for place in shapes}
-    assert {layer_names.kohya(place, name): shape for place, shape in shapes.items() if not joined[place]} == live
-    for place, parts in joined.items():
-        rows = [shapes[Place(place.component, part)][0] for part in parts]
-        assert not parts or shapes[place][0] == sum(rows)
-        assert [row / rows[0] for row in rows] == [share / next(iter(parts.values())) for share in parts.values()]
+    return Place(component, path)
 
 
 @pytest.mark.parametrize("family", TRANSFORMERS)
@@ -58,6 +44,8 @@ def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
         place = place_of(key)
         if place.component != "transformer":
             continue
+        is_inside = place.path.startswith(tuple(f"{name}." for name in TRANSFORMERS[family].blocks))
+        assert place.block == (".".join(place.path.split(".")[:2]) if is_inside else "outside")
         for name in (layer_names.kohya(place, family), layer_names.peft(place), f"lycoris_{flat(place.path)}"):
             assert layer_names.read(name).place == place
         # As musubi-tuner and OneTrainer name the layers of Z-Image.
@@ -73,17 +61,12 @@ def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
             assert place.path in transformer_names.parts(whole, family)
 
 
-def test_names_of_two_families_are_told_apart_by_proportions(tmp_path: Path) -> None:
+def test_names_of_two_families_are_told_apart_by_proportions() -> None:
     """FLUX.2 klein has the original names of FLUX.1, and other feed-forward layers; some files have no metadata."""
     sizes = {"flux": {"linear1": (21504, 3072), "linear2": (3072, 15360)}}
     sizes["flux2_klein"] = {"linear1": (27648, 3072), "linear2": (3072, 12288)}
     for family, layers in sizes.items():
-        tensors = {}
-        for name, (rows, columns) in layers.items():
-            tensors[f"diffusion_model.single_blocks.3.{name}.lora_A.weight"] = torch.zeros(1, columns)
-            tensors[f"diffusion_model.single_blocks.3.{name}.lora_B.weight"] = torch.zeros(rows, 1)
-        save_file(tensors, tmp_path / "x.safetensors")
-        file = safetensors_reader.read(tmp_path / "x.safetensors")
+        file = file_of({f"diffusion_model.single_blocks.3.{name}": shape for name, shape in layers.items()})
         own, unknown = summary.layers(file)
         assert not unknown
         assert summary.family(file, own) == family
@@ -91,24 +74,27 @@ def test_names_of_two_families_are_told_apart_by_proportions(tmp_path: Path) -> 
         assert {layer.module.place.path for layer in own if layer.module.place} == known
 
 
+def file_of(shapes: dict[str, tuple[int, ...]]) -> SafetensorsFile:
+    tensors = {f"{name}.lora_A.weight": torch.zeros(1, columns) for name, (_, columns) in shapes.items()}
+    tensors |= {f"{name}.lora_B.weight": torch.zeros(rows, 1) for name, (rows, _) in shapes.items()}
+    return safetensors_reader.parse(save(tensors), "x")
+
+
 @pytest.mark.parametrize(
     "model", [model for model, (family, _) in layer_shapes.MODELS.items() if family in TRANSFORMERS]
 )
-def test_layers_outside_blocks_have_widths_of_their_own(model: str, tmp_path: Path) -> None:
+def test_layers_outside_blocks_have_widths_of_their_own(model: str) -> None:
     """The text of FLUX.1 and Stable Diffusion 3 is as wide as the blocks of FLUX.2 klein 9B."""
     family, _ = layer_shapes.MODELS[model]
-    tensors = {}
+    shapes = {}
     for key, shape in layer_shapes.known(model).items():
         place = place_of(key)
         is_first = place.path.startswith(tuple(f"{blocks}.0." for blocks in TRANSFORMERS[family].blocks))
         if place.component == "transformer" and len(shape) == 2 and (is_first or place.block == "outside"):
-            name = layer_names.peft(place)
-            tensors |= {f"{name}.lora_A.weight": torch.zeros(1, shape[1])}
-            tensors |= {f"{name}.lora_B.weight": torch.zeros(shape[0], 1)}
-    save_file(tensors, tmp_path / "x.safetensors")
-    file = safetensors_reader.read(tmp_path / "x.safetensors")
-    assert summary.family_by_width(file, layers := summary.layers(file)[0]) == family
-    assert summary.family(file, layers) == family
+            shapes[layer_names.peft(place)] = shape
+    file = file_of(shapes)
+    layers, _ = summary.layers(file)
+    assert summary.family_by_width(file, layers) == summary.family(file, layers) == family
 
 
 T5_LAYERS = ("0.SelfAttention.q", "0.SelfAttention.o", "1.DenseReluDense.wi_0", "1.DenseReluDense.wo")
@@ -143,52 +129,21 @@ def test_layers_of_t5_are_read_under_each_makers_names(family: FamilyName, folde
     assert layer_names.read(f"lora_te4_{flat(path)}").place is None
 
 
-@pytest.fixture
-def trial(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A family whose blocks are called as Z-Image's."""
-    blocks = Blocks("layers", {"attention.to_q": "attention.wq"}, {}, feed_forwards=("feed_forward",))
-    refiner = replace(blocks, original="refiner")
-    spec = replace(TRANSFORMERS["flux"], blocks={"layers": blocks, "noise_refiner": refiner}, outside={})
-    monkeypatch.setitem(TRANSFORMERS, "trial", spec)  # type: ignore[misc] # a name that no family has
-    names = [value for value in vars(transformer_names).values() if hasattr(value, "cache_clear")]
-    for table in names:
-        table.cache_clear()
-    yield "trial"
-    monkeypatch.undo()
-    for table in names:
-        table.cache_clear()
-
-
-@pytest.mark.parametrize(("blocks", "original"), [("layers", "layers"), ("noise_refiner", "refiner")])
-def test_blocks_may_have_any_name(trial: FamilyName, tmp_path: Path, blocks: str, original: str) -> None:
-    place = Place("transformer", f"{blocks}.12.attention.to_q")
-    assert transformer_names.original(place.path, trial) == f"{original}.12.attention.wq"
-    theirs = (f"lora_unet_{original}_12_attention_wq", f"diffusion_model.{original}.12.attention.wq")
-    for name in (layer_names.kohya(place, trial), layer_names.peft(place), *theirs):
-        assert layer_names.read(name).place == place
-    assert place.block == f"{blocks}.12"
-    names = [f"{name}.{end}" for name in theirs[:1] for end in ("lora_up.weight", "lora_down.weight")]
-    save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "x.safetensors")
-    facts = summary.describe(safetensors_reader.read(tmp_path / "x.safetensors"))
-    assert place.block in facts["blocks"]
-
-
 def flat(path: str) -> str:
     return path.replace(".", "_")
 
 
 @pytest.mark.parametrize("family", registry.UNETS)
 def test_every_name_is_read_back(family: FamilyName) -> None:
+    """Those of kohya and PEFT are read back in `test_writer.py`, too."""
     for name in layer_shapes.known(family):
         place = place_of(name)
-        module = layer_names.read(layer_names.kohya(place, family))
-        assert module.place == place
-        assert module.text_model
-        assert layer_names.read(layer_names.peft(place)).place == place
+        assert layer_names.read(layer_names.kohya(place, family)).text_model
+        names = [layer_names.kohya(place, family), layer_names.peft(place)]
         if place.component == "unet":
             original = layer_names.original(place.path, attends="up_blocks.0.up" not in place.path)
-            for name in (f"lora_unet_{flat(original)}", f"lora_unet_{flat(place.path)}", f"diffusion_model.{original}"):
-                assert layer_names.read(name).place == place
+            names += [f"lora_unet_{flat(original)}", f"lora_unet_{flat(place.path)}", f"diffusion_model.{original}"]
+        assert {layer_names.read(name).place for name in names} == {place}
 
 
 @pytest.mark.parametrize(
@@ -211,30 +166,3 @@ def test_every_name_is_read_back(family: FamilyName) -> None:
 def test_names_of_other_programs(name: str, path: str | None) -> None:
     module = layer_names.read(name)
     assert (module.place.path if module.place else None) == path
-
-
-@pytest.mark.parametrize(
-    ("shapes", "size"),
-    [
-        ({"lora_down.weight": (4, 6), "lora_up.weight": (5, 4)}, (5, 6)),
-        ({"lora_down.weight": (4, 6, 3, 3), "lora_up.weight": (5, 4, 1, 1)}, (5, 54)),
-        ({"lora_down.weight": (4, 6, 1, 1), "lora_mid.weight": (4, 4, 3, 3), "lora_up.weight": (5, 4, 1, 1)}, (5, 54)),
-        ({"lora_down.weight": (6, 4), "lora_up.weight": (4, 5)}, None),
-        ({"lora_down.weight": (4, 6)}, None),
-        ({"hada_w1_a": (5, 2), "hada_w1_b": (2, 6), "hada_w2_a": (5, 2), "hada_w2_b": (2, 6)}, (5, 6)),
-        ({"lokr_w1": (2, 3), "lokr_w2_a": (5, 1), "lokr_w2_b": (1, 7)}, (10, 21)),
-        ({"lokr_w1": (2, 3), "lokr_w2": (5, 7, 3, 3)}, (10, 189)),
-        ({"a1.weight": (6, 2), "a2.weight": (2, 6), "b1.weight": (5, 2), "b2.weight": (2, 6, 3, 3)}, (5, 54)),
-        ({"oft_blocks": (4, 3, 3)}, (12, 0)),
-        ({"oft_blocks": (3, 4, 2, 2)}, (8, 0)),
-        ({"oft_blocks": (4, 3, 2, 2)}, None),
-        ({"weight": (5,), "on_input": ()}, (0, 0)),
-        ({"diff": (5, 6, 3, 3), "diff_b": (5,)}, (5, 54)),
-        ({"w_norm": (5,), "b_norm": (5,)}, (5, 1)),
-        ({}, None),
-    ],
-)
-def test_the_size_of_the_weight_that_a_module_changes(
-    shapes: dict[str, tuple[int, ...]], size: tuple[int, int] | None
-) -> None:
-    assert layer_shapes.weight_size(shapes) == size

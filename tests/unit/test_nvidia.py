@@ -1,7 +1,4 @@
-"""Cards that are not used: each cause has its sentence and the command that helps."""
-
 import os
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +22,6 @@ GTX_1080 = Card("NVIDIA GeForce GTX 1080", "560.94", (6, 1))
         (Card("Tesla T4", "470.57.02", (7, 5)), (12, 8), "driver 470.57.02 is too old for CUDA 12.8"),
         (RTX_3060, None, f'for CPUs only. Install the one for NVIDIA cards: "{sys.executable}" -m pip install '
                          "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"),
-        (GTX_1080, None, "https://download.pytorch.org/whl/cu126"),
         (GTX_1080, (12, 8), f'has no code for it. Install the one that has: "{sys.executable}" -m pip install '
                             "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"),
         (GTX_1080, (12, 6), ""),
@@ -40,32 +36,38 @@ def test_a_card_that_is_not_used_is_explained(card: Card, cuda: tuple[int, int] 
     assert bool(words) == bool(sentence)
 
 
-def test_what_torch_was_built_for_is_read_without_it(tmp_path: Path) -> None:
-    for number, (text, cuda) in enumerate(
-        {
-            "cuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n": (12, 8),
-            "__version__ = '2.13.0'\ncuda: str | None = '13.0'\n": (13, 0),
-            "__version__ = '2.9.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n": None,
-        }.items()
-    ):
-        file = tmp_path / f"{number}.py"
-        file.write_text(text)
-        assert nvidia.built_for(file) == cuda
+@pytest.mark.parametrize(
+    ("text", "cuda"),
+    [
+        ("cuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n", (12, 8)),
+        ("__version__ = '2.13.0'\ncuda: str | None = '13.0'\n", (13, 0)),
+        ("__version__ = '2.9.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n", None),
+    ],
+)
+def test_what_torch_was_built_for_is_read_without_it(tmp_path: Path, text: str, cuda: tuple[int, int] | None) -> None:
+    (tmp_path / "version.py").write_text(text)
+    assert nvidia.built_for(tmp_path / "version.py") == cuda
+
+
+def forget() -> None:
+    """Ask again."""
+    nvidia.advice.cache_clear()
+    nvidia.installed.cache_clear()
 
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A program in the place of the driver's."""
-    program = tmp_path / "nvidia-smi"
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    nvidia.advice.cache_clear()
-    yield program
-    nvidia.advice.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    forget()
+    yield tmp_path / "nvidia-smi"
+    forget()
 
 
 def answering(program: Path, script: str) -> None:
     program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    program.chmod(0o755)
+    forget()
 
 
 def test_the_driver_is_asked(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +79,6 @@ def test_the_driver_is_asked(driver: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("LIMNER_SHARED", "/srv/limner")
     assert sys.executable not in nvidia.explain(RTX_3060, None), "users of a shared server do not see it"
     for script in ("exit 9", "echo '[N/A], [N/A], x'"):
-        nvidia.advice.cache_clear()
         answering(driver, script)
         assert "The driver of the NVIDIA card does not answer." in nvidia.advice()
 

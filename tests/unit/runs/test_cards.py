@@ -1,5 +1,3 @@
-"""Which cards there are, by the driver and by the user's variables, and what a process sees of them."""
-
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.runs.test_run import held, make
-from tests.unit.test_nvidia import answering
+from tests.unit.test_nvidia import answering, forget
 from trainer import nvidia, worker
 from trainer.errors import UserError
 from trainer.runs import Run, cards, events
@@ -17,33 +15,19 @@ THREE = """case "$1" in
 *=index,uuid*) echo "0, GPU-aa1, 2048"; echo "1, GPU-bb2, 12288"; echo "2, GPU-cc3, 24576" ;;
 *) for n in 0 1 2; do echo "576.80, 8.6, NVIDIA GeForce RTX 3060"; done ;;
 esac"""
-ONE = """case "$1" in
-*=index,uuid*) echo "0, GPU-aa1, 8192" ;;
-*) echo "576.80, 8.6, NVIDIA GeForce RTX 3060" ;;
-esac"""
+ONE = THREE.replace('; echo "1, GPU-bb2, 12288"; echo "2, GPU-cc3, 24576"', "").replace("0 1 2", "0")
 
 
 @pytest.fixture
 def driver(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A program in the place of the driver's, on a machine whose torch can use its cards; it has three."""
-    program = home / "nvidia-smi"
-    answer(program, THREE)
-    monkeypatch.setenv("PATH", f"{home}{os.pathsep}{os.environ['PATH']}")
+    answering(home / "nvidia-smi", THREE)
+    monkeypatch.setenv("PATH", str(home), prepend=os.pathsep)
     monkeypatch.setattr(nvidia, "built_for", lambda: (12, 8))
     for variable in (cards.CUDA, cards.HIP, "LIMNER_DEVICE"):
         monkeypatch.delenv(variable, raising=False)
-    yield program
+    yield home / "nvidia-smi"
     forget()
-
-
-def answer(program: Path, script: str) -> None:
-    answering(program, script)
-    forget()
-
-
-def forget() -> None:
-    nvidia.advice.cache_clear()
-    nvidia.installed.cache_clear()
 
 
 def test_the_driver_lists_the_cards_and_the_only_one_needs_no_selection(driver: Path) -> None:
@@ -57,7 +41,7 @@ def test_the_driver_lists_the_cards_and_the_only_one_needs_no_selection(driver: 
     cards.check(Wish(2))
     with pytest.raises(UserError, match="There is no card 3 on this machine"):
         cards.check(Wish(2, ("0", "3")))
-    answer(driver, ONE)
+    answering(driver, ONE)
     assert cards.known() == (Card("0"),)
     with cards.visible(cards.known()):
         assert cards.CUDA not in os.environ
@@ -123,5 +107,4 @@ def test_the_task_of_a_run_sees_its_cards(driver: Path, monkeypatch: pytest.Monk
 
 
 def numbers(run: Run) -> list[tuple[str, ...]]:
-    """The cards that a run had, each time."""
     return [event.cards for event in events.read(run.log)[0] if isinstance(event, events.Began) and event.cards]

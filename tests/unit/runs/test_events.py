@@ -1,5 +1,3 @@
-"""The log: torn lines, damaged lines, and a state that does not depend on how it was read."""
-
 from pathlib import Path
 
 from hypothesis import given
@@ -44,9 +42,10 @@ def test_folding_in_pieces_is_folding_in_one_go(log: list[Event], cut: int) -> N
 
 
 def test_a_resume_takes_back_what_came_after_its_step() -> None:
-    previews = [events.Preview(step=number, file=f"previews/{number}.png", prompt="x", seed=1) for number in (1, 2, 3)]
-    checkpoints = [events.Checkpoint(step=number, folder=f"checkpoints/{number}") for number in (1, 2, 3)]
-    before = [started(), *(step(number, 5.0 + number) for number in (1, 2, 3, 4)), *previews, *checkpoints]
+    before: list[Event] = [started(), *(step(number, 5.0 + number) for number in (1, 2, 3, 4))]
+    for number in (1, 2, 3):
+        before.append(events.Preview(step=number, file=f"previews/{number}.png", prompt="x", seed=1))
+        before.append(events.Checkpoint(step=number, folder=f"checkpoints/{number}"))
     state = fold(State(), [*before, started(2), step(3, 1.0)])
     assert (state.step, state.losses) == (3, {1: 6.0, 2: 7.0, 3: 1.0})
     assert [preview.step for preview in state.previews] == [1, 2]
@@ -65,13 +64,12 @@ def test_a_torn_line_is_cut_and_a_damaged_one_passed_over(tmp_path: Path) -> Non
     append(log, step(1))
     with log.open("ab") as file:
         file.write(b'{"kind":"step","st')
-    got, offset = read(log)
-    assert len(got) == 1
+    complete, offset = read(log)
+    assert len(complete) == 1
     append(log, step(2))
-    assert [event.step for event in read(log)[0]] == [1, 2]  # type: ignore[union-attr]
     assert len(read(log, offset)[0]) == 1
     with log.open("ab") as file:
         file.write(b'\x00\xff\n{"kind":"nonsense"}\n[]\n')
     append(log, step(3))
-    assert [event.step for event in read(log)[0]] == [1, 2, 3]  # type: ignore[union-attr]
+    assert [event.step for event in read(log)[0]] == [1, 2, 3]
     assert read(tmp_path / "absent") == ([], 0)

@@ -31,10 +31,6 @@ def make(name: str = "rin") -> Run:
     return runs.create(config.build({"name": name, "dataset": "rin"}))
 
 
-def started(run: Run, step: int = 0) -> None:
-    run.report(events.Started(step=step, steps=9, pid=1, device="CPU"))
-
-
 def test_a_run_is_starting_while_its_process_lives(home: Path) -> None:
     """However long that takes: on a slow machine a worker needs minutes until it has its lock."""
     run = make()
@@ -62,17 +58,16 @@ def test_a_run_is_starting_while_its_process_lives(home: Path) -> None:
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """The lock, held by another process for real."""
-    code = (
-        f"from filelock import FileLock; lock = FileLock({str(path)!r}); lock.acquire(); print('held', flush=True); "
-        "input()"
-    )
+    code = f"from filelock import FileLock\nwith FileLock({str(path)!r}): print('held', flush=True), input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         try:
             yield
         finally:
             process.kill()
+
+
+BEGUN = events.Started(step=0, steps=9, pid=1, device="CPU")
 
 
 def steps(*times: datetime, seconds: float = 2) -> list[events.Step]:
@@ -97,18 +92,19 @@ def named(name: str) -> Run:
 def test_waiting_runs_are_put_in_another_order_which_stays(home: Path) -> None:
     first, second, third = map(named, ("0001", "0002", "0003"))
     assert queue.waiting() == [first, second, third]
-    queue.move(third, 1)
-    assert queue.waiting() == [third, first, second]
-    queue.move(third, 2)
-    assert queue.waiting() == [first, third, second]
-    queue.move(first, 99)
-    assert queue.waiting() == [third, second, first]
+    for run, place, order in (
+        (third, 1, [third, first, second]),
+        (third, 2, [first, third, second]),
+        (first, 99, [third, second, first]),
+    ):
+        queue.move(run, place)
+        assert queue.waiting() == order
     newest = named("0000")
-    assert queue.waiting() == [third, second, first, newest], "who comes later is behind those who were put in order"
+    assert queue.waiting() == [*order, newest], "who comes later is behind those who were put in order"
     assert json.loads((home / "outputs" / ".queue.json").read_text()) == ["0003", "0002", "0001"]
     with held(cards.known()[0].lock):
-        assert [queue.position(run) for run in (third, second, first, newest)] == [1, 2, 3, 4]
-        assert queue.line() == [third, second, first, newest]
+        assert [queue.position(run) for run in (*order, newest)] == [1, 2, 3, 4]
+        assert queue.line() == [*order, newest]
     assert queue.line() == [second, first, newest], "one can begin at once"
     for damaged in ("[", "7", ""):
         (home / "outputs" / ".queue.json").write_text(damaged)
@@ -169,10 +165,9 @@ def test_commands_are_taken_once(home: Path) -> None:
 
 def test_twenty_who_start_at_once_have_their_own_folders(home: Path) -> None:
     with ThreadPoolExecutor(20) as people:
-        made = [future.result() for future in [people.submit(make) for _ in range(20)]]
-    assert len({run.folder for run in made}) == 20
-    assert all(run.config().name == "rin" for run in made)
+        made = list(people.map(lambda _: make(), range(20)))
     assert {run.folder for run in runs.all_runs()} == {run.folder for run in made}
+    assert len(runs.all_runs()) == 20
     with pytest.raises(UserError, match="already exists"):
         runs.create(config.build({"name": "rin", "dataset": "rin"}), made[0].folder)
 
@@ -182,7 +177,7 @@ ENDS = {
     "finished": events.Finished(step=9, export="rin.safetensors"),
     "failed": events.Failed(message="m", remedy="r", traceback="t"),
 }
-BEGUN = events.Started(step=0, steps=9, pid=1, device="CPU")
+
 LOGGED = [*ENDS.values(), BEGUN, events.Phase(name="x", done=1, total=2), *steps(datetime(2026, 1, 1, tzinfo=UTC))]
 
 
@@ -210,38 +205,34 @@ def test_whatever_was_logged_a_run_is_in_one_state(log: list[events.Event], lock
 
 
 def test_a_worker_is_silent_after_ten_minutes_or_ten_steps(home: Path) -> None:
-    run = make()
-    begun = datetime.now(UTC)
+    run, begun = make(), datetime.now(UTC)
+    start = begun.timestamp()
     with held(run.lock):
         (run.folder / "ask" / "start").touch()
         run.report(events.Began(pid=7, time=begun))
         assert runs.look(run).state.pid == 7
-        assert not runs.look(run).is_silent(begun.timestamp() + 10_000), "it waits for the device"
+        assert not runs.look(run).is_silent(start + 10_000), "it waits for the device"
         (run.folder / "ask" / "start").unlink()
-        phase = events.Phase(name="x", done=0, total=1, time=begun)
-        for event in (phase, events.Started(step=0, steps=9, pid=7, device="CPU", time=begun)):
+        for event in (events.Phase(name="x", done=0, total=1, time=begun), BEGUN.model_copy(update={"time": begun})):
             run.report(event)
-            assert not runs.look(run).is_silent(begun.timestamp() + 590)
-            assert runs.look(run).silence(begun.timestamp() + 610) == pytest.approx(610)
-        times = [begun + timedelta(seconds=20 * step) for step in range(1, 5)]
-        for step in steps(*times, seconds=20):
+            assert not runs.look(run).is_silent(start + 590)
+            assert runs.look(run).silence(start + 610) == pytest.approx(610)
+        for step in steps(*(begun + timedelta(seconds=20 * number) for number in range(1, 5)), seconds=20):
             run.report(step)
-        view, last = runs.look(run), times[-1].timestamp()
-        assert [view.is_silent(last + seconds) for seconds in (190, 210)] == [False, True]
-    assert not runs.look(run).is_silent(begun.timestamp() + 10_000), "nobody is at work"
+        assert [runs.look(run).is_silent(start + 80 + seconds) for seconds in (190, 210)] == [False, True]
+    assert not runs.look(run).is_silent(start + 10_000), "nobody is at work"
 
 
 def test_a_run_that_did_not_hear_that_it_is_to_stop_is_deaf(home: Path) -> None:
     run = make()
     with held(run.lock):
-        started(run)
+        run.report(BEGUN)
         assert not runs.look(run).is_unresponsive(time.time())
         control.stop(run)
         requested = (run.folder / "ask" / "stop").stat().st_mtime
         control.stop(run)
         assert (run.folder / "ask" / "stop").stat().st_mtime == requested, "its time runs from the first request"
-        assert not runs.look(run).is_unresponsive(requested + 9)
-        assert runs.look(run).is_unresponsive(requested + 11)
+        assert [runs.look(run).is_unresponsive(requested + seconds) for seconds in (9, 11)] == [False, True]
         assert run.take_request("stop")
         assert not runs.look(run).is_unresponsive(requested + 11), "it has heard it, and saves"
     runs.request(run, "stop")
@@ -262,27 +253,25 @@ def test_nobody_is_ended_for_a_run_that_no_worker_holds(home: Path) -> None:
 def test_the_time_left_does_not_follow_the_clock_on_the_wall(home: Path) -> None:
     """Neither a laptop's sleep nor a clock that is set back changes it; a preview between two steps counts."""
     run, now = make(), datetime.now(UTC)
+    times = [now + timedelta(hours=hours) for hours in (0, 13, -24, -23)]
+    later = times[-1] + timedelta(seconds=20)
     with held(run.lock):
-        started(run)
-        for step in steps(*(now + timedelta(hours=hours) for hours in (0, 13, -24, -23))):
-            run.report(step)
+        for event in (BEGUN, *steps(*times)):
+            run.report(event)
         view = runs.look(run)
         assert (view.status, view.state.step) == ("running", 4)
         assert (view.seconds_per_step, view.seconds_left) == (2, 10)
-        assert not view.is_silent((now - timedelta(hours=23)).timestamp())
-        later = now - timedelta(hours=23) + timedelta(seconds=20)
+        assert not view.is_silent(times[-1].timestamp())
         run.report(events.Preview(step=4, time=later, file="000004_0.png", prompt="x", seed=1))
-        run.report(events.Step(**steps(later)[0].model_dump() | {"step": 5}))
+        run.report(steps(later)[0].model_copy(update={"step": 5}))
         assert runs.look(run).seconds_per_step == (3 * 2 + 20 + 2) / 4
 
 
 def test_relative_paths_mean_the_same_everywhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
-    (home / "base").mkdir()
-    (home / "pictures").mkdir()
-    (home / "datasets" / "known").mkdir()
-    data = {"name": "x", "dataset": "pictures", "model": {"base": "base"}}
-    made = runs.create(config.build(data)).config()
+    for folder in ("base", "pictures", "datasets/known"):
+        (home / folder).mkdir()
+    made = runs.create(config.build({"name": "x", "dataset": "pictures", "model": {"base": "base"}})).config()
     assert (made.dataset, made.model.base) == (str(home / "pictures"), str(home / "base"))
     made = runs.create(config.build({"name": "x", "dataset": "known"})).config()
     assert (made.dataset, made.model.base) == ("known", "micro")
@@ -337,9 +326,7 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
 
     from trainer.training import distributed
 
-    run, alone = make(), Accelerator(cpu=True)
-    again = events.Started(step=3, steps=9, pid=1, device="CPU")
-    moments: list[str] = []
+    run, moments = make(), list[str]()
 
     @contextmanager
     def paused() -> Iterator[None]:
@@ -347,22 +334,23 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
         yield
         moments.append("goes on")
 
-    assert distributed.requests(alone, run, again, paused) == set()
+    def requests() -> set[str]:
+        return distributed.requests(Accelerator(cpu=True), run, BEGUN.model_copy(update={"step": 3}), paused)
+
+    assert requests() == set()
     assert not run.log.exists()
     assert not moments
     runs.pause(run)
     with held(run.lock):
-        started(run)
+        run.report(BEGUN)
         assert runs.look(run).paused
     with ThreadPoolExecutor(1) as thread:
-        resting = thread.submit(distributed.requests, alone, run, again, paused)
+        resting = thread.submit(requests)
         time.sleep(3 * runs.PAUSE_POLL)
-        assert not resting.done()
-        assert moments == ["paused"]
+        assert (resting.done(), moments) == (False, ["paused"])
         runs.pause(run, go_on=True)
         resting.result(timeout=60)
-        assert moments == ["paused", "goes on"]
-        assert runs.look(run).state.step == 3
-        runs.pause(run)
-        runs.request(run, "stop")
-        assert distributed.requests(alone, run, again, paused) == {"stop"}
+    assert (moments, runs.look(run).state.step) == (["paused", "goes on"], 3)
+    runs.pause(run)
+    runs.request(run, "stop")
+    assert requests() == {"stop"}

@@ -1,5 +1,3 @@
-"""Dataset checks: which problems are found, which are not, and the fixes of the program."""
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +6,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from tests.conftest import CHARACTER, STYLE
+from tests.hostile.pictures import exif
 from trainer import paths
 from trainer.data import checks, dataset, fixes, image_stats, token_count, undo
 from trainer.errors import UserError
@@ -41,14 +40,12 @@ def folder(home: Path) -> Path:
 
 @pytest.fixture
 def six(folder: Path) -> Path:
-    """Six images of a dataset without any problem."""
     for number, background in enumerate(["red", "green", "blue", "yellow", "gray", "pink"]):
         save(folder, f"{number}.png", drawing(number, background=background), f"rin, a robot, number {number}")
     return folder
 
 
 def files_by_kind(folder: Path, trigger: str = "rin", **about: object) -> dict[str, list[str]]:
-    """Names of the files by kind of problem."""
     image_stats.measure_missing(folder)
     result: dict[str, list[str]] = {}
     for problem in checks.examine(folder, trigger, **{"resolution": 256, **about}).problems:
@@ -64,47 +61,35 @@ def test_the_examples_have_none_but_hints(home: Path, shipped: Path, preset: str
     assert [problem.kind for problem in problems if not problem.hint] == []
 
 
-def blurred(folder: Path) -> None:
-    save(folder, "bad.png", drawing(9, background="brown").filter(ImageFilter.GaussianBlur(6)), "rin, x")
+def bad(image: Image.Image, caption: str = "rin, x", name: str = "bad.png", **options: object) -> Spoil:
+    return lambda folder: save(folder, name, image, caption, **options)
 
 
-def copied(folder: Path) -> None:
-    with Image.open(folder / "3.png") as image:
-        save(folder, "bad.jpg", image.convert("RGB").resize((200, 200)), "rin, x", quality=60)
-
-
-def see_through(folder: Path) -> None:
+def see_through() -> Image.Image:
     image = drawing(9).convert("RGBA")
     image.paste((0, 0, 0, 0), (0, 0, 256, 60))
-    save(folder, "bad.png", image, "rin, x")
-
-
-def on_its_side(folder: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    save(folder, "bad.jpg", drawing(9, background="brown"), "rin, x", exif=exif)
-
-
-def captioned(caption: str, size: tuple[int, int] = (256, 256)) -> Spoil:
-    return lambda folder: save(folder, "bad.png", drawing(9, size, background="brown"), caption)
+    return image
 
 
 def with_other_caption(folder: Path) -> None:
-    captioned("rin, the caption that is read")(folder)
+    bad(BROWN, "rin, the caption that is read")(folder)
     (folder / "bad.caption").write_text("rin, another one")
 
 
+BROWN = drawing(9, background="brown")
+
+
 SPOILT: dict[str, tuple[Spoil, str]] = {
-    "blurred": (blurred, "blurred"),
-    "black": (lambda folder: save(folder, "bad.png", Image.new("RGB", (256, 256)), "rin, x"), "blank"),
-    "small": (captioned("rin, x", (130, 130)), "small"),
-    "copied": (copied, "copy"),
-    "a strip": (captioned("rin, x", (1600, 300)), "cropped"),
-    "see-through": (see_through, "transparent"),
-    "on its side": (on_its_side, "turned"),
-    "no caption": (captioned(""), "no caption"),
-    "no trigger": (captioned("a string"), "no trigger"),
-    "long": (captioned("rin, " + "red, " * 40), "long caption"),
+    "blurred": (bad(BROWN.filter(ImageFilter.GaussianBlur(6))), "blurred"),
+    "black": (bad(Image.new("RGB", (256, 256))), "blank"),
+    "small": (bad(drawing(9, (130, 130), "brown")), "small"),
+    "copied": (bad(drawing(3, background="yellow").resize((200, 200)), name="bad.jpg", quality=60), "copy"),
+    "a strip": (bad(drawing(9, (1600, 300), "brown")), "cropped"),
+    "see-through": (bad(see_through()), "transparent"),
+    "on its side": (bad(BROWN, name="bad.jpg", exif=exif(6)), "turned"),
+    "no caption": (bad(BROWN, ""), "no caption"),
+    "no trigger": (bad(BROWN, "a string"), "no trigger"),
+    "long": (bad(BROWN, "rin, " + "red, " * 40), "long caption"),
     "two captions": (with_other_caption, "other caption"),
     "cut off": (lambda folder: (folder / "bad.png").write_bytes((folder / "0.png").read_bytes()[:300]), "unreadable"),
     "broken": (lambda folder: (folder / "bad.png").write_bytes(b"junk"), "unreadable"),
@@ -134,8 +119,8 @@ def test_a_remedy_mends_it_and_can_be_taken_back(six: Path, name: str) -> None:
 
 
 def test_of_two_copies_the_sharp_one_is_kept(six: Path) -> None:
-    soft = drawing(0, background="red").filter(ImageFilter.GaussianBlur(6))
-    save(six, "soft.png", soft.resize((512, 512)), "rin, a robot, number 0")
+    soft = drawing(0, background="red").filter(ImageFilter.GaussianBlur(6)).resize((512, 512))
+    save(six, "soft.png", soft, "rin, a robot, number 0")
     assert files_by_kind(six) == {"blurred": ["soft.png"], "copy": ["soft.png"]}, "though it is larger"
 
 
@@ -185,21 +170,15 @@ def test_pictures_are_measured_once(six: Path) -> None:
     assert len(image_stats.measure_missing(six, limit=2)) == 2
 
 
-def test_tokens_are_those_of_clip() -> None:
+@pytest.mark.parametrize(
+    ("base", "tokenizer", "most"), [("a/base", token_count._CLIP, 75), ("micro", token_count._MICRO, 38)]
+)
+def test_a_caption_is_too_long_from_the_first_token_not_read(six: Path, base: str, tokenizer: Path, most: int) -> None:
     from transformers import CLIPTokenizer
 
-    theirs, own = (CLIPTokenizer.from_pretrained(str(folder)) for folder in (token_count._CLIP, token_count._MICRO))
-    assert (token_count.limit("a/base"), token_count.limit("micro")) == (75, 38)
+    theirs = CLIPTokenizer.from_pretrained(str(tokenizer))
     for text in ("", "a photo of a cat", "it's 2024!! né café  ünïcode", "a_b-c (x:1.2), miraxo", "日本語"):
-        assert token_count.count(text, "a/base") == len(theirs(text, add_special_tokens=False).input_ids)
-        assert token_count.count(text, "micro") == len(own(text, add_special_tokens=False).input_ids)
-
-
-@pytest.mark.parametrize(("base", "most"), [("a/base", 75), ("micro", 38)])
-def test_a_caption_is_too_long_from_the_first_token_not_read(six: Path, base: str, most: int) -> None:
-    from transformers import CLIPTokenizer
-
-    theirs = CLIPTokenizer.from_pretrained(str(token_count._MICRO if base == "micro" else token_count._CLIP))
+        assert token_count.count(text, base) == len(theirs(text, add_special_tokens=False).input_ids)
     for more in (0, 1):
         caption = "rin" + " cat" * (most + more - token_count.count("rin", base))
         assert len(theirs(caption).input_ids) == most + more + 2  # with the two marks around it

@@ -1,33 +1,29 @@
-"""Data sets: reading, captions in any encoding, buckets, what is wrong, taking in and removing pictures."""
-
 import io
 import os
 import shutil
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
 
+from tests.hostile import containers
+from tests.hostile.containers import write
+from tests.hostile.pictures import saved
 from trainer.data import dataset, images, uploads
 from trainer.data.uploads import Report
 
 
 def png(color: str | tuple[int, ...] = "red", size: tuple[int, int] = (80, 80), mode: str = "RGB") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, size, color).save(buffer, "PNG")
-    return buffer.getvalue()
+    return saved(Image.new(mode, size, color), "PNG")
 
 
 def add(folder: Path, *files: tuple[str, bytes]) -> Report:
     """Add files as the page passes them on: the name that the user knows, the bytes under another one."""
     incoming = folder.parent.parent / "uploads"
     incoming.mkdir(exist_ok=True)
-    sources = [(name, incoming / f"upload{number}") for number, (name, _data) in enumerate(files)]
-    for (_name, path), (_, data) in zip(sources, files, strict=True):
-        path.write_bytes(data)
-    return uploads.add(folder, sources)
+    return uploads.add(folder, [(name, write(incoming, str(n), data)) for n, (name, data) in enumerate(files)])
 
 
 def pixel(path: Path) -> object:
@@ -41,15 +37,9 @@ def folder(home: Path) -> Path:
 
 
 def test_a_zip_keeps_captions_with_their_pictures(folder: Path, tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("set/one.png", png("red"))
-        archive.writestr("set/one.txt", "first")
-        archive.writestr("other/one.png", png("blue"))
-        archive.writestr("other/one.txt", "second")
-        archive.writestr("../../ONE.png", png("green"))
-        archive.writestr("readme.pdf", b"%PDF")
-    report = add(folder, ("my set.zip", buffer.getvalue()))
+    images = {"set/one.png": png("red"), "other/one.png": png("blue"), "../../ONE.png": png("green")}
+    captions = {"set/one.txt": "first", "other/one.txt": "second", "readme.pdf": b"%PDF"}
+    report = add(folder, ("my set.zip", containers._zip(images | captions)))
     assert report.refused == [("readme.pdf", "not an image")]
     captions = {pixel(example.path): example.caption for example in dataset.read(folder)}
     assert captions == {(255, 0, 0): "first", (0, 0, 255): "second", (0, 128, 0): ""}
@@ -111,22 +101,22 @@ def test_a_thumbnail_is_made_once_and_shown_if_it_cannot_be_kept(folder: Path) -
 
 
 def test_an_image_is_found_by_its_name_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a.png", "b.JPG", "a.mask.png", "a.txt", ".hidden.png"):
-        (folder / name).write_bytes(b"x")
     (folder / "inner").mkdir()
-    (folder / "inner" / "c.png").write_bytes(b"x")
     (folder / "folder.png").mkdir()
-    (tmp_path / "outside.png").write_bytes(b"x")
-    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    for name in ("a.png", "b.JPG", "a.mask.png", "a.txt", ".hidden.png", "inner/c.png", "../outside.png"):
+        (folder / name).write_bytes(b"x")
+    (folder / "link.png").symlink_to(folder.with_name("outside.png"))
     assert [path.name for path in dataset.image_files(folder)] == ["a.png", "b.JPG"]
-
-    def never(_folder: object) -> None:
-        raise AssertionError
-
     for listing in ("os.scandir", "os.listdir"):
-        monkeypatch.setattr(listing, never)
-    assert dataset.find_image(folder, "a.png") == folder / "a.png"
-    assert dataset.find_image(folder, "b.JPG") == folder / "b.JPG"
+        monkeypatch.setattr(listing, Mock(side_effect=AssertionError))
+    assert [dataset.find_image(folder, name) for name in ("a.png", "b.JPG")] == [folder / "a.png", folder / "b.JPG"]
     others = ["a.txt", "a.mask.png", ".hidden.png", "folder.png", "link.png", "no.png", "", ".", "..", "inner/c.png"]
-    others += ["../outside.png", str(tmp_path / "outside.png"), "a.png/", "./a.png", "a\0.png", "a" * 300 + ".png"]
+    others += [
+        "../outside.png",
+        str(folder.with_name("outside.png")),
+        "a.png/",
+        "./a.png",
+        "a\0.png",
+        "a" * 300 + ".png",
+    ]
     assert [name for name in others if dataset.find_image(folder, name)] == []

@@ -1,5 +1,3 @@
-"""The place where a photo was taken is removed from its file, and nothing else is."""
-
 import io
 import re
 from pathlib import Path

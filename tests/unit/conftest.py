@@ -27,6 +27,5 @@ def finished(character: Path) -> runs.Run:
 
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An extension that takes runs to clusters, at addresses of two forms."""
     elsewhere = Extension("elsewhere", places=dict.fromkeys(("", "ray"), "trainer.worker:work"))
     monkeypatch.setattr(extension, "installed", lambda: (elsewhere,))

@@ -1,5 +1,3 @@
-"""The API without a server: what its endpoints ask for, and what they refuse."""
-
 from pathlib import Path
 
 import pytest

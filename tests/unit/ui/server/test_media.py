@@ -1,5 +1,3 @@
-"""The routes that serve files: what is theirs with a fixed type, anything else not at all."""
-
 import io
 import re
 import zipfile
@@ -28,11 +26,12 @@ def web(home: Path) -> TestClient:
 @pytest.fixture
 def run(character: Path) -> runs.Run:
     made = runs.create(build({"name": "rin", "dataset": "rin"}))
-    (made.folder / "rin.safetensors").write_bytes(b"adapter")
-    (made.folder / "previews").mkdir()
-    Image.new("RGB", (8, 8)).save(made.folder / "previews" / "000010_0.png")
     checkpoint = made.folder / "checkpoints" / "000010"
-    checkpoint.mkdir(parents=True)
+    for folder in (checkpoint, made.folder / "previews", made.folder / "peft"):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(made.folder / "previews" / "000010_0.png")
+    (made.folder / "rin.safetensors").write_bytes(b"adapter")
+    (made.folder / "peft" / "pytorch_lora_weights.safetensors").write_bytes(b"peft")
     (checkpoint / "adapter.safetensors").write_bytes(b"step ten")
     (checkpoint / "optimizer.safetensors").write_bytes(b"private")
     return made
@@ -74,13 +73,14 @@ def test_images_have_the_type_of_their_extension_and_thumbnails_are_webp(web: Te
 
 
 def test_adapters_checkpoints_and_backups_are_attachments(web: TestClient, run: Run) -> None:
-    answer = web.get(f"/download/{run.id}/rin.safetensors")
-    assert answer.content == b"adapter"
-    assert answer.headers["content-type"] == "application/octet-stream"
-    assert answer.headers["content-disposition"] == 'attachment; filename="rin.safetensors"'
-    answer = web.get(f"/download/{run.id}/checkpoint/10")
-    assert answer.content == b"step ten"
-    assert "rin-000010.safetensors" in answer.headers["content-disposition"]
+    names = {
+        "rin.safetensors": ("rin.safetensors", b"adapter"),
+        "checkpoint/10": ("rin-000010.safetensors", b"step ten"),
+    }
+    for address, (name, content) in {**names, "peft": ("pytorch_lora_weights.safetensors", b"peft")}.items():
+        answer = web.get(f"/download/{run.id}/{address}")
+        assert (answer.content, answer.headers["content-type"]) == (content, "application/octet-stream")
+        assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
     for address, inside in (("project/rin", "01.png"), (f"run/{run.id}", "config.toml")):
         answer = web.get(f"/backup/{address}")
         assert answer.headers["content-disposition"] == f'attachment; filename="{address.partition("/")[2]}.zip"'
@@ -110,7 +110,7 @@ OTHERS = ["/media/mask/rin/01.png/large", "/media/picture/%2e%2e%2f.page.json", 
     [f"/media/dataset/{name}" for name in IMAGES]
     + [f"/media/run/RUN/{name}" for name in RUN]
     + [f"/download/RUN/{name}" for name in FILES]
-    + ["/media/image/rin/01.txt", "/download/nobody/rin.safetensors", "/download/RUN/link.safetensors", *OTHERS],
+    + ["/media/image/rin/01.txt", "/download/nobody/peft", "/download/RUN/link.safetensors", *OTHERS],
 )
 def test_nothing_else_is_served(web: TestClient, run: Run, home: Path, path: str) -> None:
     for folder in (home, home / "outputs"):

@@ -1,5 +1,3 @@
-"""Uploads that wait: they count, expire, and leave no folder behind."""
-
 import os
 from pathlib import Path
 

@@ -1,12 +1,12 @@
 """The client of the sampler, against a small stand-in process: answers, refusals, death, idle time, a closed page."""
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import wait
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from ui.state.sampler_client import SamplerClient
@@ -51,8 +51,7 @@ def test_what_went_wrong_or_away_does_not_disturb_the_next(sampler: SamplerClien
     list(sampler.generate(request(home, "b")))
     assert (home / "b.png").exists(), "a new process was started"
     images = sampler.generate(request(home, "a"))
-    next(images)
-    next(images)
+    assert [next(images), next(images)] == [(0, 2), (1, 2)]
     images.close()
     assert list(sampler.generate(request(home, "c"))) == [(0, 2), (1, 2), (2, 2)]
     assert (home / "c.png").read_text() == "c"
@@ -61,7 +60,4 @@ def test_what_went_wrong_or_away_does_not_disturb_the_next(sampler: SamplerClien
 def test_an_idle_process_is_ended(home: Path) -> None:
     client = SamplerClient([sys.executable, "-c", SERVER], idle=0.2)
     list(client.generate(request(home, "a")))
-    end = time.monotonic() + 60
-    while client._process is not None:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait(lambda: client._process is None)

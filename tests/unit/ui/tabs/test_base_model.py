@@ -1,5 +1,3 @@
-"""What is said about a base model as soon as it is named, and where models are found."""
-
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +6,7 @@ import gradio as gr
 import pytest
 from huggingface_hub import constants
 
-from tests import fake_hub, single_file
+from tests import fake_hub
 from tests.conftest import wait
 from tests.unit.base_models.test_detect import SD15, SDXL, UNET, write
 from tests.unit.ui.answers import answers
@@ -34,12 +32,15 @@ def test_what_can_be_trained_or_downloaded_first_is_named(home: Path, tiny_sd: P
     assert "Stable Diffusion 2.x · v-prediction" in described(str(bases["sd21-v"]))[0]
     assert described(f'  "{tiny_sd}" ')[1]
     assert [paths.unquoted(text) for text in (" 'a b' ", '"', "it's")] == ["a b", '"', "it's"]
-    text, usable, download = described("stabilityai/stable-diffusion-xl-base-1.0")
-    assert "6.9 GB from the Hugging Face Hub, license CreativeML Open RAIL++-M." in text
-    assert (usable, download) == (False, True)
-    text, usable, download = described("anna/base")
-    assert "anna/base is not on this machine." in text
-    assert (usable, download) == (False, True)
+    for base, sentence in (
+        (
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            "6.9 GB from the Hugging Face Hub, license CreativeML Open RAIL++-M.",
+        ),
+        ("anna/base", "anna/base is not on this machine."),
+    ):
+        text, *state = described(base)
+        assert (state, sentence in text) == ([False, True], True)
 
 
 def test_what_the_name_tells_is_said_too(home: Path, tmp_path: Path, character: Path) -> None:
@@ -82,38 +83,34 @@ def listed() -> list[str]:
 
 def test_a_model_that_cannot_be_read_is_listed_with_its_reason(home: Path, tmp_path: Path) -> None:
     models = home / "models"
-    nested = models / "nested"
-    nested.mkdir(parents=True)
-    (nested / "model_index.json").write_text("[" * 100_000)
+    (models / "nested").mkdir(parents=True)
+    (models / "nested" / "model_index.json").write_text("[" * 100_000)
     write(models / "sound.safetensors", SDXL)
     (models / "broken.safetensors").write_bytes(b"no model")
     (models / "gone.safetensors").symlink_to(tmp_path / "nowhere")
     write(models / "odd.safetensors", SDXL | {f"{UNET}input_blocks.0.0.weight": []})
     runs.create(config.build({"name": "x", "dataset": "rin", "model": {"base": "owner/name"}}))
-    labels = listed()
-    assert labels[0] == "Micro, built in"
-    assert {"sound, Stable Diffusion XL", "owner/name, used before"} <= {*labels}
-    assert "The base model 'nested' cannot be used: its model_index.json is damaged." in labels
-    assert "The base model 'broken.safetensors' cannot be used: it is not a safetensors file, or is damaged." in labels
-    assert "The base model 'odd.safetensors' cannot be used: its settings or its header are damaged." in labels
-    assert "The base model 'gone.safetensors' does not exist." in labels
-    assert "its model_index.json is damaged" in described(str(nested))[0]
+    assert listed()[0] == "Micro, built in"
+    assert {*listed()} >= {
+        "sound, Stable Diffusion XL",
+        "owner/name, used before",
+        "The base model 'nested' cannot be used: its model_index.json is damaged.",
+        "The base model 'broken.safetensors' cannot be used: it is not a safetensors file, or is damaged.",
+        "The base model 'odd.safetensors' cannot be used: its settings or its header are damaged.",
+        "The base model 'gone.safetensors' does not exist.",
+    }
+    assert "its model_index.json is damaged" in described(str(models / "nested"))[0]
 
 
 @pytest.mark.parametrize("program", ["models/checkpoints", ""])
-def test_models_of_other_programs_are_listed(
-    home: Path, tmp_path: Path, bases: dict[str, Path], program: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "programs" / "My UI"
+def test_models_of_other_programs_are_listed(home: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = home / "programs" / "My UI"
     folder = root / program / "anime" / "new"
-    folder.mkdir(parents=True)
-    single_file.write(bases["sdxl"], folder / "fox.safetensors")
+    (folder / "a" / "b").mkdir(parents=True)
+    for name in ("fox", "a/b/hidden"):
+        write(folder / f"{name}.safetensors", SDXL)
     (folder / "notes.safetensors").write_bytes(b"no model")
-    deep = folder / "a" / "b"
-    deep.mkdir(parents=True)
-    shutil.copy(folder / "fox.safetensors", deep / "hidden.safetensors")
-    field = base_model.set_folders(f'"{root}"\n', "micro")["base"]
-    assert isinstance(field, gr.Dropdown)
+    assert isinstance(base_model.set_folders(f'"{root}"\n', "micro")["base"], gr.Dropdown)
     assert page_memory.model_folders() == [str(root)]
     assert "fox, Stable Diffusion XL" in listed()
     assert not [label for label in listed() if label.startswith(("notes", "hidden"))]
@@ -122,7 +119,7 @@ def test_models_of_other_programs_are_listed(
     base_model.set_folders("", "micro")
     assert base_model.folders_text() == ""
     with pytest.raises(UserError, match="There is no folder 'none'"):
-        base_model.set_folders(str(tmp_path / "none"), "micro")
-    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path / "shared"))
+        base_model.set_folders(str(home / "none"), "micro")
+    monkeypatch.setenv("LIMNER_SHARED", str(home / "shared"))
     with pytest.raises(UserError, match="There is no folder 'etc'"):  # on a page of several people it is nobody's
         base_model.set_folders("/etc", "micro")

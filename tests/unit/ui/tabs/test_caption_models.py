@@ -1,5 +1,3 @@
-"""Captions by a model in the page: chosen, described, downloaded, started, told, reviewed and refused."""
-
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +29,7 @@ def visible_for(model: str) -> tuple[str, list[str]]:
     named: dict[str, Any] = {name: described[name].visible for name in ("download", "cancel", "server")}
     assert described["server_model"].visible == described["server"].visible
     named |= {name: update["visible"] for name, update in described["options"].items()}
-    text: str = described["about"]
-    return text, [name for name, visible in named.items() if visible]
+    return described["about"], [name for name, visible in named.items() if visible]
 
 
 def test_captions_are_started_told_and_refused(character: Path) -> None:
@@ -64,31 +61,26 @@ def test_captions_are_started_told_and_refused(character: Path) -> None:
     assert caption_models.poll("rin", "", Selection())["grid"]["items"]
 
 
-def test_each_model_shows_the_options_that_it_understands(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert visible_for("") == ("", [])
-    assert "server" in [value for _label, value in caption_models._choices()]
+def test_each_model_shows_what_it_understands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as shared:
-        shared.setenv("LIMNER_SHARED", str(home))
-        assert "server" not in [value for _label, value in caption_models._choices()], "on a page of several people"
-    assert visible_for("server") == ("", ["server", "prompt", "tokens"])
-    assert visible_for(f'"{make_tagger(tmp_path / "tagger")}"') == ("", ["threshold", "blacklist"])
-    text, components = visible_for("SmilingWolf/wd-vit-tagger-v3")
-    assert "0.4 GB from the Hugging Face Hub, license Apache-2.0" in text
-    assert components == ["download", "threshold", "character_threshold", "categories", "blacklist"]
-    assert visible_for("florence-community/Florence-2-large-ft")[1] == ["download", "florence_task", "tokens"]
-    text, components = visible_for("some/model")
-    assert "some/model is not on this machine." in text
-    assert components == ["download"]
-    assert visible_for("no <folder>") == (
-        "<p class='quiet' role='status'>There is no such folder on this machine.</p>",
-        [],
-    )
-    (tmp_path / "config.json").write_text('{"architectures": ["<Bert>"]}', encoding="utf-8")
-    text, components = visible_for(str(tmp_path))
-    assert "of the architecture &lt;Bert&gt;" in text
-    assert components == []
+        for expected in (True, False):  # not on a page of several people
+            assert ("server" in [value for _label, value in caption_models._choices()]) == expected
+            shared.setenv("LIMNER_SHARED", str(home))
+    (home / "config.json").write_text('{"architectures": ["<Bert>"]}', encoding="utf-8")
+    tagger = make_tagger(home / "tagger")
+    of_wd14 = ["download", "threshold", "character_threshold", "categories", "blacklist"]
+    for model, words, components in (
+        ("", "", []),
+        ("server", "", ["server", "prompt", "tokens"]),
+        (f'"{tagger}"', "", ["threshold", "blacklist"]),
+        ("SmilingWolf/wd-vit-tagger-v3", "0.4 GB from the Hugging Face Hub, license Apache-2.0", of_wd14),
+        ("florence-community/Florence-2-large-ft", "", ["download", "florence_task", "tokens"]),
+        ("some/model", "some/model is not on this machine.", ["download"]),
+        ("no <folder>", "<p class='quiet' role='status'>There is no such folder on this machine.</p>", []),
+        (str(home), "of the architecture &lt;Bert&gt;", []),
+    ):
+        text, visible = visible_for(model)
+        assert (visible, words in text) == (components, True), model
     every = [kind.options for kind in vars(kinds).values() if isinstance(kind, kinds.Kind)]
     assert set(caption_models.OPTIONS) == {name for options in every for name in options}
 

@@ -1,5 +1,3 @@
-"""The queue on the page: its order, holds, and what is drawn of it."""
-
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,18 +17,9 @@ NAMES = ("2026-11-24_140501_rin", "2026-11-24_140502_fox", "2026-11-24_140503_ca
 
 @pytest.fixture
 def waiting(home: Path) -> Iterator[list[Run]]:
-    """Three runs that wait, as another process has the device."""
     made = [named(name) for name in NAMES]
     with held(cards.known()[0].lock):
         yield made
-
-
-def listed(html: str) -> list[str]:
-    return re.findall(r"data-run='([^']+)'", html)
-
-
-def part(watch: RunWatcher, name: str, run: str = "") -> str:
-    return str(run_view.draw(watch, run)["panel"]["parts"][name])
 
 
 @pytest.mark.usefixtures("places")
@@ -39,7 +28,7 @@ def test_a_run_that_waits_for_a_cluster_has_no_place_here(waiting: list[Run], ho
     assert waiting[0].cluster == "ray://there:10001?GPU=1"
     assert queue.waiting() == waiting[1:]
     assert queue.position(waiting[1]) == 1
-    status = part(RunWatcher(), "status", NAMES[0])
+    status = str(run_view.draw(RunWatcher(), NAMES[0])["panel"]["parts"]["status"])
     assert "waiting for a node of ray://there:10001" in status
     assert "GPU" not in status
     for act in (lambda: queue.move(waiting[0], 1), lambda: queue.hold(waiting[0])):
@@ -64,4 +53,4 @@ def test_the_first_cannot_go_up_nor_the_last_down(waiting: list[Run]) -> None:
     assert off == [["Move rin, 24 Nov 14:05 up"], [], ["Move cat, 24 Nov 14:05 down"]]
     assert queue_list.render([]) == ""
     waiting[0].config_file.write_text("broken")
-    assert len(listed(queue_list.render(waiting))) == 3
+    assert queue_list.render(waiting).count("data-run='") == 3

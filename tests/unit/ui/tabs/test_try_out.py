@@ -1,9 +1,6 @@
-"""The Try out tab without a browser: views, generated images, and the settings stored in an image."""
-
 import dataclasses
 import os
 import shutil
-import struct
 import sys
 import tracemalloc
 import zlib
@@ -15,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from tests.hostile.pictures import chunk
+from tests.hostile.pictures import chunk, png
 from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import FakeSampler, sample_form
 from trainer import paths, runs
@@ -25,7 +22,7 @@ from ui.state import adapter_choices
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_images, try_out
-from ui.tabs.sample_form import DEFAULTS
+from ui.tabs.sample_form import DEFAULTS, SampleForm
 
 
 def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
@@ -41,7 +38,6 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
 
 
 def offer(adapter: str, *, defaults: tuple[str, float, float, float] = DEFAULTS, **values: object) -> dict[str, Any]:
-    """Return the offer on the page of the project `rin`."""
     return try_out.offer(RunWatcher(), project="rin", form=sample_form(adapter, **values), defaults=defaults)
 
 
@@ -100,30 +96,31 @@ def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Pat
     assert try_out.usual_settings(finished.id).preview == preview
 
 
+def drawn(form: SampleForm, sampler: FakeSampler | None = None) -> tuple[str, list[str], float]:
+    return list(try_out.generate(sampler or FakeSampler(), RunWatcher(), form))[-1]
+
+
 def test_images_are_generated_once_and_strength_zero_is_plain(finished: Run) -> None:
     sampler = FakeSampler()
     form = sample_form(finished.id, view="before")
-    *grown, (drawn, files, seed) = try_out.generate(sampler, RunWatcher(), form)
+    *grown, (html, files, seed) = try_out.generate(sampler, RunWatcher(), form)
     assert [request.adapters for request in sampler.requests] == [(), ((str(finished.export), 1.0),)]
     assert len({request.seed for request in sampler.requests}) == 1
     assert "step 1 of 2" in grown[1][0]
-    assert seed == 1.0
-    assert len(set(files)) == 2
+    assert (seed, len(set(files))) == (1.0, 2)
     assert all((paths.sample_images() / file).is_file() for file in files)
-    assert "count-2 done" in drawn
-    assert "Seed 1" in drawn
-    list(try_out.generate(sampler, RunWatcher(), form))
-    assert len(sampler.requests) == 2
-    slid = list(try_out.generate(sampler, RunWatcher(), dataclasses.replace(form, view="slide")))[-1][0]
-    assert slid.count("<img") == 2
-    assert "type='range'" in slid
+    assert "count-2 done" in html
+    assert "Seed 1" in html
+    drawn(form, sampler)
+    slid, *_ = drawn(dataclasses.replace(form, view="slide"), sampler)
+    assert (slid.count("<img"), "type='range'" in slid) == (2, True)
     assert len(sampler.requests) == 2
     sampler.notes[sampler.requests[1].out] = ["x changes 7 layers of T5: they are left out."]
-    assert "they are left out." in list(try_out.generate(sampler, RunWatcher(), form))[-1][0]
+    assert "they are left out." in drawn(form, sampler)[0]
     os.utime(finished.export, (1, 1))
-    assert list(try_out.generate(sampler, RunWatcher(), form))[-1][1][1] != files[1], "it was written again"
+    assert drawn(form, sampler)[1][1] != files[1], "it was written again"
     fresh = dataclasses.replace(form, new_seed=True)
-    assert len({list(try_out.generate(sampler, RunWatcher(), fresh))[-1][2] for _ in range(2)}) == 2
+    assert len({drawn(fresh, sampler)[2] for _ in range(2)}) == 2
 
 
 def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:
@@ -150,10 +147,10 @@ def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:
         with pytest.raises(UserError, match=words):
             table(**wrong)
     files = ["a.png"] * 4
-    drawn = sample_images.Sheet("grid", prompts, "facts", small=True, files=files).html()
-    assert drawn.count("<tr>") == 3
-    assert "a &lt;fox&gt;" in drawn
-    assert "save-sheet" in drawn
+    html = sample_images.Sheet("grid", prompts, "facts", small=True, files=files).html()
+    assert html.count("<tr>") == 3
+    assert "a &lt;fox&gt;" in html
+    assert "save-sheet" in html
     assert "save-sheet" not in sample_images.Sheet("grid", prompts, "facts", small=True, files=[*files[:3], ""]).html()
 
 
@@ -167,33 +164,32 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     picture = try_out.request_of(form, cell, try_out.base_of(finished.id, "", str(tmp_path / "vae")), 7)
     assert picture.vae == str(tmp_path / "vae")
     file = tmp_path / "a.png"
-    png_info.write(file, Image.new("RGB", (64, 32)), picture)
+
+    def write_png(**changes: object) -> None:
+        png_info.write(file, Image.new("RGB", (64, 32)), picture.model_copy(update=changes))
+
+    write_png()
     assert str(tmp_path).encode() not in file.read_bytes()
     assert b"Clip skip: 2, Seed: 7" in file.read_bytes()
     paths.sample_images().mkdir(exist_ok=True)
     shutil.copy(file, paths.sample_images() / f"{'a' * 32}.png")
     assert "seed 7" in sample_images.recent()
     restored = try_out.settings_from(str(file), RunWatcher())
-    assert dataclasses.replace(restored, others=()) == dataclasses.replace(form, steps=20)
-    assert restored.others == (("", 1.0),) * 3
+    assert restored == dataclasses.replace(form, steps=20, others=(("", 1.0),) * 3)
     assert not file.exists()
-    png_info.write(file, Image.new("RGB", (64, 32)), picture.model_copy(update={"base": "owner/other"}))
-    assert try_out.settings_from(str(file), RunWatcher()).base == "owner/other", "drawn on it again"
     paths.models().mkdir()
     base = write(paths.models() / "mine.safetensors", SD15)
-    for there, adapters in ((True, ()), (True, picture.adapters), (False, ())):
-        own = picture.model_copy(update={"base": str(base), "adapters": adapters})
-        png_info.write(file, Image.new("RGB", (64, 32)), own)
-        if there:
-            assert try_out.settings_from(str(file), RunWatcher()).base == str(base)
-            continue
-        base.unlink()
-        with pytest.raises(UserError, match="The base model 'mine"):
-            try_out.settings_from(str(file), RunWatcher())
+    for changes in ({"base": "owner/other"}, {"base": str(base), "adapters": ()}, {"base": str(base)}):
+        write_png(**changes)
+        assert try_out.settings_from(str(file), RunWatcher()).base == changes["base"], "drawn on it again"
+    base.unlink()
+    write_png(base=str(base), adapters=())
+    with pytest.raises(UserError, match="The base model 'mine"):
+        try_out.settings_from(str(file), RunWatcher())
     Image.new("RGB", (2, 2)).save(file)
     with pytest.raises(UserError, match="has no settings in it"):
         try_out.settings_from(str(file), RunWatcher())
-    png_info.write(file, Image.new("RGB", (64, 32)), picture)
+    write_png()
     shutil.rmtree(finished.folder)
     with pytest.raises(UserError, match="no longer here"):
         try_out.settings_from(str(file), RunWatcher())
@@ -201,21 +197,19 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
 
 def test_a_hostile_picture_with_settings_takes_no_memory(finished: Run, tmp_path: Path) -> None:
     """A PNG of 178 megapixels took the page 800 MB, as its pixels were decoded for its settings."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 13_000, 13_000, 8, 2, 0, 0, 0))
-    packer = zlib.compressobj(9)
+    packer, path = zlib.compressobj(9), tmp_path / "x.png"
     rows = b"".join(packer.compress(bytes(2**20)) for _ in range(64)) + packer.flush()
-    pixels, end = chunk(b"IDAT", rows), chunk(b"IEND", b"")
-    text = chunk(b"zTXt", b"limner\0\0" + zlib.compress(bytes(60 * 2**20)))
+    head, pixels = (part for part in png(13_000, 13_000, 8, 2, b"").split(chunk(b"IDAT", zlib.compress(b"", 9))))
+    pixels = chunk(b"IDAT", rows) + pixels
     files = {
-        "pixels": header + pixels + end,
-        "text that unpacks": header + text + pixels + end,
-        "lists in lists": header + chunk(b"tEXt", b"limner\0" + b"[" * 200_000) + pixels + end,
-        "many chunks": header + chunk(b"tEXt", b"a\0") * 200_000 + pixels + end,
-        "cut off": header[:20],
+        "pixels": head + pixels,
+        "text that unpacks": head + chunk(b"zTXt", b"limner\0\0" + zlib.compress(bytes(60 * 2**20))) + pixels,
+        "lists in lists": head + chunk(b"tEXt", b"limner\0" + b"[" * 200_000) + pixels,
+        "many chunks": head + chunk(b"tEXt", b"a\0") * 200_000 + pixels,
+        "cut off": head[:28],
     }
     for name, data in files.items():
-        path = tmp_path / "x.png"
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+        path.write_bytes(data)
         tracemalloc.start()
         try:
             with pytest.raises(UserError, match="has no settings in it"):
@@ -233,7 +227,6 @@ def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.Mon
     sampler = SamplerClient([sys.executable, "-c", "input()"])
     sampler.warm()
     process = sampler._process
-    assert process
     held = try_out.toggle_training(RunWatcher(), sampler, form=sample_form("", base="xl.safetensors"))
     assert (held["hold"].value, "miniature" in held["note"].lower()) == ("Continue training", False)
     assert runs.look(finished).paused
@@ -245,12 +238,9 @@ def test_a_training_is_held_for_a_picture(finished: Run, monkeypatch: pytest.Mon
 
 def test_a_picture_with_wrong_settings_is_refused(finished: Run) -> None:
     assert [sample_images.size(text) for text in ("", "512 x 768", "64X64")] == [(0, 0), (512, 768), (64, 64)]
-    with pytest.raises(UserError, match="not a size"):
-        sample_images.size("large")
-    with pytest.raises(UserError, match="no prompt"):
-        list(try_out.generate(FakeSampler(), RunWatcher(), sample_form("", prompt=" ")))
-    with pytest.raises(UserError, match="steps"):
-        list(try_out.generate(FakeSampler(), RunWatcher(), sample_form("", steps=0.0)))
+    for wrong, words in (({"size": "large"}, "not a size"), ({"prompt": " "}, "no prompt"), ({"steps": 0.0}, "steps")):
+        with pytest.raises(UserError, match=words):
+            drawn(sample_form("", **wrong))
 
 
 def test_old_pictures_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,3 @@
-"""What the loss chart gets: points without gaps in meaning, several runs, and a sentence for screen readers."""
-
 import json
 from pathlib import Path
 
@@ -28,9 +26,7 @@ def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:
 def test_the_chart_takes_odd_losses() -> None:
     assert loss_chart.chart([]) == {"label": "", "runs": []}
     assert loss_chart.chart([("x", view())])["label"] == ""
-    broken = view(
-        *(events.Step(step=step, loss=loss, **STEP) for step, loss in ((1, 1.0), (2, float("nan")), (3, 2.0)))
-    )
-    drawn = loss_chart.chart([("x", broken)])
+    losses = enumerate((1.0, float("nan"), 2.0), 1)
+    drawn = loss_chart.chart([("x", view(*(events.Step(step=step, loss=loss, **STEP) for step, loss in losses)))])
     assert [step for step, *_ in drawn["runs"][0]["points"]] == [1, 3]
     json.dumps(drawn, allow_nan=False)

@@ -1,5 +1,3 @@
-"""What is drawn of a run: the chart, the status, the previews, always escaped."""
-
 import re
 from pathlib import Path
 
@@ -30,14 +28,14 @@ def view(run: Run, status: str, *more: events.Event) -> View:
 
 
 def test_the_time_left_is_one_figure(run: Run) -> None:
-    def taking(step: int, seconds: float) -> events.Step:
-        return events.Step(step=step, loss=1, **STEP | {"seconds": seconds})
+    def left(status: str, *seconds: float) -> str:
+        made = [events.Step(step=n, loss=1, **STEP | {"seconds": each}) for n, each in enumerate(seconds, 1)]
+        return run_html.time_left(view(run, status, *made))
 
-    even = view(run, "running", *(taking(step, 1) for step in range(1, 31)))
-    assert run_html.time_left(even) == "about 10 s left"
-    slower = [taking(step, 1 if step <= 15 else 4) for step in range(1, 31)]
-    assert run_html.time_left(view(run, "running", *slower)) == "about 25 s left"
-    assert run_html.time_left(view(run, "stopped", *slower)) == ""
+    assert left("running", *[1] * 30) == "about 10 s left"
+    slower = [1] * 15 + [4] * 15
+    assert left("running", *slower) == "about 25 s left"
+    assert left("stopped", *slower) == ""
     texts = ["a few seconds", "40 s", "3 min", "2.5 h", "5 days"]
     assert [duration(count) for count in (2, 41, 200, 9000, 415_000)] == texts
 
@@ -85,9 +83,8 @@ def test_the_dock_shows_only_what_is_under_way(run: Run) -> None:
     assert dock(None) == dock(view(run, "finished")) == ""
     preview = events.Preview(step=10, prompt="a", seed=1, file="previews/10_0.png")
     begun = dock(view(run, "running", events.Step(step=10, loss=1.0, **STEP), preview))
-    assert "Training · 25%" in begun
-    assert begun.endswith("<button>Stop")
-    assert f"src='/media/run/{run.id}/10_0.png/small" in begun
+    for part in ("Training · 25%", "<button>Stop", f"src='/media/run/{run.id}/10_0.png/small"):
+        assert part in begun
     assert "Training · 0% · 2 more runs<" in dock(view(run, "running"), 2)
     runs.request(run, "stop")
     assert "Stopping" in dock(view(run, "running"))

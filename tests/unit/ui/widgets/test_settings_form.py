@@ -1,5 +1,3 @@
-"""The form: every setting has a widget, values survive the way there and back, errors name the setting."""
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +10,10 @@ from trainer.errors import UserError
 from ui.widgets import settings_form
 
 ENTRIES = settings_form.entries()
+
+
+def by_id(form: list[Any]) -> dict[str, Any]:
+    return dict(zip([entry.id for entry in ENTRIES], form, strict=True))
 
 
 def values(preset: str = "character", base: str = "micro", **changes: object) -> list[Any]:
@@ -55,8 +57,8 @@ def test_a_union_gives_its_kind_and_the_fields_of_that_kind_only() -> None:
     data = read(**warmup, **{"form-schedule-min-lr-ratio-cosine": 0.9})
     assert data == {"schedule": {"kind": "constant", "warmup": 0.2}}
     config = settings_form.build(ENTRIES, data | {"name": "x", "dataset": "y"})
-    by_id = dict(zip([entry.id for entry in ENTRIES], settings_form.values(ENTRIES, config), strict=True))
-    assert {name: by_id[name] for name in warmup} == warmup
+    filled = by_id(settings_form.values(ENTRIES, config))
+    assert {name: filled[name] for name in warmup} == warmup
 
 
 @pytest.mark.parametrize(
@@ -77,11 +79,10 @@ def test_another_preset_moves_what_was_not_changed() -> None:
     own = settings_form.changed(ENTRIES, before, values(**{"form-adapter-rank-lora": 4}))
     assert own == {"form-adapter-rank-lora": 4}
     after = settings_form.fill(ENTRIES, "style", "micro", own)
-    moved = dict(zip([entry.id for entry in ENTRIES], after.values, strict=True))
+    moved, large = by_id(after.values), by_id(settings_form.fill(ENTRIES, "character", "/sd15", own).values)
     assert moved["form-adapter-rank-lora"] == 4
     style, character = (settings_form.standard(preset, "micro").training.exposures for preset in ("style", "character"))
     assert moved["form-training-exposures"] == style != character
-    large = dict(zip(moved, settings_form.fill(ENTRIES, "character", "/sd15", own).values, strict=True))
     assert large["form-training-resolution"] == 512
     assert settings_form.changed(ENTRIES, after, after.values) == own, "what was changed stays known as that"
 
@@ -92,14 +93,6 @@ def test_partial_settings_become_changed_ones_and_back() -> None:
         "preview": {"prompts": ["a", "b"], "every": 0, "at_start": False},
     }  # fmt: skip
     own = settings_form.own_of(ENTRIES, data)
-    assert own == {
-        "form-training-steps": 30,
-        "form-training-further-resolutions": "96, 64",
-        "form-adapter-kind": "lora",
-        "form-adapter-rank-lora": 8,
-        "form-preview-prompts": "a\nb",
-        "form-preview-every": 0,
-        "form-preview-at-start": False,
-    }
+    assert (own["form-training-further-resolutions"], own["form-preview-prompts"]) == ("96, 64", "a\nb")
     assert settings_form.partial(ENTRIES, own, settings_form.standard("character", "micro")) == data
     assert settings_form.own_of(ENTRIES, {"adapter": {"kind": "gone", "rank": 3}, "training": 4}) == {}

@@ -1,8 +1,5 @@
-"""What is said where a system lacks what confines a process."""
-
 import platform
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,13 +7,9 @@ from trainer import confinement
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """Look at the system again, and once more after the test."""
-    for function in (confinement._landlock_version, confinement._has_seccomp):
-        function.cache_clear()
-    yield
-    for function in (confinement._landlock_version, confinement._has_seccomp):
-        function.cache_clear()
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_landlock_version", "_has_seccomp"):
+        monkeypatch.setattr(confinement, name, getattr(confinement, name).__wrapped__)
 
 
 @pytest.mark.parametrize("system", ["win32", "darwin"])
@@ -32,5 +25,4 @@ def test_another_system_confines_nothing(monkeypatch: pytest.MonkeyPatch, system
 def test_a_processor_whose_calls_are_unknown_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     before = confinement.caution()
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    confinement._has_seccomp.cache_clear()
     assert "seccomp" in confinement.caution() or before

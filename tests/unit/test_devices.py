@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -65,13 +66,10 @@ def test_graphics_of_intel_may_not_say_what_is_free(monkeypatch: pytest.MonkeyPa
     def refuse(_: object) -> None:
         raise RuntimeError("The device (Intel(R) Graphics [0xb080]) doesn't support querying the available free memory")
 
-    sizes = {
-        "memory_reserved": lambda _: 2 * GB,
-        "get_device_properties": lambda _: SimpleNamespace(total_memory=16 * GB),
-    }
-    graphics = pretend(monkeypatch, "xpu", mem_get_info=refuse, **sizes)
+    functions: dict[str, Any] = {"mem_get_info": refuse, "memory_reserved": lambda _: 2 * GB}
+    functions["get_device_properties"] = lambda _: SimpleNamespace(total_memory=16 * GB)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=main * GB))
-    assert devices.available_memory(graphics) == (free + 2) * GB
+    assert devices.available_memory(pretend(monkeypatch, "xpu", **functions)) == (free + 2) * GB
 
 
 def test_a_mac_shares_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,48 +117,36 @@ def settings_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Monkey
     for variable in devices._ALLOCATOR:
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
-    before, benchmark = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.benchmark
     yield monkeypatch
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = before, benchmark
+    matmul.allow_tf32, cudnn.benchmark = before
+
+
+SEGMENTS = "expandable_segments:True"
 
 
 @pytest.mark.parametrize(
-    ("kind", "platform", "tf32", "allocator"),
+    ("kind", "name", "platform", "expected"),
     [
-        ("cuda", "linux", True, "expandable_segments:True"),
-        ("cuda", "win32", True, None),
-        ("xpu", "linux", False, None),
-        ("mps", "darwin", False, None),
+        ("cuda", "NVIDIA GeForce RTX 2060", "linux", (True, False, SEGMENTS)),
+        ("cuda", "Tesla T4", "win32", (True, False, None)),
+        ("cuda", "NVIDIA GeForce GTX 1660 Ti", "linux", (True, True, SEGMENTS)),  # it computes NaN in fp16
+        ("cuda", "NVIDIA T1000", "linux", (True, True, SEGMENTS)),
+        ("xpu", "Arc", "linux", (False, False, None)),
     ],
 )
 def test_torch_is_set_up_for_a_card(
-    settings_of_torch: pytest.MonkeyPatch, kind: str, platform: str, tf32: bool, allocator: str | None
+    settings_of_torch: pytest.MonkeyPatch, kind: str, name: str, platform: str, expected: tuple[bool, bool, str | None]
 ) -> None:
-    pretend(settings_of_torch, kind)
+    pretend(settings_of_torch, kind, get_device_name=lambda _: name)
     settings_of_torch.setattr("sys.platform", platform)
     devices.prepare()
-    assert torch.backends.cuda.matmul.allow_tf32 == tf32
-    assert os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None) == allocator
+    allocator = os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark, allocator) == expected
     settings_of_torch.setenv("PYTORCH_ALLOC_CONF", "backend:cudaMallocAsync")
     devices.prepare()
     assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ, "an allocator that is set up stays so"
-
-
-@pytest.mark.parametrize(
-    ("name", "benchmark"),
-    [
-        ("NVIDIA GeForce GTX 1660 Ti", True),
-        ("NVIDIA T1000", True),
-        ("Tesla T4", False),
-        ("NVIDIA GeForce RTX 2060", False),
-    ],
-)
-def test_cards_that_compute_nan_in_fp16_try_other_convolutions(
-    settings_of_torch: pytest.MonkeyPatch, name: str, benchmark: bool
-) -> None:
-    pretend(settings_of_torch, "cuda", get_device_name=lambda _: name)
-    devices.prepare()
-    assert torch.backends.cudnn.benchmark is benchmark
 
 
 def test_attention_of_amd_is_asked_to_save_memory(settings_of_torch: pytest.MonkeyPatch) -> None:
@@ -173,10 +159,6 @@ def test_attention_of_amd_is_asked_to_save_memory(settings_of_torch: pytest.Monk
     del os.environ[variable]
     devices.prepare()
     assert os.environ[variable] == "1"
-
-
-def refuse_bf16(*_: object, **__: object) -> None:
-    raise TypeError("BFloat16 is not supported on MPS")
 
 
 PRECISIONS = {("cuda", True): "bf16", ("cuda", False): "fp16", ("mps", True): "bf16", ("mps", False): "fp32"}
@@ -192,7 +174,7 @@ def test_what_only_emulates_bf16_computes_in_another(
     monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: in_hardware)
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.eye(2) + 1 - torch.eye(2))
     assert devices.best_precision(device) == PRECISIONS[kind, in_hardware]
-    monkeypatch.setattr(torch, "ones", refuse_bf16)
+    monkeypatch.setattr(torch, "ones", Mock(side_effect=TypeError("BFloat16 is not supported on MPS")))
     assert kind == "cuda" or devices.best_precision(device) == "fp32"
 
 
@@ -222,11 +204,8 @@ def test_a_cpu_computes_in_bf16_if_that_is_faster(
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", multiply)
     monkeypatch.setattr("time.process_time", lambda: clock[0])
-    devices._is_bf16_faster.cache_clear()
-    try:
-        assert devices.best_precision(torch.device("cpu")) == ("bf16" if has_bf16 and is_faster else "fp32")
-    finally:
-        devices._is_bf16_faster.cache_clear()
+    monkeypatch.setattr(devices, "_is_bf16_faster", devices._is_bf16_faster.__wrapped__)
+    assert devices.best_precision(torch.device("cpu")) == ("bf16" if has_bf16 and is_faster else "fp32")
 
 
 MESSAGES = Path(__file__).with_name("out_of_memory.txt").read_text(encoding="utf-8").splitlines()  # as libraries say it

@@ -1,5 +1,3 @@
-"""Rules about the tree itself: what lies where, how large it may be, and what may stand in it nowhere."""
-
 import ast
 import re
 
@@ -9,14 +7,8 @@ from tests.conftest import CHECKOUT
 from trainer.adapter_files.programs import METADATA, SUPPORT
 from trainer.base_models import registry
 
-PROGRAM = sorted(
-    [
-        CHECKOUT / "app.py",
-        *(CHECKOUT / "trainer").rglob("*.py"),
-        *(CHECKOUT / "ui").rglob("*.py"),
-        *(CHECKOUT / "limner_extensions").rglob("*.py"),
-    ]
-)
+PROGRAM = [CHECKOUT / "app.py"]
+PROGRAM += sorted(path for name in ("trainer", "ui", "limner_extensions") for path in (CHECKOUT / name).rglob("*.py"))
 
 
 FORBIDDEN = {
@@ -32,20 +24,17 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize(("pattern", "what"), FORBIDDEN.items(), ids=FORBIDDEN.values())
 def test_what_may_stand_nowhere(pattern: str, what: str) -> None:
-    for path in PROGRAM:
-        if path == CHECKOUT / "trainer" / "storage.py":
-            continue
+    for path in {*PROGRAM} - {CHECKOUT / "trainer" / "storage.py"}:
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            if "log.seek(0)" in line or ".log" in line:  # logs are appended to, not replaced
-                continue
-            code = line.partition("#")[0]
-            assert not re.search(pattern, code), f"{path.relative_to(CHECKOUT)}:{number} has {what}: {line.strip()}"
+            if ".log" not in line and "log.seek(0)" not in line:  # logs are appended to, not replaced
+                code = line.partition("#")[0]
+                assert not re.search(pattern, code), f"{path.relative_to(CHECKOUT)}:{number} has {what}: {line.strip()}"
 
 
 def test_a_family_is_named_in_its_files_and_the_registry() -> None:
     names = re.compile("|".join(registry.FAMILIES))
     own = {
-        CHECKOUT / "trainer" / package / f"{name}.py"
+        CHECKOUT / f"trainer/{package}/{name}.py"
         for package in ("base_models", "families")
         for name in registry.FAMILIES
     }

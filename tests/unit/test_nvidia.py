@@ -50,7 +50,6 @@ def test_what_torch_was_built_for_is_read_without_it(tmp_path: Path, text: str, 
 
 
 def forget() -> None:
-    """Ask again."""
     nvidia.advice.cache_clear()
     nvidia.installed.cache_clear()
 

@@ -1,5 +1,3 @@
-"""Cards of AMD and Intel get a sentence; graphics that are part of a processor do not."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Names that may stand in a path, and which paths of others may be named."""
-
 from pathlib import Path
 
 import pytest

@@ -1,9 +1,8 @@
-"""Writing: whole or not at all, whatever happens in between."""
-
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -37,13 +36,10 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
 def test_who_may_read_a_file_is_for_the_system_to_say(tmp_path: Path, umask: int, mode: int) -> None:
-    before = os.umask(umask)
-    try:
-        storage.write(tmp_path / "a", "x")
-        storage.write(tmp_path / "a", "y")
-        storage.write_folder(tmp_path / "b", lambda folder: storage.write(folder / "c", "x"))
-    finally:
-        os.umask(before)
+    os.umask(umask)  # as before after each test
+    for text in "xy":
+        storage.write(tmp_path / "a", text)
+    storage.write_folder(tmp_path / "b", lambda folder: storage.write(folder / "c", "x"))
     for path in (tmp_path / "a", tmp_path / "b" / "c"):
         assert path.stat().st_mode & 0o777 == mode
 
@@ -58,14 +54,10 @@ def test_a_folder_appears_and_disappears_at_once(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
     storage.write_folder(tmp_path / "000001", lambda folder: storage.write(folder / "a", "x"))
     assert (tmp_path / "000001" / "a").read_text() == "x"
-
-    def cut(self: Path, *_: object, **__: object) -> None:
-        raise KeyboardInterrupt  # the power, after nothing or some of it was removed
-
-    monkeypatch.setattr(os, "unlink", cut)
-    with pytest.raises(KeyboardInterrupt):
-        storage.remove_folder(tmp_path / "000001")
-    monkeypatch.undo()
+    with monkeypatch.context() as power:
+        power.setattr(os, "unlink", Mock(side_effect=KeyboardInterrupt))  # after nothing or some of it was removed
+        with pytest.raises(KeyboardInterrupt):
+            storage.remove_folder(tmp_path / "000001")
     assert not (tmp_path / "000001").exists()
     (tmp_path / ".x.1234.part").touch()
     (tmp_path / "mine.part").touch()  # hidden ones alone are ours
@@ -104,15 +96,15 @@ def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".txt", "ü" * 120 + ".txt", "犬" * 83 + ".txt"])
 def test_a_name_as_long_as_the_disk_allows_can_be_written(tmp_path: Path, name: str) -> None:
-    storage.write(tmp_path / name, "a caption")
-    storage.write(tmp_path / name, "another one")
-    assert (tmp_path / name).read_text() == "another one"
-    storage.create(tmp_path / f"y{name[1:]}", [b"z"])
-    storage.write_folder(tmp_path / f"z{name[1:]}", lambda folder: storage.write(folder / "a", "b"))
-    storage.write_folder(tmp_path / f"z{name[1:]}", lambda folder: storage.write(folder / "a", "c"))
-    storage.create_folder(tmp_path / f"w{name[1:]}", lambda folder: storage.write(folder / "a", "b"))
-    storage.remove_folder(tmp_path / f"w{name[1:]}")
-    assert {path.name for path in tmp_path.iterdir()} == {f"{start}{name[1:]}" for start in (name[0], *"yz")}
+    first, created, folder, removed = (tmp_path / f"{start}{name[1:]}" for start in (name[0], *"yzw"))
+    for text in ("a caption", "another one"):
+        storage.write(first, text)
+        storage.write_folder(folder, lambda part, text=text: storage.write(part / "a", text))
+    assert first.read_text() == (folder / "a").read_text() == "another one"
+    storage.create(created, [b"z"])
+    storage.create_folder(removed, lambda part: storage.write(part / "a", "b"))
+    storage.remove_folder(removed)
+    assert {*tmp_path.iterdir()} == {first, created, folder}
 
 
 def test_names_that_begin_alike_have_own_temporary_files(tmp_path: Path) -> None:

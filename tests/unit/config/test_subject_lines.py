@@ -1,5 +1,3 @@
-"""Lines that name further datasets of a run, and what does not go together in one run."""
-
 from typing import Any
 
 import pytest
@@ -43,7 +41,6 @@ def test_a_line_is_read_and_written() -> None:
     ],
 )
 def test_a_wrong_line_is_refused_in_words(line: str, changes: dict[str, str], words: str) -> None:
-    """So are subjects that could not be told apart."""
     with pytest.raises(UserError, match=words):
         build(line, **changes)
 

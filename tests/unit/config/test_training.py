@@ -1,9 +1,7 @@
-"""The parts of a recipe against values worked out by hand."""
-
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -12,17 +10,15 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from PIL import Image
 
 from trainer import config
-from trainer.base_models.spec import PredictionType
 from trainer.config.objective import ObjectiveConfig
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.families import Family
 from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
 from trainer.training import augment
 from trainer.training.batches import Batch
-from trainer.training.loss import Noised, add_noise, draw_timesteps, error, masked, weight
+from trainer.training.loss import add_noise, draw_timesteps, error, masked, weight
 from trainer.training.tensor_cache import TensorCache
 
 
@@ -49,17 +45,14 @@ def test_schedules_are_those_of_diffusers(name: str, ours: Any, options: dict[st
 
 
 def test_schedules_by_hand() -> None:
-    linear = Linear(warmup=0, min_lr_ratio=0.2)
+    linear, cosine = Linear(warmup=0, min_lr_ratio=0.2), Cosine(warmup=0, min_lr_ratio=0.1)
     assert [linear.factor(step, 10) for step in (0, 5)] == pytest.approx([1.0, 0.6])
-    cosine = Cosine(warmup=0, min_lr_ratio=0.1)
-    assert [cosine.factor(step, 100) for step in (0, 50)] == pytest.approx([1.0, 0.55])
-    assert cosine.factor(99, 100) == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi * 0.99)))
+    last = 0.1 + 0.45 * (1 + math.cos(math.pi * 0.99))
+    assert [cosine.factor(step, 100) for step in (0, 50, 99)] == pytest.approx([1.0, 0.55, last])
     stable = Stable(warmup=0, min_lr_ratio=0, cooldown=0.2)
     assert [stable.factor(step, 20) for step in (0, 15, 16, 17, 19)] == pytest.approx([1, 1, 1, 0.75, 0.25])
-    assert stable.shortened(40, 1000) == 50
-    assert stable.factor(40, 50) == 1.0
-    assert stable.factor(41, 50) == pytest.approx(0.9)
-    assert stable.shortened(900, 1000) == 1000
+    assert [stable.shortened(step, 1000) for step in (40, 900)] == [50, 1000]
+    assert [stable.factor(step, 50) for step in (40, 41)] == pytest.approx([1.0, 0.9])
 
 
 # Signal over noise 999, 1 and 1/99.
@@ -67,24 +60,18 @@ ALPHA = torch.tensor([0.999, 0.5, 0.01])
 SNR = torch.tensor([999.0, 1.0, 1 / 99])
 
 
-def weights(predicts: PredictionType, objective: ObjectiveConfig) -> torch.Tensor:
-    return weight(DiscreteNoise(ALPHA, predicts), torch.arange(3), objective)
-
-
 def test_weightings_by_hand() -> None:
-    objective = ObjectiveConfig(weighting="min-snr")
-    assert torch.allclose(weights("epsilon", objective), torch.tensor([5 / 999, 1.0, 1.0]), rtol=1e-4)
-    assert torch.allclose(weights("v_prediction", objective), torch.tensor([0.005, 0.5, 0.01]), rtol=1e-4)
-    everywhere = ObjectiveConfig(weighting="min-snr", min_snr_gamma=0.001)
-    assert torch.allclose(weights("epsilon", everywhere), 0.001 / SNR, rtol=1e-3)
-    debiased = weights("epsilon", ObjectiveConfig(weighting="debiased"))
-    assert torch.allclose(debiased, torch.tensor([999**-0.5, 1.0, 99**0.5]), rtol=1e-4)
-    for_v = weights("v_prediction", ObjectiveConfig(weighting="debiased"))
-    assert torch.allclose(for_v, 1 / (SNR + 1), rtol=1e-4)  # as in sd-scripts
-    p2 = weights("epsilon", ObjectiveConfig(weighting="p2"))
-    assert torch.allclose(p2, torch.tensor([0.001, 0.5, 0.99]), rtol=1e-3)
-    steep = weights("epsilon", ObjectiveConfig(weighting="p2", p2_gamma=2.0))
-    assert torch.allclose(steep, p2**2, rtol=1e-4)
+    for predicts, expected, settings in (
+        ("epsilon", [5 / 999, 1.0, 1.0], {"weighting": "min-snr"}),
+        ("v_prediction", [0.005, 0.5, 0.01], {"weighting": "min-snr"}),
+        ("epsilon", 0.001 / SNR, {"weighting": "min-snr", "min_snr_gamma": 0.001}),
+        ("epsilon", [999**-0.5, 1.0, 99**0.5], {"weighting": "debiased"}),
+        ("v_prediction", 1 / (SNR + 1), {"weighting": "debiased"}),  # as in sd-scripts
+        ("epsilon", [0.001, 0.5, 0.99], {"weighting": "p2"}),
+        ("epsilon", [0.001**2, 0.5**2, 0.99**2], {"weighting": "p2", "p2_gamma": 2.0}),
+    ):
+        weights = weight(DiscreteNoise(ALPHA, predicts), torch.arange(3), ObjectiveConfig(**settings))
+        assert torch.allclose(weights, torch.as_tensor(expected), rtol=1e-3), settings
     pure_noise = DiscreteNoise(torch.tensor([1 - 1e-7, 0.5, 0.0]), "epsilon")  # as with zero terminal SNR
     for weighting in ("min-snr", "debiased", "p2"):
         assert weight(pure_noise, torch.arange(3), ObjectiveConfig(weighting=weighting)).isfinite().all()
@@ -111,11 +98,9 @@ def test_a_mask_weighs_and_keeps_the_mean_weight() -> None:
     assert torch.equal(both[1:], errors), "each image by itself"
     whole, half = masked(torch.ones_like(errors), torch.tensor([1.0, 0.5]).view(1, 1, 1, 2), 0.0)[0, 0, 0].tolist()
     assert half == pytest.approx(whole / 2), "gray counts by its share"
-    for gray, share in ((0, 0.0), (64, 0.25), (128, 0.5), (255, 1.0)):
-        sizes, view = ((64, 64), (64, 64)), augment.View()
-        drawn = augment.mask(Image.new("L", (64, 64), gray), *sizes, view, torch.zeros(4, 8, 8))
-        assert drawn.shape == (1, 8, 8)
-        assert torch.allclose(drawn, torch.full_like(drawn, share), atol=0.01)
+    for gray, share in ((0, 0.0), (64, 0.25), (255, 1.0)):
+        drawn = augment.mask(Image.new("L", (64, 64), gray), (64, 64), (64, 64), augment.View(), torch.zeros(4, 8, 8))
+        assert torch.allclose(drawn, torch.full((1, 8, 8), share), atol=0.01)
 
 
 NOISE = DiscreteNoise(torch.linspace(0.999, 0.001, 1000), "epsilon")
@@ -129,11 +114,8 @@ def test_perturbed_inputs_have_the_target_of_plain_ones() -> None:
     """Ning et al. 2023, section 3: the model sees more noise than it is asked to predict, unlike with an offset."""
     zeros = torch.zeros(2, 4, 8, 8)
     batch, family = Batch(zeros, zeros, None, ("a", "b"), 2), SimpleNamespace(noise=NOISE, device=torch.device("cpu"))
-
-    def noised(**objective: float) -> Noised:
-        return add_noise(cast(Family, family), batch, ObjectiveConfig(**objective), generator(1))
-
-    plain, perturbed, offset = noised(), noised(input_perturbation=0.1), noised(noise_offset=0.1)
+    settings = ({}, {"input_perturbation": 0.1}, {"noise_offset": 0.1})
+    plain, perturbed, offset = (add_noise(family, batch, ObjectiveConfig(**each), generator(1)) for each in settings)
     assert torch.equal(plain.timesteps, perturbed.timesteps)
     assert torch.equal(plain.target, perturbed.target)
     assert (perturbed.latents - plain.latents).std() > 0.05
@@ -156,8 +138,7 @@ def test_timesteps_stay_in_their_range() -> None:
 
 def test_timesteps_of_flow_matching_are_those_of_the_paper() -> None:
     """As diffusers draws them for its own scripts, from the same random numbers; there, they count down."""
-    flow = FlowNoise(lambda _shape: 3.0)
-    plain = FlowNoise(lambda _shape: 1.0)
+    plain, flow = (FlowNoise(lambda _shape, shift=shift: shift) for shift in (1.0, 3.0))
     for name, objective in {
         "mode": ObjectiveConfig(timestep_sampling="mode", mode_scale=0.8),
         "logit_normal": ObjectiveConfig(timestep_sampling="logit-normal", logit_mean=0.5, logit_std=2.0),
@@ -166,8 +147,7 @@ def test_timesteps_of_flow_matching_are_those_of_the_paper() -> None:
         assert torch.allclose(drawn(64, objective, 0, plain), 1000 * theirs, atol=1e-3)
     middle = drawn(4000, ObjectiveConfig(timestep_sampling="logit-normal"), 0, flow)
     assert float(middle.median()) == pytest.approx(750, abs=15), "the shift of 3 moves the middle to 0.75"
-    even = drawn(4000, ObjectiveConfig(), 0, FlowNoise(lambda _shape: 1.0))
-    assert float(even.mean()) == pytest.approx(500, abs=15)
+    assert float(drawn(4000, ObjectiveConfig(), 0, plain).mean()) == pytest.approx(500, abs=15)
     few = drawn(4000, ObjectiveConfig(min_timestep=300, max_timestep=399), 0, flow)
     assert 300 <= float(few.min()) < 302 < 398 < float(few.max()) <= 400
 
@@ -175,9 +155,11 @@ def test_timesteps_of_flow_matching_are_those_of_the_paper() -> None:
 TAGS = "rin, red hair, smiling, outdoors, night"
 
 
-def variants(caption: str, trigger: str = "rin", seed: int = 0, **captions: Any) -> tuple[str, ...]:  # noqa: ANN401 - any settings
+def variants(
+    caption: str, trigger: str = "rin", seed: int = 0, file: Path = Path("a.png"), **captions: object
+) -> tuple[str, ...]:
     settings = config.build({"name": "x", "dataset": "x", "seed": seed, "captions": captions})
-    return augment.caption_variants(dataset.Example(Path("a.png"), caption, 64, 64, trigger), settings)
+    return augment.caption_variants(dataset.Example(file, caption, 64, 64, trigger), settings)
 
 
 def test_tags_in_other_orders() -> None:
@@ -210,13 +192,14 @@ def test_tags_are_dropped_but_those_in_front_and_the_trigger() -> None:
 def test_a_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("rin, smiling\n\n  a portrait of rin \nnight\n")
     (tmp_path / "b.txt").write_text("")
-    settings = config.build({"name": "x", "dataset": "x", "captions": {"multiple": True}})
-    example = dataset.Example(tmp_path / "a.png", "rin, smiling a portrait of rin night", 64, 64, "rin")
-    assert augment.caption_variants(example, settings) == ("rin, smiling", "a portrait of rin", "rin, night")
-    usual = config.build({"name": "x", "dataset": "x"})
-    assert augment.caption_variants(example, usual) == ("rin, smiling a portrait of rin night",)
-    empty = dataset.Example(tmp_path / "b.png", "", 64, 64, "rin")
-    assert augment.caption_variants(empty, settings) == ("rin",)
+    joined = "rin, smiling a portrait of rin night"
+    assert variants(joined, file=tmp_path / "a.png", multiple=True) == (
+        "rin, smiling",
+        "a portrait of rin",
+        "rin, night",
+    )
+    assert variants(joined, file=tmp_path / "a.png") == (joined,)
+    assert variants("", file=tmp_path / "b.png", multiple=True) == ("rin",)
 
 
 def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:
@@ -228,16 +211,14 @@ def test_a_cache_holds_what_fits_and_reads_the_rest(tmp_path: Path) -> None:
         assert cache.has(file, {"x"})
         assert torch.equal(cache.get(file)["x"], value["x"])
     assert len(cache._in_memory) == 1
-    assert TensorCache().has(files[2], {"x"})
-    assert not TensorCache().has(files[2], {"y"})
+    assert [TensorCache().has(files[2], {key}) for key in "xy"] == [True, False]
     files[2].unlink()
     with pytest.raises(UserError, match="cache was deleted"):
         cache.get(files[2])
     files[1].write_bytes(b"")
     assert not TensorCache().has(files[1], {"x"})
-    (tmp_path / "file").write_text("")
-    cache, place = TensorCache(room=0), tmp_path / "file" / "x.safetensors"
-    cache.put(place, {"x": torch.ones(2)})
-    assert torch.equal(cache.get(place)["x"], torch.ones(2))
+    cache, unwritable = TensorCache(room=0), files[1] / "x.safetensors"
+    cache.put(unwritable, value)
+    assert torch.equal(cache.get(unwritable)["x"], value["x"])
     cache.put(tmp_path / "deleted" / ".cache" / "x.safetensors", value)
     assert not (tmp_path / "deleted").exists(), "a late value does not bring a deleted project back"

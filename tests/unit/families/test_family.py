@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -60,22 +61,16 @@ def test_large_parts_of_the_same_files_are_hashed_once(home: Path, monkeypatch: 
     file.write_bytes(b"as it was")
     (home / "outputs").rmdir()  # a run may be in a folder elsewhere
     model, parts = ModelConfig(base=str(file)), {"denoiser": nn.Linear(2, 2), "vae": nn.Linear(3, 3)}
-    hashed = list[nn.Module]()
-
-    def count(part: nn.Module) -> str:
-        hashed.append(part)
-        return fingerprint(part)
-
-    monkeypatch.setattr(weights, "fingerprint", count)
     expected = {name: fingerprint(part) for name, part in parts.items()}
-    assert [families.fingerprints(model, parts) for _ in range(2)] == [expected] * 2
-    assert len(hashed) == 4, "small ones are hashed each time"
-    monkeypatch.setattr(weights, "LARGE", 0)
-    assert [families.fingerprints(model, parts) for _ in range(2)] == [expected] * 2
-    assert len(hashed) == 6
+    hashing = Mock(wraps=fingerprint)
+    monkeypatch.setattr(weights, "fingerprint", hashing)
+    for large, count in ((weights.LARGE, 4), (0, 6)):  # small ones are hashed each time
+        monkeypatch.setattr(weights, "LARGE", large)
+        assert [families.fingerprints(model, parts) for _ in range(2)] == [expected] * 2
+        assert hashing.call_count == count
     for change in (lambda: os.utime(file, ns=(1, 1)), lambda: (home / "clip_l.safetensors").write_bytes(b"is new")):
         change()
         families.fingerprints(model, parts)
     families.fingerprints(model.model_copy(update={"weights": "int8"}), parts)
     families.fingerprints(model, {"denoiser": parts["denoiser"].to(torch.float16), "vae": parts["vae"]})
-    assert len(hashed) == 6 + 2 + 2 + 2 + 1
+    assert hashing.call_count == 6 + 2 + 2 + 2 + 1

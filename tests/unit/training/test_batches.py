@@ -1,5 +1,3 @@
-"""Exposures: each image is seen as often as its repeats say, whatever the buckets and the batch size."""
-
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +17,6 @@ MIXTURES = [
 
 
 def pool_of(buckets: str, batch_size: int, repeats: dict[str, int]) -> tuple[Pool, list[str]]:
-    """Return a pool of images, each as often as it is repeated, and the name of the image at each index."""
     names: list[str] = []
     shapes: list[tuple[int, ...]] = []
     for width, subjects in enumerate(buckets.split(), 1):
@@ -30,20 +27,15 @@ def pool_of(buckets: str, batch_size: int, repeats: dict[str, int]) -> tuple[Poo
     return Pool(views, shapes, [(name,) for name in names], [""] * len(names), 0, batch_size), names
 
 
-@pytest.mark.parametrize("mixture", MIXTURES, ids=lambda mixture: f"{mixture[0]}@{mixture[1]}")
-def test_exposures_follow_the_repeats(mixture: tuple[str, int, dict[str, int]]) -> None:
-    buckets, batch_size, repeats = mixture
+@pytest.mark.parametrize(("buckets", "batch_size", "repeats"), MIXTURES)
+def test_exposures_follow_the_repeats(buckets: str, batch_size: int, repeats: dict[str, int]) -> None:
+    """A batch follows from its number, and has images of one shape."""
     pool, names = pool_of(buckets, batch_size, repeats)
-    seen = Counter(names[index] for number in range(BATCHES) for index in pool.indices(number))
+    batches = [pool.indices(number) for number in range(BATCHES)]
+    assert [pool.indices(number) for number in reversed(range(60))] == batches[59::-1]
+    assert all(len({pool.shapes[index] for index in batch}) == 1 for batch in batches)
+    seen = Counter(names[index] for batch in batches for index in batch)
     assert seen.total() == BATCHES * batch_size
     share = seen.total() / len(names)
     for name in set(names):
         assert seen[name] / (share * repeats[name[0]]) == pytest.approx(1, abs=0.02), name
-
-
-@pytest.mark.parametrize("mixture", MIXTURES, ids=lambda mixture: f"{mixture[0]}@{mixture[1]}")
-def test_a_batch_follows_from_its_number_and_has_one_shape(mixture: tuple[str, int, dict[str, int]]) -> None:
-    pool, _names = pool_of(*mixture)
-    in_order = [pool.indices(number) for number in range(60)]
-    assert [pool.indices(number) for number in reversed(range(60))] == in_order[::-1]
-    assert all(len({pool.shapes[index] for index in batch}) == 1 for batch in in_order)

@@ -83,6 +83,13 @@ def test_what_a_run_has_gathered_goes_to_who_passes_it(begin: Begin) -> None:
     assert settle(both, newest) == ["", "1"]
 
 
+def test_a_reserved_card_is_free_for_who_reserved_it_alone() -> None:
+    first, second = cards.known()
+    with FileLock(first.reservation):
+        assert cards.free() == (second,)
+        assert cards.free(reserved=[first]) == (first, second)
+
+
 def test_two_runs_for_two_cards_do_not_wait_for_each_other(begin: Begin) -> None:
     first, second = (begin(named(name), TWO) for name in ("0001", "0002"))
     left, right = cards.known()

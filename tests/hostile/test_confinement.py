@@ -1,3 +1,5 @@
+"""A confined process that attacks: it writes to its own folder alone, and reaches nothing."""
+
 import json
 import os
 import socket

@@ -1,3 +1,5 @@
+"""The memory of a step on a card before any was taken, and what is said where it does not fit."""
+
 import re
 from pathlib import Path
 

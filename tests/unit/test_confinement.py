@@ -1,3 +1,5 @@
+"""What is said where a system lacks what confines a process."""
+
 import platform
 import sys
 

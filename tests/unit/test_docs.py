@@ -1,3 +1,5 @@
+"""The documentation says what the program says: its messages, its links, its commands."""
+
 import errno
 import re
 from pathlib import Path

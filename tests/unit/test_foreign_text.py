@@ -1,3 +1,5 @@
+"""JSON, TOML and YAML of other people: whatever is wrong with a text, one exception is raised, at once."""
+
 import json
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,3 +1,5 @@
+"""Rules about the tree itself: what lies where, how large it may be, and what may stand in it nowhere."""
+
 import ast
 import re
 

@@ -1,3 +1,5 @@
+"""Cards that are not used: each cause has its sentence and the command that helps."""
+
 import os
 import sys
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""Cards of AMD and Intel get a sentence; graphics that are part of a processor do not."""
+
 from pathlib import Path
 
 import pytest

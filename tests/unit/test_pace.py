@@ -1,3 +1,5 @@
+"""The time of a step on this machine before one was taken."""
+
 import inspect
 import json
 from pathlib import Path

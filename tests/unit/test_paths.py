@@ -1,3 +1,5 @@
+"""Names that may stand in a path, and which paths of others may be named."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Writing: whole or not at all, whatever happens in between."""
+
 import os
 import subprocess
 import sys

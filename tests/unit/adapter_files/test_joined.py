@@ -1,3 +1,5 @@
+"""Layers that a transformer's original code joins to one: each part comes back as it was."""
+
 import pytest
 import torch
 

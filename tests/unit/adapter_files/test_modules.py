@@ -1,3 +1,5 @@
+"""Kinds of modules: the change that each makes, against the equations of its paper, element by element."""
+
 import pytest
 import torch
 from safetensors.torch import save

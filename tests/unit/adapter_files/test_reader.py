@@ -1,3 +1,5 @@
+"""The strict reader: each way a file can be wrong is refused in words, before anything of it is used."""
+
 from pathlib import Path
 
 import numpy as np

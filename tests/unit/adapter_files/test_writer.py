@@ -1,3 +1,5 @@
+"""Every adapter through every form and back; metadata, hashes and what is left of a stripped file."""
+
 import hashlib
 import json
 from pathlib import Path

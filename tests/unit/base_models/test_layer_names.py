@@ -1,3 +1,5 @@
+"""Names of layers: every layer of every family through every form and back; and the layouts against the live models."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""A VAE that is given separately: found in the forms that people have it in, or named for what is wrong with it."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Flags at the end of preview prompts, with the values that sd-scripts gives them."""
+
 import pytest
 
 from trainer import config

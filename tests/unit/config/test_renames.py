@@ -1,3 +1,5 @@
+"""Settings of version 0.1 under their old names."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Settings: one schema, unknown keys refused by name, everything written out and read back."""
+
 import json
 import math
 import tomllib

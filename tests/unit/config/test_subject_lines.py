@@ -1,3 +1,5 @@
+"""Lines that name further datasets of a run, and what does not go together in one run."""
+
 from typing import Any
 
 import pytest

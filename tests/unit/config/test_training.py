@@ -1,3 +1,5 @@
+"""The parts of a recipe against values worked out by hand."""
+
 import math
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,3 +1,5 @@
+"""Changes to many captions: previewed or proposed, undone level by level, never losing newer edits."""
+
 from collections.abc import Callable
 from pathlib import Path
 

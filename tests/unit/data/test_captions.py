@@ -1,3 +1,5 @@
+"""Captions in the encodings that people's files have, and with class words for triggers."""
+
 import pytest
 
 from trainer.data.captions import REPLACEMENT, decode_text, of_class, with_trigger, without_trigger

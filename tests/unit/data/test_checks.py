@@ -1,3 +1,5 @@
+"""Dataset checks: which problems are found, which are not, and the fixes of the program."""
+
 import shutil
 from collections.abc import Callable
 from pathlib import Path

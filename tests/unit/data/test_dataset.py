@@ -1,3 +1,5 @@
+"""Data sets: reading, captions in any encoding, buckets, what is wrong, taking in and removing pictures."""
+
 import io
 import os
 import shutil

@@ -1,3 +1,5 @@
+"""Images are rotated and cropped from their originals, which never get lost, and masks are made and go with them."""
+
 from pathlib import Path
 
 import numpy as np

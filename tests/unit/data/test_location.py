@@ -1,3 +1,5 @@
+"""The place where a photo was taken is removed from its file, and nothing else is."""
+
 import io
 import re
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Noise schedules, against the formulas of their papers."""
+
 import pytest
 import torch
 

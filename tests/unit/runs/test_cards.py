@@ -1,3 +1,5 @@
+"""Which cards there are, by the driver and by the user's variables, and what a process sees of them."""
+
 import os
 from collections.abc import Iterator
 from pathlib import Path

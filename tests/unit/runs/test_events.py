@@ -1,3 +1,5 @@
+"""The log: torn lines, damaged lines, and a state that does not depend on how it was read."""
+
 from pathlib import Path
 
 from hypothesis import given

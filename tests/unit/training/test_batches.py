@@ -1,3 +1,5 @@
+"""Exposures: each image is seen as often as its repeats say, whatever the buckets and the batch size."""
+
 from collections import Counter
 from pathlib import Path
 

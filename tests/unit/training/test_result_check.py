@@ -1,3 +1,5 @@
+"""Previews are like the images in other colors, and unlike them as blurs, blocks and other subjects."""
+
 from pathlib import Path
 
 import pytest

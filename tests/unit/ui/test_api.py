@@ -1,3 +1,5 @@
+"""The API without a server: what its endpoints ask for, and what they refuse."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""The routes that serve files: what is theirs with a fixed type, anything else not at all."""
+
 import io
 import re
 import zipfile

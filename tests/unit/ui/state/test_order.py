@@ -1,3 +1,5 @@
+"""What is done on a page counts in the order in which it was done there, also if its requests arrive in another."""
+
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Uploads that wait: they count, expire, and leave no folder behind."""
+
 import os
 from pathlib import Path
 

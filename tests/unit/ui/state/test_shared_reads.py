@@ -1,3 +1,5 @@
+"""Requests that arrive together share what is read, and none gets what was read before it asked."""
+
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor

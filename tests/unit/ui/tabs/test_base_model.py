@@ -1,3 +1,5 @@
+"""What is said about a base model as soon as it is named, and where models are found."""
+
 import shutil
 from dataclasses import replace
 from pathlib import Path

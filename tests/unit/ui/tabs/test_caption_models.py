@@ -1,3 +1,5 @@
+"""Captions by a model in the page: chosen, described, downloaded, started, told, reviewed and refused."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""The Download tab without a browser: dropped files, verdicts, and several adapters at once."""
+
 from dataclasses import replace
 from pathlib import Path
 

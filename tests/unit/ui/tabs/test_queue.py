@@ -1,3 +1,5 @@
+"""The queue on the page: its order, holds, and what is drawn of it."""
+
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The Train tab: the form, the plan, saved settings, base models, and the run view."""
+
 import re
 import shutil
 from dataclasses import replace

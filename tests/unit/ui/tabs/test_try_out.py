@@ -1,3 +1,5 @@
+"""The Try out tab without a browser: views, generated images, and the settings stored in an image."""
+
 import dataclasses
 import os
 import shutil

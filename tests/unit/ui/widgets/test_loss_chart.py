@@ -1,3 +1,5 @@
+"""What the loss chart gets: points without gaps in meaning, several runs, and a sentence for screen readers."""
+
 import json
 from pathlib import Path
 

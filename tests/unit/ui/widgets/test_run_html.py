@@ -1,3 +1,5 @@
+"""What is drawn of a run: the chart, the status, the previews, always escaped."""
+
 import re
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The form: every setting has a widget, values survive the way there and back, errors name the setting."""
+
 from collections.abc import Iterator
 from typing import Any
 

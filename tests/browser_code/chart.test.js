@@ -3,7 +3,8 @@ import { test } from "node:test";
 import { component, fire, openPage } from "./page.js";
 
 const curve = (losses, values = {}) => ({
-  label: "run", steps: losses.length, points: losses.map((loss, place) => [place + 1, loss, 1e-4]), held_out: [], held_label: "", ...values,
+  label: "run", steps: losses.length, points: losses.map((loss, place) => [place + 1, loss, 1e-4]), held_out: [], held_label: "",
+  checkpoints: [], images: [], ...values,
 });
 
 function open(t, runs, window = openPage(t)) {
@@ -51,6 +52,21 @@ test("the axis of steps spans all steps of all runs, also those to come", (t) =>
   const { points } = open(t, [curve([1, 1], { steps: 10 }), curve([1, 1, 1, 1], { steps: 4 })]);
   const [[, second]] = points("raw").slice(-1);
   assert.equal(second[0], Number((56 + (652 * 2) / 10).toFixed(1)));
+});
+
+test("checkpoints are marked, and a step that is read shows the preview as it was then", (t) => {
+  const held_out = [[10, 0.5], [20, 0.3], [30, 0.4]], images = [[10, "/early"], [20, "/late"]];
+  const { at, element, part } = open(t, [curve(Array.from({ length: 40 }, () => 0.4), { checkpoints: [20, 40], images, held_out })]);
+  assert.deepEqual([...element.querySelectorAll(".checkpoint")].map((mark) => mark.textContent), [
+    "[[Checkpoint at step {step}]]".replace("{step}", 20), "[[Checkpoint at step {step}]]".replace("{step}", 40)]);
+  assert.deepEqual([...element.querySelectorAll("circle.held-out")].map((circle) => circle.getAttribute("r")), ["2.5", "6", "2.5"]);
+  const seen = [0.1, 0.3, 0.9].map((share) => {
+    fire(part("svg"), "pointermove", at(share));
+    return part(".then").hidden ? "" : part(".then").getAttribute("src");
+  });
+  assert.deepEqual(seen, ["", "/early", "/late"]);
+  fire(part("svg"), "pointerleave");
+  assert.equal(part(".then").hidden, true);
 });
 
 test("dragging enlarges a range, and a double click shows all again", (t) => {

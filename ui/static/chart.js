@@ -125,6 +125,11 @@ function drawRun(/** @type {SVGSVGElement} */ svg, /** @type {Curve} */ run, /**
   const bold = run.points.map(([step], place) => [scale.x(step), scale.y(averages[place])]);
   svg.append(line(bold, "smooth", color));
   heldOut(svg, run, color);
+  for (const step of run.checkpoints.filter((each) => each >= scale.first && each <= scale.last)) {
+    const x = scale.x(step), mark = make("path", { class: "checkpoint", d: `M${x} ${scale.floor - 8}l4 8h-8z`, style: `fill: ${color}` });
+    mark.append(make("title", {}, "[[Checkpoint at step {step}]]".replace("{step}", String(step))));
+    svg.append(mark);
+  }
   const [x, y] = bold[bold.length - 1];
   svg.append(make("circle", { class: "now", cx: x, cy: y, r: 4, style: `fill: ${color}`, "clip-path": "url(#loss-area)" }));
   const entry = document.createElement("li");
@@ -137,8 +142,10 @@ function heldOut(/** @type {SVGSVGElement} */ svg, /** @type {Curve} */ run, /**
   if (!run.held_out.length) return;
   const points = run.held_out.map(([step, loss]) => [scale.x(step), scale.y(loss)]);
   svg.append(line(points, "held-out", color));
-  for (const [cx, cy] of points) {
-    svg.append(make("circle", { class: "held-out", cx, cy, r: 2.5, style: `stroke: ${color}`, "clip-path": "url(#loss-area)" }));
+  const lowest = Math.min(...run.held_out.map(([, loss]) => loss)), best = run.held_out.findIndex(([, loss]) => loss === lowest);
+  for (const [place, [cx, cy]] of points.entries()) {
+    const r = place === best ? 6 : 2.5; // the lowest is ringed
+    svg.append(make("circle", { class: "held-out", cx, cy, r, style: `stroke: ${color}`, "clip-path": "url(#loss-area)" }));
   }
   const entry = document.createElement("li");
   entry.className = "held-out";
@@ -160,6 +167,10 @@ function read(/** @type {PointerEvent} */ event) {
   part(".reading").textContent = "[[step {step}: loss {loss}, smoothed {average}, learning rate {rate}]]"
     .replace("{step}", String(step)).replace("{loss}", short(loss)).replace("{average}", short(averages[place]))
     .replace("{rate}", short(rate));
+  const image = part(".then"), [, address = ""] = run.images.findLast(([made]) => made <= step) ?? [];
+  image.hidden = !address;
+  if (address && image.getAttribute("src") !== address) image.src = address;
+  image.style.left = `${Math.min(Math.max(0, scale.x(step) - 48), scale.width - 96)}px`;
 }
 
 element.addEventListener("input", (event) => {
@@ -175,6 +186,7 @@ element.addEventListener("pointermove", (event) => { if (event.target.closest("s
 element.addEventListener("pointerleave", () => {
   part(".pointer")?.remove();
   if (part(".reading")) part(".reading").textContent = "";
+  if (part(".then")) part(".then").hidden = true;
 }, true);
 element.addEventListener("pointerdown", (event) => {
   const svg = event.target.closest("svg");

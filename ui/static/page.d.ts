@@ -74,7 +74,10 @@ declare global {
     findings: Finding[]; heading: string; serious: string; sizes: Sizes | null; tags: { tag: string; count: number }[];
   };
   type Point = [step: number, loss: number, rate: number];
-  type Curve = { label: string; steps: number; points: Point[]; held_out: [step: number, loss: number][]; held_label: string };
+  type Curve = {
+    label: string; steps: number; points: Point[]; held_out: [step: number, loss: number][]; held_label: string;
+    checkpoints: number[]; images: [step: number, address: string][];
+  };
   type Chart = { label: string; runs: Curve[] };
   type RunView = {
     revision: number; asked: string; run: string; stamp: string; runs: string[]; parts: Record<string, string>; chart: Chart;
@@ -87,7 +90,7 @@ declare global {
   // Parts that the page always has where a script looks for them, by the selectors of the scripts.
   type Parts = Record<Box, HTMLElement> & Record<Field, HTMLInputElement> & Record<Button, HTMLButtonElement> & {
     ".order": HTMLSelectElement; "a[data-caption]": HTMLAnchorElement; ".shape": HTMLAnchorElement; ".save": HTMLAnchorElement;
-    ".mask": HTMLImageElement; ".other img": HTMLImageElement; ".over": SVGSVGElement; ".over path": SVGPathElement;
+    ".then": HTMLImageElement; ".mask": HTMLImageElement; ".other img": HTMLImageElement; ".over": SVGSVGElement; ".over path": SVGPathElement;
     textarea: HTMLTextAreaElement; template: HTMLTemplateElement; "dialog.viewer": HTMLDialogElement;
     progress: HTMLProgressElement; table: HTMLTableElement; img: HTMLImageElement; "figure img": HTMLImageElement;
   };

@@ -6,6 +6,7 @@ from typing import Any
 
 from trainer.i18n import _
 from trainer.runs import View, events
+from ui.widgets import run_html
 
 POINTS = 400  # of each run
 
@@ -15,14 +16,15 @@ def chart(views: Sequence[tuple[str, View]]) -> dict[str, Any]:
 
     The axis spans all steps of the runs, so that it shows what is left.
     """
-    curves = [_curve(label, view.state) for label, view in views]
+    curves = [_curve(label, view) for label, view in views]
     label = ""
     if curves:
         label = events.describe_loss([(step, loss) for step, loss, _rate in curves[0]["points"]], curves[0]["steps"])
     return {"label": label, "runs": curves}
 
 
-def _curve(label: str, state: events.State) -> dict[str, Any]:
+def _curve(label: str, view: View) -> dict[str, Any]:
+    state = view.state
     points = [
         (step, loss, state.learning_rates.get(step, 0.0))
         for step, loss in events.loss_curve(state, points=POINTS)
@@ -35,7 +37,15 @@ def _curve(label: str, state: events.State) -> dict[str, Any]:
         "points": points,
         "held_out": held_out,
         "held_label": _lowest(held_out),
+        "checkpoints": sorted(checkpoint.step for checkpoint in state.checkpoints),
+        "images": _images(view),
     }
+
+
+def _images(view: View) -> list[tuple[int, str]]:
+    """Return (step, address) of the previews of the first prompt, which are shown while a step is read."""
+    row = next(iter(view.state.previews_by_prompt().values()), {})
+    return [(step, run_html.small_image(view.run.id, row[step])) for step in sorted(row)]
 
 
 def _lowest(held_out: Sequence[tuple[int, float]]) -> str:

@@ -304,8 +304,13 @@ def _cell(run_id: str, preview: events.Preview | None, style: str, caption: str 
 
 
 def _image(run_id: str, preview: events.Preview, style: str, title: str) -> str:
+    return f"<img class='{style}' loading='lazy' src='{small_image(run_id, preview)}' alt='{escape(title)}'>"
+
+
+def small_image(run_id: str, preview: events.Preview) -> str:
+    """Return the address of a small version of a preview."""
     link, version = _link(run_id, preview)
-    return f"<img class='{style}' loading='lazy' src='{link}/small{version}' alt='{escape(title)}'>"
+    return f"{link}/small{version}"
 
 
 def _link(run_id: str, preview: events.Preview) -> tuple[str, str]:

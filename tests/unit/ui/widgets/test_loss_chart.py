@@ -15,11 +15,16 @@ def view(*reported: events.Event) -> View:
 
 
 def test_the_chart_spans_all_steps_and_says_what_it_shows() -> None:
-    run = view(*(events.Step(step=step, loss=1 / step, **STEP) for step in range(1, 21)))
+    made = events.Preview(step=10, file="previews/000010_0.png", prompt="miraxo", seed=1)
+    saved = [events.Checkpoint(step=step, folder=f"checkpoints/{step}") for step in (20, 10)]
+    run = view(*(events.Step(step=step, loss=1 / step, **STEP) for step in range(1, 21)), made, *saved)
     drawn = loss_chart.chart([("rin", run), ("again", run)])
     assert "at step 20 of 40" in drawn["label"]
     first, second = drawn["runs"]
     assert (first["label"], second["label"], first["steps"]) == ("rin", "again", 40)
+    ((step, address),) = first["images"]
+    assert (first["checkpoints"], step) == ([10, 20], 10)
+    assert address.startswith("/media/run/run/000010_0.png/small?")
     assert first["points"][-1] == (20, 0.05, STEP["learning_rate"])
     assert events.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
     assert events.smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])

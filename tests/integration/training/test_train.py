@@ -303,6 +303,22 @@ def test_the_cache_equals_live_encoding_and_is_safe_to_damage(family: Family, ch
     assert torch.allclose(first.conditioning["text"], live["text"], atol=1e-6)
 
 
+def test_loss_against_a_hand_computed_value(family: Family, tiny_sd: Path) -> None:
+    mean = torch.randn(2, 4, 8, 8, generator=generator(1))
+    adapter = families.attach(family, Lora(rank=2), text_encoder=False, seed=0)
+    with torch.no_grad():
+        text = family.encode_prompts(["a", "b"])
+        batch = batches.Batch(mean, torch.zeros_like(mean), text, ("a", "b"), 2)
+        loss = training_loss(family, adapter, batch, settings(tiny_sd), generator(0, "x"))
+        rng = generator(0, "x")
+        torch.randn(mean.shape, generator=rng)
+        noise = torch.randn(mean.shape, generator=rng)
+        timesteps = torch.randint(1000, (2,), generator=rng)
+        noisy = family.pipeline().scheduler.add_noise(mean, noise, timesteps)
+        expected = (family.predict(noisy, timesteps, text) - noise).pow(2).mean()
+    assert torch.allclose(loss, expected, rtol=1e-5)
+
+
 def test_preservation_is_weighted_as_training_is(family: Family, tiny_sd: Path) -> None:
     """At its own noise levels: with half of the noise at least, whatever those of the images are."""
     config = settings(tiny_sd, preservation__weight=3.0, objective__weighting="debiased", objective__loss_type="huber")

@@ -24,7 +24,7 @@ from ui.tabs import comparison, sample_form, sample_images
 from ui.tabs.comparison import Cell
 from ui.tabs.sample_form import DEFAULTS, NO_ADAPTER, OTHERS, SampleForm
 from ui.tabs.sample_images import Sheet
-from ui.widgets import settings_form
+from ui.widgets import run_html, settings_form
 from ui.widgets.handlers import CHOICE, VIEW, Handler, Untyped, listen
 from ui.widgets.templates import read
 
@@ -57,6 +57,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
             note = gr.HTML(elem_id="try-note", elem_classes="quiet")
             hold = gr.Button(_("Pause training for now"), size="sm", visible=False, elem_id="hold-training")
             result = gr.HTML(EMPTY, elem_id="result", js_on_load=read("sheet.js"))
+            previews = gr.HTML(elem_id="try-previews")  # until something is generated; see style.css
             for draw in extension.panels("try-out"):
                 draw(form.adapter, sampler)
             recent = gr.HTML(elem_id="made")
@@ -71,7 +72,8 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
     listen(form.cancel.click, sampler.cancel, kind=VIEW)
     notes = {"note": note, "hold": hold}
     listen(hold.click, partial(toggle_training, watch, sampler), {"form": form.form}, notes)
-    offered = {"defaults": form.defaults, "recent": recent, **notes, **form.named(*FILLED, "adapter", "others")}
+    drawn = {"recent": recent, "previews": previews, **notes}
+    offered = {"defaults": form.defaults, **drawn, **form.named(*FILLED, "adapter", "others")}
     tab = Tab(form, {"project": project, "form": form.form, "defaults": form.defaults}, offered)
     offer_on([form.adapter.input, form.base.blur], partial(offer, watch), tab)
     restored = form.named(*RESTORED, "others", "strengths")
@@ -148,8 +150,17 @@ def offer(
         "defaults": suitable,
         **_notes(watch, small=config.model.base == MICRO),
         "recent": sample_images.recent(),
+        "previews": _previews(watch, adapter),
         "others": others,
     }
+
+
+def _previews(watch: RunWatcher, adapter: str) -> str:
+    """Render the newest previews of an adapter's run; "" for an adapter from elsewhere."""
+    run = adapter_choices.run_of(adapter)
+    if run is None:
+        return ""
+    return run_html.newest(watch.view(run))
 
 
 def _newest(watch: RunWatcher, project: str, keys: Sequence[str]) -> str:

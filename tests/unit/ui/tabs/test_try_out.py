@@ -64,6 +64,14 @@ def test_what_was_changed_in_the_tab_stays(finished: Run) -> None:
     assert offer("gone")["adapter"]["value"] == finished.id
 
 
+def test_the_newest_previews_are_there_before_an_image(finished: Run) -> None:
+    for step in (1, 3):
+        finished.report(events.Preview(step=step, file=f"previews/00000{step}_0.png", prompt="rin, calm", seed=1))
+    first = offer(finished.id)
+    assert "Step 3: rin, calm" in first["previews"]
+    assert offer("", defaults=first["defaults"])["previews"] == ""
+
+
 def test_the_clip_skip_is_the_adapters_or_the_bases(finished: Run, tmp_path: Path) -> None:
     model = finished.config().model.model_copy(update={"clip_skip": 2})
     finished.save_config(finished.config().model_copy(update={"model": model}))

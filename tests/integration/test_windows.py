@@ -93,6 +93,7 @@ print(sorted(path.name for path in folder.iterdir()))
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_is_open_is_written_when_it_is_closed(disk: Path) -> None:
     (disk / "run").mkdir()
     done = ["done b'new'", "done", "done", "done", "PermissionError True b'old'", "['config.toml']"]

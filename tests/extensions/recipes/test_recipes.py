@@ -370,4 +370,4 @@ def test_damaged_recipes_are_read_or_refused_in_words(home: Path, files: int) ->
         path.write_bytes(text)
         reading.read(path, images=14)
 
-    fuzz("recipes", seeds, read_bytes, files)
+    fuzz("recipes", seeds, files, read_bytes)

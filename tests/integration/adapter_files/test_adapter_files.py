@@ -132,6 +132,7 @@ def in_part(older: str) -> Callable[[str], str]:
     return lambda key: as_in_2023(key) if older in key and key.startswith("unet") else key
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")
 def test_settings_of_peft_scale_older_names_too(character: Path, tiny_sd: Path) -> None:
     """As diffusers does, which saves no alpha; of two generations of names it loads that of the first key, of attn1."""

@@ -45,6 +45,7 @@ def forms(folder: Path) -> dict[str, Path]:
     return {"folder": folder, **{path.stem: path for path in below.iterdir()}}
 
 
+@pytest.mark.slow
 def test_each_form_is_the_same_vae(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path) -> None:
     vae = make_vae(tmp_path / "vae", SCALE)
     expected: Any = AutoencoderKL.from_pretrained(vae)

@@ -95,6 +95,7 @@ def test_the_ladder(tiny_sd: Path) -> None:
         rungs(offload="all", gradient_checkpointing="half")
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Path) -> None:
     options = RATE | {"training__steps": 2, "training__gradient_accumulation": 2, "training__text_encoder": True}
     options |= {"objective__masked_loss": True, "objective__weighting": "min-snr", "images__flip": True}

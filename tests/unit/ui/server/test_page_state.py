@@ -4,6 +4,8 @@ import gc
 import tracemalloc
 from pathlib import Path
 
+import pytest
+
 from tests.unit.ui.test_page import in_loop
 from ui import page
 from ui.server.page_state import States
@@ -13,6 +15,7 @@ from ui.state.sampler_client import SamplerClient
 LARGEST = 0.2e6  # bytes of a page that was opened
 
 
+@pytest.mark.slow
 def test_an_open_page_takes_little_memory_and_keeps_its_own_choices(character: Path) -> None:
     """Components that differ from those of a fresh page are kept: Gradio checks a choice against those offered."""
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer.adapter_files import compatibility, writer
+from trainer.adapter_files import compatibility, programs, writer
 from trainer.adapter_files.modules import Lora, Module
 from trainer.adapter_files.writer import Form
 from trainer.base_models import layer_names, layer_shapes, registry, transformer_names
@@ -242,6 +242,13 @@ def test_each_program_that_ruins_a_dora_says_how(tmp_path: Path) -> None:
     assert words["sd-scripts"].endswith("with --network_module lycoris.kohya")
     of_lokr = {verdict.program: verdict for verdict in check(tmp_path, made("LoKr")(good()), metadata()).verdicts}
     assert (of_lokr["A1111"].loads, "fp16" in of_lokr["A1111"].words) == (True, True), "of a LoKr with factors"
+
+
+def test_the_rules_of_each_program_say_when_its_code_was_read() -> None:
+    """Half a year ago at most, as of the last change of the rules."""
+    for program in compatibility.PROGRAMS:
+        assert "2026-05-30" <= program.read <= "2026-11-30"
+        assert f"{program.name} {program.commit} ({program.read})" in programs.sources()
 
 
 def with_endings(tensors: Tensors, name_of: Callable[[str], str]) -> Tensors:

@@ -67,7 +67,8 @@ def held(path: Path) -> Iterator[None]:
             process.kill()
 
 
-BEGUN = events.Started(step=0, steps=9, pid=1, device="CPU")
+def start_event() -> events.Started:
+    return events.Started(step=0, steps=9, pid=1, device="CPU")
 
 
 def steps(*times: datetime, seconds: float = 2) -> list[events.Step]:
@@ -178,7 +179,12 @@ ENDS = {
     "failed": events.Failed(message="m", remedy="r", traceback="t"),
 }
 
-LOGGED = [*ENDS.values(), BEGUN, events.Phase(name="x", done=1, total=2), *steps(datetime(2026, 1, 1, tzinfo=UTC))]
+LOGGED = [
+    *ENDS.values(),
+    start_event(),
+    events.Phase(name="x", done=1, total=2),
+    *steps(datetime(2026, 1, 1, tzinfo=UTC)),
+]
 
 
 @given(st.lists(st.sampled_from(LOGGED)), st.booleans(), st.booleans())
@@ -213,7 +219,10 @@ def test_a_worker_is_silent_after_ten_minutes_or_ten_steps(home: Path) -> None:
         assert runs.look(run).state.pid == 7
         assert not runs.look(run).is_silent(start + 10_000), "it waits for the device"
         (run.folder / "ask" / "start").unlink()
-        for event in (events.Phase(name="x", done=0, total=1, time=begun), BEGUN.model_copy(update={"time": begun})):
+        for event in (
+            events.Phase(name="x", done=0, total=1, time=begun),
+            start_event().model_copy(update={"time": begun}),
+        ):
             run.report(event)
             assert not runs.look(run).is_silent(start + 590)
             assert runs.look(run).silence(start + 610) == pytest.approx(610)
@@ -226,7 +235,7 @@ def test_a_worker_is_silent_after_ten_minutes_or_ten_steps(home: Path) -> None:
 def test_a_run_that_did_not_hear_that_it_is_to_stop_is_deaf(home: Path) -> None:
     run = make()
     with held(run.lock):
-        run.report(BEGUN)
+        run.report(start_event())
         assert not runs.look(run).is_unresponsive(time.time())
         control.stop(run)
         requested = (run.folder / "ask" / "stop").stat().st_mtime
@@ -256,7 +265,7 @@ def test_the_time_left_does_not_follow_the_clock_on_the_wall(home: Path) -> None
     times = [now + timedelta(hours=hours) for hours in (0, 13, -24, -23)]
     later = times[-1] + timedelta(seconds=20)
     with held(run.lock):
-        for event in (BEGUN, *steps(*times)):
+        for event in (start_event(), *steps(*times)):
             run.report(event)
         view = runs.look(run)
         assert (view.status, view.state.step) == ("running", 4)
@@ -335,14 +344,14 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
         moments.append("goes on")
 
     def requests() -> set[str]:
-        return distributed.requests(Accelerator(cpu=True), run, BEGUN.model_copy(update={"step": 3}), paused)
+        return distributed.requests(Accelerator(cpu=True), run, start_event().model_copy(update={"step": 3}), paused)
 
     assert requests() == set()
     assert not run.log.exists()
     assert not moments
     runs.pause(run)
     with held(run.lock):
-        run.report(BEGUN)
+        run.report(start_event())
         assert runs.look(run).paused
     with ThreadPoolExecutor(1) as thread:
         resting = thread.submit(requests)

@@ -20,12 +20,12 @@
   const note = (/** @type {Event} */ { target }) => {
     const field = /** @type {Element} */ (target).closest?.(".block[id]");
     if (field) changes.set(field.id, ++latest);
+    return field?.id ?? "";
   };
-  document.addEventListener("input", note, true);
   // Gradio fills a field once more in the moment after it has appeared: what was typed in this moment is typed again, once.
   const retyped = /** @type {WeakSet<Event>} */ (new WeakSet());
   document.addEventListener("input", (event) => {
-    const field = /** @type {HTMLInputElement} */ (event.target), { value } = field, id = field.closest?.(".block[id]")?.id ?? "";
+    const field = /** @type {HTMLInputElement} */ (event.target), { value } = field, id = note(event);
     const type = window.gradio_config?.components.find(({ props }) => props.elem_id === id)?.type, number = changes.get(id);
     if (!value || !["textbox", "number"].includes(type ?? "") || retyped.has(event)) return;
     setTimeout(() => {

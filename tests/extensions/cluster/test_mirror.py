@@ -226,9 +226,9 @@ def sent(*messages: object) -> bytes:
     return stream.getvalue()
 
 
-@given(st.lists(values, max_size=3), st.data())
-def test_messages_arrive_as_they_were_sent_and_whole(messages: list[Any], data: st.DataObject) -> None:
-    stream, last = sent(*messages), sent("last")
+@given(st.lists(values, max_size=3), values, st.data())
+def test_messages_arrive_as_they_were_sent_and_whole(messages: list[Any], cut: object, data: st.DataObject) -> None:
+    stream, last = sent(*messages), sent(cut)
     end = Wire(io.BytesIO(stream + last[: data.draw(st.integers(0, len(last) - 1))]), io.BytesIO())
     assert [end.receive() for _ in messages] == messages
     with pytest.raises(EOFError):

@@ -34,6 +34,7 @@ def test_a_password_is_made_and_only_its_hash_is_kept(home: Path) -> None:
     assert not accounts.read()["anna"].accepts(other)
     assert not accounts.read()["anna"].accepts("")
     tables = tomllib.loads(text)
+    assert tables.keys() == {"anna", "ben"}
     assert len({table["salt"] for table in tables.values()}) == 2
     assert [len(bytes.fromhex(tables["anna"][key])) for key in ("salt", "hash")] == [16, 64]
     newer = accounts.add("anna")

@@ -131,7 +131,7 @@ def test_noise_levels_are_drawn_as_by_the_other_program(
 ) -> None:
     recipe = read(tmp_path, text)
     settings = built(replace(recipe, settings=config.merge(recipe.settings, {"model": {"family": family}})))
-    assert levels(settings, family) == pytest.approx(sorted(theirs), abs=2e-3)
+    assert levels(settings, family) == pytest.approx(sorted(theirs), abs=1e-3)
     assert not any("Noise levels are shifted" in note for note in recipe.notes)
 
 
@@ -253,6 +253,15 @@ def test_a_config_of_ours_keeps_a_training_adapter_from_the_hub(tmp_path: Path) 
     own = [{"name": "x", "dataset": "x", "model": {"training_adapter": name}} for name in (TURBO, "C:/turbo.x")]
     recipes = [read(tmp_path, json.dumps(settings)) for settings in own]
     assert [built(recipe).model.training_adapter for recipe in recipes] == [TURBO, ""]
+
+
+def test_base_and_rank_of_flux2_klein_are_those_of_the_recipe(tmp_path: Path) -> None:
+    texts = {"9B": json.dumps(FLUX_TRAINER | KLEIN), "4B": JOBS["flux2_klein"]}
+    built_of = {size: built(read(tmp_path, text)) for size, text in texts.items()}
+    for size, settings in built_of.items():
+        assert settings.model.base == f"black-forest-labs/FLUX.2-klein-base-{size}"
+    assert built_of["9B"].adapter.rank == 32
+    assert built_of["4B"].adapter.rank == built(read(tmp_path, FLUX_JOB)).adapter.rank
 
 
 @pytest.mark.parametrize(("family", "title"), [("z_image", "Z-Image"), ("flux2_klein", "FLUX.2 klein")])

@@ -2,23 +2,27 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from PIL import Image
 
 from tests import fake_hub
 from tests.conftest import CHECKOUT, unmeasured
 from tests.fake_hub import FakeHub
-from trainer import families
-from trainer.base_models import detect, hub
+from trainer import config, families
+from trainer.base_models import MICRO_FOLDER, detect, hub
 from trainer.base_models.hub import RemoteFile
-from trainer.config import ModelConfig
+from trainer.config import ModelConfig, PictureConfig
+from trainer.sampling.sampler import generate
 
 BASE = "anna/base"
 FILE = "anna/files/fox.safetensors"
@@ -130,3 +134,20 @@ def test_which_weights_of_a_repository_are_taken() -> None:
     whole = [f"{unet}-00001-of-00001.safetensors", f"{unet}.safetensors.index.json"]
     selected = hub.select(remote(*halves, *whole, "model_index.json"))
     assert {file.path for file in selected} == {*halves, "model_index.json"}
+
+
+@pytest.mark.slow
+def test_the_prompts_of_the_card_give_its_pictures() -> None:
+    card = (MICRO_FOLDER / "README.md").read_text()
+    prompts = re.findall(r'--prompt "([^"]+)"', card)
+    pictures = [name for name in re.findall(r"\((pictures/\S+)\)", card)][: len(prompts)]
+    assert len(prompts) == len(pictures) == 2
+    page = (MICRO_FOLDER.parents[2] / "docs" / "base-models.md").read_text()
+    assert all(f"`{prompt}`" in page and name in page for prompt, name in zip(prompts, pictures, strict=True))
+    family = families.load(ModelConfig(), torch.device("cpu"), torch.float32)
+    for prompt, name in zip(prompts, pictures, strict=True):
+        picture = generate(family, PictureConfig(prompt=prompt, seed=1, steps=20, guidance=3.0, out="x.png"))
+        assert picture.size == (config.micro_resolution(), config.micro_resolution())
+        difference = np.asarray(picture).astype(int) - np.asarray(Image.open(MICRO_FOLDER / name)).astype(int)
+        # Processors add numbers up in different orders; on one and the same there is no difference at all.
+        assert np.abs(difference).max() <= 1, f"{name} differs by {np.abs(difference).max()}"

@@ -63,7 +63,11 @@ def test_no_place_is_forgotten() -> None:
     others = {name for path in naming if "recipes" not in (name := path.relative_to(CHECKOUT).as_posix())}
     assert others <= own, "ask the row instead; only recipes have the names of other programs"
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {row.extra for row in ROWS.values()} <= {"", *project["optional-dependencies"]}
+    extras, reference = project["optional-dependencies"], (CHECKOUT / "docs/reference.md").read_text(encoding="utf-8")
+    for row in ROWS.values():
+        assert row.extra in ("", *extras), "its extra is in pyproject.toml"
+        assert not row.extra or set(extras[row.extra]) <= set(extras["test"]), "tests run with its package"
+        assert f"\n| `{row.kind}` | " in reference
 
 
 @pytest.mark.parametrize("kind", [row.kind for row in ROWS.values() if row.extra])
@@ -82,6 +86,7 @@ def test_any_installed_optimizer_by_its_class() -> None:
     usual, lines = settings("adamw"), ["betas = [0.9, 0.99]", "weight_decay = 0.0", "fused=true"]
     named = settings("custom", class_name="torch.optim.AdamW", arguments=lines, learning_rate=usual.learning_rate)
     assert trained(named) == trained(usual)
+    assert named.class_path == "torch.optim.AdamW"
     for name in ("torch.optim.RAdam", "pytorch_optimizer.StableAdamW", "schedulefree.SGDScheduleFree"):
         assert trained(settings("custom", class_name=name)) != trained(usual), name
 

@@ -1,4 +1,4 @@
-"""What the page reads of runs."""
+"""Runs as the page reads them."""
 
 from pathlib import Path
 

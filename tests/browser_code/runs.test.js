@@ -92,10 +92,11 @@ test("the window's title has the progress, and the end of a run is announced onc
   const { part } = component(window, "notify", { html: '<input type="checkbox">' });
   const become = async (status, share = 0) => {
     window.document.querySelector("#status").innerHTML =
-      `<div><div data-status="${status}"><b class="pill">${status}</b></div><i role="progressbar" aria-valuenow="${share}"></i></div>`;
+      `<div><div data-status="${status}"><b class="pill">${status}</b></div><i role="progressbar" ${share === null ? "" : `aria-valuenow="${share}"`}></i></div>`;
     await settle();
     return window.document.title;
   };
+  assert.equal(await become("waiting", null), "waiting · Limner", "nobody knows how far it is");
   assert.equal(await become("running", 40), "40 % · Limner");
   assert.equal(await become("finished"), "Limner");
   assert.deepEqual(announced, []);

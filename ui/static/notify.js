@@ -24,7 +24,7 @@ function look() {
   const words = status?.querySelector(".pill")?.textContent ?? "";
   const share = status?.parentElement?.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow");
   const isActive = now === "running" || now === "waiting";
-  document.title = isActive ? `${share} % · ${title}` : title;
+  document.title = isActive ? `${share ? `${share} %` : words} · ${title}` : title;
   if (before === "running" && !isActive && localStorage.getItem(KEY) === "yes") {
     sound();
     if (window.Notification?.permission === "granted") new Notification(title, { body: words, icon: "/favicon.ico" });

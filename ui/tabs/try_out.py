@@ -156,11 +156,11 @@ def offer(
 
 
 def _previews(watch: RunWatcher, adapter: str) -> str:
-    """Render the newest previews of an adapter's run; "" for an adapter from elsewhere."""
+    """Render the newest previews of the run of an adapter; "" without any."""
     run = adapter_choices.run_of(adapter)
-    if run is None:
-        return ""
-    return run_html.newest(watch.view(run))
+    if run and (images := run_html.newest(watch.view(run))):
+        return f"<h2>{_('Previews of its training')}</h2>{images}"
+    return ""
 
 
 def _newest(watch: RunWatcher, project: str, keys: Sequence[str]) -> str:

@@ -41,6 +41,33 @@ def progress(view: View) -> float:
     return min(1.0, view.state.step / view.state.steps)
 
 
+def share_done(view: View) -> float | None:
+    """Return how far a run is, or what it does before its steps, from 0 to 1; None if nobody knows."""
+    if view.status not in runs.ACTIVE or view.is_silent(time.time()):
+        return progress(view)
+    if current := view.state.phase:
+        return current.done / current.total if current.total > 1 else None
+    if _is_starting(view):
+        return None
+    return progress(view)
+
+
+def _is_starting(view: View) -> bool:
+    """Return True if the process of a run on this machine has not said anything yet."""
+    is_elsewhere = bool(view.run.cluster) and (view.run.folder / "ask" / "start").exists()
+    return view.status == "waiting" and not (view.run.on_hold or is_elsewhere or queue.position(view.run))
+
+
+def _bar(share: float | None, label: str = "") -> str:
+    """Render a progress bar, which keeps moving if nobody knows how far it is; without a label, as decoration."""
+    role, value, width = "", "", ""
+    if share is not None:
+        value, width = f"aria-valuenow='{100 * share:.0f}'", f" style='width:{share:.1%}'"
+    if label:
+        role = f"role='progressbar' aria-label='{escape(label)}' aria-valuemin='0' aria-valuemax='100' {value}"
+    return f"<span class='bar' {role}><i{width}></i></span>"
+
+
 def dock(view: View | None, more: int, buttons: str) -> str:
     """Render the run that trains, for the foot of the page: newest preview, state, progress, buttons; else "".
 
@@ -64,7 +91,7 @@ def dock(view: View | None, more: int, buttons: str) -> str:
     act = f"data-act='show' data-event='expand' data-run='{escape(view.run.id)}'"
     return (
         f"<button type='button' class='act show' {act} title='{title}'>{image}<span><span role='status'>{text}</span>"
-        f"<span class='bar'><i style='width:{progress(view):.1%}'></i></span></span></button>{buttons}"
+        f"{_bar(share_done(view))}</span></button>{buttons}"
     )
 
 
@@ -92,14 +119,12 @@ def _alarm(text: str, message: str) -> str:
 
 def work(view: View, label: str) -> str:
     """Render what an active job does that is no training, and how far it is; `label` names the progress bar."""
-    current, text, share = view.state.phase, status_label(view), 0.0
+    text, share = status_label(view), share_done(view)
     if view.status == "waiting" and runs.is_locked(view.run.lock) and not cards.free():
-        text = _("Another run has the device: this one begins after it.")
-    elif current:
-        text, share = phase(current), current.done / current.total if current.total else 0.0
-    value = f"aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * share:.0f}' aria-label='{escape(label)}'"
-    bar = f"<div class='bar' role='progressbar' {value}><i style='width:{share:.1%}'></i></div>"
-    return f"<p role='status'>{escape(text)}</p>{bar}"
+        text, share = _("Another run has the device: this one begins after it."), 0.0
+    elif view.state.phase:
+        text = phase(view.state.phase)
+    return f"<p role='status'>{escape(text)}</p>{_bar(share, label)}"
 
 
 def status(view: View) -> str:
@@ -107,13 +132,11 @@ def status(view: View) -> str:
     note = ""
     if view.state.phase and view.status in runs.ACTIVE:
         note = f"<p class='quiet'>{escape(phase(view.state.phase))}</p>"
-    done, label = f"{progress(view):.1%}", escape(_("Training progress"))
     return (
         f"<div class='status' data-status='{view.status}' data-run='{escape(view.run.id)}'>"
         f"<span class='pill {view.status}' role='status'>{status_label(view)}</span>"
         f"<span>{' · '.join(_facts(view))}</span></div>"
-        f"<div class='bar' role='progressbar' aria-label='{label}' aria-valuemin='0' aria-valuemax='100' "
-        f"aria-valuenow='{round(100 * progress(view))}'><i style='width:{done}'></i></div>{note}{_next(view)}"
+        f"{_bar(share_done(view), _('Training progress'))}{note}{_next(view)}"
     )
 
 
@@ -253,12 +276,14 @@ def practice(view: View) -> str:
 
 
 def newest(view: View) -> str:
-    """Render the newest preview of each prompt, with its step."""
+    """Render the newest preview of each prompt, with its step; "" without any."""
     figures, style = [], _look(view)
     for row in view.state.previews_by_prompt().values():
         last = row[max(row)]
         about = escape(_("Step {step}: {prompt}", step=last.step, prompt=last.prompt))
         figures.append(f"<figure>{_cell(view.run.id, last, style)}<figcaption>{about}</figcaption></figure>")
+    if not figures:
+        return ""
     return f"<div class='newest'>{''.join(figures)}</div>"
 
 

@@ -63,6 +63,18 @@ def test_the_status_says_where_a_run_is_and_why_it_failed(run: Run, home: Path) 
     assert "/secret" not in drawn
 
 
+def test_the_bar_moves_while_nobody_knows_how_far_it_is(run: Run) -> None:
+    def bar(status: str, *more: events.Event) -> list[str]:
+        step = events.Step(step=10, loss=1, **STEP)
+        return re.findall(r"<i></i>|(?<=valuenow=')\d+", run_html.status(view(run, status, step, *more)))
+
+    loading, encoding = (events.Phase(name="Load", done=0, total=1), events.Phase(name="Encode", done=3, total=4))
+    assert bar("running") == bar("interrupted", loading) == ["25"]
+    assert bar("running", encoding) == ["75"]
+    assert bar("running", loading) == ["<i></i>"]
+    assert bar("waiting") == ["<i></i>"], "its process has not said anything yet"
+
+
 def test_previews_are_the_newest_and_a_table_of_all(run: Run) -> None:
     files = {f"previews/{step:06d}_{number}.png": (step, f"<b>{number}") for step in (10, 20) for number in (0, 1)}
     made = [events.Preview(step=step, file=file, prompt=prompt, seed=1) for file, (step, prompt) in files.items()]

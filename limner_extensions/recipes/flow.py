@@ -55,7 +55,13 @@ def set_levels(draft: Draft, flow: Flow | None, levels: Levels, *keys: str) -> N
 
 
 def note_family(draft: Draft, spec: FamilySpec) -> None:
-    """Say what kind of base model the settings are for, if the recipe names none that can be taken."""
+    """Say what kind of base model the settings are for, if the recipe names none that can be taken.
+
+    A text encoder that takes no adapter is not trained.
+    """
+    if draft.settings.get("training.text_encoder") and not spec.text_encoders:
+        draft.settings["training.text_encoder"] = False
+        draft.note("The text encoder of {family} takes no adapter: it is not trained.", family=spec.title)
     if "model.base" not in draft.settings:
         draft.note("The recipe is for {family}: choose such a base model.", family=spec.title)
 

@@ -8,9 +8,9 @@ from pydantic import Field, field_validator, model_validator
 from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, detect
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import PredictionType
+from trainer.base_models.spec import FamilySpec, PredictionType
 from trainer.config import subject_lines
-from trainer.config.adapter import AdapterConfig, ExportConfig, LoHa, LoKr, Lora
+from trainer.config.adapter import ExportConfig, LoHa, LoKr, Lora
 from trainer.config.data import CaptionsConfig, HeldOutConfig, ImagesConfig, PreservationConfig, RegularizationConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.config.previews import PreviewConfig
@@ -281,18 +281,21 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _base_fits(self) -> "TrainConfig":
-        depends_on_base = self.model.prediction_type != "auto" or self.adapter.targets == "conv"
-        fits_all = not depends_on_base and self.objective.weighting == "none" and not self.objective.noise_offset
-        if fits_all or self.record.base_sha256:
+        depends_on_family = (
+            self.model.prediction_type != "auto",
+            self.training.text_encoder,
+            self.adapter.targets == "conv",
+            self.objective.weighting != "none",
+            self.objective.noise_offset,
+        )
+        if self.model.base == MICRO or not any(depends_on_family) or self.record.base_sha256:
             return self  # a run that has begun was checked; to look at the base model takes time
         base = detect.glance(self.model.base, self.model.revision)
         family = self.model.family
         if base:
             family = base.family
-        if self.model.base == MICRO or family == "auto":
-            return self
-        if conflict := _find_base_conflict(family, self.model.prediction_type, self.objective, self.adapter):
-            raise conflict
+        if family != "auto":
+            _check_family(self, FAMILIES[family])
         return self
 
     @model_validator(mode="after")
@@ -316,22 +319,26 @@ def micro_resolution() -> int:
     return int(latent_side * 2 ** (len(levels) - 1))
 
 
-def _find_base_conflict(
-    family: FamilyName, prediction_type: str, objective: ObjectiveConfig, adapter: AdapterConfig
-) -> Conflict | None:
-    """Return the first setting that does not fit a family, with why and what would; None if all do."""
-    spec = FAMILIES[family]
-    if prediction_type not in ("auto", *spec.variants):
-        return Conflict("model.prediction_type", _("{family} does not predict that", family=spec.title), "auto")
-    if spec.transformer and adapter.targets == "conv":
-        reason = _("the transformer of {family} has no convolutions", family=spec.title)
-        return Conflict("adapter.targets", reason, "attention+ff")
-    if spec.first != "flow":
-        return None
-    if objective.weighting != "none":
-        reason = _("{family} weights noise levels by how often it draws them (timestep_sampling)", family=spec.title)
-        return Conflict("objective.weighting", reason, "none")
-    if objective.noise_offset:
-        reason = _("{family} is trained from pure noise, which needs no offset", family=spec.title)
-        return Conflict("objective.noise_offset", reason, 0.0)
-    return None
+def _check_family(config: TrainConfig, family: FamilySpec) -> None:
+    """Check the settings that not every family has.
+
+    Raises:
+        Conflict: one of them does not fit this family; it says why, and what would.
+    """
+    title = family.title
+    if config.model.prediction_type not in ("auto", *family.variants):
+        raise Conflict("model.prediction_type", _("{family} does not predict that", family=title), "auto")
+    if config.training.text_encoder and not family.text_encoders:
+        reason = _("the text encoder of {family} takes no adapter; set it to false", family=title)
+        raise Conflict("training.text_encoder", reason, False)
+    if family.transformer and config.adapter.targets == "conv":
+        reason = _("the transformer of {family} has no convolutions", family=title)
+        raise Conflict("adapter.targets", reason, "attention+ff")
+    if family.first != "flow":
+        return
+    if config.objective.weighting != "none":
+        reason = _("{family} weights noise levels by how often it draws them (timestep_sampling)", family=title)
+        raise Conflict("objective.weighting", reason, "none")
+    if config.objective.noise_offset:
+        reason = _("{family} is trained from pure noise, which needs no offset", family=title)
+        raise Conflict("objective.noise_offset", reason, 0.0)

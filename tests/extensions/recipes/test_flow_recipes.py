@@ -135,6 +135,13 @@ def test_noise_levels_are_drawn_as_by_the_other_program(
     assert not any("Noise levels are shifted" in note for note in recipe.notes)
 
 
+def test_a_text_encoder_that_takes_no_adapter_is_not_trained(tmp_path: Path) -> None:
+    note = "The text encoder of FLUX.2 klein takes no adapter: it is not trained."
+    klein, flux = (read(tmp_path, json.dumps(FLUX_TRAINER | more)) for more in (KLEIN, {}))
+    assert (klein.settings["training"]["text_encoder"], note in klein.notes) == (False, True)
+    assert (flux.settings["training"]["text_encoder"], note in flux.notes) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -404,6 +404,7 @@ def test_what_makes_no_sense_is_refused_in_words(bases: dict[str, Path]) -> None
         ({"objective": {"noise_offset": 0.05}}, "trained from pure noise"),
         ({"model": {"base": str(base), "prediction_type": "v_prediction"}}, "does not predict that"),
         ({"adapter": {"targets": "conv"}}, "has no convolutions"),
+        ({"model": {"base": str(bases["z_image"])}, "training": {"text_encoder": True}}, "takes no adapter; set it to"),
     ):
         with pytest.raises(UserError, match=words):
             config.build({"name": "x", "dataset": "x", "model": {"base": str(base)}, **changes})

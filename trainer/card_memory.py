@@ -29,7 +29,7 @@ BYTES = {"full": 2.0, "int8": 1.0, "nf4": 0.5}  # of a weight
 ON_CARD = {"off": 1.0, "half": 0.58, "all": 0.16}
 TRIED_SIDES = (1024, 768, 512)  # pixels
 # What training the text encoders takes, as a share of their weights: with them on the card, or there only when needed.
-TRAINED, WAITING = 1.25, 0.35
+TRAINED, WAITING = 1.5, 0.35
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Step:
         return self.need <= self.room
 
 
-def _of_step(config: TrainConfig, model: str, room: float) -> Step:
+def of_step(config: TrainConfig, model: str, room: float) -> Step:
     """Return the memory of a step with so much room on the card."""
     training, steps = config.training, []
     images = math.ceil(training.batch_size / (training.micro_batches or training.batch_size))
@@ -61,9 +61,9 @@ def _of_step(config: TrainConfig, model: str, room: float) -> Step:
 def describe(config: TrainConfig) -> str:
     """Return a sentence on the memory of a step and, if it does not fit, on the setting that helps; "" if unknown."""
     room = _largest() - BESIDE
-    if room <= 0 or not (model := pace.model_of(config)) or not _figures(model):
+    if room <= 0 or not (model := pace.model_of(config)) or not figures(model):
         return ""
-    step = _of_step(config, model, room)
+    step = of_step(config, model, room)
     sizes = {"need": step.need, "room": step.room}
     if step.fits:
         text = _("A step needs about {need:.1f} of the {room:.1f} GB that the card has for it, as computed", **sizes)
@@ -75,7 +75,7 @@ def describe(config: TrainConfig) -> str:
         return f"{text}, {saved}."
     problem = _("A step needs about {need:.1f} GB, as computed, but the card has {room:.1f} GB for it.", **sizes)
     for setting, value in _remedies(config):
-        changed = _of_step(_with(config, setting, value), model, room)
+        changed = of_step(_with(config, setting, value), model, room)
         if changed.fits:
             return f"{problem} " + _(
                 "Set {title} ({setting}) to {value}: it needs about {need:.1f} GB then.",
@@ -118,14 +118,14 @@ def _need(config: TrainConfig, model: str, images: int, way: tuple[str, str]) ->
     pixels = (max(config.training.resolutions) / next(iter(spec.variants.values()))) ** 2
     need = (
         on_card * _weights(model, config.model.weights)
-        + max(0.0, _figures(model)[WAYS.index(way)] - weights) * images * pixels
+        + max(0.0, figures(model)[WAYS.index(way)] - weights) * images * pixels
     )
     if config.training.text_encoder:
         need += {"all": WAITING}.get(way[0], TRAINED) * _text_encoders(model)
     return need
 
 
-def _figures(model: str) -> tuple[float, ...]:
+def figures(model: str) -> tuple[float, ...]:
     """Return the GiB of one image in each of the ways; () if nothing is known."""
     spec = FAMILIES[layer_shapes.MODELS[model][0]]
     sizes = {size.configs: size.step_memory for size in spec.sizes} | {MICRO: ()}

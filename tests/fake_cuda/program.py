@@ -2,8 +2,8 @@
 
 The first argument is the size of the card in GB, the second the family or size of the base model, which is built from
 its config. Then come ways of gradient checkpointing, and of offloading with all blocks computed twice, of each of which
-the gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too. `encoding` and
-`preview` are what they say. `side=768` and `images=2` describe the batch.
+the gradients of one image are computed, beside the optimizer's state; `text-encoders` trains those too. `captions`,
+`encoding` of an image and `preview` are what they say. `side=768` and `images=2` describe the batch.
 """
 
 # ruff: noqa: I001 - the card must be there before torch is
@@ -73,19 +73,19 @@ def main(size: float, base: str, parts: set[str]) -> dict[str, int]:
         text_encoder = TEXT_ENCODERS in parts
         settings = settings_of(base, text_encoder=text_encoder, share=0.0, **numbers)
         side = settings.training.resolution
-        with families.on_device(family, *family.encoders().values()), torch.no_grad():
+        with families.on_device(family, *family.prompt_encoders().values()), torch.no_grad(), measured("captions"):
             conditioning = family.encode_prompts(["a person"])
-            if families.LENGTHS in conditioning:
-                conditioning[families.LENGTHS] = torch.tensor([512])  # a number, where no other tensor has a value
-            if "encoding" in parts:
-                with measured("encoding"):
-                    families.encode_images(family, torch.zeros(1, 3, side, side))
+        if families.LENGTHS in conditioning:
+            conditioning[families.LENGTHS] = torch.tensor([512])  # a number, where no other tensor has a value
+        if "encoding" in parts:
+            with families.on_device(family, family.encoders()["vae"]), torch.no_grad(), measured("encoding"):
+                families.encode_images(family, torch.zeros(1, 3, side, side))
         families.place(family, text_encoder=text_encoder)
         train(family, settings, conditioning, [way for way in WAYS if way in parts], measured)
         if "preview" in parts:
             with measured("preview"):
                 preview(family, conditioning, side // 8)
-    return peaks
+    return {name: peak for name, peak in peaks.items() if name in parts}
 
 
 @torch.no_grad()

@@ -103,8 +103,8 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 35_323, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 45_364, lines(".py", *ALL)),
+    ("lines of trainer and ui (27,000)", 35_335, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 45_414, lines(".py", *ALL)),
     ("lines of tests (22,000)", 25_234, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_720, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 6, modules),
@@ -121,7 +121,7 @@ TOTALS: list[tuple[str, int, Figure]] = [
 LONGEST: list[tuple[str, int, Figure]] = [
     ("lines of the longest function (80)", 77, longest_function),
     ("lines of the longest file (450)", 414, lines(".py", *PROGRAM)),
-    ("bytes of the README (8,192)", 4_782, lambda: Counter({"README.md": len(text("README.md").encode())})),
+    ("bytes of the README (8,192)", 4_781, lambda: Counter({"README.md": len(text("README.md").encode())})),
 ]
 RATES: list[tuple[str, float, str]] = [
     ("semicolons in 1,000 words of prose (4)", 0.25, ";"),

@@ -28,6 +28,7 @@ from trainer.families.quantize import quantize
 
 Result = TypeVar("Result")
 BYTES_PER_PIXEL = 4096  # that the VAE takes in fp32: 3072 to decode, as tests/fake_cuda counts, and what kernels need
+ENCODING = 2**29  # bytes at most that a large text encoder computes in beside its weights
 # Below this many parameters a second CPU thread costs more than it brings: micro's training step takes 0.109 s with
 # one thread and 0.100 s with two, at twice the CPU time.
 SMALL = 50_000_000
@@ -184,11 +185,19 @@ def place(family: Family, *, text_encoder: bool, vae: bool = False) -> None:
 
 
 def _bring(family: Family, module: nn.Module) -> None:
-    """Move a part of a model to its device; of a denoiser that is too large for it, the weights of its blocks wait."""
+    """Move a part of a model to its device; of one that is too large for it, the weights of its blocks wait."""
+    large = family.spec.encoder_of(family.base.size)
     if module is family.denoiser and offload.is_too_large(module, family.device):
         gradient_checkpointing.recompute(family, "off", "all")
+    elif large and module is family.prompt_encoders().get(large.file_name) and _must_wait(module, family.device):
+        offload.offload(module, [*offload.items(module, (large.blocks,)).values()], family.device, pinned=False)
     else:
         offload.move(module, family.device)
+
+
+def _must_wait(encoder: nn.Module, device: torch.device) -> bool:
+    """Return True if a large text encoder is too large for a device, and its blocks do not wait already."""
+    return not offload.is_offloaded(encoder) and offload.is_too_large(encoder, device, beside=ENCODING)
 
 
 def encode_images(family: Family, pixels: Tensor) -> tuple[Tensor, Tensor]:

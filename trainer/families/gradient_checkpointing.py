@@ -6,7 +6,6 @@ transformer blocks 6.4 GB for a third, and all other blocks together less than 1
 encoders, 1.3 GB of that model, wait in main memory while they are not needed; at last those of the denoiser's blocks.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Self
@@ -18,8 +17,8 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from trainer.base_models.spec import Modules
 from trainer.errors import UserError
+from trainer.families import offload
 from trainer.families.family import Family
-from trainer.families.offload import offload
 
 Recomputed = Literal["off", "feed-forward", "half", "transformers", "all"]  # as in training.gradient_checkpointing
 Waiting = Literal["off", "half", "all"]  # as in training.offload
@@ -36,16 +35,14 @@ class _Blocks:
     @classmethod
     def of(cls, denoiser: nn.Module, names: Modules) -> Self:
         """Find the blocks of a denoiser by the names of their lists."""
-        modules = dict(denoiser.named_modules())
-        transformers = {path: module for path, module in modules.items() if _is_in(path, names.blocks)}
+        transformers = offload.items(denoiser, names.blocks)
         feed_forwards = [
             module
-            for path, module in modules.items()
+            for path, module in denoiser.named_modules()
             for block, _, name in [path.rpartition(".")]
             if block in transformers and name in names.feed_forwards
         ]
-        others = [module for path, module in modules.items() if _is_in(path, names.other_blocks)]
-        return cls(feed_forwards, [*transformers.values()], others)
+        return cls(feed_forwards, [*transformers.values()], [*offload.items(denoiser, names.other_blocks).values()])
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -94,34 +91,20 @@ def recompute(family: Family, which: Recomputed, waiting: Waiting = "off") -> No
             "Set training.offload to 'off', or use another base model.",
             family=family.spec.title,
         )
-    _clear((*blocks.feed_forwards, *blocks.transformers, *blocks.others))
+    offload.clear((*blocks.feed_forwards, *blocks.transformers, *blocks.others))
     _replace_forward(family.denoiser, chosen, away, family.device)
     for encoder in family.text_encoders.values():
         if any(parameter.requires_grad for parameter in encoder.parameters()):
             layers = [module for module in encoder.modules() if isinstance(module, CLIPEncoderLayer)]
-            _clear(layers)
+            offload.clear(layers)
             twice, away = layers if which != "off" else [], layers if which == "all" else []
             _replace_forward(encoder, twice, away, family.device)
-
-
-def _is_in(path: str, lists: tuple[str, ...]) -> bool:
-    """Return True if a module is an item of a list of one of these names."""
-    owner, _, number = path.rpartition(".")
-    return number.isdigit() and owner.rpartition(".")[2] in lists
-
-
-def _clear(blocks: Iterable[nn.Module]) -> None:
-    """Give blocks the forward function of their class back."""
-    for block in blocks:
-        vars(block).pop("forward", None)
 
 
 def _replace_forward(
     model: nn.Module, recomputed: list[nn.Module], waiting: list[nn.Module], device: torch.device
 ) -> None:
     """Compute blocks of a model twice, and have the weights of some brought first."""
-    if offloaded := offload(model, waiting, device):
-        for block in waiting:
-            block.forward = offloaded.forward(block)
+    offload.offload(model, waiting, device)
     for block in recomputed:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

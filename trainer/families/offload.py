@@ -6,7 +6,7 @@ blocks have their weights on the device. What autograd keeps of a block would ke
 why, in training, blocks whose weights wait are computed twice.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -133,33 +133,52 @@ class Offloaded:
 _OFFLOADED: "WeakKeyDictionary[nn.Module, Offloaded]" = WeakKeyDictionary()
 
 
-def offload(model: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> Offloaded | None:
+def items(model: nn.Module, lists: Collection[str]) -> dict[str, nn.Module]:
+    """Return the items of all lists of a model with these names, such as its blocks, by their paths."""
+
+    def is_in_one(path: str) -> bool:
+        owner, _, number = path.rpartition(".")
+        return number.isdigit() and owner.rpartition(".")[2] in lists
+
+    return {path: module for path, module in model.named_modules() if is_in_one(path)}
+
+
+def offload(model: nn.Module, blocks: Sequence[nn.Module], device: torch.device, *, pinned: bool = True) -> None:
     """Have the frozen weights of blocks wait in main memory, those of no others, and the rest of a model on its device.
 
-    Returns:
-        The blocks, whose forward functions are to be replaced; None if there are none.
+    Pinned memory is copied from in less time, but no other program can have it while the model is idle.
 
     Raises:
         RuntimeError: the device has too little memory for the rest.
     """
     if before := _OFFLOADED.pop(model, None):
         before.send_home()
+        clear(before.weights)
     if not blocks:
         model.to(device)
-        return None
+        return
     weights, size = dict[nn.Module, list[_Weight]](), 0
-    pin = devices.Pinned(device)
+    keep: Callable[[Tensor], Tensor] = devices.Pinned(device)
+    if not pinned:
+        keep = Tensor.cpu
     for block in blocks:
         weights[block], start = [], 0
         for owner, name, weight in _frozen(block):
-            weights[block].append(_Weight(owner, name, pin(weight), start))
+            weights[block].append(_Weight(owner, name, keep(weight), start))
             start += -(-weight.nbytes // ALIGNED) * ALIGNED
             quantize.move_scales(owner, device)
             weights[block][-1].send_home()
         size = max(size, start)
     offloaded = _OFFLOADED[model] = Offloaded(device, weights, size, devices.copy_stream(device))
+    for block in blocks:
+        block.forward = offloaded.forward(block)
     move(model, device)
-    return offloaded
+
+
+def clear(blocks: Iterable[nn.Module]) -> None:
+    """Give blocks the forward function of their class back."""
+    for block in blocks:
+        vars(block).pop("forward", None)
 
 
 def is_offloaded(model: nn.Module) -> bool:
@@ -185,12 +204,12 @@ def gather(model: nn.Module) -> None:
         offloaded.send_home()
 
 
-def is_too_large(model: nn.Module, device: torch.device) -> bool:
-    """Return True if a device has too little memory for the weights of a model that are not there yet."""
+def is_too_large(model: nn.Module, device: torch.device, beside: int = 0) -> bool:
+    """Return True if a device has too little memory for the weights of a model that are not there, and bytes beside."""
     if not devices.has_own_memory(device):
         return False
     missing = sum(weight.nbytes for weight in model.parameters() if weight.device.type != device.type)
-    return missing > devices.unused_memory(device)
+    return missing + beside > devices.unused_memory(device)
 
 
 def _frozen(block: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:

@@ -80,16 +80,19 @@ def build(
         for name in family.text_encoders:
             prints[name] += f" clip skip {config.model.clip_skip}"
     encoder = _Encoder(family, config, TensorCache(), progress, prints, start)
-    with on_device(family, *family.encoders().values()):
-        return _build(encoder, examples, held)
+    sides, regularization = config.training.resolutions, dataset.read_regularization(config.taught)
+    with on_device(family, family.encoders()["vae"]):
+        resolutions = tuple(encoder.pools(examples, regularization, side) for side in sides)
+        measured = encoder.pool(held, "held-out", sides[0]) if held else None
+    with on_device(family, *family.prompt_encoders().values()):
+        conditioning = _encode_prompts(encoder, resolutions[0], measured, examples[0].path.parent)
+        preserved = encoder.generate_preserved()
+    return Batches(resolutions, conditioning, encoder.cache, config, family.device, preserved, measured)
 
 
-def _build(encoder: "_Encoder", examples: Sequence[Example], held: Sequence[Example]) -> Batches:
-    config, progress, sides = encoder.config, encoder.progress, encoder.config.training.resolutions
-    regularization = dataset.read_regularization(config.taught)
-    resolutions = tuple(encoder.pools(examples, regularization, side) for side in sides)
-    measured = encoder.pool(held, "held-out", sides[0]) if held else None
-    own, priors = resolutions[0].own, resolutions[0].priors
+def _encode_prompts(encoder: "_Encoder", pools: Pools, measured: Pool | None, folder: Path) -> dict[str, Path]:
+    """Encode all prompts of a run; returns the file of each, in the cache of a folder."""
+    config, own, priors = encoder.config, pools.own, pools.priors
     prompts = _preservable(own, config)
     if not config.training.text_encoder:
         prompts |= {"", *itertools.chain(*own.texts)}
@@ -100,11 +103,9 @@ def _build(encoder: "_Encoder", examples: Sequence[Example], held: Sequence[Exam
             prompts |= {*own.triggers}
     conditioning: dict[str, Path] = {}
     for number, prompt in enumerate(sorted(prompts)):
-        progress(_("Encoding captions"), number, len(prompts))
-        conditioning[prompt] = encoder.encode_prompt(prompt, examples[0].path.parent)
-    preserved = encoder.generate_preserved()
-    device = encoder.family.device
-    return Batches(resolutions, conditioning, encoder.cache, config, device, preserved, measured)
+        encoder.progress(_("Encoding captions"), number, len(prompts))
+        conditioning[prompt] = encoder.encode_prompt(prompt, folder)
+    return conditioning
 
 
 def _preservable(own: Pool, config: TrainConfig) -> set[str]:

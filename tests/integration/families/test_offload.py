@@ -34,6 +34,26 @@ def test_predictions_are_the_same_and_weights_are_copied_once(bases: dict[str, P
     assert torch.equal(answer(family), expected)
 
 
+@pytest.mark.parametrize("base", [name for name, spec in FAMILIES.items() if spec.large_encoder])
+def test_captions_are_the_same_where_a_large_encoder_waits(bases: dict[str, Path], base: str) -> None:
+    family = load(bases[base])
+    large = family.spec.large_encoder
+    assert large
+
+    def encoded() -> list[Tensor]:
+        return [*family.encode_prompts(["rin, a person", ""]).values()]
+
+    expected = encoded()
+    encoder = family.prompt_encoders()[large.file_name]
+    blocks = [*offload.items(encoder, (large.blocks,)).values()]
+    offload.offload(encoder, blocks, family.device, pinned=False)
+    with Card(encoder) as card:
+        assert equal(encoded(), expected)
+    assert {*card.copied} == {*blocks}
+    offload.move(encoder, "cpu")
+    assert equal(encoded(), expected)
+
+
 def test_an_adapter_patches_weights_that_wait(bases: dict[str, Path]) -> None:
     family = load(bases["sd15"])
     base = answer(family)
@@ -110,13 +130,10 @@ def test_copies_and_computations_wait_for_each_other(monkeypatch: pytest.MonkeyP
     streams = SimpleNamespace(current_stream=lambda _: computes, stream=lambda _: nullcontext())
     monkeypatch.setattr(torch, "get_device_module", lambda _: streams)
     blocks = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))).requires_grad_(False)
-    offloaded = offload.offload(blocks, list(blocks), torch.device("cpu"))
-    assert offloaded
+    offload.offload(blocks, list(blocks), torch.device("cpu"))
+    offloaded = offload._OFFLOADED[blocks]
     offloaded.stream = copies
     used: dict[int, int] = {}  # by slot: the first event of the computations after its block was used
-    for block in blocks:
-        block.forward = offloaded.forward(block)
-
     for _ in range(2):
         for block in blocks:
             block(torch.ones(1, 4, requires_grad=True))

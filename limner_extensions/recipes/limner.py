@@ -6,6 +6,7 @@ from typing import Any
 
 from limner_extensions.recipes import sections
 from limner_extensions.recipes.draft import Draft, Recipe, flat
+from trainer import config
 from trainer.base_models import MICRO, detect
 from trainer.config import renames
 
@@ -16,8 +17,7 @@ OF_THAT_MACHINE = re.compile(
 DECIDED_HERE = re.compile(
     r"training\.(devices|cards|memory|micro_batches|gradient_checkpointing|offload)|model\.family"
 )
-
-FILES = ("model.base", "model.training_adapter", "preview.adapter")  # which may be on the hub
+FILES = {f"{section}.{name}" for section, settings in config.FILES.items() for name in settings}
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
@@ -32,15 +32,19 @@ def is_recipe(data: Mapping[str, Any]) -> bool:
 def read(data: Mapping[str, Any], images: int) -> Recipe:
     """Read a config, without what belongs to its run: names, and what was chosen for its machine."""
     draft = Draft(flat(renames.current(dict(data))), images)
+    draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE})
     for key, value in draft.values.items():
-        if OF_THAT_MACHINE.match(key):
-            draft.leave("of that machine", key)
-        elif DECIDED_HERE.match(key):
-            draft.leave("decided here", key)
-        elif key in FILES and value != MICRO and not detect.is_here(str(value)) and not detect.is_hub_name(str(value)):
+        if key in draft.left:
+            continue
+        if key in FILES and not _is_known(str(value)):
             draft.leave("of that machine", key)
             if key == "model.base":
                 sections.note_base(draft, str(value))
         else:
             draft.set(key, value, key)
     return draft.finish("Limner")
+
+
+def _is_known(base: str) -> bool:
+    """Return True if a name of a file is empty, or that of a file on this machine or on the hub."""
+    return base in ("", MICRO) or detect.is_here(base) or detect.is_hub_name(base)

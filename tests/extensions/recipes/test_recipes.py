@@ -248,6 +248,17 @@ def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> N
     assert built(reading.read(run)).preservation.share == 0.25  # micro's preset, as the run had it
 
 
+def test_paths_that_are_not_on_this_machine_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "here.safetensors").touch()
+    files = {"adapter.start": "/home/me/first.safetensors", "preview.base": "/home/me/turbo"}
+    recipe = read(tmp_path, toml({"adapter.kind": "lora", "model.training_adapter": ""} | files))
+    reason = "Names, paths and accounts of that machine or run, not part of a recipe"
+    assert not files.keys() & flat(recipe.settings).keys()
+    assert recipe.notes == (f"{reason}: {', '.join(files)}.",)
+    kept = {"preview.base": "someone/turbo", "adapter.start": str(tmp_path / "here.safetensors")}
+    assert flat(read(tmp_path, toml({"adapter.kind": "lora"} | kept)).settings).items() >= kept.items()
+
+
 @pytest.mark.parametrize(
     ("metadata", "source", "expected"),
     [

@@ -8,47 +8,17 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from limner_extensions.recipes import sections
-from limner_extensions.recipes.draft import (
-    NEUTRAL,
-    Draft,
-    Recipe,
-    choice,
-    flag,
-    flat,
-    number,
-    positive,
-    side,
-    text,
-    whole,
-)
+from limner_extensions.recipes import optimization, sections
+from limner_extensions.recipes.draft import NEUTRAL, Draft, Recipe
 from limner_extensions.recipes.families import SPECS, Flow, flow_of, names_of
-from limner_extensions.recipes.flow import Levels, layers_note, note_family, refusal, set_levels
-from limner_extensions.recipes.optimization import (
-    Names,
-    Schedule,
-    leave_optimizer,
-    read_schedule,
-    set_optimizer,
-    set_rates,
-    set_schedule,
-)
-from limner_extensions.recipes.sections import (
-    Side,
-    numbered_prompts,
-    prompt_line,
-    set_adapter_file,
-    set_base,
-    set_prompts,
-    set_resolutions,
-)
+from limner_extensions.recipes.flow import MORE_LAYERS, Levels, note_family, refusal, set_levels
+from limner_extensions.recipes.values import choice, flag, flat, number, pairs, positive, side, text, whole
 from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.optim.optimizers import ROWS
 
 UNETS = ("is_v2", "is_xl", "is_v_pred")  # of all marks of a model
-PRECISIONS = {"fp32": "fp32", "float32": "fp32", "float": "fp32", "fp16": "fp16", "float16": "fp16", "bf16": "bf16",
-              "bfloat16": "bf16"}  # fmt: skip
+PRECISIONS = pairs("fp32=fp32 float32=fp32 float=fp32 fp16=fp16 float16=fp16 bf16=bf16 bfloat16=bf16")
 DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "train.batch_size": ("training.batch_size", positive),
     "train.steps": ("training.steps", positive),
@@ -74,24 +44,22 @@ DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "sample.guidance_scale": ("preview.guidance", number),
     "sample.sample_steps": ("preview.steps", positive),
 }
-DEFAULTS: dict[str, Any] = {
-    **NEUTRAL,
-    "training.steps": 1000,
-    "objective.unmasked_weight": 0.0,
-}
-# Their optimizer: ours, and its own weight decay where that is not torch's.
-OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {
-    "adamw": ("adamw", {}), "adam": ("adamw", {"weight_decay": 0.0}), "adamw8bit": ("adamw8bit", {}),
-    "adam8bit": ("adamw8bit", {"weight_decay": 0.0}), "lion": ("lion", {}), "lion8bit": ("lion", {}),
-    "adafactor": ("adafactor", {}), "prodigy": ("prodigy", {}), "prodigy8bit": ("prodigy", {}),
-}  # fmt: skip
+OPTIMIZERS = pairs("""
+    adamw=adamw adam=adamw adamw8bit=adamw8bit adam8bit=adamw8bit lion=lion lion8bit=lion adafactor=adafactor
+    prodigy=prodigy prodigy8bit=prodigy
+""")
+OWN_DECAY = {"adam": {"weight_decay": 0.0}, "adam8bit": {"weight_decay": 0.0}}  # where it is not torch's
 KINDS = {"lora": "lora", "locon": "lora", "dora": "lora", "lokr": "lokr"}
-SCHEDULES = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine",
-             "cosine_with_restarts": "cosine"}  # fmt: skip
+SCHEDULES = pairs("constant=constant constant_with_warmup=constant cosine=cosine cosine_with_restarts=cosine")
 # Their settings of one preview, by our flags.
 OF_PROMPTS = {"w": "width", "h": "height", "d": "seed", "s": "sample_steps", "l": "guidance_scale", "n": "neg"}
 OF_PROMPTS |= {"strength": "network_multiplier"}
-NAMES = Names(("train.optimizer",), ("train.lr", "train.unet_lr", "train.text_encoder_lr"), "train.optimizer_params.")
+NAMES = optimization.Names(
+    kinds=("train.optimizer",),
+    rates=("train.lr", "train.unet_lr", "train.text_encoder_lr"),
+    schedule="train.lr_scheduler",
+    arguments="train.optimizer_params.",
+)
 OF_THAT_MACHINE = re.compile(
     r"job$|name$|meta\.|training_folder|sqlite_db_path|device$|trigger_word|logging\.|performance_log_every|"
     r"datasets\.\d+\.(folder_path|dataset_path|mask_path|control_path|trigger_word|default_caption|clip_image_path|"
@@ -107,17 +75,15 @@ DECIDED_HERE = re.compile(
     r"sample\.(sampler|format|walk_seed|fps|num_frames|sample_start_step|width|height)|network\.(transformer_only|"
     r"split_multistage_loras|layer_offloading|old_lokr_format)"
 )
-USUAL: dict[str, object] = {
-    "train.noise_scheduler": "ddpm", "train.content_or_style": "balanced", "train.min_denoising_steps": 0,
-    "train.max_denoising_steps": 999, "train.loss_type": "mse", "train.timestep_type": "sigmoid",
-    "train.cfg_scale": 1.0, "train.noise_multiplier": 1.0, "train.img_multiplier": 1.0,
-    "train.latent_multiplier": 1.0, "train.loss_target": "noise", "train.ema_config.ema_decay": 0.999,
-    "network.lokr_factor": -1, "network.conv_alpha": None, "train.pred_scaler": 1.0, "datasets.0.scale": 1.0,
-    "datasets.0.network_weight": 1.0, "datasets.0.loss_multiplier": 1.0, "datasets.0.num_repeats": 1,
-    "sample.network_multiplier": 1, "train.diff_output_preservation_multiplier": 1.0,
-    "train.blank_prompt_preservation_multiplier": 1.0, "train.switch_boundary_every": 1,
-    "datasets.0.num_controls": 1,
-}  # fmt: skip
+USUAL = pairs("""
+    train.noise_scheduler=ddpm train.content_or_style=balanced train.min_denoising_steps=0
+    train.max_denoising_steps=999 train.loss_type=mse train.timestep_type=sigmoid train.cfg_scale=1.0
+    train.noise_multiplier=1.0 train.img_multiplier=1.0 train.latent_multiplier=1.0 train.loss_target=noise
+    train.ema_config.ema_decay=0.999 network.lokr_factor=-1 network.conv_alpha=None train.pred_scaler=1.0
+    datasets.0.scale=1.0 datasets.0.network_weight=1.0 datasets.0.loss_multiplier=1.0 datasets.0.num_repeats=1
+    sample.network_multiplier=1 train.diff_output_preservation_multiplier=1.0
+    train.blank_prompt_preservation_multiplier=1.0 train.switch_boundary_every=1 datasets.0.num_controls=1
+""")
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
@@ -138,28 +104,23 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     spec = _family(draft)
     flow = flow_of(spec)
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=DIRECT)
-    draft.settings |= DEFAULTS
+    draft.settings |= NEUTRAL | {"training.steps": 1000, "objective.unmasked_weight": 0.0}
     if flow:
         draft.leave(
-            "no counterpart",
-            "train.noise_offset",
-            "model.attn_masking",
-            "train.linear_timesteps",
-            "train.linear_timesteps2",
-            "train.snr_gamma",
-            "train.min_snr_gamma",
+            "no counterpart", "model.attn_masking", "train.noise_offset", "train.snr_gamma", "train.min_snr_gamma"
         )
+        draft.leave("no counterpart", "train.linear_timesteps", "train.linear_timesteps2")
         draft.leave("decided here", "network.conv", "network.conv_alpha", "model.is_v_pred")
     draft.apply(DIRECT)
-    set_base(draft, "model.name_or_path")
-    set_adapter_file(draft, "model.training_adapter", "model.assistant_lora_path")
-    set_adapter_file(draft, "preview.adapter", "model.inference_lora_path")
+    sections.set_base(draft, "model.name_or_path")
+    sections.set_adapter_file(draft, "model.training_adapter", "model.assistant_lora_path")
+    sections.set_adapter_file(draft, "preview.adapter", "model.inference_lora_path")
     _set_passes_and_size(draft)
     _set_adapter(draft, flow)
     _set_optimizer(draft)
     _set_objective(draft)
     if spec and spec.guided:
-        draft.set("model.guidance", draft.get("train.cfg_scale", number, 1.0), "train.cfg_scale")
+        draft.take("model.guidance", "train.cfg_scale", number, 1.0)
     if spec and flow:
         in_blocks = str(draft.values.get("network.transformer_only", True)).lower() != "false"
         if in_blocks and not draft.settings["adapter.blocks"]:
@@ -188,10 +149,10 @@ def _set_passes_and_size(draft: Draft) -> None:
     passes = [count for key in keys if (count := draft.get(key, positive, None))]
     draft.set("training.gradient_accumulation", max(passes, default=1), *keys)
     sides = draft.get("datasets.0.resolution", _sides, [(512, True)])
-    set_resolutions(draft, sides, draft.values.get("datasets.0.resolution"), "datasets.0.resolution")
+    sections.set_resolutions(draft, sides, draft.values.get("datasets.0.resolution"), "datasets.0.resolution")
 
 
-def _sides(sizes: object) -> list[Side]:
+def _sides(sizes: object) -> list[sections.Side]:
     """Read one resolution, or a list of several that batches take turns with."""
     return [side(size) for size in (sizes if isinstance(sizes, list) else [sizes])] or [(512, True)]
 
@@ -212,7 +173,7 @@ def _set_adapter(draft: Draft, flow: Flow | None) -> None:
             draft.set("adapter.factor", factor, "network.lokr_factor")
     else:
         draft.set("adapter.dora", kind == "dora", *(["network.type"] * (kind == "dora")))
-        draft.set("adapter.dropout", draft.get("network.dropout", number, 0.0), "network.dropout")
+        draft.take("adapter.dropout", "network.dropout", number, 0.0)
         draft.leave("off", "network.lokr_full_rank", "network.lokr_factor")
     draft.set("adapter.rank", rank, rank_key)
     draft.set("adapter.alpha", alpha, alpha_key)
@@ -223,7 +184,7 @@ def _set_adapter(draft: Draft, flow: Flow | None) -> None:
     if conv:
         sections.set_convolution_rank(draft, conv, draft.get("network.conv_alpha", number, float(conv)), "network.conv")
     if flow:
-        draft.note(layers_note("ai-toolkit"))
+        draft.note(MORE_LAYERS, program="ai-toolkit")
     elif not conv:
         draft.note(
             "ai-toolkit also adapts linear layers outside the transformer blocks; Limner does so with the "
@@ -237,14 +198,13 @@ def _set_adapter(draft: Draft, flow: Flow | None) -> None:
 
 def _set_optimizer(draft: Draft) -> None:
     name = draft.get("train.optimizer", text, "adamw").lower()
-    kind, usual = OPTIMIZERS.get(name, (None, {}))
-    if name in ("adam", "adam8bit") and draft.get("train.optimizer_params.weight_decay", number, 0.0):
+    kind = OPTIMIZERS.get(name)
+    if name in OWN_DECAY and draft.get("train.optimizer_params.weight_decay", number, 0.0):
         kind = None  # Adam adds its decay to the gradients
     if kind is None:
-        leave_optimizer(draft, name, NAMES)
-        draft.leave("no counterpart", "train.lr_scheduler")
+        optimization.leave_optimizer(draft, name, NAMES)
         return
-    set_optimizer(draft, kind, NAMES, usual)
+    optimization.set_optimizer(draft, kind, NAMES, OWN_DECAY.get(name, {}))
     common = draft.get("train.lr", number, 1e-6)
     rate = draft.get("train.unet_lr", number, common)
     if ROWS[kind].finds_rate and rate < 0.1:
@@ -255,18 +215,18 @@ def _set_optimizer(draft: Draft) -> None:
     text_key = "train.text_encoder_lr" if "train.text_encoder_lr" in draft.values else "train.train_text_encoder"
     if ROWS[kind].finds_rate and text_rate:
         text_rate = rate
-    set_rates(draft, rate, text_rate, (rate_key,), (text_key, "train.train_text_encoder"))
+    optimization.set_rates(draft, rate, text_rate, (rate_key,), (text_key, "train.train_text_encoder"))
     draft.leave("replaced", *({"train.lr"} - draft.mapped.keys()))
     _set_schedule(draft)
 
 
 def _set_schedule(draft: Draft) -> None:
-    name, kind = read_schedule(draft, "train.lr_scheduler", SCHEDULES)
+    name, kind = optimization.read_schedule(draft, NAMES, SCHEDULES)
     warmup_key = "train.lr_scheduler_params.num_warmup_steps"
     usual = 1000 if name == "constant_with_warmup" else 0
     warmup = draft.get(warmup_key, whole, usual) if usual else 0
     keys = {"kind": ("train.lr_scheduler",), "warmup": (warmup_key,)}
-    set_schedule(draft, Schedule(kind, warmup), keys)
+    optimization.set_schedule(draft, optimization.Schedule(kind, warmup), keys)
 
 
 def _set_objective(draft: Draft) -> None:
@@ -311,14 +271,14 @@ def _set_previews(draft: Draft) -> None:
     trigger = str(draft.values.get("trigger_word") or "")
     lines, keys = [], []
     prompts = draft.values.get("sample.prompts")
-    for prompt in prompts if isinstance(prompts, list) else []:
-        lines.append(prompt_line(str(prompt), size) if "--" not in str(prompt) else " ".join(str(prompt).split()))
+    for prompt in map(str, prompts if isinstance(prompts, list) else []):
+        lines.append(" ".join(prompt.split()) if "--" in prompt else sections.prompt_line(prompt, size))
         keys = ["sample.prompts"]
-    own_lines, own_keys = numbered_prompts(draft, "sample.samples", OF_PROMPTS, size)
+    own_lines, own_keys = sections.numbered_prompts(draft, "sample.samples", OF_PROMPTS, size)
     lines, keys = lines + own_lines, keys + own_keys
     if trigger:
         lines = [text_.replace("[trigger]", trigger) for text_ in lines]
-    set_prompts(draft, lines, *keys, "sample.width", "sample.height")
+    sections.set_prompts(draft, lines, *keys, "sample.width", "sample.height")
     draft.left = {
         key: reason for key, reason in draft.left.items() if key not in draft.mapped or reason == "no counterpart"
     }

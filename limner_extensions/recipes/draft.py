@@ -3,14 +3,13 @@
 Each format takes the values that it understands. Whatever nobody took is named in a note, so nothing is lost silently.
 """
 
-import math
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from limner_extensions.recipes.values import EMPTY, is_idle, nested
 from trainer import config
-from trainer.errors import UserError
 from trainer.i18n import _
 
 T = TypeVar("T")
@@ -22,9 +21,8 @@ REASONS: dict[Reason, str] = {
     "replaced": _("Without effect in the recipe, where other settings take their place: {settings}."),
     "off": _("Off or as usual in the recipe, and not offered by Limner: {settings}."),
 }
-MAX_DEPTH, MAX_VALUES, MAX_SHOWN = 12, 5000, 60
+MAX_SHOWN = 60
 SECRET = re.compile(r"api_?key|password|secret|credential|(?<!keep_)(hf|face|access)_token", re.IGNORECASE)
-EMPTY = (None, "", "None", "none")
 # Any base model whose resolution is free: a recipe is checked without knowing its base model.
 _CHECKED = {"name": "recipe", "dataset": "recipe", "model": {"base": "limner/any"}}
 # What other programs do unless a recipe says otherwise; presets of ours may differ.
@@ -108,6 +106,10 @@ class Draft:
             if key in self.values:
                 self.mapped[key] = tuple(dict.fromkeys((*self.mapped.get(key, ()), path)))
 
+    def take(self, path: str, key: str, read: Callable[[object], object], default: object) -> None:
+        """Set one of our settings to theirs as `read` reads it, or to the default if the file has none."""
+        self.set(path, self.get(key, read, default), key)
+
     def leave(self, reason: Reason, *keys: str) -> None:
         """Say why some of their settings are left out."""
         for key in keys:
@@ -132,7 +134,7 @@ class Draft:
             if value is not None and key not in self.left:
                 self.set(path, value, key)
 
-    def finish(self, source: str, usual: Mapping[str, object] | None = None) -> Recipe:
+    def finish(self, source: str, usual: Mapping[str, str] | None = None) -> Recipe:
         """Return the recipe, without settings that ours do not allow; `usual` are values that mean nothing there."""
         self._drop_invalid()
         for key in self.values:
@@ -149,9 +151,9 @@ class Draft:
         ]
         return Recipe(source, nested(self.settings), tuple(dict.fromkeys(notes)), dict(self.mapped))
 
-    def _reason(self, key: str, usual: Mapping[str, object]) -> Reason:
+    def _reason(self, key: str, usual: Mapping[str, str]) -> Reason:
         value = self.values[key]
-        if is_idle(value) or (key in usual and str(usual[key]).lower() == str(value).lower()):
+        if is_idle(value) or (key in usual and usual[key].lower() == str(value).lower()):
             return "off"
         return "of that machine" if SECRET.search(key) else "no counterpart"
 
@@ -171,105 +173,3 @@ class Draft:
                     value=str(value)[:MAX_SHOWN],
                     reason=error.message,
                 )
-
-
-def is_idle(value: object) -> bool:
-    """Return True if a value means that something is off."""
-    texts = ("false", "none", "0", "0.0", "off", "never", "[]", "{}", "disable", "disabled", "default", "")
-    return value in (None, False, 0, [], {}) or (isinstance(value, str) and value.strip().lower() in texts)
-
-
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return partial settings from values by path."""
-    result: dict[str, Any] = {}
-    for path, value in settings.items():
-        *parents, last = path.split(".")
-        section = result
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[last] = value
-    return result
-
-
-def flat(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of nested tables and lists of tables by dotted keys.
-
-    Raises:
-        UserError: they are too deep or too many for a recipe.
-    """
-    result: dict[str, Any] = {}
-    _flatten("", data, 0, result)
-    return result
-
-
-def _flatten(key: str, value: object, depth: int, result: dict[str, Any]) -> None:
-    if depth > MAX_DEPTH or len(result) > MAX_VALUES:
-        raise UserError("The file is too large or too deeply nested for a recipe.", "Give a settings file.")
-    below: Iterable[tuple[object, object]] = ()
-    if isinstance(value, Mapping):
-        below = value.items()
-    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
-        below = enumerate(value)
-    if not below:
-        result[key] = value
-    for name, item in below:
-        _flatten(f"{key}.{name}" if key else str(name), item, depth + 1, result)
-
-
-# Readers of values. Each raises ValueError, or returns None for a value that means nothing.
-
-
-def number(value: object) -> float:
-    """Read a finite number; YAML takes `1e-4` as text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("not a number")
-    result = float(value)
-    if not math.isfinite(result):
-        raise ValueError("not finite")
-    return result
-
-
-def whole(value: object) -> int:
-    """Read a whole number, also one written as 4.0."""
-    result = number(value)
-    if not result.is_integer():
-        raise ValueError("not a whole number")
-    return int(result)
-
-
-def positive(value: object) -> int | None:
-    """Read a whole number above 0; 0 and less mean that something is off."""
-    result = whole(value)
-    return result if result > 0 else None
-
-
-def flag(value: object) -> bool:
-    """Read a boolean, also one written as text."""
-    words = {"true": True, "false": False, "1": True, "0": False}
-    return words[str(value).strip().lower()]
-
-
-def text(value: object) -> str:
-    """Read a text."""
-    if not isinstance(value, str):
-        raise ValueError("not a text")
-    return value.strip()
-
-
-def choice(options: Mapping[str, T]) -> Callable[[object], T]:
-    """Return a reader of a word, in any case."""
-    return lambda value: options[str(value).strip().lower()]
-
-
-def side(value: object) -> tuple[int, bool]:
-    """Read a resolution (512, "512,768", [512, 768]): the side of a square of that area, and whether that is exact.
-
-    Our resolutions are multiples of 64.
-    """
-    numbers = [int(word) for word in re.findall(r"\d{1,5}", str(value))][:2]
-    if not numbers or not all(numbers):
-        raise ValueError("not a size")
-    area = numbers[0] * numbers[-1]
-    exact = math.sqrt(area)
-    rounded = max(64, round(exact / 64) * 64)
-    return rounded, len(set(numbers)) == 1 and rounded == numbers[0]

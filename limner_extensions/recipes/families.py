@@ -167,9 +167,11 @@ def scripted(flow: Flow | None) -> ScriptedFlow | None:
 
 def names_of(spec: FamilySpec) -> RecipeNames:
     """Return the names of a family that recipes may be for."""
-    return next(row for family, row in NAMES.items() if family == spec.name)
+    return next(row for family, row in NAMES.items() if FAMILIES[family] is spec)
 
 
 def flow_of(spec: FamilySpec | None) -> Flow | None:
     """Return the flow matching of a family, None if its noise is discrete."""
-    return next((row.flow for family, row in NAMES.items() if spec and family == spec.name), None)
+    if spec is None:
+        return None
+    return names_of(spec).flow

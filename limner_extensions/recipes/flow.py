@@ -5,14 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from limner_extensions.recipes.draft import Draft, number
+from limner_extensions.recipes.draft import Draft
 from limner_extensions.recipes.families import Flow
+from limner_extensions.recipes.values import number
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
 
 CLOSE = 0.01  # of shifts
+MORE_LAYERS = _(
+    "{program} also adapts the other linear layers of the transformer's blocks, such as those of the modulation; "
+    "Limner does not."
+)
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,6 @@ def shifted(share: float, flow: Flow, levels: Levels, side: int) -> float:
     """Return the noise level that a share from 0 to 1 is shifted to, in images of a side in pixels."""
     shift = flow.shift(side) if levels.shift is None else levels.shift
     return shift * share / (1 + (shift - 1) * share)
-
-
-def layers_note(program: str) -> str:
-    """Return the sentence that a program adapts layers of the transformer that Limner leaves out."""
-    return _("{program} also adapts the other linear layers of the transformer's blocks, such as those of the "
-             "modulation; Limner does not.", program=program)  # fmt: skip
 
 
 def refusal() -> UserError:

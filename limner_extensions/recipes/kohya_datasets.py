@@ -10,8 +10,9 @@ from typing import Any
 
 import tomlkit
 
-from limner_extensions.recipes.draft import Draft, Reason, side
+from limner_extensions.recipes.draft import Draft, Reason
 from limner_extensions.recipes.sections import Side
+from limner_extensions.recipes.values import side, words
 from trainer.config import TrainConfig, subject_lines
 from trainer.data import captions, dataset
 from trainer.data.dataset import Part, Subject
@@ -21,8 +22,7 @@ MOST = 17  # datasets of a run
 FURTHER = "training.further_resolutions"
 SHARE = 0.5  # of regularization images there: they are repeated until they are as many as the others
 # What each subset has for itself there, and a whole run here.
-OF_A_RUN = ("shuffle_caption", "keep_tokens", "caption_dropout_rate", "caption_tag_dropout_rate", "enable_wildcard",
-            "flip_aug")  # fmt: skip
+OF_A_RUN = words("shuffle_caption keep_tokens caption_dropout_rate caption_tag_dropout_rate enable_wildcard flip_aug")
 
 
 @dataclass(frozen=True, eq=False)

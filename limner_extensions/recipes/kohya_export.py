@@ -4,17 +4,17 @@ Names and meanings are those of kohya-ss/sd-scripts at commit 48d368f, for LoHa,
 KohakuBlueleaf/LyCORIS at commit f49d30d.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
-from limner_extensions.recipes import kohya_datasets, kohya_flow, kohya_flow_export, sections
-from limner_extensions.recipes.draft import flat
+from limner_extensions.recipes import kohya, kohya_datasets, kohya_flow, sections
+from limner_extensions.recipes.draft import NEUTRAL
 from limner_extensions.recipes.families import NAMES, FlowScript, ScriptedFlow, scripted
-from limner_extensions.recipes.flow import layers_note
+from limner_extensions.recipes.flow import MORE_LAYERS
+from limner_extensions.recipes.values import flat, pairs, words
 from trainer.adapter_files.programs import METADATA
 from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
@@ -25,45 +25,37 @@ from trainer.errors import UserError
 from trainer.i18n import _
 
 PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
-# Our setting: theirs, and how its value is written.
-DIRECT: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "seed": ("seed", int),
-    "model.clip_skip": ("clip_skip", int),
-    "training.batch_size": ("train_batch_size", int),
-    "training.gradient_accumulation": ("gradient_accumulation_steps", int),
-    "training.max_grad_norm": ("max_grad_norm", float),
-    "objective.min_timestep": ("min_timestep", int),
-    "objective.max_timestep": ("max_timestep", lambda value: value + 1),  # theirs is not drawn itself
-    "objective.noise_offset": ("noise_offset", float),
-    "objective.input_perturbation": ("ip_noise_gamma", float),
-    "captions.dropout": ("caption_dropout_rate", float),
-    "held_out.share": ("validation_split", float),
-    "held_out.every": ("validate_every_n_steps", int),
-    "captions.multiple": ("enable_wildcard", bool),
-    "captions.shuffle": ("shuffle_caption", bool),
-    "captions.tag_dropout": ("caption_tag_dropout_rate", float),
-    "captions.keep_tokens": ("keep_tokens", int),
-    "captions.max_token_length": ("max_token_length", int),
-    "images.flip": ("flip_aug", bool),
-    "checkpoint.every": ("save_every_n_steps", int),
-}
+# Their settings that have the value of one of ours, which `kohya.DIRECT` names.
+DIRECT = words("""
+    seed clip_skip train_batch_size gradient_accumulation_steps max_grad_norm min_timestep max_timestep noise_offset
+    ip_noise_gamma caption_dropout_rate validation_split validate_every_n_steps enable_wildcard shuffle_caption
+    caption_tag_dropout_rate keep_tokens max_token_length flip_aug save_every_n_steps
+""")
 # Values that need no saying: what sd-scripts does anyway, or would if the setting it belongs to were used.
-UNSAID: dict[str, object] = {
-    "model.clip_skip": 1, "objective.noise_offset": 0.0, "objective.input_perturbation": 0.0, "captions.dropout": 0.0,
-    "captions.multiple": False, "captions.shuffle": False, "captions.tag_dropout": 0.0,
-    "captions.max_token_length": 75, "images.flip": False,
-    "objective.min_timestep": 0, "objective.max_timestep": 999, "captions.trigger_only": 0.0, "adapter.blocks": [],
+UNSAID = NEUTRAL | {
+    **dict.fromkeys(words("trigger class_word model.vae model.revision model.training_adapter adapter.start"), ""),
+    "regularization.dataset": "",
+    "subjects": [],
+    "preview.prompts": [],
     "adapter.ranks": [],
-    "images.crops": 0, "images.background": "white", "preservation.share": 0.0, "training.ema_decay": 0.0,
-    "training.further_resolutions": [],
-    "training.spike_threshold": 0.0, "objective.masked_loss": False,
-    "objective.timestep_sampling": "uniform", "regularization.dataset": "", "model.vae": "",
-    "model.weights": "full", "model.training_adapter": "",
-    "adapter.rank_dropout": 0.0, "adapter.lora_plus_ratio": 1.0, "export.peft": False, "trigger": "",
-    "model.revision": "", "preview.prompts": [], "adapter.start": "", "subjects": [], "held_out.share": 0.0,
+    "adapter.rank_dropout": 0.0,
+    "adapter.lora_plus_ratio": 1.0,
+    "images.background": "white",
+    "model.weights": "full",
+    "model.guidance": 1.0,
+    "export.peft": False,
+    "held_out.share": 0.0,
     "held_out.patience": 0,
-    "class_word": "", "model.guidance": 1.0,
-}  # fmt: skip
+}
+# Those that are said all the same, as people look for them.
+ALWAYS = words("training.batch_size training.gradient_accumulation training.max_grad_norm captions.keep_tokens")
+# Settings of ours that are said at any value, by others of theirs or in a note; so are all of the optimizer.
+SAID = words("""
+    model.base model.prediction_type training.resolution training.precision training.steps training.text_encoder
+    training.text_encoder_lr_factor adapter.kind adapter.rank adapter.alpha adapter.dora adapter.rslora adapter.dropout
+    adapter.lora_plus_ratio schedule.kind schedule.warmup schedule.cycles schedule.cooldown objective.min_snr_gamma
+    objective.p2_gamma objective.loss_type objective.huber_c
+""")
 # Sections and settings that say nothing unless the first one is used.
 _OF_OTHERS: dict[str, tuple[str, ...]] = {
     "preservation.share": ("preservation.",),
@@ -74,13 +66,16 @@ _OF_OTHERS: dict[str, tuple[str, ...]] = {
     "objective.masked_loss": ("objective.unmasked",),
     "held_out.share": ("held_out.",),
 }
-_LIMNERS_OWN = ("task", "name", "dataset", "preset", "record.", "preview.", "checkpoint.", "export.",
-                "training.devices", "training.cards", "training.memory", "training.micro_batches",
-                "training.gradient_checkpointing", "training.offload", "training.exposures",
-                "captions.shuffles", "model.family")  # fmt: skip
+_LIMNERS_OWN = words("""
+    task name dataset preset record. preview. checkpoint. export. training.devices training.cards training.memory
+    training.micro_batches training.gradient_checkpointing training.offload training.exposures captions.shuffles
+    model.family
+""")
 # Optimizers that sd-scripts has names for; it takes others by the dotted name of their class, as Limner does.
-OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "lion": "Lion", "adafactor": "Adafactor",
-              "prodigy": "Prodigy", "schedule-free": "AdamWScheduleFree", "muon": "Muon"}  # fmt: skip
+OPTIMIZERS = pairs("""
+    adamw=AdamW adamw8bit=AdamW8bit lion=Lion adafactor=Adafactor prodigy=Prodigy schedule-free=AdamWScheduleFree
+    muon=Muon
+""")
 ARGUMENTS: dict[str, dict[str, object]] = {"adafactor": {"warmup_init": False}}  # that it would set otherwise
 
 
@@ -98,7 +93,7 @@ class _Writer:
     config: TrainConfig
     flow: ScriptedFlow | None
     values: dict[str, Any] = field(default_factory=dict)
-    expressed: set[str] = field(default_factory=set)
+    expressed: set[str] = field(default_factory=lambda: {*SAID})
     notes: list[str] = field(default_factory=list)
 
     def say(self, key: str, value: object, *paths: str) -> None:
@@ -118,12 +113,15 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
     flow = scripted(NAMES[family].flow)
     writer = _Writer(config, flow)
     ours = flat(config.model_dump(mode="json"))
-    for path, (key, write) in DIRECT.items():
-        if not kohya_flow_export.is_used(flow, key):
+    for key in DIRECT:
+        if not kohya_flow.is_used(flow, key):
             continue
+        path, _read = kohya.DIRECT[key]
         writer.expressed.add(path)
-        if ours[path] != UNSAID.get(path):
-            writer.say(key, write(ours[path]))
+        if path in ALWAYS or ours[path] != UNSAID.get(path):
+            writer.say(key, ours[path])
+    if "max_timestep" in writer.values:
+        writer.values["max_timestep"] += 1  # theirs is not drawn itself
     _say_model(writer)
     _say_length(writer, images)
     _say_adapter(writer, images)
@@ -150,7 +148,7 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
 
 
 def _is_settled(path: str, value: object, ours: dict[str, Any], writer: _Writer) -> bool:
-    if path in writer.expressed or (path in UNSAID and value == UNSAID[path]):
+    if path.startswith("optimizer.") or path in writer.expressed or (path in UNSAID and value == UNSAID[path]):
         return True
     for first, start in _OF_OTHERS.items():
         if path.startswith(start) and ours[first] == UNSAID[first]:
@@ -176,17 +174,15 @@ def _say_model(writer: _Writer) -> None:
     model = writer.config.model
     if model.base == MICRO:
         writer.note("The built-in micro is no model for other programs; name another base model there.")
-        writer.expressed.add("model.base")
     else:  # of a path, only the name: the file may be published
         base = model.base if detect.is_hub_name(model.base) else Path(model.base).name
-        writer.say("pretrained_model_name_or_path", base, "model.base")
+        writer.say("pretrained_model_name_or_path", base)
     if METADATA[_family(writer.config)].v2:
         writer.say("v2", True)
     if model.prediction_type == "v_prediction":
         writer.say("v_parameterization", True)
-    writer.expressed.add("model.prediction_type")
     side = writer.config.training.resolution
-    writer.say("resolution", f"{side},{side}", "training.resolution")
+    writer.say("resolution", f"{side},{side}")
     writer.say("enable_bucket", True)
     # sd-scripts refuses a resolution outside of these.
     writer.say("min_bucket_reso", min(256, *writer.config.training.resolutions))
@@ -196,7 +192,6 @@ def _say_model(writer: _Writer) -> None:
     precision = writer.config.training.precision
     if precision in PRECISIONS:
         writer.say("mixed_precision", PRECISIONS[precision])
-    writer.expressed.add("training.precision")
     writer.say("save_precision", {"fp32": "float"}.get(writer.config.export.precision, writer.config.export.precision))
     writer.say("save_model_as", "safetensors")
     if any(subject.regularization for subject in writer.config.taught):
@@ -205,16 +200,8 @@ def _say_model(writer: _Writer) -> None:
 
 def _say_datasets(writer: _Writer) -> None:
     config = writer.config
-    writer.expressed.update(
-        (
-            "trigger",
-            "class_word",
-            "subjects",
-            "regularization.dataset",
-            "regularization.share",
-            "training.further_resolutions",
-        )
-    )
+    writer.expressed.update(("trigger", "class_word", "subjects", "training.further_resolutions"))
+    writer.expressed.update(("regularization.dataset", "regularization.share"))
     writer.note(
         "sd-scripts takes class_tokens for images without a caption only: have the trigger word in the other captions."
     )
@@ -228,7 +215,6 @@ def _say_datasets(writer: _Writer) -> None:
 
 def _say_length(writer: _Writer, images: int) -> None:
     training = writer.config.training
-    writer.expressed.add("training.steps")
     if training.steps or images:
         writer.say("max_train_steps", planned_steps(training, images, len(writer.config.taught)))
     else:
@@ -243,9 +229,9 @@ def _say_adapter(writer: _Writer, images: int) -> None:
     lycoris = not isinstance(adapter, Lora) or adapter.dora
     alpha = adapter.alpha if lycoris else adapter.model_copy(update={"rank": rank}).file_alpha
     network = writer.flow.kohya.network if writer.flow else "networks.lora"
-    writer.say("network_module", "lycoris.kohya" if lycoris else network, "adapter.kind")
-    writer.say("network_dim", rank, "adapter.rank")
-    writer.say("network_alpha", alpha, "adapter.alpha")
+    writer.say("network_module", "lycoris.kohya" if lycoris else network)
+    writer.say("network_dim", rank)
+    writer.say("network_alpha", alpha)
     arguments: dict[str, Any] = {"algo": adapter.kind, **_layers(writer, adapter)} if lycoris else {}
     if writer.flow:
         arguments |= _flow_layers(writer, writer.flow.kohya, lycoris=lycoris)
@@ -290,18 +276,17 @@ def _layers(writer: _Writer, adapter: Lora | LoHa | LoKr) -> dict[str, Any]:
 
 def _flow_layers(writer: _Writer, script: FlowScript, *, lycoris: bool) -> dict[str, Any]:
     """Return the arguments that keep sd-scripts to our layers of a transformer, as far as it can be kept."""
-    arguments, paths = kohya_flow_export.layers(writer.config.adapter, script) if not lycoris else ({}, set())
+    arguments, paths = kohya_flow.layers(writer.config.adapter, script) if not lycoris else ({}, set())
     writer.expressed |= paths
     if lycoris or script.layers_differ:
-        writer.note(layers_note("sd-scripts"))
+        writer.note(MORE_LAYERS, program="sd-scripts")
     if "split_qkv" not in arguments:
-        writer.note(kohya_flow.joined_note())
+        writer.note(kohya_flow.JOINED_LAYERS)
     return arguments
 
 
 def _variants(writer: _Writer, adapter: Lora) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
-    writer.expressed.update(("adapter.dora", "adapter.rslora", "adapter.lora_plus_ratio", "adapter.dropout"))
     if adapter.dora:
         arguments["dora_wd"] = True
         if adapter.rslora:
@@ -316,10 +301,10 @@ def _variants(writer: _Writer, adapter: Lora) -> dict[str, Any]:
 def _say_optimizer(writer: _Writer) -> None:
     optimizer, training = writer.config.optimizer, writer.config.training
     rate = optimizer.learning_rate
-    writer.say("optimizer_type", OPTIMIZERS.get(optimizer.kind, optimizer.class_path), "optimizer.kind")
+    writer.say("optimizer_type", OPTIMIZERS.get(optimizer.kind, optimizer.class_path))
     values = optimizer.class_arguments() | ARGUMENTS.get(optimizer.kind, {})
     arguments = [f"{name}={value!r}".replace(", ", ",") for name, value in values.items()]
-    writer.say("optimizer_args", arguments, *(f"optimizer.{name}" for name in type(optimizer).model_fields))
+    writer.say("optimizer_args", arguments)
     if optimizer.row.matrices_only and not writer.flow:
         writer.note(
             "With Stable Diffusion 1, sd-scripts also adapts convolutions (proj_in, proj_out), which Muon refuses."
@@ -330,14 +315,12 @@ def _say_optimizer(writer: _Writer) -> None:
         writer.say("text_encoder_lr", float(f"{rate * training.text_encoder_lr_factor:.6g}"))
     else:
         writer.say("network_train_unet_only", True)
-    writer.expressed.update(("training.text_encoder", "training.text_encoder_lr_factor"))
 
 
 def _say_schedule(writer: _Writer) -> None:
     schedule = writer.config.schedule
     values = schedule.model_dump()
     minimum, cycles = values.get("min_lr_ratio", 0.0), values.get("cycles", 1)
-    writer.expressed.update(("schedule.kind", "schedule.warmup", "schedule.cycles", "schedule.cooldown"))
     name = {"warmup-stable-decay": "warmup_stable_decay"}.get(schedule.kind, schedule.kind)
     if schedule.kind == "constant" and schedule.warmup:
         name = "constant_with_warmup"
@@ -365,19 +348,16 @@ def _say_flow(writer: _Writer, flow: ScriptedFlow) -> None:
             writer.say(key, value)
     if flow.kohya.usual_guidance:
         writer.say("guidance_scale", writer.config.model.guidance, "model.guidance")
-    for key, value in kohya_flow_export.levels(objective, flow, writer.config.training.resolution).items():
+    for key, value in kohya_flow.levels(objective, flow, writer.config.training.resolution).items():
         writer.say(key, value)
-    writer.expressed.update(kohya_flow_export.LEVELS)
-    writer.notes += kohya_flow_export.level_notes(objective, flow)
+    writer.expressed.update(kohya_flow.OUR_LEVELS)
+    writer.notes += kohya_flow.level_notes(objective, flow)
     if writer.config.training.text_encoder:
         writer.note("Of the text encoder, Limner adapts the attention only.")
 
 
 def _say_objective(writer: _Writer) -> None:
     objective = writer.config.objective
-    writer.expressed.update(
-        ("objective.min_snr_gamma", "objective.loss_type", "objective.huber_c", "objective.p2_gamma")
-    )
     if objective.weighting != "p2":
         writer.expressed.add("objective.weighting")
     if objective.weighting == "min-snr":

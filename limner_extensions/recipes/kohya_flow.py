@@ -1,28 +1,50 @@
-"""Flow matching in recipes of kohya's scripts: which family a recipe is for, and what its script has of its own.
+"""Flow matching in recipes of kohya's scripts, and back: the family of a recipe, and what its script has of its own.
 
 The meaning was read from kohya-ss/sd-scripts at commit 48d368f, in the files that the families name, and from
 bmaltais/kohya_ss at commit 45088f0 (kohya_gui/lora_gui.py).
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from limner_extensions.recipes.draft import Draft, flag, is_idle, number, text
+from limner_extensions.recipes.draft import Draft
 from limner_extensions.recipes.families import FLOWS, OTHER_MODELS, OTHER_WORDS, FlowScript, ScriptedFlow
-from limner_extensions.recipes.flow import Levels, above_zero, layers_note, refusal, set_levels
+from limner_extensions.recipes.flow import MORE_LAYERS, Levels, above_zero, refusal, set_levels
+from limner_extensions.recipes.values import flag, is_idle, number, text, words
 from trainer.base_models.spec import FamilySpec
+from trainer.config.adapter import AdapterConfig
+from trainer.config.objective import ObjectiveConfig
 from trainer.i18n import _
 
 SCRIPTS = [script for _spec, script in FLOWS]
+OUR_LEVELS = ("objective.timestep_sampling", "objective.logit_mean", "objective.logit_std", "objective.mode_scale")
 OTHER_FILES = ("gemma2", "qwen3", "byt5")  # text encoders of other models, by their settings
-LEVELS = ("timestep_sampling", "sigmoid_scale", "discrete_flow_shift", "training_shift", "weighting_scheme",
-          "logit_mean", "logit_std", "mode_scale")  # fmt: skip
+LEVELS = words("""
+    timestep_sampling sigmoid_scale discrete_flow_shift training_shift weighting_scheme logit_mean logit_std
+    mode_scale
+""")
 # What none of its scripts uses.
-UNUSED = ("max_token_length", "clip_skip", "v_parameterization", "v2", "min_snr_gamma", "debiased_estimation_loss",
-          "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss", "zero_terminal_snr", "multires_noise_iterations",
-          "multires_noise_discount", "noise_offset_type", "adaptive_noise_scale", "noise_offset_random_strength",
-          "conv_dim", "conv_alpha", "network_args.conv_dim", "network_args.conv_alpha")  # fmt: skip
+UNUSED = words("""
+    max_token_length clip_skip v_parameterization v2 min_snr_gamma debiased_estimation_loss
+    scale_v_pred_loss_like_noise_pred v_pred_like_loss zero_terminal_snr multires_noise_iterations
+    multires_noise_discount noise_offset_type adaptive_noise_scale noise_offset_random_strength conv_dim conv_alpha
+    network_args.conv_dim network_args.conv_alpha
+""")
+# What the scripts do otherwise.
+OTHER_RANGE = _(
+    "Where some timesteps are left out, sd-scripts shifts noise levels before they are scaled to the others; Limner "
+    "does so afterwards."
+)
+IMAGE_LOSS = _(
+    "sd-scripts weights the loss by the square of the noise level, unless weighting_scheme is sigma_sqrt; Limner does "
+    "not."
+)
+JOINED_LAYERS = _(
+    "sd-scripts adapts q, k and v of attention as one layer, unless it is told to split_qkv; Limner adapts each on its "
+    "own."
+)
 
 
 def find(draft: Draft, *, gui: bool) -> FamilySpec | None:
@@ -77,16 +99,16 @@ def apply(draft: Draft, flow: ScriptedFlow) -> None:
         else:
             draft.leave("no counterpart", key)
     if script.usual_guidance:
-        draft.set("model.guidance", draft.get("guidance_scale", number, script.usual_guidance), "guidance_scale")
+        draft.take("model.guidance", "guidance_scale", number, script.usual_guidance)
     scheme = draft.get("weighting_scheme", text, "uniform")
     levels, keys = _levels(draft, script, scheme)
     set_levels(draft, flow, levels, *keys)
     if script.image_loss and scheme == "sigma_sqrt":
         draft.set("objective.weighting", "none", "weighting_scheme")
     elif script.image_loss:
-        draft.note(image_loss_note())
+        draft.note(IMAGE_LOSS)
     if {"min_timestep", "max_timestep"} & draft.mapped.keys() and is_cut(draft.settings):
-        draft.note(range_note())
+        draft.note(OTHER_RANGE)
     if scheme == "cosmap":
         draft.leave("no counterpart", "weighting_scheme")
     draft.leave("off", *(key for key in LEVELS if key not in keys))
@@ -95,18 +117,6 @@ def apply(draft: Draft, flow: ScriptedFlow) -> None:
 def is_cut(settings: Mapping[str, Any]) -> bool:
     """Return True if settings of ours, by their paths, leave out the lowest or the highest noise levels."""
     return (settings["objective.min_timestep"], settings["objective.max_timestep"]) != (0, 999)
-
-
-def range_note() -> str:
-    """Return the sentence about noise levels in a part of their range."""
-    return _("Where some timesteps are left out, sd-scripts shifts noise levels before they are scaled to the others; "
-             "Limner does so afterwards.")  # fmt: skip
-
-
-def image_loss_note() -> str:
-    """Return the sentence about a script whose error is that of the image."""
-    return _("sd-scripts weights the loss by the square of the noise level, unless weighting_scheme is sigma_sqrt; "
-             "Limner does not.")  # fmt: skip
 
 
 def _levels(draft: Draft, script: FlowScript, scheme: str) -> tuple[Levels, tuple[str, ...]]:
@@ -145,12 +155,12 @@ def set_layers(draft: Draft, script: FlowScript, *, lycoris: bool, targets: str)
             draft.set("adapter.targets", targets, *skipped)
     draft.set("adapter.targets", targets)
     if not exact:
-        draft.note(layers_note("sd-scripts"))
+        draft.note(MORE_LAYERS, program="sd-scripts")
     key = "network_args.split_qkv" if "network_args.split_qkv" in draft.values else "split_qkv"
     if draft.get(key, flag, False) and not lycoris:
         draft.leave("decided here", key)
     else:
-        draft.note(joined_note())
+        draft.note(JOINED_LAYERS)
     key = "network_args.train_blocks"
     block = script.blocks.get(draft.get(key, text, "all"))
     if draft.get("split_mode", flag, False):  # of the GUI
@@ -159,16 +169,10 @@ def set_layers(draft: Draft, script: FlowScript, *, lycoris: bool, targets: str)
         draft.set("adapter.blocks", [block], key)
     elif block is not None:
         draft.leave("off", key)
-    draft.leave("off", *(key for key in ("train_double_block_indices", "train_single_block_indices")
-                if draft.values.get(key) == "all"))  # fmt: skip
+    indices = ("train_double_block_indices", "train_single_block_indices")
+    draft.leave("off", *(key for key in indices if draft.values.get(key) == "all"))
     if not draft.get("train_t5xxl", flag, False) and not draft.get("network_args.train_t5xxl", flag, False):
         draft.leave("off", "t5xxl_lr")
-
-
-def joined_note() -> str:
-    """Return the sentence about the layers that the original code joins."""
-    return _("sd-scripts adapts q, k and v of attention as one layer, unless it is told to split_qkv; Limner adapts "
-             "each on its own.")  # fmt: skip
 
 
 def gui_network(gui_type: str) -> tuple[str, str] | None:
@@ -176,3 +180,59 @@ def gui_network(gui_type: str) -> tuple[str, str] | None:
     word, _space, algorithm = gui_type.partition(" ")
     network = next((script.network for script in SCRIPTS if re.match(script.word, word)), None)
     return (network, algorithm or "lora") if network else None
+
+
+# And back: our noise levels and layers, as the script of a family says them.
+
+
+def is_used(flow: ScriptedFlow | None, key: str) -> bool:
+    """Return True if the script of a family uses a setting; for None, that of the UNets, which uses all."""
+    return flow is None or key not in (*UNUSED, *flow.kohya.unused)
+
+
+def levels(objective: ObjectiveConfig, flow: ScriptedFlow, side: int) -> dict[str, Any]:
+    """Return their settings for our noise levels, in images of a side in pixels."""
+    script, kind = flow.kohya, objective.timestep_sampling
+    if kind == "logit-normal" and script.sampling:
+        values: dict[str, Any] = {"timestep_sampling": script.sampling, "sigmoid_scale": objective.logit_std}
+        if objective.logit_mean:  # which no way of drawing has beside a shift, but another shift is the same
+            shift = flow.shift(side) * math.exp(objective.logit_mean)
+            values |= {"timestep_sampling": "shift", script.shift: float(f"{shift:.6g}")}
+        return values
+    values = {"timestep_sampling": "sigma"} if script.sampling else {}
+    values[script.shift] = float(f"{flow.shift(side):.6g}")
+    if kind == "logit-normal":
+        means = {"logit_mean": objective.logit_mean, "logit_std": objective.logit_std}
+        return {**values, "weighting_scheme": "logit_normal", **means}
+    if kind == "mode":
+        return {**values, "weighting_scheme": "mode", "mode_scale": objective.mode_scale}
+    if not script.image_loss:
+        return {**values, "weighting_scheme": "uniform"}
+    # The loss of the image over the square of the noise level, which must not be 0, is that of the direction.
+    return {**values, "weighting_scheme": "sigma_sqrt", "min_timestep": max(1, objective.min_timestep)}
+
+
+def level_notes(objective: ObjectiveConfig, flow: ScriptedFlow) -> list[str]:
+    """Return what differs in the noise levels."""
+    notes = []
+    if flow.kohya.image_loss and objective.timestep_sampling != "uniform":
+        notes.append(IMAGE_LOSS)
+    elif flow.kohya.image_loss and not objective.min_timestep:
+        notes.append(_("objective.min_timestep is 1 there: with sigma_sqrt, sd-scripts divides by the noise level."))
+    ends = {"objective.min_timestep": objective.min_timestep, "objective.max_timestep": objective.max_timestep}
+    if is_used(flow, "max_timestep") and is_cut(ends):
+        notes.append(OTHER_RANGE)
+    return notes
+
+
+def layers(adapter: AdapterConfig, script: FlowScript) -> tuple[dict[str, Any], set[str]]:
+    """Return the arguments of their network for our layers, and the settings of ours that they say."""
+    arguments: dict[str, Any] = dict.fromkeys(script.skipped.get(adapter.targets, ()), 0)
+    if script.splits_qkv:
+        arguments["split_qkv"] = True
+    paths = {"adapter.targets"}
+    for name, block in script.blocks.items():
+        if block and tuple(adapter.blocks) == (block,):
+            arguments["train_blocks"] = name
+            paths.add("adapter.blocks")
+    return arguments, paths

@@ -5,22 +5,28 @@ f49d30d (lycoris/kohya.py, lycoris/config.py) and bmaltais/kohya_ss at commit 8a
 """
 
 from limner_extensions.recipes import kohya_flow, sections
-from limner_extensions.recipes.draft import Draft, flag, number, positive, text
+from limner_extensions.recipes.draft import Draft
 from limner_extensions.recipes.families import ScriptedFlow
+from limner_extensions.recipes.values import flag, number, pairs, positive, text
 
 # The GUI's name: the module, and its algorithm.
 GUI_TYPES = {
-    "standard": ("networks.lora", "lora"), "kohya locon": ("networks.lora", "locon"),
-    "locon": ("lycoris.kohya", "locon"), "lora-fa": ("networks.lora_fa", "lora-fa"),
+    "standard": ("networks.lora", "lora"),
+    "kohya locon": ("networks.lora", "locon"),
+    "locon": ("lycoris.kohya", "locon"),
+    "lora-fa": ("networks.lora_fa", "lora-fa"),
     "kohya dylora": ("networks.dylora", "dylora"),
-}  # fmt: skip
-MODULES = {"networks.lora": "lora", "networks.lora_fa": "lora-fa", "networks.dylora": "dylora",
-           "networks.loha": "loha", "networks.lokr": "lokr", "networks.oft": "oft",
-           **{script.network: "lora" for script in kohya_flow.SCRIPTS}}  # fmt: skip
+}
+MODULES = dict.fromkeys((script.network for script in kohya_flow.SCRIPTS), "lora") | pairs("""
+    networks.lora=lora networks.lora_fa=lora-fa networks.dylora=dylora networks.loha=loha networks.lokr=lokr
+    networks.oft=oft
+""")
 KINDS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 # LyCORIS' presets of layers: ours, and whether that is exact.
-LAYERS = {"full": "conv", "unet-only": "conv", "full-lin": "attention+ff", "attn-mlp": "attention+ff",
-          "unet-transformer-only": "attention+ff", "attn-only": "attention", "unet-convblock-only": "conv"}  # fmt: skip
+LAYERS = pairs("""
+    full=conv unet-only=conv full-lin=attention+ff attn-mlp=attention+ff unet-transformer-only=attention+ff
+    attn-only=attention unet-convblock-only=conv
+""")
 UNET_ONLY = ("unet-only", "unet-transformer-only", "unet-convblock-only")
 DEFAULT_RANK, DEFAULT_FACTOR = 4, 8
 
@@ -114,14 +120,14 @@ def _set_dropout(draft: Draft, kind: str) -> None:
     elif draft.get("network_dropout", number, 0.0):
         draft.leave("no counterpart", "network_dropout")
     key = argument(draft, "rank_dropout")
-    draft.set("adapter.rank_dropout", draft.get(key, number, 0.0), key)
+    draft.take("adapter.rank_dropout", key, number, 0.0)
 
 
 def _set_variants(draft: Draft, kind: str) -> None:
     dora, rslora = argument(draft, "dora_wd"), argument(draft, "rs_lora")
     if kind == "lora":
-        draft.set("adapter.dora", draft.get(dora, flag, False), dora)
-        draft.set("adapter.rslora", draft.get(rslora, flag, False), rslora)
+        draft.take("adapter.dora", dora, flag, False)
+        draft.take("adapter.rslora", rslora, flag, False)
         names = ("loraplus_unet_lr_ratio", "loraplus_lr_ratio")
         keys = [key for name in names if (key := argument(draft, name)) in draft.values]
         ratios = [ratio for key in keys if (ratio := draft.get(key, number, 0.0)) > 0]

@@ -8,36 +8,26 @@ import ast
 import re
 from typing import Any
 
-from limner_extensions.recipes import kohya_network
-from limner_extensions.recipes.draft import Draft, flag, is_idle, number, positive, text
-from limner_extensions.recipes.optimization import (
-    Names,
-    Schedule,
-    is_variant,
-    leave_optimizer,
-    leave_schedule,
-    read_schedule,
-    set_optimizer,
-    set_rates,
-    set_schedule,
-)
+from limner_extensions.recipes import kohya_network, optimization
+from limner_extensions.recipes.draft import Draft
+from limner_extensions.recipes.values import flag, is_idle, number, pairs, positive, text
 from trainer.i18n import _
 from trainer.optim.optimizers import ROWS
 
-KINDS = {
-    "": "adamw", "adamw": "adamw", "pagedadamw": "adamw", "pagedadamw32bit": "adamw", "adamw8bit": "adamw8bit",
-    "pagedadamw8bit": "adamw8bit", "lion": "lion", "lion8bit": "lion", "pagedlion8bit": "lion",
-    "adafactor": "adafactor", "prodigy": "prodigy", "adamwschedulefree": "schedule-free",
-    "prodigyplusschedulefree": "prodigy-schedule-free",
-    "schedule-free": "schedule-free", "came": "came", "ademamix": "ademamix", "muon": "muon",
-}  # fmt: skip
-SCHEDULES = {
-    "constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine", "cosine_with_restarts": "cosine",
-    "cosine_with_min_lr": "cosine", "linear": "linear", "polynomial": "linear",
-    "warmup_stable_decay": "warmup-stable-decay", "warmup-stable-decay": "warmup-stable-decay",
-}  # fmt: skip
+KINDS = pairs("""
+    adamw=adamw pagedadamw=adamw pagedadamw32bit=adamw adamw8bit=adamw8bit pagedadamw8bit=adamw8bit lion=lion
+    lion8bit=lion pagedlion8bit=lion adafactor=adafactor prodigy=prodigy adamwschedulefree=schedule-free
+    prodigyplusschedulefree=prodigy-schedule-free schedule-free=schedule-free came=came ademamix=ademamix muon=muon
+""")
+SCHEDULES = pairs("""
+    constant=constant constant_with_warmup=constant cosine=cosine cosine_with_restarts=cosine
+    cosine_with_min_lr=cosine linear=linear polynomial=linear warmup_stable_decay=warmup-stable-decay
+    warmup-stable-decay=warmup-stable-decay
+""")
 RATES = ("learning_rate", "unet_lr", "text_encoder_lr", "network_train_unet_only")
-NAMES = Names(("optimizer_type", "use_8bit_adam", "use_lion_optimizer"), RATES, "optimizer_args.")
+NAMES = optimization.Names(
+    ("optimizer_type", "use_8bit_adam", "use_lion_optimizer"), RATES, "lr_scheduler", "optimizer_args."
+)
 DEFAULT_RATE = 2e-6
 MAX_ARGUMENT = 200
 
@@ -50,18 +40,17 @@ def apply(draft: Draft, *, gui: bool) -> None:
         name = "AdamW8bit"
     elif draft.get("use_lion_optimizer", flag, False):
         name = "Lion"
-    kind = KINDS.get(name.rpartition(".")[2].lower())
+    kind = KINDS.get(name.rpartition(".")[2].lower() or "adamw")
     if kind == "adafactor" and draft.get("optimizer_args.relative_step", flag, True):
         kind, name = None, "Adafactor (relative_step)"
     if kind == "muon" and draft.values.get("optimizer_args.adjust_lr_fn") != "match_rms_adamw":
         kind, name = None, "Muon (adjust_lr_fn=original)"  # a rate for steps of another size
-    if kind and is_variant(draft, kind, NAMES):
+    if kind and optimization.is_variant(draft, kind, NAMES):
         kind, name = None, _("{name} in this variant", name=name.rpartition(".")[2])
     if kind is None:
-        leave_optimizer(draft, name, NAMES)
-        draft.leave("no counterpart", "lr_scheduler")
+        optimization.leave_optimizer(draft, name, NAMES)
         return
-    set_optimizer(draft, kind, NAMES)
+    optimization.set_optimizer(draft, kind, NAMES, {})
     if name.lower() in ("lion8bit", "pagedlion8bit"):
         draft.note("The state of Lion has full precision here.")
     _set_rates(draft, kind, gui=gui)
@@ -104,7 +93,7 @@ def _set_rates(draft: Draft, kind: str, *, gui: bool) -> None:
         draft.note("Prodigy has one rate for all parts here.")
         text_rate = rate
     text_keys = ["network_train_unet_only", "learning_rate" if encoder is None and text_rate else "text_encoder_lr"]
-    set_rates(draft, rate, text_rate, ("learning_rate" if unet is None else "unet_lr",), tuple(text_keys))
+    optimization.set_rates(draft, rate, text_rate, ("learning_rate" if unet is None else "unet_lr",), tuple(text_keys))
     draft.leave("replaced", *({"learning_rate", "unet_lr", "text_encoder_lr"} - draft.mapped.keys()))
     rates = draft.values.get("text_encoder_lr")
     if isinstance(rates, list) and len({str(item) for item in rates}) > 1:
@@ -120,9 +109,9 @@ def _first_number(value: object) -> float:
 
 
 def _set_schedule(draft: Draft, *, gui: bool) -> None:
-    name, kind = read_schedule(draft, "lr_scheduler", SCHEDULES)
+    name, kind = optimization.read_schedule(draft, NAMES, SCHEDULES)
     if not is_idle(draft.values.get("lr_scheduler_type")):
-        leave_schedule(draft, "lr_scheduler", "lr_scheduler_type")
+        optimization.leave_schedule(draft, "lr_scheduler", "lr_scheduler_type")
         kind = "constant"
     warmup_key, warmup = _warmup(draft, gui=gui)
     if name == "constant":
@@ -157,7 +146,7 @@ def _set_schedule(draft: Draft, *, gui: bool) -> None:
         "min_lr_ratio": ("lr_scheduler_min_lr_ratio",),
         "cooldown": ("lr_decay_steps",),
     }
-    set_schedule(draft, Schedule(kind, warmup, decay, minimum, cycles), keys)
+    optimization.set_schedule(draft, optimization.Schedule(kind, warmup, decay, minimum, cycles), keys)
 
 
 def _warmup(draft: Draft, *, gui: bool) -> tuple[str, float]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from limner_extensions.recipes import sections
-from limner_extensions.recipes.draft import Draft, Recipe, flat
+from limner_extensions.recipes.draft import Draft, Recipe
+from limner_extensions.recipes.values import flat
 from trainer import config
 from trainer.base_models import MICRO, detect
 from trainer.config import renames

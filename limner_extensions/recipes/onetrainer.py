@@ -11,42 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from limner_extensions.recipes.draft import (
-    NEUTRAL,
-    Draft,
-    Recipe,
-    choice,
-    flag,
-    flat,
-    number,
-    positive,
-    side,
-    text,
-    whole,
-)
+from limner_extensions.recipes import optimization, sections
+from limner_extensions.recipes.draft import NEUTRAL, Draft, Recipe
 from limner_extensions.recipes.families import SPECS, Flow, flow_of, names_of
-from limner_extensions.recipes.flow import Levels, above_zero, layers_note, note_family, refusal, set_levels, shifted
-from limner_extensions.recipes.optimization import (
-    Names,
-    Schedule,
-    is_variant,
-    leave_optimizer,
-    read_schedule,
-    set_optimizer,
-    set_rates,
-    set_schedule,
-)
-from limner_extensions.recipes.sections import (
-    Side,
-    note_epochs,
-    note_masks,
-    numbered_prompts,
-    set_base,
-    set_dropout,
-    set_kind,
-    set_prompts,
-    set_resolutions,
-)
+from limner_extensions.recipes.flow import MORE_LAYERS, Levels, above_zero, note_family, refusal, set_levels, shifted
+from limner_extensions.recipes.values import choice, flag, flat, number, pairs, positive, side, text, whole
 from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -72,16 +41,12 @@ DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "concepts.0.image.enable_random_flip": ("images.flip", flag),
     "rolling_backup_count": ("checkpoint.keep", lambda value: max(2, whole(value))),
 }
-DEFAULTS: dict[str, Any] = {
-    **NEUTRAL,
-    "captions.keep_tokens": 1,
-}
-OPTIMIZERS = {"adamw": "adamw", "adamw_8bit": "adamw8bit", "adam": "adamw", "adam_8bit": "adamw8bit", "lion": "lion",
-              "lion_8bit": "lion", "adafactor": "adafactor", "prodigy": "prodigy",
-              "schedule_free_adamw": "schedule-free", "came": "came", "ademamix": "ademamix",
-              "muon": "muon", "muon_adv": "muon",
-              "prodigy_plus_schedule_free": "prodigy-schedule-free"}  # fmt: skip
-OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01, "muon_adv": 0.0}
+OPTIMIZERS = pairs("""
+    adamw=adamw adamw_8bit=adamw8bit adam=adamw adam_8bit=adamw8bit lion=lion lion_8bit=lion adafactor=adafactor
+    prodigy=prodigy schedule_free_adamw=schedule-free came=came ademamix=ademamix muon=muon muon_adv=muon
+    prodigy_plus_schedule_free=prodigy-schedule-free
+""")
+OWN_DECAY = {"adam": 0.0, "adam_8bit": 0.0, "schedule_free_adamw": 0.01, "muon_adv": 0.0}  # where it is not torch's
 SCHEDULES = {"constant": "constant", "linear": "linear", "cosine": "cosine", "cosine_with_hard_restarts": "cosine"}
 # Their settings that each of our schedules' follows from.
 OF_SCHEDULE = {
@@ -124,24 +89,20 @@ OFF = re.compile(
     r"(prior|unconditional_transformer|text_encoder_[34]|effnet_encoder|decoder\w*|vae|optimizer_defaults|"
     r"oft_\w+|embedding_\w+|preserve_embedding_norm|bundle_additional_embeddings)(\.|$)"
 )
-USUAL: dict[str, object] = {
-    "mse_strength": 1.0, "huber_delta": 1.0, "vb_loss_strength": 1.0, "loss_weight_strength": 5.0,
-    "noising_weight": 0.0, "timestep_shift": 1.0, "learning_rate_cycles": 1.0, "learning_rate_scaler": "NONE",
-    "ema_decay": 0.999, "ema_update_step_interval": 5, "frames": "25", "unmasked_probability": 0.1,
-    "unmasked_weight": 0.1, "lora_rank": 16, "lora_alpha": 1.0, "lokr_dim": 16, "lokr_decompose_factor": -1,
-    "lokr_dora_on_output": True, "lokr_vec_trick": True, "lora_decompose_norm_epsilon": True,
-    "text_encoder_sequence_length": 512, "text_encoder_2_sequence_length": 77, "concepts.0.balancing": 1.0,
-    "concepts.0.balancing_strategy": "REPEATS", "concepts.0.loss_weight": 1.0, "concepts.0.image_variations": 1,
-    "concepts.0.text_variations": 1, "concepts.0.image.enable_crop_jitter": True,
-    "concepts.0.image.resolution_override": "512", "concepts.0.text.tag_dropout_mode": "FULL",
-    "layer_filter_preset": "full", "concepts.0.text.caps_randomize_mode": "capslock, title, first, random",
-    "optimizer.eps": 1e-8, "unet.train": True, "transformer.train": True, "text_encoder.train": True,
-    "text_encoder_2.train": True, "backup_after": 30, "sample_after": 10, "peft_type": "LORA",
-    "lora_weight_dtype": "FLOAT_32",
-    "loss_scaler": "NONE", "optimizer.clip_threshold": 1.0, "optimizer.d0": 1e-6, "optimizer.decay_rate": -0.8,
-    "optimizer.eps2": 1e-3, "optimizer.weight_lr_power": 2.0, "optimizer.slice_p": 11,
-    "optimizer.growth_rate": "inf",
-}  # fmt: skip
+USUAL = pairs("""
+    mse_strength=1.0 huber_delta=1.0 vb_loss_strength=1.0 loss_weight_strength=5.0 noising_weight=0.0
+    timestep_shift=1.0 learning_rate_cycles=1.0 learning_rate_scaler=NONE ema_decay=0.999 ema_update_step_interval=5
+    frames=25 unmasked_probability=0.1 unmasked_weight=0.1 lora_rank=16 lora_alpha=1.0 lokr_dim=16
+    lokr_decompose_factor=-1 lokr_dora_on_output=True lokr_vec_trick=True lora_decompose_norm_epsilon=True
+    text_encoder_sequence_length=512 text_encoder_2_sequence_length=77 concepts.0.balancing=1.0
+    concepts.0.balancing_strategy=REPEATS concepts.0.loss_weight=1.0 concepts.0.image_variations=1
+    concepts.0.text_variations=1 concepts.0.image.enable_crop_jitter=True concepts.0.image.resolution_override=512
+    concepts.0.text.tag_dropout_mode=FULL layer_filter_preset=full optimizer.eps=1e-08 unet.train=True
+    transformer.train=True text_encoder.train=True text_encoder_2.train=True backup_after=30 sample_after=10
+    peft_type=LORA lora_weight_dtype=FLOAT_32 loss_scaler=NONE optimizer.clip_threshold=1.0 optimizer.d0=1e-06
+    optimizer.decay_rate=-0.8 optimizer.eps2=0.001 optimizer.weight_lr_power=2.0 optimizer.slice_p=11
+    optimizer.growth_rate=inf
+""") | {"concepts.0.text.caps_randomize_mode": "capslock, title, first, random"}
 
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
@@ -163,7 +124,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
         raise refusal()
     draft.leave("off", *(key for key in draft.values if key.startswith("transformer." if spec.unet else "unet.")))
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "off": OFF, "decided here": DECIDED_HERE}, but=DIRECT)
-    draft.settings |= DEFAULTS
+    draft.settings |= NEUTRAL | {"captions.keep_tokens": 1}
     if flow := flow_of(spec):
         _leave_unused(draft, spec)
     if "clip_grad_norm" in draft.values and draft.values["clip_grad_norm"] is None:
@@ -190,7 +151,7 @@ def _set_base(draft: Draft, spec: FamilySpec) -> None:
     if re.search(names_of(spec).refused, base, re.IGNORECASE):
         raise refusal()
     if not (denoiser := draft.get(key, text, "")):
-        set_base(draft, "base_model_name")
+        sections.set_base(draft, "base_model_name")
         return
     draft.values[key] = denoiser = LINK.sub(r"\1/", denoiser)
     draft.leave("replaced", "base_model_name")
@@ -200,12 +161,12 @@ def _set_base(draft: Draft, spec: FamilySpec) -> None:
         denoiser=PurePath(denoiser).name[:100],
         base=PurePath(base).name[:100],
     )
-    set_base(draft, key)
+    sections.set_base(draft, key)
 
 
 def _set_size_and_length(draft: Draft) -> None:
     sides = draft.get("resolution", _sides, [(512, True)])
-    set_resolutions(draft, sides, draft.values.get("resolution"), "resolution")
+    sections.set_resolutions(draft, sides, draft.values.get("resolution"), "resolution")
     epochs = draft.get("epochs", positive, None) or 100
     repeats = draft.get("concepts.0.balancing", number, 1.0)
     if draft.images:
@@ -214,10 +175,10 @@ def _set_size_and_length(draft: Draft) -> None:
         draft.set("training.steps", steps, "epochs", "concepts.0.balancing")
     else:
         draft.leave("no counterpart", "epochs")
-        note_epochs(draft, epochs)
+        sections.note_epochs(draft, epochs)
 
 
-def _sides(sizes: object) -> list[Side]:
+def _sides(sizes: object) -> list[sections.Side]:
     """Read one resolution, or several between commas, of which each batch has one."""
     return [side(size) for size in str(sizes).split(",")]
 
@@ -228,7 +189,7 @@ def _leave_unused(draft: Draft, spec: FamilySpec) -> None:
     draft.leave("no counterpart", f"{part}.attention_mask", "offset_noise_weight", "text_encoder_layer_skip")
     guidance = f"{part}.guidance_scale"
     if spec.guided:
-        draft.set("model.guidance", draft.get(guidance, number, 1.0), guidance)
+        draft.take("model.guidance", guidance, number, 1.0)
     else:
         draft.leave("decided here", guidance)
     draft.leave("decided here", "force_v_prediction", "force_epsilon_prediction", "rescale_noise_scheduler_to_zero_snr")
@@ -240,20 +201,20 @@ def _leave_unused(draft: Draft, spec: FamilySpec) -> None:
 
 def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
     kind = draft.get("peft_type", text, "LORA").lower()
-    kind = set_kind(draft, kind, {"lora": "lora", "loha": "loha", "lokr": "lokr"}, "peft_type")
+    kind = sections.set_kind(draft, kind, {"lora": "lora", "loha": "loha", "lokr": "lokr"}, "peft_type")
     rank_key = "lokr_dim" if kind == "lokr" else "lora_rank"
     draft.set("adapter.rank", draft.get(rank_key, positive, None) or 16, rank_key)
-    draft.set("adapter.alpha", draft.get("lora_alpha", number, 1.0), "lora_alpha")
+    draft.take("adapter.alpha", "lora_alpha", number, 1.0)
     if kind == "lokr" and (factor := draft.get("lokr_decompose_factor", positive, None)):
         draft.set("adapter.factor", factor, "lokr_decompose_factor")
     if kind == "lora":
-        draft.set("adapter.dora", draft.get("lora_decompose", flag, False), "lora_decompose")
-        set_dropout(draft, "dropout_probability")
+        draft.take("adapter.dora", "lora_decompose", flag, False)
+        sections.set_dropout(draft, "dropout_probability")
     preset = draft.get("layer_filter_preset", text, "full").lower()
     patterns = [part.strip() for part in draft.get("layer_filter", text, "").split(",") if part.strip()]
     targets = LAYERS.get(preset, "conv")
-    draft.set("adapter.targets", "attention+ff" if spec.transformer and targets == "conv" else targets,
-              "layer_filter_preset")  # fmt: skip
+    ours = "attention+ff" if spec.transformer and targets == "conv" else targets
+    draft.set("adapter.targets", ours, "layer_filter_preset")
     if preset in LAYERS and preset:
         draft.leave("off", "layer_filter", "layer_filter_regex")
         if preset != "full":
@@ -261,7 +222,7 @@ def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
     elif patterns and not draft.get("layer_filter_regex", flag, False):
         draft.set("adapter.blocks", patterns, "layer_filter")
     if spec.transformer and targets != "attention":
-        draft.note(layers_note("OneTrainer"))
+        draft.note(MORE_LAYERS, program="OneTrainer")
     elif preset == "attn-mlp":
         draft.note(
             "OneTrainer also adapts the layers around the transformer blocks (proj_in, proj_out); Limner does "
@@ -271,7 +232,7 @@ def _set_adapter(draft: Draft, spec: FamilySpec) -> None:
 
 def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
     rates = ("learning_rate", f"{spec.denoiser}.learning_rate", "text_encoder.learning_rate")
-    names = Names(("optimizer.optimizer",), rates, "optimizer.")
+    names = optimization.Names(("optimizer.optimizer",), rates, "learning_rate_scheduler", "optimizer.")
     name = draft.get("optimizer.optimizer", text, "ADAMW").lower()
     kind = OPTIMIZERS.get(name)
     if kind == "adafactor" and draft.get("optimizer.relative_step", flag, False):
@@ -279,18 +240,17 @@ def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
     if name in ("adam", "adam_8bit") and draft.get("optimizer.weight_decay", number, 0.0):
         kind = None  # Adam adds its decay to the gradients
     # The steps of its plain Muon are not as large as AdamW's.
-    if kind and (name == "muon" or is_variant(draft, kind, names)):
+    if kind and (name == "muon" or optimization.is_variant(draft, kind, names)):
         kind, name = None, _("{name} in this variant", name=name.upper())
     if kind is None:
-        leave_optimizer(draft, name, names)
-        draft.leave("no counterpart", "learning_rate_scheduler")
+        optimization.leave_optimizer(draft, name, names)
         return
     decay = {"weight_decay": OWN_DECAY[name]} if name in OWN_DECAY else {}
-    set_optimizer(draft, kind, names, decay)
+    optimization.set_optimizer(draft, kind, names, decay)
     if kind == "muon":
-        draft.set("optimizer.momentum", draft.get("optimizer.beta1", number, 0.9), "optimizer.beta1")
+        draft.take("optimizer.momentum", "optimizer.beta1", number, 0.9)
     _set_rates(draft, spec.denoiser)
-    name, kind = read_schedule(draft, "learning_rate_scheduler", SCHEDULES)
+    name, kind = optimization.read_schedule(draft, names, SCHEDULES)
     warmup = draft.get("learning_rate_warmup_steps", number, 200.0)
     if warmup > 1:
         warmup = int(warmup / draft.settings["training.gradient_accumulation"])
@@ -302,8 +262,8 @@ def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
     minimum = draft.get("learning_rate_min_factor", number, 0.0)
     if kind == "constant":
         draft.leave("off", "learning_rate_min_factor")
-    schedule = Schedule(kind, max(0, warmup), min_lr_ratio=minimum, cycles=cycles)
-    set_schedule(draft, schedule, OF_SCHEDULE)
+    schedule = optimization.Schedule(kind, max(0, warmup), min_lr_ratio=minimum, cycles=cycles)
+    optimization.set_schedule(draft, schedule, OF_SCHEDULE)
 
 
 def _set_rates(draft: Draft, part: str) -> None:
@@ -324,7 +284,7 @@ def _set_rates(draft: Draft, part: str) -> None:
         *(["learning_rate_scaler"] * (scale != 1)),
     )
     rate = float(f"{(common if denoiser is None else denoiser) * scale:.6g}")
-    set_rates(draft, rate, text_rate, rate_keys, (text_key, "text_encoder.train"))
+    optimization.set_rates(draft, rate, text_rate, rate_keys, (text_key, "text_encoder.train"))
     draft.leave(
         "off", *({"learning_rate", f"{part}.learning_rate", "text_encoder.learning_rate"} - draft.mapped.keys())
     )
@@ -336,15 +296,15 @@ def _set_objective(draft: Draft, flow: Flow | None) -> None:
     draft.set("objective.weighting", weighting, "loss_weight_fn")
     strengths = {"p2": "objective.p2_gamma", "min-snr": "objective.min_snr_gamma"}
     if weighting in strengths:
-        draft.set(strengths[weighting], draft.get("loss_weight_strength", number, 5.0), "loss_weight_strength")
+        draft.take(strengths[weighting], "loss_weight_strength", number, 5.0)
     else:
         draft.leave("off", "loss_weight_strength")
     _set_levels(draft, flow)
     if draft.get("masked_training", flag, False):
         draft.set("objective.masked_loss", True, "masked_training")
-        draft.set("objective.unmasked_weight", draft.get("unmasked_weight", number, 0.1), "unmasked_weight")
+        draft.take("objective.unmasked_weight", "unmasked_weight", number, 0.1)
         if not draft.get("normalize_masked_area_loss", flag, False):
-            note_masks(draft)
+            draft.note(sections.MASKS)
         draft.leave("decided here", "normalize_masked_area_loss")
     if draft.get("ema", text, "OFF") != "OFF":
         decay = draft.get("ema_decay", number, 0.999)
@@ -378,8 +338,11 @@ def _set_levels(draft: Draft, flow: Flow | None) -> None:
     if distribution in ("UNIFORM", "LOGIT_NORMAL", "HEAVY_TAIL"):
         draft.leave("off", *({"noising_bias", "noising_weight", "timestep_shift"} - {*keys}))
     set_levels(draft, flow, levels, *keys)
-    for key, path, last in (("min_noising_strength", "objective.min_timestep", 0),
-                            ("max_noising_strength", "objective.max_timestep", 1)):  # fmt: skip
+    ends = {
+        "min_noising_strength": ("objective.min_timestep", 0),
+        "max_noising_strength": ("objective.max_timestep", 1),
+    }
+    for key, (path, last) in ends.items():
         if flow and path in draft.mapped.get(key, ()):
             level = shifted(draft.get(key, number, 0.0), flow, levels, int(draft.settings["training.resolution"]))
             draft.set(path, int(1000 * level) - last, key)
@@ -394,6 +357,6 @@ def _set_previews_and_backups(draft: Draft) -> None:
     if backup and unit in ("MINUTE", "STEP"):
         path = {"MINUTE": "checkpoint.minutes", "STEP": "checkpoint.every"}[unit]
         draft.set(path, float(backup) if unit == "MINUTE" else backup, "backup_after", "backup_after_unit")
-    lines, keys = numbered_prompts(draft, "samples", OF_PROMPTS)
+    lines, keys = sections.numbered_prompts(draft, "samples", OF_PROMPTS)
     draft.left = {key: reason for key, reason in draft.left.items() if key not in keys}
-    set_prompts(draft, lines, *keys)
+    sections.set_prompts(draft, lines, *keys)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from limner_extensions.recipes.draft import Draft, flag, number, text
+from limner_extensions.recipes.draft import Draft
+from limner_extensions.recipes.values import flag, number, text, words
 from trainer.optim.optimizers import ROWS
 
 # What an optimizer does where a recipe says nothing: the defaults of torch, bitsandbytes, lion-pytorch, transformers,
@@ -38,31 +39,32 @@ _AS_OURS: dict[str, dict[str, object]] = {
 # Switches of variants that ours does not have, and how they stand for ours, which is also their default.
 _SWITCHES: dict[str, dict[str, bool]] = {
     "prodigy-schedule-free": {
-        **dict.fromkeys(("use_schedulefree", "factored", "use_stableadamw", "d_limiter"), True),
-        **dict.fromkeys(("use_bias_correction", "use_speed", "use_cautious", "use_grams", "use_adopt", "use_orthograd",
-                         "use_focus"), False),
+        **dict.fromkeys(words("use_schedulefree factored use_stableadamw d_limiter"), True),
+        **dict.fromkeys(words("use_bias_correction use_speed use_cautious use_grams use_adopt"), False),
+        **dict.fromkeys(words("use_orthograd use_focus"), False),
     },
     "muon": {
-        **dict.fromkeys(("rms_rescaling", "nesterov"), True),
-        **dict.fromkeys(("normuon_variant", "low_rank_ortho", "accelerated_ns", "orthogonal_gradient", "approx_mars",
-                         "Simplified_AdEMAMix", "cautious_wd", "nnmf_factor"), False),
+        **dict.fromkeys(words("rms_rescaling nesterov"), True),
+        **dict.fromkeys(words("normuon_variant low_rank_ortho accelerated_ns orthogonal_gradient"), False),
+        **dict.fromkeys(words("approx_mars Simplified_AdEMAMix cautious_wd nnmf_factor"), False),
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class Names:
-    """Their settings that an optimizer follows from: its kind, its learning rate, and the start of its arguments'."""
+    """Their settings of an optimizer: its kind, learning rates and schedule, and the start of its arguments'."""
 
     kinds: tuple[str, ...]
     rates: tuple[str, ...]
+    schedule: str
     arguments: str
 
 
-def set_optimizer(draft: Draft, kind: str, names: Names, usual: Mapping[str, float] | None = None) -> None:
-    """Set the optimizer of one of our kinds, with the arguments that a recipe gives it."""
+def set_optimizer(draft: Draft, kind: str, names: Names, usual: Mapping[str, float]) -> None:
+    """Set the optimizer of one of our kinds, with the arguments that a recipe gives it, or else the usual ones."""
     draft.set("optimizer.kind", kind, *names.kinds)
-    values = {**USUAL[kind], **(usual or {})}
+    values = {**USUAL[kind], **usual}
     own = [name for name in values if name.startswith("beta")]
     betas = draft.get(f"{names.arguments}betas", lambda value: _numbers(value, len(own)), None) if own else None
     values |= zip(own, betas or (), strict=False)
@@ -89,8 +91,8 @@ def is_variant(draft: Draft, kind: str, names: Names) -> bool:
 
 
 def leave_optimizer(draft: Draft, name: str, names: Names) -> None:
-    """Leave optimizer and learning rate to the preset: a rate for another optimizer means nothing for ours."""
-    draft.leave("no counterpart", *names.kinds, *names.rates)
+    """Leave optimizer, rate and schedule to the preset: a rate for another optimizer means nothing for ours."""
+    draft.leave("no counterpart", *names.kinds, *names.rates, names.schedule)
     draft.note(
         "Limner does not have the optimizer {name}; optimizer and learning rate are left as the preset has them.",
         name=name[:60],
@@ -114,11 +116,11 @@ class Schedule:
     cycles: int = 1
 
 
-def read_schedule(draft: Draft, key: str, kinds: Mapping[str, str]) -> tuple[str, str]:
+def read_schedule(draft: Draft, names: Names, kinds: Mapping[str, str]) -> tuple[str, str]:
     """Return the name of a schedule in a recipe, and the kind of ours that it is: constant if none of ours is."""
-    name = draft.get(key, text, "constant").lower()
+    name = draft.get(names.schedule, text, "constant").lower()
     if name not in kinds:
-        leave_schedule(draft, key)
+        leave_schedule(draft, names.schedule)
     return name, kinds.get(name, "constant")
 
 

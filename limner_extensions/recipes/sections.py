@@ -3,13 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
-from limner_extensions.recipes.draft import EMPTY, Draft, number, text
+from limner_extensions.recipes.draft import Draft
+from limner_extensions.recipes.values import EMPTY, number, text
 from trainer.base_models import hub
 from trainer.config import prompt_lines
 from trainer.errors import UserError
+from trainer.i18n import _
 
 MOST, READ = 16, 200
 Side = tuple[int, bool]  # of a square of the same area, as `draft.side` reads it, and whether that is exact
+MASKS = _("Limner keeps the mean weight of a masked image at 1, so that small masks count for more.")
 _PARTS = ("conv1", "conv2", "samplers.0.conv")  # of the names of all convolutions of 3 x 3, and of no other layer
 
 
@@ -49,11 +52,6 @@ def note_epochs(draft: Draft, count: int) -> None:
         "set training.steps.",
         count=count,
     )
-
-
-def note_masks(draft: Draft) -> None:
-    """Say how the weight of masked images differs."""
-    draft.note("Limner keeps the mean weight of a masked image at 1, so that small masks count for more.")
 
 
 def set_kind(draft: Draft, kind: str, kinds: Mapping[str, str], *keys: str) -> str:

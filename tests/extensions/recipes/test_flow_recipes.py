@@ -13,8 +13,8 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from limner_extensions.recipes import kohya_export
-from limner_extensions.recipes.draft import flat
 from limner_extensions.recipes.families import NAMES
+from limner_extensions.recipes.values import flat
 from tests.extensions.recipes.examples import (
     FLOW_GUI,
     FLUX,

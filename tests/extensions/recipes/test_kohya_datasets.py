@@ -11,7 +11,8 @@ import tomlkit
 from typer.testing import CliRunner
 
 from limner_extensions.recipes import kohya, kohya_export, reading
-from limner_extensions.recipes.draft import Recipe, flat, nested
+from limner_extensions.recipes.draft import Recipe
+from limner_extensions.recipes.values import flat, nested
 from tests.extensions.recipes.examples import GUI, SCRIPT, toml
 from tests.unit.data.test_dataset import png
 from trainer import config

@@ -20,7 +20,8 @@ from limner_extensions.recipes import (
     reading,
     sections,
 )
-from limner_extensions.recipes.draft import Recipe, flat
+from limner_extensions.recipes.draft import Recipe
+from limner_extensions.recipes.values import flat
 from tests.extensions.recipes.examples import AI_TOOLKIT, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
 from tests.hostile.test_fuzz import files, fuzz
 from trainer import config
@@ -363,8 +364,7 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
 
 def test_recipes_of_others_name_kinds_of_the_table_only() -> None:
     """So none of them can choose the class of an optimizer."""
-    read = {*kohya_optimizer.KINDS.values(), *onetrainer.OPTIMIZERS.values()}
-    read |= {kind for kind, _ in ai_toolkit.OPTIMIZERS.values()}
+    read = {*kohya_optimizer.KINDS.values(), *onetrainer.OPTIMIZERS.values(), *ai_toolkit.OPTIMIZERS.values()}
     assert read <= optimization.USUAL.keys() <= ROWS.keys()
     assert kohya_export.OPTIMIZERS.keys() <= ROWS.keys() == SECTIONS.keys() - {"custom"}
 

@@ -11,15 +11,10 @@ from trainer.training import augment
 
 # For datasets without captions, or with such as cannot be varied.
 SHORT = {
-    "character": (
-        "white background", "outdoors", "close-up", "black background", "from the side", "at night", "indoors",
-        "in the rain", "blue background", "at the beach", "in a forest", "on a street",
-    ),
-    "style": (
-        "a person", "a house", "a dog", "a tree", "a boat", "a street", "a mountain", "a cup", "a cat", "a flower",
-        "a car", "a bridge",
-    ),
-}  # fmt: skip
+    "character": "white background, outdoors, close-up, black background, from the side, at night, indoors, "
+    "in the rain, blue background, at the beach, in a forest, on a street",
+    "style": "a person, a house, a dog, a tree, a boat, a street, a mountain, a cup, a cat, a flower, a car, a bridge",
+}
 SHORT["plain"] = SHORT["character"]  # which is what most people teach
 
 
@@ -43,7 +38,7 @@ def choose(config: TrainConfig, trained: Sequence[Example], held: Sequence[Examp
         (augment.caption_variants(example, config)[0] for example in held),
         (line for line in map(_prompt, config.preview.prompts) if not trigger or contains_trigger(line, trigger)),
         _recombined(learned),
-        (with_trigger(text, trigger) for text in SHORT[config.preset]),
+        (with_trigger(text, trigger) for text in SHORT[config.preset].split(", ")),
     )
     chosen: dict[str, Prompt] = {}
     for text in sources:

@@ -13,19 +13,24 @@ from trainer.base_models.registry import FamilyName
 from trainer.base_models.spec import PredictionType
 from trainer.i18n import _
 
-# How a file names a layer of the UNet ("attention" where the name of a layer within attention, "to_q", counts):
-#   original           as the original models, in a family whose adapter files do so: lora_unet_input_blocks_4_1_...
-#   foreign original   the same in another family
-#   diffusers          as diffusers, with underscores: lora_unet_down_blocks_0_...
-#   lycoris            the same with the prefix lycoris_
-#   dotted, bare       with dots, with and without `unet.`; peft: with `base_model.model.`
-#   generic            as ComfyUI's own models: diffusion_model.input_blocks.4.1...; bare original: input_blocks.4.1...
-#   oft                as sd-scripts' OFT: oft_unet_input_blocks_4_1_...; oft diffusers: oft_unet_down_blocks_0_...
-#   processor          with dots, attention as diffusers named it in 2023; mixed processor: the same with PEFT's tensors
+# How a file names a layer of the UNet ("attention" where the name of a layer within attention, "to_q", counts).
 UnetName = Literal[
-    "original", "foreign original", "diffusers", "lycoris", "dotted", "dotted attention", "bare", "bare attention",
-    "peft", "processor", "mixed processor", "generic", "bare original", "oft", "oft diffusers",
-]  # fmt: skip
+    "original",  # as the original models, in a family whose files do so: lora_unet_input_blocks_4_1_...
+    "foreign original",  # the same in another family
+    "diffusers",  # as diffusers, with underscores: lora_unet_down_blocks_0_...
+    "lycoris",  # the same with the prefix lycoris_
+    "dotted",  # with dots, and with `unet.`
+    "dotted attention",
+    "bare",  # without `unet.`
+    "bare attention",
+    "peft",  # with `base_model.model.`
+    "processor",  # with dots, attention as diffusers named it in 2023
+    "mixed processor",  # the same with PEFT's tensors
+    "generic",  # as ComfyUI's own models: diffusion_model.input_blocks.4.1...
+    "bare original",  # input_blocks.4.1...
+    "oft",  # as sd-scripts' OFT: oft_unet_input_blocks_4_1_...
+    "oft diffusers",  # oft_unet_down_blocks_0_...
+]
 # How it names a layer of a text encoder:
 #   own                with the family's own prefix: lora_te_, and for XL lora_te1_ and lora_te2_
 #   te1 for the only   lora_te1_ where there is one encoder; te for the first: lora_te_ where there are two
@@ -77,15 +82,12 @@ _LORA: Mapping[str, Reading] = {"LoRA": RIGHT, "Tucker LoRA": RIGHT, "DyLoRA": R
 _HADAMARD: Mapping[str, Reading] = dict.fromkeys(
     ("LoHa", "convolution LoHa", "LoKr", "Tucker LoKr", "whole LoKr"), RIGHT
 )
-_DORA_BY_INPUT: Mapping[str, Reading] = {
-    "DoRA by input": RIGHT, "LoHa with DoRA by input": RIGHT, "LoKr with DoRA by input": RIGHT,
-    "whole LoKr with DoRA by input": RIGHT, "Tucker DoRA by input": RIGHT,
-}  # fmt: skip
+_DORA = ("DoRA", "Tucker DoRA", "LoHa with DoRA", "LoKr with DoRA", "whole LoKr with DoRA")
+_DORA_BY_INPUT: Mapping[str, Reading] = {f"{kind} by input": RIGHT for kind in _DORA}
 
 
 def _by_output(reading: Reading) -> dict[str, Reading]:
-    kinds = ("DoRA", "Tucker DoRA", "LoHa with DoRA", "LoKr with DoRA", "whole LoKr with DoRA")
-    return {f"{kind} by output": reading for kind in kinds}
+    return {f"{kind} by output": reading for kind in _DORA}
 
 
 @dataclass(frozen=True)
@@ -126,14 +128,9 @@ _COMFY_UNET: frozenset[UnetName] = frozenset(get_args(UnetName)) - {
 _COMFY_TEXT: frozenset[TextName] = frozenset(
     ("own", "te1 for the only", "te for the first", "dotted", "t5", "t5 by folder", "t5 first")
 )
-_COMFY_KINDS = {
-    **_LORA, **_HADAMARD, **_DORA_BY_INPUT, **_by_output(_OVER_BASE), "GLoRA": RIGHT, "full": RIGHT, "norm": RIGHT,
-    "DoRA of PEFT": _LORA_ALONE,
-}  # fmt: skip
-_WEBUI_KINDS = {
-    **_LORA, **_HADAMARD, **_DORA_BY_INPUT, **_by_output(_WRONG_AXIS), "IA3": RIGHT, "full": RIGHT,
-    "norm": RIGHT, "text norm": RIGHT,
-}  # fmt: skip
+_COMMON_KINDS = {**_LORA, **_HADAMARD, **_DORA_BY_INPUT, "full": RIGHT, "norm": RIGHT}
+_COMFY_KINDS = {**_COMMON_KINDS, **_by_output(_OVER_BASE), "GLoRA": RIGHT, "DoRA of PEFT": _LORA_ALONE}
+_WEBUI_KINDS = {**_COMMON_KINDS, **_by_output(_WRONG_AXIS), "IA3": RIGHT, "text norm": RIGHT}
 
 PROGRAMS = (
     Program(

@@ -57,19 +57,19 @@ FLORENCE = Kind(
     ("florence_task", "tokens"),
     tokens=256,
 )
-_CLASSIFIERS = {  # by type; the class of the type `timm_wrapper` is not among them
-    "beit": "Beit", "bit": "Bit", "convnext": "ConvNext", "convnextv2": "ConvNextV2", "cvt": "Cvt",
-    "data2vec-vision": "Data2VecVision", "deit": "DeiT", "dinov2": "Dinov2",
-    "dinov2_with_registers": "Dinov2WithRegisters", "efficientnet": "EfficientNet", "focalnet": "FocalNet",
-    "hiera": "Hiera", "levit": "Levit", "mobilenet_v1": "MobileNetV1", "mobilenet_v2": "MobileNetV2",
-    "mobilevit": "MobileViT", "mobilevitv2": "MobileViTV2", "poolformer": "PoolFormer", "pvt": "Pvt", "pvt_v2": "PvtV2",
-    "regnet": "RegNet", "resnet": "ResNet", "segformer": "Segformer", "siglip": "Siglip", "siglip2": "Siglip2",
-    "swiftformer": "SwiftFormer", "swin": "Swin", "swinv2": "Swinv2", "vit": "ViT", "vit_msn": "ViTMSN",
-}  # fmt: skip
+# Class by type; that of the type `timm_wrapper` is not among them.
+_CLASSIFIERS = """
+    beit=Beit bit=Bit convnext=ConvNext convnextv2=ConvNextV2 cvt=Cvt data2vec-vision=Data2VecVision deit=DeiT
+    dinov2=Dinov2 dinov2_with_registers=Dinov2WithRegisters efficientnet=EfficientNet focalnet=FocalNet hiera=Hiera
+    levit=Levit mobilenet_v1=MobileNetV1 mobilenet_v2=MobileNetV2 mobilevit=MobileViT mobilevitv2=MobileViTV2
+    poolformer=PoolFormer pvt=Pvt pvt_v2=PvtV2 regnet=RegNet resnet=ResNet segformer=Segformer siglip=Siglip
+    siglip2=Siglip2 swiftformer=SwiftFormer swin=Swin swinv2=Swinv2 vit=ViT vit_msn=ViTMSN
+"""
+_CLASS_OF_TYPE = dict(pair.split("=") for pair in _CLASSIFIERS.split())
 CLASSIFIER = Kind(
     "classifier",
-    tuple(f"{name}ForImageClassification" for name in _CLASSIFIERS.values()),
-    re.compile("|".join((*_CLASSIFIERS, "siglip2?_(vision|text)_model"))),
+    tuple(f"{name}ForImageClassification" for name in _CLASS_OF_TYPE.values()),
+    re.compile("|".join((*_CLASS_OF_TYPE, "siglip2?_(vision|text)_model"))),
     ("threshold", "blacklist"),
 )
 WD14 = Kind(  # recognized by `TAGS`

@@ -21,12 +21,12 @@ CUT = 0.15  # share of an image
 BLURRED = 0.6
 TRANSPARENT = 0.02  # share of an image
 BACKGROUND = 0.6  # share of the images
-NOUNS = frozenset({
-    "person", "people", "human", "man", "men", "woman", "women", "girl", "girls", "boy", "boys", "child", "children",
-    "kid", "baby", "lady", "guy", "male", "female", "character", "creature", "animal", "cat", "kitten", "dog", "puppy",
-    "horse", "bird", "fox", "wolf", "bear", "rabbit", "dragon", "monster", "robot", "doll", "toy", "figure", "mascot",
-    "elf", "fairy", "knight", "witch", "wizard", "car", "ship", "house", "building", "object", "1girl", "1boy",
-})  # fmt: skip
+_NOUNS = """
+    person people human man men woman women girl girls boy boys child children kid baby lady guy male female
+    character creature animal cat kitten dog puppy horse bird fox wolf bear rabbit dragon monster robot doll toy
+    figure mascot elf fairy knight witch wizard car ship house building object 1girl 1boy
+"""
+NOUNS = frozenset(_NOUNS.split())
 
 
 @dataclass(frozen=True)

@@ -179,12 +179,12 @@ def test_held_out_captions_come_first_and_short_ones_last() -> None:
     held = [example("laughing, green shirt, indoors")]
     chosen = called(settings(preview={"prompts": ["rin, on the moon --d 7", "without it"]}), TRAINED, held, 12)
     assert chosen[:3] == ["rin, laughing, green shirt, indoors", "rin, on the moon", "rin, sad, hat, indoors"]
-    assert chosen[-1] in {f"rin, {short}" for short in prompts.SHORT["character"]}
+    assert chosen[-1] in {f"rin, {short}" for short in prompts.SHORT["character"].split(", ")}
     assert len(set(chosen)) == 12
     learned = {"rin, smiling, red shirt, indoors", "rin, sad, blue shirt, outdoors", "rin, angry, hat, at night"}
     again = called(settings(preview={"prompts": sorted(learned)}), TRAINED, [TRAINED[0]], 14)
     assert not learned & set(again), "none was trained"
-    short = prompts.SHORT["style"][:8]
+    short = prompts.SHORT["style"].split(", ")[:8]
     without = prompts.choose(settings(preset="style"), [example("")], [], 8)
     assert without == [Prompt(f"rin, {prompt}", prompt) for prompt in short]
 

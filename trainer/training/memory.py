@@ -9,7 +9,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 import psutil
@@ -125,8 +125,8 @@ def fit(
     devices.limit_memory(family.device, room)
     if len(candidates) > 1:
         run.progress(_("Measuring memory"), 0, 1)
-        measure = _on_accelerator if devices.is_accelerator(family.device) else _on_cpu
-        fitting = measure(candidates, config, family, accelerator, compute, room)
+        measurement = _Measurement(config, family, accelerator, compute, candidates[-1].micro_batches)
+        fitting = next((plan for plan in candidates if measurement.need(plan) <= room), None)
         if fitting is None:
             raise UserError(
                 "There is not enough memory: even with one image at a time a step needs more than the {room:.1f} GB "
@@ -154,62 +154,54 @@ def limit(training: TrainingConfig, device: torch.device, processes: int) -> flo
     return psutil.Process().memory_info().rss + SHARE * psutil.virtual_memory().available / processes
 
 
-def _on_accelerator(
-    candidates: list[MemoryPlan],
-    config: TrainConfig,
-    family: Family,
-    accelerator: Accelerator,
-    compute: Callable[[TrainConfig], None],
-    room: float,
-) -> MemoryPlan | None:
-    """Return the first plan with which the batch can actually be computed within the room."""
-    for plan in candidates:
+@dataclass
+class _Measurement:
+    """Measurement of the bytes that plans take for the largest batch, in the process that takes the most."""
+
+    config: TrainConfig
+    family: Family
+    accelerator: Accelerator
+    compute: Callable[[TrainConfig], None]
+    most_parts: int
+    _measured: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def need(self, plan: MemoryPlan) -> float:
+        """Return the bytes that a plan takes."""
+        if devices.is_accelerator(self.family.device):
+            return self._on_accelerator(plan)
+        return self._on_cpu(plan)
+
+    def _on_accelerator(self, plan: MemoryPlan) -> float:
+        """Compute the batch; infinite if the memory runs out."""
         try:
-            plan.prepare(family)
+            plan.prepare(self.family)
             release()
-            devices.reset_peak(family.device)
-            compute(plan.apply(config))
+            devices.reset_peak(self.family.device)
+            self.compute(plan.apply(self.config))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             need = float("inf")
         else:
-            need = float(devices.peak_reserved(family.device))
-        need = distributed.largest(accelerator, need)
-        if need <= room:
-            return plan
-    return None
+            need = float(devices.peak_reserved(self.family.device))
+        return distributed.largest(self.accelerator, need)
 
+    def _on_cpu(self, plan: MemoryPlan) -> float:
+        """Compute the smallest micro-batch only, from which the memory for more images follows.
 
-def _on_cpu(
-    candidates: list[MemoryPlan],
-    config: TrainConfig,
-    family: Family,
-    accelerator: Accelerator,
-    compute: Callable[[TrainConfig], None],
-    room: float,
-) -> MemoryPlan | None:
-    """Return the first plan that would stay within the room.
-
-    A process that takes too much is killed on a CPU, so that only the smallest micro-batch is actually computed; the
-    memory for more images follows from it.
-    """
-    measured = dict[str, tuple[float, float]]()
-    most_parts = candidates[-1].micro_batches
-    for plan in candidates:
-        if plan.recomputed not in measured:
-            plan.prepare(family)
+        A process that takes too much is killed on a CPU.
+        """
+        if plan.recomputed not in self._measured:
+            plan.prepare(self.family)
             release()
             before = float(psutil.Process().memory_info().rss)
             with peak() as highest:
-                compute(MemoryPlan(most_parts, plan.recomputed).apply(config))
-            before = distributed.largest(accelerator, before)
-            measured[plan.recomputed] = before, max(0.0, distributed.largest(accelerator, highest[0]) - before)
-        before, growth = measured[plan.recomputed]
-        need = before + growth * -(-most_parts // plan.micro_batches)
-        if need <= room:
-            return plan
-    return None
+                self.compute(MemoryPlan(self.most_parts, plan.recomputed).apply(self.config))
+            before = distributed.largest(self.accelerator, before)
+            growth = max(0.0, distributed.largest(self.accelerator, highest[0]) - before)
+            self._measured[plan.recomputed] = before, growth
+        before, growth = self._measured[plan.recomputed]
+        return before + growth * -(-self.most_parts // plan.micro_batches)
 
 
 @contextmanager

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from limner_extensions.cluster.node import PIECE, About, News, Node, NodeLostError, Stamp
 from trainer import config, storage
@@ -21,13 +20,12 @@ from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.runs import events, run_files
 
-MAX_FILES = 20_000
+ABOUT, NEWS = TypeAdapter(About), TypeAdapter(News)
 MAX_TOTAL = 256 * 2**30  # bytes of all files: a hundred checkpoints of the largest adapters
 MAX_EVENTS = 2**28  # bytes: a million steps
 MAX_LINE = 2**20  # bytes of an event; the longest has a traceback
 MAX_LOG = 2**26  # bytes of a node's log that are kept
 BEYOND_LOG = 2**62  # an offset behind the end of any log
-MAX_SETTINGS = 2**20  # characters
 MAX_NUMBER = 2**53  # of what an event counts
 MAX_CLOCK = 100 * 365 * 24 * 3600.0  # seconds between two clocks; one without a battery starts in 1970
 # What a worker decides, by section of the settings. Everything else stays as it is here, above all paths.
@@ -40,23 +38,6 @@ DECIDED = {
     "preview": ("prompts",),
 }
 SUGGESTED = {"optimizer.learning_rate", "training.resolution", "training.further_resolutions"}  # after a failure
-
-
-class _About(BaseModel):
-    model_config = ConfigDict(strict=True)
-    name: Annotated[str, Field(max_length=255)]
-    version: Annotated[str, Field(max_length=40)]
-
-
-class _News(BaseModel):
-    model_config = ConfigDict(strict=True)
-    now: Annotated[float, Field(allow_inf_nan=False)]
-    code: int | None
-    events: Annotated[bytes, Field(max_length=PIECE)]
-    log: Annotated[bytes, Field(max_length=PIECE)]
-    config: Annotated[str, Field(max_length=MAX_SETTINGS)]
-    files: Annotated[dict[str, tuple[Annotated[int, Field(ge=0)], int]], Field(max_length=MAX_FILES)]
-    requests: frozenset[str]
 
 
 @dataclass
@@ -73,7 +54,7 @@ class Border:
     def about(self) -> About:
         """Return the node's name and version."""
         try:
-            about = _About.model_validate(vars(self.node.about()))
+            about = ABOUT.validate_python(About(**vars(self.node.about())))
         except (ValidationError, TypeError):
             raise NodeLostError("the node did not tell its name and version") from None
         return About(clean(about.name), clean(about.version))
@@ -82,7 +63,7 @@ class Border:
         """Return what `Node.news` does. A log ends at `MAX_LOG` bytes."""
         answer = self.node.news(offset, log if log < MAX_LOG else BEYOND_LOG, ask, withdraw)
         try:
-            news = News(**dict(_News.model_validate(vars(answer))))
+            news = NEWS.validate_python(News(**vars(answer)))
         except (ValidationError, TypeError) as error:
             raise NodeLostError(f"the node's news are not valid: {clean(str(error))[:300]}") from None
         for path in news.files:

@@ -9,12 +9,14 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from subprocess import Popen
+from typing import Annotated
 
 from filelock import FileLock
+from pydantic import ConfigDict, Field
 
 from limner_extensions.cluster import parcels
 from trainer import __version__, paths, processes, runs, storage
@@ -25,15 +27,20 @@ ROOT = ".cluster"  # under a node's outputs: parcels that it keeps, and runs tha
 UNUSED = 30 * 24 * 3600.0  # seconds after which a parcel that no run has used is removed
 PIECE = 16 * 2**20  # bytes that are sent at once
 FORWARDED = (*COMMANDS, PAUSE)  # requests that a node's worker takes
-Stamp = tuple[int, int]  # size and time of a file, by which a change is noticed
+Stamp = tuple[Annotated[int, Field(ge=0)], int]  # size and time of a file, by which a change is noticed
+
+
+# Answers of a node, with the limits that the border of a relay checks.
+_CHECKED = ConfigDict(strict=True, revalidate_instances="always")
 
 
 @dataclass(frozen=True)
 class About:
     """Facts about a node for a relay: its name, and the version of Limner there."""
 
-    name: str
-    version: str
+    __pydantic_config__ = _CHECKED
+    name: Annotated[str, Field(max_length=255)]
+    version: Annotated[str, Field(max_length=40)]
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,13 @@ class News:
     `code` is the exit code of the worker, None while it lives; `now` is the node's time.
     """
 
-    now: float
+    __pydantic_config__ = _CHECKED
+    now: Annotated[float, Field(allow_inf_nan=False)]
     code: int | None
-    events: bytes
-    log: bytes
-    config: str
-    files: Mapping[str, Stamp]
+    events: Annotated[bytes, Field(max_length=PIECE)]
+    log: Annotated[bytes, Field(max_length=PIECE)]
+    config: Annotated[str, Field(max_length=2**20)]
+    files: Annotated[dict[str, Stamp], Field(max_length=20_000)]
     requests: frozenset[str]
 
 

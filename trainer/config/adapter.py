@@ -29,15 +29,6 @@ CONVOLUTIONS = (
 )
 MAX_RANK = 512
 Targets = Literal["attention", "attention+ff", "conv"]
-Rank = Annotated[
-    int,
-    Field(
-        ge=1,
-        le=512,
-        title="Rank",
-        description="Inner size of the update; a higher rank can hold more and makes a larger file.",
-    ),
-]
 Alpha = Annotated[
     float,
     Field(
@@ -79,7 +70,7 @@ class Lora(Section, title="LoRA"):
     rank: int = Field(
         16,
         ge=0,
-        le=512,
+        le=MAX_RANK,
         title="Rank",
         description="Inner size of the update; a higher rank can hold more and makes a larger file. 0 = 8, 16 or 32, "
         "from the number of images.",
@@ -185,77 +176,73 @@ def _parse_rank(line: str) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
-class LoHa(Section, title="LoHa"):
+class _Lycoris(Section):
+    """Settings that LoHa and LoKr share. Diffusers does not read their files.
+
+    Keep alpha equal to rank: LyCORIS 4.1 merges with alpha / rank squared, so that only a scale of 1 means the same
+    everywhere.
+    """
+
+    kind: str
+    rank: int = Field(
+        16,
+        ge=1,
+        le=MAX_RANK,
+        title="Rank",
+        description="Inner size of the update; a higher rank can hold more and makes a larger file.",
+    )
+    alpha: Alpha = 16.0
+    targets: TargetLayers = "attention+ff"
+    blocks: Blocks = ()
+    rank_dropout: RankDropout = 0.0
+
+    @property
+    def file_alpha(self) -> float:
+        """Alpha to write to a file."""
+        return self.alpha
+
+    @property
+    def network(self) -> tuple[str, dict[str, Any]]:
+        """Module and arguments of the file, for programs that read `ss_network_module`."""
+        own = self.model_dump(include={"factor"})  # which LoKr alone has
+        return "lycoris.kohya", {"algo": self.kind, **own, "conv_dim": self.rank, "conv_alpha": self.alpha}
+
+    def _arguments(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the arguments that peft's configs for both have, for the modules of these names."""
+        own = {"r": self.rank, "alpha": self.alpha, "rank_dropout": self.rank_dropout}
+        return own | {"target_modules": list(names)}
+
+
+class LoHa(_Lycoris, title="LoHa"):
     """Product, entry by entry, of two low-rank updates, Hyeon-Woo et al. 2022, https://arxiv.org/abs/2108.06098.
 
-    Its file is read by ComfyUI, Forge, A1111 and programs with LyCORIS; not by diffusers. Keep alpha equal to rank:
-    LyCORIS 4.1 merges with alpha / rank squared, so that only a scale of 1 means the same everywhere.
+    Its file is read by ComfyUI, Forge, A1111 and programs with LyCORIS.
     """
 
     kind: Literal["loha"] = "loha"
-    rank: Rank = 16
-    alpha: Alpha = 16.0
-    targets: TargetLayers = "attention+ff"
-    blocks: Blocks = ()
-    rank_dropout: RankDropout = 0.0
-
-    @property
-    def file_alpha(self) -> float:
-        """Alpha to write to a file."""
-        return self.alpha
-
-    @property
-    def network(self) -> tuple[str, dict[str, Any]]:
-        """Module and arguments of the file, for programs that read `ss_network_module`."""
-        return "lycoris.kohya", {"algo": "loha", "conv_dim": self.rank, "conv_alpha": self.alpha}
 
     def build(self, names: Sequence[str]) -> PeftConfig:
         """Return peft's config for the modules of these names."""
         import peft
 
-        return peft.LoHaConfig(
-            r=self.rank, alpha=self.alpha, target_modules=list(names), rank_dropout=self.rank_dropout
-        )
+        return peft.LoHaConfig(**self._arguments(names))
 
 
-class LoKr(Section, title="LoKr"):
+class LoKr(_Lycoris, title="LoKr"):
     """Kronecker product of a small and a large, low-rank matrix, Yeh et al. 2024, https://arxiv.org/abs/2309.14859.
 
-    Its file is small and read by ComfyUI, Forge, A1111 and programs with LyCORIS; not by diffusers for this family.
-    Keep alpha equal to rank: LyCORIS 4.1 merges with alpha / rank squared. The factor is bounded so that its square is
-    below the narrowest layer of a real model (320), as LyCORIS expects the smaller matrix first.
+    Its file is small and read by ComfyUI, Forge, A1111 and programs with LyCORIS. The factor is bounded so that its
+    square is below the narrowest layer of a real model (320), as LyCORIS expects the smaller matrix first.
     """
 
     kind: Literal["lokr"] = "lokr"
-    rank: Rank = 16
-    alpha: Alpha = 16.0
-    targets: TargetLayers = "attention+ff"
-    blocks: Blocks = ()
-    rank_dropout: RankDropout = 0.0
     factor: int = Field(8, ge=2, le=16, title="Factor", description="Side of the small matrix, or the next that fits.")
-
-    @property
-    def file_alpha(self) -> float:
-        """Alpha to write to a file."""
-        return self.alpha
-
-    @property
-    def network(self) -> tuple[str, dict[str, Any]]:
-        """Module and arguments of the file, for programs that read `ss_network_module`."""
-        values = {"algo": "lokr", "factor": self.factor, "conv_dim": self.rank, "conv_alpha": self.alpha}
-        return "lycoris.kohya", values
 
     def build(self, names: Sequence[str]) -> PeftConfig:
         """Return peft's config for the modules of these names."""
         import peft
 
-        return peft.LoKrConfig(
-            r=self.rank,
-            alpha=self.alpha,
-            target_modules=list(names),
-            rank_dropout=self.rank_dropout,
-            decompose_factor=self.factor,
-        )
+        return peft.LoKrConfig(**self._arguments(names), decompose_factor=self.factor)
 
 
 AdapterConfig = Lora | LoHa | LoKr

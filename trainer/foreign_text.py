@@ -62,16 +62,9 @@ def parse_json(
     pairs_hook = _unique if strict else None
     constant = _refuse if strict else float
     text = _decode(data, most)
-    try:
-        value = json.loads(text, object_hook=object_hook, object_pairs_hook=pairs_hook, parse_constant=constant)
-    except ForeignTextError:
-        raise
-    except ValueError as error:
-        raise ForeignTextError(str(error)) from None
-    except RecursionError:
-        raise _too_deep() from None
-    _check(value)
-    return value
+    return _loaded(
+        lambda: json.loads(text, object_hook=object_hook, object_pairs_hook=pairs_hook, parse_constant=constant)
+    )
 
 
 def read_own_json(path: Path) -> Json:
@@ -126,14 +119,7 @@ def parse_toml(data: bytes | str) -> dict[str, Any]:
     text = _decode(data, MAX_SETTINGS)
     if _DEEP_KEY.search(text):
         raise _too_deep()
-    try:
-        table = tomllib.loads(text)
-    except ValueError as error:
-        raise ForeignTextError(str(error)) from None
-    except RecursionError:
-        raise _too_deep() from None
-    _check(table)
-    return table
+    return dict(_loaded(lambda: tomllib.loads(text)))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -152,8 +138,10 @@ def parse_yaml(data: bytes | str) -> Json:
     Raises:
         ForeignTextError: it is not such a YAML, or beyond a limit.
     """
-    text, depth = _decode(data, MAX_SETTINGS), 0
-    try:
+    text = _decode(data, MAX_SETTINGS)
+
+    def load() -> Json:
+        depth = 0
         for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
@@ -163,13 +151,9 @@ def parse_yaml(data: bytes | str) -> Json:
                 raise _too_deep()
             if number > MAX_EVENTS or isinstance(event, yaml.AliasEvent):
                 raise ForeignTextError("it has too many values, or references")
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ForeignTextError(str(error)) from None
-    except RecursionError:
-        raise _too_deep() from None
-    _check(value)
-    return value
+        return yaml.safe_load(text)
+
+    return _loaded(load)
 
 
 def read_text(path: Path) -> str:
@@ -196,6 +180,24 @@ def _decode(data: bytes | str, most: int) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ForeignTextError(str(error)) from None
+
+
+def _loaded(load: Callable[[], Json]) -> Json:
+    """Return what a parser loads, which it may not refuse in a way of its own.
+
+    Raises:
+        ForeignTextError: it refuses the text, or the value is beyond a limit.
+    """
+    try:
+        value = load()
+    except ForeignTextError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:
+        raise ForeignTextError(str(error)) from None
+    except RecursionError:
+        raise _too_deep() from None
+    _check(value)
+    return value
 
 
 def _check(value: object) -> None:

@@ -9,17 +9,15 @@ SHA256SUMS                       for `sha256sum -c`; the card is not in it, as i
 """
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 from limner_extensions.publishing import model_card, previews
 from limner_extensions.publishing.model_card import Sample
 from trainer import config, runs, storage
 from trainer.data import images
 from trainer.errors import UserError
-from trainer.runs import Run
+from trainer.runs import Run, backup
 
 SAMPLES = "samples"
 PEFT = "pytorch_lora_weights.safetensors"
@@ -108,17 +106,7 @@ def write_zip(run: Run, file: Path) -> None:
     Raises:
         UserError: as `contents`.
     """
-    files, top = contents(run), run.export.stem
-
-    def fill(target: IO[bytes]) -> None:
-        with zipfile.ZipFile(target, "w", strict_timestamps=False) as archive:  # stored: nothing of it gets smaller
-            for name, content in files.items():
-                if isinstance(content, Path):
-                    archive.write(content, f"{top}/{name}")
-                else:
-                    archive.writestr(f"{top}/{name}", content)
-
-    storage.write_with(file, fill)
+    backup.write_zip(file, run.export.stem, contents(run))
 
 
 def _pieces(content: bytes | Path) -> Iterator[bytes]:

@@ -29,7 +29,7 @@ def write_project(name: str, file: Path) -> None:
             mask = dataset.mask_file(image)
             if storage.is_regular_file(mask):
                 files[mask.relative_to(folder).as_posix()] = mask
-        _write(file, name, files)
+        write_zip(file, name, files)
 
 
 def write_run(run: Run, file: Path) -> None:
@@ -41,18 +41,18 @@ def write_run(run: Run, file: Path) -> None:
     runs.check_ended(run)
     contents = (path for path in run.folder.rglob("*") if storage.is_regular_file(path))
     files = {path.relative_to(run.folder).as_posix(): path for path in sorted(contents)}
-    _write(file, run.id, {name: path for name, path in files.items() if run_files.is_any(name)})
+    write_zip(file, run.id, {name: path for name, path in files.items() if run_files.is_any(name)})
 
 
-def _write(file: Path, folder: str, files: Mapping[str, Path | str]) -> None:
-    """Write a zip with one folder; files are given by their path in it."""
+def write_zip(file: Path, folder: str, files: Mapping[str, Path | str | bytes]) -> None:
+    """Write a zip with one folder; files are given by their path in it, each as a file here or as its content."""
 
     def fill(target: Any) -> None:  # noqa: ANN401 - an open file
         with zipfile.ZipFile(target, "w", strict_timestamps=False) as archive:  # stored: images are compressed already
             for name, content in files.items():
-                if isinstance(content, str):
-                    archive.writestr(f"{folder}/{name}", content)
-                else:
+                if isinstance(content, Path):
                     archive.write(content, f"{folder}/{name}")
+                else:
+                    archive.writestr(f"{folder}/{name}", content)
 
     storage.write_with(file, fill)

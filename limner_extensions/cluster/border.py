@@ -19,6 +19,7 @@ from trainer import config, storage
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.runs import events, run_files
+from trainer.runs.run import SETTINGS
 
 ABOUT, NEWS = TypeAdapter(About), TypeAdapter(News)
 MAX_TOTAL = 256 * 2**30  # bytes of all files: a hundred checkpoints of the largest adapters
@@ -128,7 +129,7 @@ def take_settings(ours: TrainConfig, text: str) -> TrainConfig:
         NodeLostError: the text is not settings, or a value is out of bounds.
     """
     try:
-        theirs = config.parse(text, run_files.SETTINGS)
+        theirs = config.parse(text, SETTINGS)
         data = ours.model_dump(mode="json")
         for section, names in DECIDED.items():
             values = theirs.get(section)

@@ -15,6 +15,7 @@ from trainer.config import subject_lines
 from trainer.data import dataset
 from trainer.data.dataset import Subject
 from trainer.errors import UserError
+from trainer.runs import Run
 
 app = typer.Typer()
 
@@ -77,7 +78,7 @@ def export_recipe(
     ] = None,
 ) -> None:
     """Write settings for kohya's scripts, and say what they cannot express."""
-    settings = config.load(source / "config.toml" if source.is_dir() else source)
+    settings = config.load(Run(source).config_file if source.is_dir() else source)
     try:
         images = len(dataset.read_subjects(settings.taught))
     except UserError:  # a config may be written for another machine

@@ -12,6 +12,7 @@ from trainer import foreign_text, storage
 from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.runs import Run
 
 DATASETS, PROMPTS = "dataset_config", "sample_prompts"
 SUFFIXES = {DATASETS: (".toml", ".json"), PROMPTS: (".txt",)}
@@ -42,7 +43,7 @@ def read(path: Path, images: int = 0, *, datasets: bool = False) -> Recipe:
         UserError: it is none of these, too large, damaged, or for a model that Limner does not train.
     """
     if path.is_dir():
-        path = path / "config.toml"
+        path = Run(path).config_file
     try:
         with path.open("rb") as file:
             start = file.read(foreign_text.MAX_SETTINGS + 1)

@@ -94,9 +94,7 @@ def train(
     folder: Annotated[
         Path | None, typer.Option("--run", metavar="FOLDER", help="New run folder (default: outputs/<time>_<name>).")
     ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
-    ] = None,
+    assignments: run_queue.Assignments = None,
 ) -> None:
     """Train an adapter from a config file."""
     run = runs.create(run_queue.read_settings(settings_file, assignments or []), folder)
@@ -107,11 +105,11 @@ def train(
 @app.command()
 def resume(folder: RunFolder) -> None:
     """Continue a run from its latest intact checkpoint."""
-    if not (folder / "config.toml").is_file():
+    run = Run(folder)
+    if not run.config_file.is_file():
         raise UserError(
             "{name!r} is not a run folder: it has no config.toml.", "Give the folder of a run.", name=folder.name
         )
-    run = Run(folder)
     if not runs.is_locked(run.lock):  # asked for before it ended
         storage.remove(run.folder / "ask" / "stop")
     runs.pause(run, go_on=True)

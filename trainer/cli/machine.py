@@ -92,7 +92,7 @@ def export_backup(
     adapter_files.check_out(file)
     if name in dataset.names():
         backup.write_project(name, file)
-    elif paths.is_name(name) and (paths.outputs() / name / "config.toml").is_file():
+    elif paths.is_name(name) and runs.Run(paths.outputs() / name).config_file.is_file():
         backup.write_run(runs.find(name), file)
     else:
         raise UserError("There is no project or run {name!r}.", "Check the name.", name=name[:80])

@@ -18,6 +18,9 @@ from trainer.runs import Run, archive, cards, queue
 
 app = typer.Typer(help="Show the queue of runs, and change it.")
 MAX_ADDED = 200  # runs at once: each that waits is a small process
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or name of a run under outputs/.")]
 
 
@@ -75,9 +78,7 @@ def takes(settings: TrainConfig) -> str:
 @app.command()
 def add(
     settings_files: Annotated[list[Path], typer.Argument(metavar="CONFIG.toml...", help="Full or partial settings.")],
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated.")
-    ] = None,
+    assignments: Assignments = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -181,7 +182,7 @@ def find(name: str) -> Run:
     """
     folder = Path(name)
     for candidate in (folder, paths.outputs() / name if paths.is_name(name) else folder):
-        if (candidate / "config.toml").is_file():
+        if Run(candidate).config_file.is_file():
             is_ours = candidate.resolve().parent == paths.outputs().resolve()
             return runs.find(candidate.resolve().name) if is_ours else Run(candidate)
     raise UserError("There is no run {name!r}.", "Give its folder, or its name under outputs.", name=folder.name[:80])

@@ -19,7 +19,7 @@ def display_name(adapter: Path) -> str:
         folder, step = adapter.parents[2], adapter.parent.name
     elif adapter.parent.name == checkpoints.KEPT:
         folder, step = adapter.parents[1], adapter.stem
-    if not (folder / "config.toml").is_file():
+    if not Run(folder).config_file.is_file():
         return adapter.name
     return f"{folder.name}@{step}" if step else f"{folder.name}/{adapter.name}"
 
@@ -67,7 +67,7 @@ def delete(run: Run) -> None:
 
 def deleted() -> list[Path]:
     """Return the runs in the bin, the one deleted last first."""
-    return [folder for folder in storage.binned(paths.outputs()) if (folder / "config.toml").is_file()]
+    return [folder for folder in storage.binned(paths.outputs()) if Run(folder).config_file.is_file()]
 
 
 def restore_last() -> Run:

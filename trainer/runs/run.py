@@ -40,6 +40,7 @@ from trainer.runs import events
 Command = Literal["stop", "checkpoint", "preview", "cooldown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 Status = Literal["waiting", "running", "interrupted", "finished", "stopped", "failed"]
+SETTINGS, LOG = "config.toml", "events.jsonl"
 PAUSE = "pause"
 HOLD = "hold"
 PROCESS = "process"
@@ -71,7 +72,7 @@ class Run:
     @property
     def log(self) -> Path:
         """Path of the event log."""
-        return self.folder / "events.jsonl"
+        return self.folder / LOG
 
     @property
     def lock(self) -> Path:
@@ -81,7 +82,7 @@ class Run:
     @property
     def config_file(self) -> Path:
         """Path of the settings."""
-        return self.folder / "config.toml"
+        return self.folder / SETTINGS
 
     def config(self) -> TrainConfig:
         """Read the settings."""
@@ -227,7 +228,7 @@ def find(run_id: str) -> Run:
         UserError: there is none.
     """
     folder = paths.outputs() / paths.check_name(run_id, "run")
-    if not (folder / "config.toml").is_file():
+    if not Run(folder).config_file.is_file():
         raise UserError("There is no run {run_id!r}.", "Reload the page.", run_id=run_id)
     return Run(folder)
 
@@ -242,7 +243,7 @@ def all_runs() -> list[Run]:
 
 
 def _is_run(folder: Path) -> bool:
-    return paths.is_name(folder.name) and (folder / "config.toml").is_file()
+    return paths.is_name(folder.name) and Run(folder).config_file.is_file()
 
 
 def log_tail(run: Run, lines: int = 200) -> str:

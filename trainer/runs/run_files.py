@@ -11,8 +11,8 @@ from trainer.adapter_files import safetensors_reader
 from trainer.data import images
 from trainer.errors import UserError
 from trainer.runs import checkpoints, events
+from trainer.runs.run import LOG, SETTINGS
 
-SETTINGS, LOG = "config.toml", "events.jsonl"
 MAX_PREVIEW = 64 * 2**20  # bytes
 # Besides settings and log, by the path in the run folder.
 _FILES = re.compile(

@@ -25,6 +25,7 @@ from trainer.runs.run import PAUSE
 
 ROOT = ".cluster"  # under a node's outputs: parcels that it keeps, and runs that it works on
 UNUSED = 30 * 24 * 3600.0  # seconds after which a parcel that no run has used is removed
+FAREWELL = 10.0  # seconds that a node may take to tidy up
 PIECE = 16 * 2**20  # bytes that are sent at once
 FORWARDED = (*COMMANDS, PAUSE)  # requests that a node's worker takes
 Stamp = tuple[Annotated[int, Field(ge=0)], int]  # size and time of a file, by which a change is noticed

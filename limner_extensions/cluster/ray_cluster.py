@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from limner_extensions.cluster.node import Node, NodeLostError
+from limner_extensions.cluster.node import FAREWELL, Node, NodeLostError
 from trainer.errors import UserError
 from trainer.runs import StopRequestedError
 
 LOOK = 0.5  # seconds to look whether there is room
-FAREWELL = 10.0  # seconds that a node may take to tidy up
 ATTEMPTS = 3  # at a cluster that answers, but is too busy to serve one more client within Ray's half a minute
 
 

@@ -14,7 +14,7 @@ from subprocess import Popen, TimeoutExpired
 from typing import IO, Any, Self, TypeVar, cast
 
 from limner_extensions.cluster.border import clean
-from limner_extensions.cluster.node import About, News, Node, NodeLostError
+from limner_extensions.cluster.node import FAREWELL, About, News, Node, NodeLostError
 from limner_extensions.cluster.node_server import GREETING
 from limner_extensions.cluster.wire import Wire
 from trainer import processes
@@ -22,7 +22,6 @@ from trainer.errors import UserError
 
 Answer = TypeVar("Answer", About, News)
 SCHEME = "ssh://"
-FAREWELL = 10.0  # seconds that a node may take to tidy up
 PATIENCE = 600.0  # seconds in which a machine that was lost may come back
 CHATTER = 2**16  # bytes that a login shell may print first
 MAX_LINE = 2000  # characters of an error there that are read at once

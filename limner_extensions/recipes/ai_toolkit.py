@@ -48,7 +48,7 @@ OPTIMIZERS = pairs("""
     adamw=adamw adam=adamw adamw8bit=adamw8bit adam8bit=adamw8bit lion=lion lion8bit=lion adafactor=adafactor
     prodigy=prodigy prodigy8bit=prodigy
 """)
-OWN_DECAY = {"adam": {"weight_decay": 0.0}, "adam8bit": {"weight_decay": 0.0}}  # where it is not torch's
+OWN_DECAY = {"adam": 0.0, "adam8bit": 0.0}  # where it is not torch's
 KINDS = {"lora": "lora", "locon": "lora", "dora": "lora", "lokr": "lokr"}
 SCHEDULES = pairs("constant=constant constant_with_warmup=constant cosine=cosine cosine_with_restarts=cosine")
 # Their settings of one preview, by our flags.
@@ -204,7 +204,7 @@ def _set_optimizer(draft: Draft) -> None:
     if kind is None:
         optimization.leave_optimizer(draft, name, NAMES)
         return
-    optimization.set_optimizer(draft, kind, NAMES, OWN_DECAY.get(name, {}))
+    optimization.set_optimizer(draft, kind, NAMES, OWN_DECAY.get(name))
     common = draft.get("train.lr", number, 1e-6)
     rate = draft.get("train.unet_lr", number, common)
     if ROWS[kind].finds_rate and rate < 0.1:

@@ -6,13 +6,12 @@ Each format takes the values that it understands. Whatever nobody took is named 
 import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from limner_extensions.recipes.values import EMPTY, is_idle, nested
+from limner_extensions.recipes.values import EMPTY, T, is_idle, nested
 from trainer import config
 from trainer.i18n import _
 
-T = TypeVar("T")
 Reason = Literal["no counterpart", "of that machine", "decided here", "replaced", "off"]
 REASONS: dict[Reason, str] = {
     "no counterpart": _("Limner has no counterpart for: {settings}."),

@@ -50,7 +50,7 @@ def apply(draft: Draft, *, gui: bool) -> None:
     if kind is None:
         optimization.leave_optimizer(draft, name, NAMES)
         return
-    optimization.set_optimizer(draft, kind, NAMES, {})
+    optimization.set_optimizer(draft, kind, NAMES)
     if name.lower() in ("lion8bit", "pagedlion8bit"):
         draft.note("The state of Lion has full precision here.")
     _set_rates(draft, kind, gui=gui)

@@ -245,8 +245,7 @@ def _set_optimizer(draft: Draft, spec: FamilySpec) -> None:
     if kind is None:
         optimization.leave_optimizer(draft, name, names)
         return
-    decay = {"weight_decay": OWN_DECAY[name]} if name in OWN_DECAY else {}
-    optimization.set_optimizer(draft, kind, names, decay)
+    optimization.set_optimizer(draft, kind, names, OWN_DECAY.get(name))
     if kind == "muon":
         draft.take("optimizer.momentum", "optimizer.beta1", number, 0.9)
     _set_rates(draft, spec.denoiser)

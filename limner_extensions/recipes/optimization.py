@@ -61,10 +61,15 @@ class Names:
     arguments: str
 
 
-def set_optimizer(draft: Draft, kind: str, names: Names, usual: Mapping[str, float]) -> None:
-    """Set the optimizer of one of our kinds, with the arguments that a recipe gives it, or else the usual ones."""
+def set_optimizer(draft: Draft, kind: str, names: Names, decay: float | None = None) -> None:
+    """Set the optimizer of one of our kinds, with the arguments that a recipe gives it.
+
+    `decay` is its weight decay where the recipe says nothing, if that is not the one of `USUAL`.
+    """
     draft.set("optimizer.kind", kind, *names.kinds)
-    values = {**USUAL[kind], **usual}
+    values = dict(USUAL[kind])
+    if decay is not None:
+        values["weight_decay"] = decay
     own = [name for name in values if name.startswith("beta")]
     betas = draft.get(f"{names.arguments}betas", lambda value: _numbers(value, len(own)), None) if own else None
     values |= zip(own, betas or (), strict=False)

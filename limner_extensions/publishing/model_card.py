@@ -14,7 +14,6 @@ import yaml
 from trainer.base_models import MICRO, detect, hub
 from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig
-from trainer.config.adapter import Lora
 
 NAME = "README.md"
 KINDS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
@@ -76,7 +75,7 @@ def _repository(public: TrainConfig) -> str:
 
 def _introduction(public: TrainConfig) -> str:
     adapter = public.adapter
-    kind = "DoRA" if isinstance(adapter, Lora) and adapter.dora else KINDS[adapter.kind]
+    kind = "DoRA" if adapter.dora else KINDS[adapter.kind]
     family = next((spec.title for name, spec in FAMILIES.items() if name == public.model.family), "Stable Diffusion")
     if repository := _repository(public):
         base = f"[{repository}](https://huggingface.co/{repository})"

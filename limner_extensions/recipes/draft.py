@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from limner_extensions.recipes.values import EMPTY, T, is_idle, nested
+from limner_extensions.recipes.values import EMPTY, T, is_idle
 from trainer import config
 from trainer.i18n import _
 
@@ -148,7 +148,7 @@ class Draft:
             *self.notes,
             *(_(REASONS[reason], settings=", ".join(names)) for reason, names in grouped.items() if names),
         ]
-        return Recipe(source, nested(self.settings), tuple(dict.fromkeys(notes)), dict(self.mapped))
+        return Recipe(source, config.nested(self.settings), tuple(dict.fromkeys(notes)), dict(self.mapped))
 
     def _reason(self, key: str, usual: Mapping[str, str]) -> Reason:
         value = self.values[key]
@@ -158,7 +158,7 @@ class Draft:
 
     def _drop_invalid(self) -> None:
         for _attempt in range(len(self.settings)):
-            errors = config.find_errors(config.merge(_CHECKED, nested(self.settings)))
+            errors = config.find_errors(config.merge(_CHECKED, config.nested(self.settings)))
             wrong = {path: error for path, error in errors.items() if path in self.settings}
             if not wrong:
                 return

@@ -18,18 +18,6 @@ def is_idle(value: object) -> bool:
     return value in (None, False, 0, [], {}) or (isinstance(value, str) and value.strip().lower() in texts)
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return partial settings from values by path."""
-    result: dict[str, Any] = {}
-    for path, value in settings.items():
-        *parents, last = path.split(".")
-        section = result
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[last] = value
-    return result
-
-
 def flat(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of nested tables and lists of tables by dotted keys.
 

@@ -103,8 +103,8 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 35_313, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 45_285, lines(".py", *ALL)),
+    ("lines of trainer and ui (27,000)", 35_317, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 45_276, lines(".py", *ALL)),
     ("lines of tests (22,000)", 25_245, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_720, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 6, modules),

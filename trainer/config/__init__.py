@@ -12,6 +12,7 @@ from trainer.config.loading import (
     load,
     load_partial,
     merge,
+    nested,
     override,
     parse,
     preset,

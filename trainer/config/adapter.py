@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -182,6 +182,11 @@ class _Lycoris(Section):
     Keep alpha equal to rank: LyCORIS 4.1 merges with alpha / rank squared, so that only a scale of 1 means the same
     everywhere.
     """
+
+    # What only a LoRA can have.
+    dora: ClassVar[bool] = False
+    lora_plus_ratio: ClassVar[float] = 1.0
+    start: ClassVar[str] = ""
 
     kind: str
     rank: int = Field(

@@ -6,7 +6,7 @@ of the schema.
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path, PureWindowsPath
@@ -292,12 +292,20 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             value = foreign_text.parse_toml(f"value = {text}")["value"]
         except foreign_text.ForeignTextError:
             value = text
-        *parents, last = path.split(".")
-        nested: dict[str, Any] = {last: value}
-        for parent in reversed(parents):
-            nested = {parent: nested}
-        data = merge(data, renames.current(nested))
+        data = merge(data, renames.current(nested({path: value})))
     return data
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return partial settings from values by path."""
+    result: dict[str, Any] = {}
+    for path, value in settings.items():
+        *parents, last = path.split(".")
+        section = result
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    return result
 
 
 def dump(config: Section) -> str:

@@ -270,9 +270,9 @@ class TrainConfig(Section):
             raise Conflict("training.ema_decay", _("a schedule-free optimizer already averages; set it to 0"), 0.0)
         if row.finds_rate and self.training.text_encoder and self.training.text_encoder_lr_factor != 1:
             raise Conflict("training.text_encoder_lr_factor", one_rate, 1.0)
-        if row.finds_rate and isinstance(self.adapter, Lora) and self.adapter.lora_plus_ratio != 1:
+        if row.finds_rate and self.adapter.lora_plus_ratio != 1:
             raise Conflict("adapter.lora_plus_ratio", one_rate, 1.0)
-        if row.matrices_only and isinstance(self.adapter, Lora) and self.adapter.dora:
+        if row.matrices_only and self.adapter.dora:
             raise Conflict("adapter.dora", _("{title} trains matrices only; set it to false", title=title), False)
         if row.matrices_only and self.adapter.targets == "conv":
             reason = _("{title} trains matrices only; set it to attention+ff", title=title)
@@ -300,9 +300,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _adapter_fits(self) -> "TrainConfig":
-        is_dora = isinstance(self.adapter, Lora) and self.adapter.dora
-        is_plain_lora = isinstance(self.adapter, Lora) and not is_dora
-        if self.model.weights != "full" and not is_plain_lora:
+        is_dora = self.adapter.dora
+        if self.model.weights != "full" and (is_dora or self.adapter.kind != "lora"):
             raise Conflict("model.weights", _("LoHa, LoKr and DoRA need unquantized weights; set it to full"), "full")
         if is_dora and self.preview.strength != 1:
             raise Conflict("preview.strength", _("DoRA previews need strength 1"), 1.0)

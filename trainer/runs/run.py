@@ -239,11 +239,7 @@ def all_runs() -> list[Run]:
     if not root.is_dir():
         return []
     folders = sorted(root.iterdir(), reverse=True)
-    return [Run(folder) for folder in folders if _is_run(folder)]
-
-
-def _is_run(folder: Path) -> bool:
-    return paths.is_name(folder.name) and Run(folder).config_file.is_file()
+    return [run for run in map(Run, folders) if paths.is_name(run.id) and run.config_file.is_file()]
 
 
 def log_tail(run: Run, lines: int = 200) -> str:

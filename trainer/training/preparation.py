@@ -87,7 +87,7 @@ def identify(config: TrainConfig, family: Family, examples: tuple[Example, ...])
         dataset_sha256=dataset.digest((*examples, *regularization), by_line=config.captions.multiple),
         base_sha256=known["denoiser"],
         vae_sha256=known.get("vae", ""),
-        start_sha256=_checksum(getattr(config.adapter, "start", "")),
+        start_sha256=_checksum(config.adapter.start),
         training_adapter_sha256=_checksum(config.model.training_adapter),
         packages={name: version(name) for name in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         device=devices.name(family.device),

@@ -7,7 +7,6 @@ from packaging.version import InvalidVersion, Version
 
 from trainer import __version__
 from trainer.config import TrainConfig
-from trainer.config.adapter import Lora
 from trainer.errors import UserError
 from trainer.i18n import _
 
@@ -25,10 +24,6 @@ def _has_warmup(config: TrainConfig) -> bool:
     return config.schedule.kind in ("cosine", "linear") and config.schedule.warmup > 0
 
 
-def _is_dora(config: TrainConfig) -> bool:
-    return isinstance(config.adapter, Lora) and config.adapter.dora
-
-
 UPGRADES = (
     Upgrade("0.2.0.dev0", _has_warmup, _("the learning rate, as the schedule begins after the warm-up")),
     Upgrade("0.2.0.dev0", lambda config: config.training.ema_decay > 0, _("the average of the weights")),
@@ -43,7 +38,7 @@ def check(program: str, config: TrainConfig) -> None:
     Raises:
         UserError: its adapter has another form here.
     """
-    if _is_before(program, "0.2.0.dev0") and _is_dora(config):
+    if _is_before(program, "0.2.0.dev0") and config.adapter.dora:
         raise UserError(
             "This DoRA run was begun by Limner {program}, which trained a length for each output of a layer; now it is "
             "one for each input.",

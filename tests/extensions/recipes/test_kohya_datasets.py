@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from limner_extensions.recipes import kohya, kohya_export, reading
 from limner_extensions.recipes.draft import Recipe
-from limner_extensions.recipes.values import flat, nested
+from limner_extensions.recipes.values import flat
 from tests.extensions.recipes.examples import GUI, SCRIPT, toml
 from tests.unit.data.test_dataset import png
 from trainer import config
@@ -217,7 +217,7 @@ NOT_SAID = ("record", "preview", "training.exposures", "training.devices", "trai
 
 
 def built(changes: dict[str, Any]) -> config.TrainConfig:
-    return config.build(nested(PLAIN | changes))
+    return config.build(config.nested(PLAIN | changes))
 
 
 def check_differences(before: config.TrainConfig, after: config.TrainConfig, notes: tuple[str, ...]) -> None:
@@ -268,7 +268,7 @@ def test_what_it_says_comes_back_as_it_was(tmp_path: Path, changes: dict[str, An
     exported = kohya_export.export(settings, images=20)
     file = tmp_path / "kohya.toml"
     file.write_text(exported.text, encoding="utf-8")
-    again = config.build(config.merge(nested(PLAIN), reading.read(file).settings))
+    again = config.build(config.merge(config.nested(PLAIN), reading.read(file).settings))
     check_differences(settings, again, exported.notes)
 
 
@@ -299,7 +299,7 @@ def test_flow_matching_comes_back_as_it_was(tmp_path: Path, family: str, changes
     if values["network_module"] == "lycoris.kohya":  # the family then follows from the path of one of its parts
         mark = {"sd3": "clip_g", "flux": "ae"}[family]
         file.write_text(f'{exported.text}\n{mark} = "part.safetensors"', encoding="utf-8")
-    again = config.build(config.merge(nested(PLAIN | {"model.family": family}), reading.read(file).settings))
+    again = config.build(config.merge(config.nested(PLAIN | {"model.family": family}), reading.read(file).settings))
     check_differences(settings, again, exported.notes)
 
 

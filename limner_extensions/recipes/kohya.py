@@ -117,7 +117,7 @@ def read(data: Mapping[str, Any], images: int, *, datasets: bool = False) -> Rec
     if len(SIGNS & values.keys()) < 2:
         return _read_datasets(values, images, data, datasets=datasets)
     gui = "LoRA_type" in values or "max_resolution" in values
-    return _read(values, images, "kohya_ss" if gui else "sd-scripts", gui=gui, data=data, datasets=datasets)
+    return _read(values, images, gui=gui, data=data, datasets=datasets)
 
 
 def _read_datasets(values: dict[str, Any], images: int, data: Mapping[str, Any], *, datasets: bool) -> Recipe:
@@ -155,7 +155,7 @@ def read_metadata(metadata: Mapping[str, str], images: int) -> Recipe:
     arguments = _json(values.pop("network_args", None))
     if isinstance(arguments, dict):
         values |= {f"network_args.{name}": value for name, value in arguments.items()}
-    return _read(values, images, "sd-scripts", gui=False, data=data, datasets=False)
+    return _read(values, images, gui=False, data=data, datasets=False)
 
 
 def _json(value: object) -> Any:  # noqa: ANN401 - any JSON
@@ -223,9 +223,7 @@ def _arguments(name: str, value: object) -> dict[str, Any]:
     return result
 
 
-def _read(
-    values: dict[str, Any], images: int, source: str, *, gui: bool, data: Mapping[str, Any], datasets: bool
-) -> Recipe:
+def _read(values: dict[str, Any], images: int, *, gui: bool, data: Mapping[str, Any], datasets: bool) -> Recipe:
     draft = Draft(values, images)
     spec = kohya_flow.find(draft, gui=gui)
     flow = scripted(flow_of(spec))
@@ -246,7 +244,7 @@ def _read(
     kohya_network.apply(draft, flow)
     kohya_optimizer.apply(draft, gui=gui)
     _leave_others(draft)
-    return draft.finish(source, USUAL)
+    return draft.finish("kohya_ss" if gui else "sd-scripts", USUAL)
 
 
 def _leave_others(draft: Draft) -> None:

@@ -103,8 +103,11 @@ def raw(header: Any, body: bytes = b"") -> bytes:  # noqa: ANN401 - any JSON
 
 def tensors(**changes: Any) -> bytes:  # noqa: ANN401 - arrays, or None to leave one out
     """A file in the form of kohya, with changes by what follows the module's name."""
-    parts = {"lora_down.weight": np.ones((4, 6), "<f4"), "lora_up.weight": np.ones((5, 4), "<f4"),
-             "alpha": np.array(2, "<f4")}  # fmt: skip
+    parts = {
+        "lora_down.weight": np.ones((4, 6), "<f4"),
+        "lora_up.weight": np.ones((5, 4), "<f4"),
+        "alpha": np.array(2, "<f4"),
+    }
     parts |= {key.replace("__", "."): value for key, value in changes.items()}
     header, body = {}, b""
     for key, value in ((key, value) for key, value in parts.items() if value is not None):

@@ -190,13 +190,14 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         "png that tells 40000 x 40000": png(40000, 40000, 8, 2, b""),
         "png of 13000 x 13000 in one bit": png(13000, 13000, 1, 0, bytes(13000 * 1626)),
         "png 2 billion wide": png(2**31 - 1, 1, 1, 0, b"\0" * 11),
-        "jpeg that tells 65500 x 65500": with_jpeg_size(jpg, 65500, 65500), "bmp that tells 30000 x 30000": long_bmp,
+        "jpeg that tells 65500 x 65500": with_jpeg_size(jpg, 65500, 65500),
+        "bmp that tells 30000 x 30000": long_bmp,
         "avif that tells 12000 x 12000": with_box_size(avif, 12000, 12000),
-    }  # fmt: skip
+    }
     return {
         **bad_headers,
         **{name: (f"{number}.png", data, NONE) for number, (name, data) in enumerate(other_formats.items())},
         **{name: (f"{number}.jpg", data, Refused("")) for number, (name, data) in enumerate(no_pictures.items())},
         **{name: (f"{number}.png", data, Refused("")) for number, (name, data) in enumerate(broken.items())},
         **{name: (f"{number}.png", data, LARGE) for number, (name, data) in enumerate(bombs.items())},
-    }  # fmt: skip
+    }

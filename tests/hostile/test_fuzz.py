@@ -137,13 +137,15 @@ def test_settings(home: Path, files: int) -> None:
 def test_events(home: Path, files: int) -> None:
     facts = {"learning_rate": 1e-4, "grad_norm": 1.0, "seconds": 0.5, "memory": 9}
     log = [
-        events.Started(step=0, steps=3, pid=1, device="CPU"), events.Phase(name="x", done=1, total=2),
+        events.Started(step=0, steps=3, pid=1, device="CPU"),
+        events.Phase(name="x", done=1, total=2),
         events.Step(step=1, loss=0.5, **facts),
         events.Preview(step=1, file="previews/000001_0.png", prompt="a", seed=1),
-        events.Checkpoint(step=1, folder="checkpoints/000001"), events.Warned(message="w"),
+        events.Checkpoint(step=1, folder="checkpoints/000001"),
+        events.Warned(message="w"),
         events.Verified(file="a", verdicts=(("x", True, "y"),)),
         events.Failed(message="m", remedy="r", traceback="t"),
-    ]  # fmt: skip
+    ]
     lines = b"".join(event.model_dump_json().encode() + b"\n" for event in log)
 
     def read(path: Path) -> None:

@@ -53,19 +53,25 @@ def test_the_card_is_valid_for_the_hub(run: Run) -> None:
     text = (published(run) / "README.md").read_text(encoding="utf-8")
     data = ModelCard(text).data.to_dict()
     assert data == {
-        "base_model": "anna/fox-xl", "base_model_relation": "adapter", "library_name": "diffusers",
-        "pipeline_tag": "text-to-image", "instance_prompt": "miraxo",
+        "base_model": "anna/fox-xl",
+        "base_model_relation": "adapter",
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "instance_prompt": "miraxo",
         "tags": ["text-to-image", "diffusers", "lora", "stable-diffusion", "template:diffusion-lora", "limner"],
         "widget": [
             {"text": PROMPT, "output": {"url": "samples/1.png"}},
             {"text": "a fox, `code` | table", "output": {"url": "samples/2.png"}},
         ],
-    }  # fmt: skip
+    }
     assert "# license:" in text, "it is left to whoever publishes"
-    for line in ("A LoRA that teaches Stable Diffusion XL a character. It was trained on [anna/fox-xl]",
-                 "It loads in ComfyUI: put `rin.safetensors`", f"image = pipeline({json.dumps(PROMPT)}).images[0]",
-                 "| resolution | 512, 384, 256 |",
-                 r"| ![Sample](samples/2.png) | `` a fox, `code` \| table `` | 7 |"):  # fmt: skip
+    for line in (
+        "A LoRA that teaches Stable Diffusion XL a character. It was trained on [anna/fox-xl]",
+        "It loads in ComfyUI: put `rin.safetensors`",
+        f"image = pipeline({json.dumps(PROMPT)}).images[0]",
+        "| resolution | 512, 384, 256 |",
+        r"| ![Sample](samples/2.png) | `` a fox, `code` \| table `` | 7 |",
+    ):
         assert line in text, line
     code = text.partition("```python\n")[2].partition("```")[0]
     compile(code, "card", "exec")

@@ -44,10 +44,13 @@ SD3_TRAINER: dict[str, Any] = {
     "timestep_shift": 3.0, "min_noising_strength": 0.1, "text_encoder_3": {"train": True}, "layer_filter": "attn",
     "layer_filter_preset": "attn-only",
 }  # fmt: skip
-FLUX_JOB = AI_TOOLKIT.replace("noise_scheduler: ddpm", "noise_scheduler: flowmatch").replace(
-    "arch: sdxl, quantize: false", "is_flux: true, quantize: true, low_vram: true").replace(
-    "min_snr_gamma: 5", "timestep_type: sigmoid").replace("stabilityai/stable-diffusion-xl-base-1.0",
-    "black-forest-labs/FLUX.1-dev").replace(", conv: 32, conv_alpha: 16", "")  # fmt: skip
+FLUX_JOB = (
+    AI_TOOLKIT.replace("noise_scheduler: ddpm", "noise_scheduler: flowmatch")
+    .replace("arch: sdxl, quantize: false", "is_flux: true, quantize: true, low_vram: true")
+    .replace("min_snr_gamma: 5", "timestep_type: sigmoid")
+    .replace("stabilityai/stable-diffusion-xl-base-1.0", "black-forest-labs/FLUX.1-dev")
+    .replace(", conv: 32, conv_alpha: 16", "")
+)
 SD3_JOB = FLUX_JOB.replace("is_flux: true", "is_v3: true").replace("timestep_type: sigmoid", "timestep_type: linear")
 
 

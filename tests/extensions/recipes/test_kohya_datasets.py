@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from limner_extensions.recipes import kohya, kohya_export, reading
 from limner_extensions.recipes.draft import Recipe
-from limner_extensions.recipes.values import flat
+from limner_extensions.recipes.values import flat, words
 from tests.extensions.recipes.examples import GUI, SCRIPT, toml
 from tests.unit.data.test_dataset import png
 from trainer import config
@@ -175,9 +175,11 @@ def test_the_commands_take_datasets_there_and_back(character: Path, tmp_path: Pa
     limner("export-recipe", out, "--out", tmp_path / "k.toml", "--datasets", tmp_path / "d.toml")
     subsets = tomllib.loads((tmp_path / "d.toml").read_text())["datasets"][0]["subsets"]
     assert [(subset["image_dir"], subset["num_repeats"], subset["class_tokens"]) for subset in subsets] == [
-        ("/data/leo", 1, "tuvani boy"), ("/data/boys", 1, "boy"), ("/data/kim", 2, "kmx2 girl"),
+        ("/data/leo", 1, "tuvani boy"),
+        ("/data/boys", 1, "boy"),
+        ("/data/kim", 2, "kmx2 girl"),
         ("/data/girls", 1, "girl"),
-    ]  # fmt: skip
+    ]
     limner("import-recipe", tmp_path / "d.toml", "--out", again)
     assert config.load(again).taught == first.taught
     exported = kohya_export.export(first, datasets=True)
@@ -212,8 +214,10 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
              "timestep_sampling": "flux_shift", "model_prediction_type": "raw"},
 }  # fmt: skip
 # Not part of what sd-scripts could do: of the run, or of the machine.
-NOT_SAID = ("record", "preview", "training.exposures", "training.devices", "training.cards", "name", "dataset",
-            "captions.shuffles", "checkpoint.minutes", "checkpoint.keep", "checkpoint.adapters", "export")  # fmt: skip
+NOT_SAID = words("""
+    record preview training.exposures training.devices training.cards name dataset captions.shuffles checkpoint.minutes
+    checkpoint.keep checkpoint.adapters export
+""")
 
 
 def built(changes: dict[str, Any]) -> config.TrainConfig:

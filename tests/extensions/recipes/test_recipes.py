@@ -116,7 +116,7 @@ def test_a_preset_of_the_gui(tmp_path: Path) -> None:
         ({"min_snr_gamma": 5, "debiased_estimation_loss": True}, "objective.weighting", "min-snr"),
         ({"save_precision": "float"}, "export.precision", "fp32"),
     ],
-)  # fmt: skip
+)
 def test_settings_of_the_scripts(tmp_path: Path, changes: dict[str, Any], path: str, value: object) -> None:
     values = {key: item for key, item in (SCRIPT | changes).items() if item is not None}
     recipe = read(tmp_path, toml(values), images=20)
@@ -239,9 +239,10 @@ def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> N
     recipe = read(tmp_path, RECIPES["limner.toml"])
     assert recipe.source == "Limner"
     assert recipe.settings == {
-        "adapter": {"kind": "lora", "rank": 4}, "optimizer": {"learning_rate": 0.002},
+        "adapter": {"kind": "lora", "rank": 4},
+        "optimizer": {"learning_rate": 0.002},
         "training": {"steps": 5, "ema_decay": 0.5},
-    }  # fmt: skip
+    }
     assert any("training.new_setting" in note for note in recipe.notes)
     run = tmp_path / "run"
     run.mkdir()

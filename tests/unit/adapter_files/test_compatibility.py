@@ -131,8 +131,11 @@ def parts_of(kind: str, down: Tensor, up: Tensor) -> Tensors:
     loha = {f"hada_w{n}_a": torch.ones(rows, 2) for n in (1, 2)} | {"alpha": TWO}
     loha |= {f"hada_w{n}_b": torch.ones(2, columns) for n in (1, 2)}
     lokr = {"lokr_w1": torch.ones(4, 4), "alpha": TWO}
-    cores = {"lokr_t2": torch.ones(2, 2, *kernel), "lokr_w2_a": torch.ones(2, rows // 4),
-             "lokr_w2_b": torch.ones(2, down.shape[1] // 4)}  # fmt: skip
+    cores = {
+        "lokr_t2": torch.ones(2, 2, *kernel),
+        "lokr_w2_a": torch.ones(2, rows // 4),
+        "lokr_w2_b": torch.ones(2, down.shape[1] // 4),
+    }
     factors = {"lokr_w2_a": torch.ones(rows // 4, 2), "lokr_w2_b": torch.ones(2, columns // 4)}
     blocks = torch.ones(rows // 4, 4, 4)
     kinds: dict[str, Tensors] = {

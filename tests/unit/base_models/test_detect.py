@@ -105,8 +105,11 @@ def test_a_base_in_the_cache_of_the_hub(tiny_sd: Path, tmp_path: Path, monkeypat
 
 def folder(path: Path, kind: str, denoiser: dict[str, Any], scheduler: dict[str, Any]) -> Path:
     part = "transformer" if kind.startswith(("StableDiffusion3", "Flux", "Chroma", "ZImage")) else "unet"
-    for name, data in (("model_index.json", {"_class_name": kind}), (f"{part}/config.json", denoiser),
-                       ("scheduler/scheduler_config.json", scheduler)):  # fmt: skip
+    for name, data in (
+        ("model_index.json", {"_class_name": kind}),
+        (f"{part}/config.json", denoiser),
+        ("scheduler/scheduler_config.json", scheduler),
+    ):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(json.dumps(data))
     return path
@@ -227,8 +230,9 @@ SD3 = {
     **{f"{clip}text_model.embeddings.position_embedding.weight": [77, 768] for clip in CLIPS},
 }
 SD35_MEDIUM = SD3 | {
-    f"{UNET}joint_blocks.0.x_block.attn.ln_q.weight": [64], f"{UNET}joint_blocks.0.x_block.attn2.qkv.weight": [4608, 1],
-}  # fmt: skip
+    f"{UNET}joint_blocks.0.x_block.attn.ln_q.weight": [64],
+    f"{UNET}joint_blocks.0.x_block.attn2.qkv.weight": [4608, 1],
+}
 SD35_LARGE = SD3 | {f"{UNET}joint_blocks.37.x_block.attn.ln_q.weight": [64]}
 FLUX = {
     f"{UNET}double_blocks.0.img_mod.lin.weight": [18432, 3072],
@@ -264,7 +268,9 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "SD 1.5, v-prediction": (SD15 | {"v_pred": [0]}, {}, ("Stable Diffusion 1.x", "v_prediction", False)),
     "SD 1.5, zero terminal SNR alone": (SD15 | {"ztsnr": [0]}, {}, ("Stable Diffusion 1.x", None, True)),
     "SDXL, zero terminal SNR, named": (
-        SDXL | {"ztsnr": [0]}, {"modelspec.prediction_type": "v"}, ("Stable Diffusion XL", "v_prediction", True),
+        SDXL | {"ztsnr": [0]},
+        {"modelspec.prediction_type": "v"},
+        ("Stable Diffusion XL", "v_prediction", True),
     ),
     "SD 2.1": (SD21, {}, ("Stable Diffusion 2.x", None, False)),
     "SDXL": (SDXL, {}, ("Stable Diffusion XL", "epsilon", False)),
@@ -277,7 +283,7 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "FLUX.2 klein": (KLEIN, {}, ("FLUX.2 klein", "flow", False)),
     "FLUX.2 klein 9B": (renamed(KLEIN_9B, "qwen3_4b", "qwen3_8b"), {}, ("FLUX.2 klein 9B", "flow", False)),
     "Z-Image": (Z_IMAGE, {}, ("Z-Image", "flow", False)),
-}  # fmt: skip
+}
 
 REFUSED: dict[str, tuple[Shapes, str]] = {
     "kohya's LoRA": ({"lora_unet_mid_block_x.lora_up.weight": [4, 4]}, "an adapter"),
@@ -312,9 +318,10 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "Playground v2.5": (SDXL | {"edm_mean": [4], "edm_std": [4]}, "EDM model"),
     "pruned of its text encoder": (without(SDXL, "embedders.1"), "has no second text encoder"),
     "a merge of families": (
-        SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]}, "cross-attention is 1024 wide",
+        SD15 | {f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight": [320, 1024]},
+        "cross-attention is 1024 wide",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("shapes", "metadata", "expected"), BASES.values(), ids=BASES.keys())

@@ -152,8 +152,10 @@ def test_every_name_is_read_back(family: FamilyName) -> None:
     ("name", "path"),
     [
         ("lora_te_encoder_layers_0_self_attn_q_proj", "encoder.layers.0.self_attn.q_proj"),
-        ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out",
-         "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"),
+        (
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out",
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0",
+        ),
         ("base_model.model.mid_block.resnets.1.conv2", "mid_block.resnets.1.conv2"),
         ("text_encoders.clip_g.transformer.text_model.encoder.layers.0.mlp.fc1", "encoder.layers.0.mlp.fc1"),
         ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn3.to_q", None),
@@ -164,7 +166,7 @@ def test_every_name_is_read_back(family: FamilyName) -> None:
         ("lora_unet_" + "a" * 10**6 + "!", None),
         ("", None),
     ],
-)  # fmt: skip
+)
 def test_names_of_other_programs(name: str, path: str | None) -> None:
     module = layer_names.read(name)
     assert (module.place.path if module.place else None) == path

@@ -51,6 +51,14 @@ FLUX = {
     ".attn.norm_added_k.weight": ".txt_attn.norm.key_norm.scale",
     ".attn.norm_q.weight": ".img_attn.norm.query_norm.scale", ".attn.norm_k.weight": ".img_attn.norm.key_norm.scale",
 }  # fmt: skip
+# Of Wan's VAE, whose blocks are numbered in one sequence.
+WAN = {
+    "post_quant_conv.": "conv2.", "quant_conv.": "conv1.", ".conv_in.": ".conv1.", "mid_block.resnets.0.":
+    "middle.0.", "mid_block.resnets.1.": "middle.2.", "mid_block.attentions.0.": "middle.1.",
+    ".norm_out.": ".head.0.", ".conv_out.": ".head.2.", ".conv_shortcut.": ".shortcut.", ".down_blocks.":
+    ".downsamples.",
+}  # fmt: skip
+RESIDUAL = {"norm1": 0, "conv1": 2, "norm2": 3, "conv2": 6}  # places in Wan's blocks
 Z_IMAGE = {".norm_q.": ".q_norm.", ".norm_k.": ".k_norm."}
 Z_IMAGE |= {"all_x_embedder.2-1.": "x_embedder.", "all_final_layer.2-1.": "final_layer."}
 
@@ -78,10 +86,10 @@ def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: di
 def write_apart(folder: Path, path: Path) -> Path:
     """The same, with the text encoders in files of their own beside it, as ComfyUI has them."""
     tensors = load_file(_write_transformer(folder, path))
-    for name in ("clip_l", "clip_g", "t5xxl", "qwen3_4b"):
+    for name, file in {"clip_l": "clip_l", "clip_g": "clip_g", "t5xxl": "t5xxl", **QWEN}.items():
         if own := _taken(tensors, f"text_encoders.{name}.transformer."):
             useless = {"logit_scale": torch.tensor(1.0)} if name.startswith("clip") else {}  # published files have it
-            save_file(own | useless, path.parent / f"{name.replace('qwen3', 'qwen_3')}_fp16.safetensors")
+            save_file(own | useless, path.parent / f"{file}_fp16.safetensors")
     save_file(tensors, path)
     return path
 
@@ -104,6 +112,7 @@ def _taken(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
     return {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}
 
 
+QWEN = {"qwen3_4b": "qwen_3_4b"}  # names in files, and of files
 T5_ALONE, QWEN3 = {"t5xxl": "text_encoder"}, {"qwen3_4b": "text_encoder"}
 ENCODERS: dict[FamilyName, dict[str, str]] = {
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
@@ -112,7 +121,7 @@ ENCODERS: dict[FamilyName, dict[str, str]] = {
 ENCODERS |= {"chroma": T5_ALONE, "z_image": QWEN3, "flux2_klein": QWEN3}
 NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "z_image": Z_IMAGE}
 NAMES |= dict.fromkeys(("flux", "chroma", "flux2_klein"), FLUX)
-FIRST_LEVELS = {"t5xxl": "", "qwen3_4b": "model."}
+FIRST_LEVELS = {"t5xxl": "", **dict.fromkeys(QWEN, "model.")}
 
 
 def _write_transformer(folder: Path, path: Path) -> Path:
@@ -135,7 +144,10 @@ def _write_transformer(folder: Path, path: Path) -> Path:
 def _transformer(folder: Path, family: FamilyName, names: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
     tensors = _load(folder)
     last = json.loads((folder / "config.json").read_text()).get("num_layers", 0) - 1
-    swapped = ("norm_out.linear.", *([f"transformer_blocks.{last}.norm1_context.linear."] if family == "sd3" else []))
+    swapped = tuple(
+        f"transformer_blocks.{last}.{layer}." if layer.startswith("norm1") else f"{layer}."
+        for layer in registry.TRANSFORMERS[family].swapped
+    )
     for key, value in tensors.items():
         layer, _, end = key.rpartition(".")
         whole = transformer_names.joined(layer, family)
@@ -169,9 +181,14 @@ def _load(folder: Path) -> dict[str, Tensor]:
     return load_file(weights)
 
 
-def _renamed(key: str, names: dict[str, str]) -> str:
+def _replaced(key: str, names: dict[str, str]) -> str:
     for name, original in names.items():
         key = key.replace(name, original)
+    return key
+
+
+def _renamed(key: str, names: dict[str, str]) -> str:
+    key = _replaced(key, names)
     key = re.sub(r"^(single_blocks\.\d+)\.img_attn", r"\1", key)
     return re.sub(r"^(distilled_guidance_layer\.norms\.\d+)\.weight", r"\1.scale", key)
 
@@ -187,6 +204,9 @@ def _unet(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _vae(folder: Path) -> Iterator[tuple[str, Tensor]]:
     config = json.loads((folder / "config.json").read_text())
+    if config["_class_name"] == "AutoencoderKLQwenImage":
+        yield from ((_of_wan(key), value) for key, value in _load(folder).items())
+        return
     levels = len(config["block_out_channels"])
     for key, value in _load(folder).items():
         name = key
@@ -198,6 +218,13 @@ def _vae(folder: Path) -> Iterator[tuple[str, Tensor]]:
             name = name.replace(f"decoder.up_blocks.{level}.", f"decoder.up.{levels - 1 - level}.")
         projection = ".attentions." in key and "group_norm" not in key and key.endswith("weight")
         yield _renamed(name, VAE), value[:, :, None, None] if projection else value
+
+
+def _of_wan(key: str) -> str:
+    key = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda at: f"upsamples.{4 * int(at[1]) + int(at[2])}", key)
+    key = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda at: f"upsamples.{4 * int(at[1]) + 3}", key)
+    key = re.sub(r"\.(norm1|conv1|norm2|conv2)\.", lambda layer: f".residual.{RESIDUAL[layer[1]]}.", key)
+    return _replaced(key, WAN)
 
 
 def _clip(folder: Path) -> Iterator[tuple[str, Tensor]]:

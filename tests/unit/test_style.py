@@ -103,18 +103,18 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 35_317, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 45_274, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 25_277, lines(".py", "tests")),
+    ("lines of trainer and ui (27,000)", 35_354, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 45_311, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 25_316, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_720, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 6, modules),
     ("functions of more than 60 lines (1)", 1, counted(lambda name: sum(n > 60 for n in lengths(name)), *PROGRAM)),
     ("positional results of more than three values in ui (0)", 2, counted(positional, "ui")),
     ("`fmt: skip` in the program (0)", 1, matches(r"# fmt: skip", *ALL)),
-    ("`fmt: skip` in tests (0)", 48, matches(r"# fmt: skip", "tests")),
+    ("`fmt: skip` in tests (0)", 49, matches(r"# fmt: skip", "tests")),
     ("`noqa` in the program (25)", 21, matches(r"# noqa", *ALL)),
     ("docstrings that ask or begin with `Tell whether` (0)", 0, counted(asking, *ALL)),
-    ("conditional expressions (12 per 1,000 lines)", 737, counted(conditional, *PROGRAM)),
+    ("conditional expressions (12 per 1,000 lines)", 739, counted(conditional, *PROGRAM)),
     ("variables whose names say nothing, in the program (0)", 4, counted(vague, *ALL)),
     ("variables whose names say nothing, in tests (20)", 3, counted(vague, "tests")),
 ]

@@ -16,7 +16,7 @@ from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, hub, name_hints, other_models
 from trainer.base_models.name_hints import FewStep
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
-from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, FamilySpec, PredictionType, Size
+from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, VAE_ENTRIES, FamilySpec, PredictionType, Size
 from trainer.errors import UserError
 from trainer.foreign_text import MAX_HEADER, MAX_TENSORS
 from trainer.i18n import _
@@ -29,7 +29,7 @@ REMEDY = _(
 _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
 _COMFYUI = ({"diffusion_models", "unet", "checkpoints"}, ("text_encoders", "clip", "vae"))  # folders of parts beside
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
-_VAE_KEYS = {"first_stage_model.decoder.conv_in.weight", "vae.decoder.conv_in.weight"}
+_VAE_KEYS = {f"{prefix}.decoder.{layer}.weight" for prefix in ("first_stage_model", "vae") for layer in VAE_ENTRIES}
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def vae_factor(model: str) -> int:
     family, folder = MODELS[model]
     if not (folder / "vae").is_dir():  # a size, of which only the denoiser differs
         folder = CONFIGS / family
-    return int(2 ** (len(_config(folder / "vae")["block_out_channels"]) - 1))
+    config = _config(folder / "vae")
+    return int(2 ** (len(config.get("block_out_channels") or config["dim_mult"]) - 1))
 
 
 def text_encoder_size(model: str) -> int:

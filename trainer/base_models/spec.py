@@ -9,6 +9,7 @@ PredictionType = Literal["epsilon", "v_prediction", "flow"]
 Shape = tuple[int, ...]
 DENOISERS = ("unet", "transformer")  # components, as in folders in diffusers form
 DENOISER_KEYS = "model.diffusion_model."  # how the keys of a denoiser begin in a single file
+VAE_ENTRIES = ("conv_in", "conv1")  # first layers of a VAE's halves; the latter in those of videos by their own names
 QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}  # parts of joined layers, with their shares of the rows
 ADD_QKV = {"attn.add_q_proj": 1, "attn.add_k_proj": 1, "attn.add_v_proj": 1}
 MAX_CLIP_SKIP = 12  # layers of the text encoder of Stable Diffusion 1.x
@@ -226,7 +227,7 @@ class FamilySpec:
     model: str  # module and class in `trainer.families` that load it
     pipeline: str  # class in a folder's `model_index.json`
     pipeline_options: Mapping[str, object]  # arguments that keep diffusers from loading parts that are not used
-    vae_scale: float  # factor that brings the VAE's latents to about unit variance; 0 = it has statistics of its own
+    vae_scale: float  # factor that brings the VAE's latents to about unit variance; 0 = it has statistics by channel
     text_encoders: tuple[TextEncoder, ...]
     variants: Mapping[PredictionType, int]  # native resolutions, by what is predicted; the first is of its configs
     ambiguous: bool = False  # its single files do not tell which variant they are
@@ -239,6 +240,7 @@ class FamilySpec:
     vae_shift: float = 0.0  # mean of the VAE's latents
     vae_class: str = "AutoencoderKL"  # of diffusers
     vae_file: str = ""  # name, without extension, of the file beside a single one that holds its VAE
+    vae_of_videos: bool = False  # which sees an image as a video of one frame, and whose files have Wan's names
     unet: UNet | None = None  # its denoiser is one of the two
     transformer: Transformer | None = None
     large_encoder: LargeEncoder | None = None

@@ -1,10 +1,12 @@
 """A VAE that is given beside a base model: find it, and refuse what does not fit, by headers and configs alone."""
 
+import itertools
 from pathlib import Path
 
 from trainer.base_models import detect
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
+from trainer.base_models.spec import VAE_ENTRIES
 from trainer.errors import UserError
 from trainer.i18n import _
 
@@ -66,12 +68,15 @@ def _check_file(path: Path, family: FamilyName) -> None:
         shapes, _metadata = detect.read_header(path)
     except (UserError, OSError):
         raise _refusal(path, "it is not a safetensors file, or is damaged") from None
-    for prefix in _PREFIXES:
-        encoder, decoder = (shapes.get(f"{prefix}{part}.conv_in.weight", []) for part in ("encoder", "decoder"))
-        if len(encoder) == len(decoder) == 4:  # those of videos have 5 dimensions
+    dimensions = 5 if FAMILIES[family].vae_of_videos else 4
+    for prefix, entry in itertools.product(_PREFIXES, VAE_ENTRIES):
+        encoder, decoder = (shapes.get(f"{prefix}{part}.{entry}.weight", []) for part in ("encoder", "decoder"))
+        if len(encoder) == len(decoder) == dimensions:
             _check_channels(path, decoder[1], family)
             return
-    raise _refusal(path, "it does not have the encoder and the decoder of a VAE for images")
+    raise _refusal(
+        path, "it does not have the encoder and the decoder of a VAE for {family}", family=FAMILIES[family].title
+    )
 
 
 def _check_folder(folder: Path, base: Base) -> None:
@@ -81,7 +86,8 @@ def _check_folder(folder: Path, base: Base) -> None:
         raise _refusal(folder, "it is not an {kind}", kind=spec.vae_class)
     if not any(folder.glob("*.safetensors")):
         raise _refusal(folder, "it has no .safetensors file, and other kinds can contain programs")
-    _check_channels(folder, config.get("latent_channels", _CHANNELS), base.family)
+    channels = config.get("latent_channels", config.get("z_dim", _CHANNELS))
+    _check_channels(folder, channels, base.family)
     if spec.vae_scale and config.get("scaling_factor", FAMILIES[DEFAULT].vae_scale) != spec.vae_scale:
         raise _refusal(folder, "it is for another family than {family}", family=spec.title)
 

@@ -155,31 +155,54 @@ class Family:
         vae = self._vae(tiled=tiled)
         mixed: AbstractContextManager[Any] = nullcontext()
         if precision != torch.float32:
-            vae.encoder.to(memory_format=torch.channels_last)  # without it bf16 takes three times as long
+            if not self.spec.vae_of_videos:
+                vae.encoder.to(memory_format=torch.channels_last)  # without it bf16 takes three times as long
             mixed = torch.autocast(self.device.type, dtype=precision)
         with mixed:
-            posterior = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
-        return self._scale(posterior.mean.float(), posterior.std.float())
+            posterior = vae.encode(self._framed(pixels.to(self.device, torch.float32))).latent_dist
+        return self._scale(_unframed(posterior.mean.float()), _unframed(posterior.std.float()))
+
+    def _framed(self, images: Tensor) -> Tensor:
+        """Return images or latents [b, c, h, w] as the VAE takes them: one of videos, as videos [b, c, 1, h, w]."""
+        return images.unsqueeze(2) if self.spec.vae_of_videos else images
 
     def _scale(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation [b, c, h, w] of the VAE's latents as the denoiser has them."""
-        config = self._pipeline.vae.config
-        return (mean - (config.shift_factor or 0.0)) * config.scaling_factor, std * config.scaling_factor
+        shift, factor = self._scaling(mean.device)
+        return (mean - shift) * factor, std * factor
 
     def _unscale(self, latents: Tensor) -> Tensor:
         """Return latents [b, c, h, w] as the VAE has them."""
-        config = self._pipeline.vae.config
-        unscaled: Tensor = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        shift, factor = self._scaling(latents.device)
+        unscaled: Tensor = latents / factor + shift
         return unscaled
+
+    def _scaling(self, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
+        """Return shift and factor of the VAE's latents: numbers, or tensors [1, c, 1, 1] if it has them by channel."""
+        config = self._pipeline.vae.config
+        if self.spec.vae_scale:
+            return config.shift_factor or 0.0, config.scaling_factor
+        mean, std = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
+        return mean.view(1, -1, 1, 1), 1 / std.view(1, -1, 1, 1)
 
     def decode_latents(self, latents: Tensor, *, tiled: bool) -> Tensor:
         """Decode scaled latents [b, c, h, w] in fp32 to pixels [b, 3, H, W] in -1..1."""
-        pixels: Tensor = self._vae(tiled=tiled).decode(self._unscale(latents), return_dict=False)[0]
-        return pixels
+        unscaled = self._framed(self._unscale(latents))
+        pixels: Tensor = self._vae(tiled=tiled).decode(unscaled, return_dict=False)[0]
+        return _unframed(pixels)
 
     def _vae(self, *, tiled: bool) -> Untyped:
-        """Return the VAE, which computes in overlapping tiles or all at once."""
+        """Return the VAE, which computes in tiles that overlap by a quarter, or all at once."""
         vae = self._pipeline.vae
-        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self._pipeline.vae_scale_factor
+        if self.spec.vae_of_videos:
+            vae.tile_sample_min_height = vae.tile_sample_min_width = TILE
+            vae.tile_sample_stride_height = vae.tile_sample_stride_width = TILE - TILE // 4
+        else:
+            vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self._pipeline.vae_scale_factor
         vae.use_tiling = tiled
         return vae
+
+
+def _unframed(videos: Tensor) -> Tensor:
+    """Return videos [b, c, 1, h, w] as images [b, c, h, w], and images as they are."""
+    return videos.flatten(1, -3)

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLQwenImage
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +21,7 @@ from trainer import families
 from trainer.adapter_files import reader
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.families import weights
+from trainer.families import vae_loading, weights
 from trainer.rng import generator
 from trainer.sampling import sampler
 
@@ -43,6 +43,18 @@ def forms(folder: Path) -> dict[str, Path]:
     save_file({f"first_stage_model.{key}": value for key, value in original.items()}, below / "prefixed.safetensors")
     save_file(load_file(folder / "diffusion_pytorch_model.safetensors"), below / "diffusers.safetensors")
     return {"folder": folder, **{path.stem: path for path in below.iterdir()}}
+
+
+def test_a_vae_of_videos_is_read_under_either_names(tmp_path: Path) -> None:
+    with tiny.seeded():
+        model = AutoencoderKLQwenImage(base_dim=4)
+    model.save_pretrained(tmp_path / "vae")
+    original = {key: value.contiguous() for key, value in single_file._vae(tmp_path / "vae")}
+    save_file(original, tmp_path / "wan.safetensors")
+    assert "encoder.conv1.weight" in original
+    for path in (tmp_path / "wan.safetensors", tmp_path / "vae" / "diffusion_pytorch_model.safetensors"):
+        loaded = vae_loading.in_file(path, AutoencoderKLQwenImage, tmp_path / "vae", ("vae.",)).state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items())
 
 
 @pytest.mark.slow

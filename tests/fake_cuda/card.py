@@ -119,10 +119,10 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Attend with the kernel that a card would choose: flash in 16 bits, memory-efficient in 32 or with a mask."""
-    assert not enable_gqa, "another kernel is for grouped queries"
     if torch.is_autocast_enabled("cuda"):
         query, key, value = (tensor.to(torch.get_autocast_dtype("cuda")) for tensor in (query, key, value))
     if query.dtype == torch.float32 or attn_mask is not None:
+        assert not enable_gqa, "another kernel is for grouped queries"
         learns = any(tensor.requires_grad for tensor in (query, key, value))
         return torch.ops.aten._scaled_dot_product_efficient_attention(
             query, key, value, attn_mask, learns, dropout_p, is_causal, scale=scale

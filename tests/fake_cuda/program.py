@@ -133,9 +133,10 @@ def build(base: str, **changes: object) -> Family:
     for name, origin in json.loads((folder / "model_index.json").read_text()).items():
         if name.startswith("_") or not isinstance(origin, list) or name in components:
             continue
-        kind: Any = getattr({"diffusers": diffusers, "transformers": transformers}[origin[0]], origin[1])
+        large = spec.large_encoder
+        own_class = large.model if large and name == large.component else origin[1]
+        kind: Any = getattr({"diffusers": diffusers, "transformers": transformers}[origin[0]], own_class)
         if name.startswith("tokenizer"):
-            large = spec.large_encoder
             texts = large.texts if large and name == large.tokenizer else "clip"
             component = kind.from_pretrained(CONFIGS / texts, local_files_only=True)
         elif name.startswith("text_encoder"):

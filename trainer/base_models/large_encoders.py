@@ -1,4 +1,4 @@
-"""Text encoders of billions of parameters that several families share: T5 and Qwen3."""
+"""Text encoders of billions of parameters that several families share: T5, Qwen3 and Qwen2.5-VL."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -57,15 +57,16 @@ def qwen3(size: str) -> LargeEncoder:
         words="model.embed_tokens.weight",
         file_name=f"qwen_3_{size}",
         blocks="layers",
-        shapes=qwen3_shapes,
-        first_level="model.",
+        shapes=qwen_shapes,
+        first_level=("model.",),
         unused=("lm_head.",),
     )
 
 
-def qwen3_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Return the linear layers of Qwen3 and the shapes of their weights (section 2)."""
-    width, middle, head = (int(config[name]) for name in ("hidden_size", "intermediate_size", "head_dim"))
+def qwen_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """Return the linear layers of Qwen2.5 or Qwen3 and the shapes of their weights (section 2)."""
+    width, middle = int(config["hidden_size"]), int(config["intermediate_size"])
+    head = int(config.get("head_dim") or width // int(config["num_attention_heads"]))
     queries, keys = (int(config[f"num_{name}_heads"]) * head for name in ("attention", "key_value"))
     layers: dict[str, Shape] = {
         "self_attn.q_proj": (queries, width),
@@ -81,3 +82,21 @@ def qwen3_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
         for number in range(int(config["num_hidden_layers"]))
         for path, shape in layers.items()
     }
+
+
+# Qwen2.5-VL 7B (Qwen Team 2025, https://arxiv.org/abs/2502.13923), of which the language model alone is used. Its words
+# are those of Qwen3.
+QWEN25_VL = LargeEncoder(
+    component="text_encoder",
+    tokenizer="tokenizer",
+    title="Qwen2.5-VL",
+    model="Qwen2_5_VLTextModel",
+    texts="qwen3",
+    single_file="text_encoders.qwen25_7b.transformer.",
+    words="model.embed_tokens.weight",
+    file_name="qwen_2.5_vl_7b",
+    blocks="layers",
+    shapes=qwen_shapes,
+    first_level=("model.language_model.", "model."),
+    unused=("visual.", "lm_head."),
+)

@@ -104,8 +104,8 @@ class LargeEncoder:
     blocks: str  # name of the list of its blocks
     shapes: Callable[[Mapping[str, Any]], dict[str, Shape]]  # weight shapes by path, from its config; width first
     needed: bool = True  # else zeros take the place of its embeddings
-    first_level: str = ""  # prefix of its layers in files, which its class leaves out
-    unused: tuple[str, ...] = ()  # how keys in files begin that its class does not have
+    first_level: tuple[str, ...] = ()  # prefixes of its layers in files, which its class leaves out; the longest first
+    unused: tuple[str, ...] = ()  # how keys in files begin, without these, that its class does not have
     twice: frozenset[str] = frozenset()  # keys of one weight, of which a file need have one
     in_adapters: bool = False  # adapter files can have its layers
 

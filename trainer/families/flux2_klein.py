@@ -30,8 +30,6 @@ class Flux2Klein(Flux):
     denoiser_targets = (*_ATTENTION, *_FEED_FORWARD, "attn.to_qkv_mlp_proj", "attn.to_out")
 
     def __init__(self, pipeline: Pipeline, base: Base, device: torch.device, *, single_file: bool) -> None:
-        # Folders have Qwen3 with its last layer, which nothing reads.
-        pipeline.text_encoder = getattr(pipeline.text_encoder, "model", pipeline.text_encoder)
         if base.few_step:
             pipeline.register_to_config(is_distilled=True)
         super().__init__(pipeline, base, device, single_file=single_file)

@@ -25,7 +25,7 @@ from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.name_hints import FewStep
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import DENOISER_KEYS, FamilySpec, PredictionType
+from trainer.base_models.spec import DENOISER_KEYS, FamilySpec, LargeEncoder, PredictionType
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import frozen_adapter, text_encoder_loading, vae_loading, weights
@@ -69,6 +69,8 @@ def load_pipeline(
             options["torch_dtype"] = {"default": dtype, "vae": torch.float32}
             options["variant"] = "fp16" if any(_has_fp16_only(path / part) for part in hub.WEIGHTS) else None
             options |= _plain_scheduler(path)
+            if large and is_there:
+                options |= _part_of_encoder(path, large, _precision(large.component, spec, dtype))
             pipeline = pipeline_class.from_pretrained(path, use_safetensors=True, **options)
         else:
             options |= _parts_of_file(path, base, dtype, options)
@@ -84,6 +86,15 @@ def load_pipeline(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _refusal("The base model {name!r} cannot be loaded: {reason}", error, path) from error
     return pipeline
+
+
+def _part_of_encoder(folder: Path, encoder: LargeEncoder, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the large text encoder of a folder whose own class has more than is used, such as a last layer."""
+    _library, own = detect.read_json(folder / hub.INDEX)[encoder.component]
+    if own == encoder.model:
+        return {}
+    path = folder / encoder.component
+    return {encoder.component: text_encoder_loading.large(path, encoder, path, dtype)}
 
 
 def _plain_scheduler(folder: Path) -> dict[str, Any]:
@@ -172,7 +183,7 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
             own = base.size.configs if base.size and base.size.large_encoder else base.family
             config, precision = CONFIGS / own / large.component, _precision(large.component, spec, dtype)
             parts[large.tokenizer] = AutoTokenizer.from_pretrained(CONFIGS / large.texts, local_files_only=True)
-            parts[large.component] = text_encoder_loading.large_in_file(source, large, config, precision)
+            parts[large.component] = text_encoder_loading.large(source, large, config, precision)
     if "vae" not in given:
         parts["vae"] = _vae_in_file(path, base.family)
     pipeline_class = getattr(diffusers, spec.pipeline)

@@ -69,8 +69,10 @@ def in_file(path: Path, family: FamilyName, encoder: TextEncoder) -> nn.Module:
     return model
 
 
-def large_in_file(path: Path, encoder: LargeEncoder, config: Path, dtype: torch.dtype) -> nn.Module:
-    """Load a large text encoder from a single file or one of its own, without random numbers in its place first.
+def large(path: Path, encoder: LargeEncoder, config: Path, dtype: torch.dtype) -> nn.Module:
+    """Load a large text encoder from a single file, a file of its own or its folder.
+
+    It takes no random numbers first, and reads nothing of a larger model that its class does not have.
 
     Raises:
         ValueError: weights are missing, or there are others.
@@ -79,12 +81,22 @@ def large_in_file(path: Path, encoder: LargeEncoder, config: Path, dtype: torch.
     with init_empty_weights():
         model: nn.Module = kind(kind.config_class.from_pretrained(config))
     names, state = set(model.state_dict()), dict[str, Tensor]()
-    for key, value in weights.read_weights(path, dtype, (encoder.single_file,)).items():
-        state[key.removeprefix(encoder.single_file).removeprefix(encoder.first_level)] = value
-    if unused := [key for key in state.keys() - names if not key.startswith(encoder.unused)]:
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        with weights.opened(file, dtype) as tensors:
+            keys = tensors.keys()
+            for key in [key for key in keys if key.startswith(encoder.single_file)] or keys:
+                name = _below(encoder.first_level, key.removeprefix(encoder.single_file))
+                if not name.startswith(encoder.unused):
+                    state[name] = tensors.get_tensor(key)
+    if unused := state.keys() - names:
         raise ValueError(f"{path.name} has {min(unused)}, which {encoder.title} does not have")
     if missing := names - state.keys() - encoder.twice:
         raise ValueError(f"{path.name} has no {min(missing)}")
-    model.load_state_dict({key: value for key, value in state.items() if key in names}, strict=False, assign=True)
+    model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()  # type: ignore[operator]
     return model
+
+
+def _below(levels: tuple[str, ...], key: str) -> str:
+    """Return a key without the first of these prefixes that it has."""
+    return key.removeprefix(next((level for level in levels if key.startswith(level)), ""))

@@ -486,16 +486,30 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
     save_file(tensors, file)
     large = FAMILIES["flux"].large_encoder
     assert large
-    own = text_encoder_loading.large_in_file(file, large, folder, torch.float32)
+    own = text_encoder_loading.large(file, large, folder, torch.float32)
     theirs = load(bases["flux"]).encoders()["t5xxl"]
     assert all(torch.equal(own.state_dict()[key], value) for key, value in theirs.state_dict().items())
     tensors.pop("encoder.final_layer_norm.weight")
     save_file(tensors, file)
     with pytest.raises(ValueError, match=r"t5xxl.safetensors has no encoder.final_layer_norm.weight"):
-        text_encoder_loading.large_in_file(file, large, folder, torch.float32)
+        text_encoder_loading.large(file, large, folder, torch.float32)
 
 
 OF_QWEN3 = ("z_image", "flux2_klein")
+
+
+def test_a_folder_is_read_without_layers_that_nothing_uses(bases: dict[str, Path], tmp_path: Path) -> None:
+    """The text encoder of FLUX.2 klein is published with a last layer, which is damaged here."""
+    folder = shutil.copytree(bases["flux2_klein"], tmp_path / "base")
+    (file,) = (folder / "text_encoder").glob("*.safetensors")
+    tensors = load_file(file)
+    save_file(tensors | {"lm_head.weight": torch.full((3, 3), torch.nan)}, file)
+    family = load(folder)
+    assert type(family.encoders()["qwen_3_4b"]).__name__ == "Qwen3Model"
+    assert torch.equal(answer(family), answer(load(bases["flux2_klein"])))
+    save_file({key: value for key, value in tensors.items() if not key.endswith("norm.weight")}, file)
+    with pytest.raises(UserError, match=r"text_encoder has no layers\.0\.input_layernorm\.weight"):
+        load(folder)
 
 
 def test_timesteps_are_shifted_as_the_scheduler_of_the_script_has_them(bases: dict[str, Path]) -> None:

@@ -301,7 +301,8 @@ def test_a_large_text_encoder_may_be_of_any_class(tiny_sd: Path, monkeypatch: py
     pytest.importorskip("bitsandbytes")
     t5 = FAMILIES["flux"].large_encoder
     assert t5
-    large = replace(t5, component="text_encoder", tokenizer="tokenizer", file_name="clip", blocks="layers")
+    named = {"component": "text_encoder", "tokenizer": "tokenizer", "file_name": "clip", "blocks": "layers"}
+    large = replace(t5, model="CLIPTextModel", **named)
     monkeypatch.setitem(FAMILIES, "sd15", replace(FAMILIES["sd15"], text_encoders=(), large_encoder=large))
     base = detect.look(tiny_sd)
     assert loading.load_pipeline(tiny_sd, base, None, torch.float16).text_encoder.dtype == torch.bfloat16

@@ -128,7 +128,8 @@ class Family:
 
     def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from two encoded prompts; the options are those of a pipeline."""
-        return loading.sample(self._pipeline, loading.prompt_arguments(prompt, negative), options)
+        prompts = loading.prompt_arguments(without_padding(prompt), without_padding(negative))
+        return loading.sample(self._pipeline, prompts, options)
 
     def count_tokens(self, prompt: str) -> tuple[int, int]:
         """Count the tokens of a prompt without start and end, and those that the text encoders can take."""
@@ -206,3 +207,11 @@ class Family:
 def _unframed(videos: Tensor) -> Tensor:
     """Return videos [b, c, 1, h, w] as images [b, c, h, w], and images as they are."""
     return videos.flatten(1, -3)
+
+
+def without_padding(conditioning: Conditioning) -> Conditioning:
+    """Return encoded prompts without the tokens behind the longest one, and without their lengths."""
+    if LENGTHS not in conditioning:
+        return conditioning
+    rows = {name: rows for name, rows in conditioning.items() if name != LENGTHS}
+    return {**rows, "text": rows["text"][:, : int(max(conditioning[LENGTHS].tolist()))]}

@@ -26,6 +26,7 @@ from trainer.config import PictureConfig
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.errors import UserError
 from trainer.families import Family, text_encoder_loading
+from trainer.families.family import LENGTHS, without_padding
 from trainer.families.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
@@ -496,6 +497,14 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
 
 
 OF_QWEN3 = ("z_image", "flux2_klein")
+
+
+def test_texts_are_cut_behind_the_longest() -> None:
+    text = torch.rand(2, 5, 4, generator=generator(0))
+    cut = without_padding({"text": text, LENGTHS: torch.tensor([1.0, 3.0])})
+    assert cut.keys() == {"text"}
+    assert torch.equal(cut["text"], text[:, :3])
+    assert without_padding({"text": text})["text"] is text
 
 
 def test_a_folder_is_read_without_layers_that_nothing_uses(bases: dict[str, Path], tmp_path: Path) -> None:

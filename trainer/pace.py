@@ -25,9 +25,9 @@ CLIP_TOKENS = 77
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(.*)")
 # Layers that see the time, the size of the image or a whole prompt, once for each image.
 _ONCE = re.compile(
-    r"time_|^t_embedder|guidance_layer|add_embedding|norm\d?(_context)?\.linear|norm_out|adaLN_|stream_modulation"
+    r"time_|^t_embedder|guidance_layer|add_embedding|norm\d?(_context)?\.linear|norm_out|adaLN_|stream_modulation|_mod\."
 )
-_OF_TEXT = re.compile(r"(context|cap)_embedder|add_[qkv]_proj|to_add_out|ff_context")  # in transformers
+_OF_TEXT = re.compile(r"(context|cap)_embedder|add_[qkv]_proj|to_add_out|ff_context|txt_(in|mlp)")  # in transformers
 _KEYS_OF_TEXT = re.compile(r"attn2\.to_[kv]$")  # in a UNet
 
 

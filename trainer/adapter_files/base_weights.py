@@ -207,7 +207,7 @@ def _transformer(path: Path, key: str, shape: Shape, family: FamilyName) -> Iter
     layer = transformer_names.from_original(name, family) if part else ""
     shares = transformer_names.parts(layer, family)
     if layer and not shares:
-        swapped = joined.is_swapped(layer, shape[0], shape[-1]) if len(shape) > 1 else False
+        swapped = joined.is_swapped(layer, shape[0], shape[-1], family) if len(shape) > 1 else False
         yield Place("transformer", layer), part, Weight(path, key, swapped=swapped)
     start = 0
     for own, share in shares.items():

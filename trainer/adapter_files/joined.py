@@ -24,14 +24,16 @@ _SLICED = {
 _PLAIN = {"lora_down.weight", "lora_up.weight"}
 
 
-def apart(place: Place, module: Module, *, originally: bool) -> dict[Place, Module] | None:
+def apart(
+    place: Place, module: Module, *, originally: bool, family: FamilyName | None = None
+) -> dict[Place, Module] | None:
     """Return the adapters of a joined layer's parts, of others the layer itself; None if it cannot be taken apart.
 
     `originally` is how the file names it: as the original code.
     """
     shares = transformer_names.parts(place.path) if place.component == "transformer" else {}
     rows, columns = size(module)
-    if not shares and not (originally and is_swapped(place.path, rows, columns)):
+    if not shares and not (originally and is_swapped(place.path, rows, columns, family)):
         return {place: module}
     magnitude, count = module.parts.get("dora_scale"), sum(shares.values()) or 2  # or two halves
     if rows % count or (shares and magnitude is not None and len(magnitude) != rows):
@@ -84,9 +86,11 @@ def _swapped(module: Module) -> Module:
     return replace(module, parts=parts)
 
 
-def is_swapped(path: str, rows: int, columns: int) -> bool:
-    """Return True if the halves of a layer's weight are in the other order in the original code."""
-    names = tuple(name for transformer in TRANSFORMERS.values() for name in transformer.swapped)
+def is_swapped(path: str, rows: int, columns: int, family: FamilyName | None) -> bool:
+    """Return True if the halves of a layer's weight are in the other order in the original code of a family, or any."""
+    names = tuple(
+        layer for name, transformer in TRANSFORMERS.items() if family in (None, name) for layer in transformer.swapped
+    )
     return rows == 2 * columns and path.endswith(names)
 
 
@@ -141,7 +145,7 @@ def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, 
         elif whole := transformer_names.joined(layer.path, family):
             groups.setdefault(whole, {})[layer.path] = module
         else:
-            is_other = is_swapped(layer.path, *size(module))
+            is_other = is_swapped(layer.path, *size(module), family)
             named[_kohya(layer.path, family)] = _swapped(module) if is_other else module
     for whole, parts in groups.items():
         named[_kohya(whole, family)] = _joined(transformer_names.parts(whole, family), parts)

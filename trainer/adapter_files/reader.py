@@ -109,12 +109,18 @@ class AdapterFile:
 class _Stored(Mapping[str, Module]):
     """Modules of a file, each of which is read whenever it is accessed, so that large files take little memory."""
 
-    def __init__(self, file: SafetensorsFile, settings: PeftSettings, places: dict[str, tuple[Layer, Place]]) -> None:
-        self._file, self._settings, self._places = file, settings, places
+    def __init__(
+        self,
+        file: SafetensorsFile,
+        settings: PeftSettings,
+        family: FamilyName | None,
+        places: dict[str, tuple[Layer, Place]],
+    ) -> None:
+        self._file, self._settings, self._family, self._places = file, settings, family, places
 
     def __getitem__(self, name: str) -> Module:
         layer, place = self._places[name]
-        return _of_layer(self._file, layer, self._settings)[place]
+        return _of_layer(self._file, layer, self._settings, self._family)[place]
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
@@ -172,15 +178,17 @@ def _checked(file: SafetensorsFile, folder: Path | None) -> AdapterFile:
     settings = peft_settings.find(file, folder)
     places: dict[str, tuple[Layer, Place]] = {}
     for layer in layers:
-        for place in _of_layer(file, layer, settings):
+        for place in _of_layer(file, layer, settings, family):
             name = layer_names.kohya(place, family or DEFAULT)
             if name in places:
                 raise refusal(file.name, "it has {name} twice, under two names", name=name)
             places[name] = layer, place
-    return AdapterFile(_Stored(file, settings, dict(sorted(places.items()))), file.metadata, file.size, family)
+    return AdapterFile(_Stored(file, settings, family, dict(sorted(places.items()))), file.metadata, file.size, family)
 
 
-def _of_layer(file: SafetensorsFile, layer: Layer, settings: PeftSettings) -> dict[Place, Module]:
+def _of_layer(
+    file: SafetensorsFile, layer: Layer, settings: PeftSettings, family: FamilyName | None
+) -> dict[Place, Module]:
     """Return the module of a layer of a file, or those of its parts."""
     place = layer.module.place
     assert place  # else it was among the unknown
@@ -195,7 +203,8 @@ def _of_layer(file: SafetensorsFile, layer: Layer, settings: PeftSettings) -> di
     if (up := parts.get("lora_up.weight")) is not None and up.dim() == 2:  # as LyCORIS' DyLoRA has all
         parts["lora_up.weight"] = up.reshape(*up.shape, *[1] * (parts.get("lora_down.weight", up).dim() - 2))
     module = _module(layer, parts, file.name)
-    if (own := joined.apart(place, module, originally=naming in ("original", "generic"))) is None:
+    originally = naming in ("original", "generic")
+    if (own := joined.apart(place, module, originally=originally, family=family)) is None:
         raise refusal(
             file.name,
             "{module} is a {kind} of layers that are one in the original code, which Limner cannot take apart",

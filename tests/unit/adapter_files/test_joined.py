@@ -73,6 +73,10 @@ def test_halves_of_a_lokr_change_places_as_those_of_a_lora(blocks: int) -> None:
     whole = LoKr({"lokr_w1": random(blocks, 2), "lokr_w2": random(16 // blocks, 4)}, 1.0)
     (module,) = joined.apart(Place("transformer", "norm_out.linear"), whole, originally=True).values()
     assert torch.allclose(module.delta(), whole.delta().roll(8, 0))
+    place = Place("transformer", "norm_out.linear")
+    for family, moved in {"sd3": 8, "z_image": 0}.items():
+        (module,) = joined.apart(place, whole, originally=True, family=family).values()  # type: ignore[arg-type]
+        assert torch.allclose(module.delta(), whole.delta().roll(moved, 0))
 
 
 @pytest.mark.parametrize("rows", [3, 8, 55])

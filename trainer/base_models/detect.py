@@ -5,6 +5,7 @@ read: of a single file only the header (names and shapes), of a folder only its 
 """
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -355,6 +356,9 @@ def _other_kind(shapes: Mapping[str, list[int]], names: str, *, is_base: bool) -
         tables.append(other_models.PARTS)
         if not any(key.startswith(DENOISER_KEYS) for key in shapes):
             tables.append(other_models.PARTS_WITHOUT_DENOISER)
+    for kind, pattern in other_models.NAMED.items():
+        if re.search(pattern, names, re.IGNORECASE):
+            return kind
     for kind, markers in itertools.chain(*(table.items() for table in tables)):
         if any(marker in key for key in shapes for marker in markers):
             return kind

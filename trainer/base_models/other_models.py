@@ -31,6 +31,8 @@ FILES = {
     _("a ControlNet"): ("control_model.", "input_hint_block.", "controlnet_cond_embedding."),
     _("an IP-Adapter"): ("ip_adapter.",),
 }
+# Those whose tensors are named as those of a family: kinds by regular expressions for names of files.
+NAMED = {_of_architecture(name): str(known["names"]) for name, known in _ARCHITECTURES.items() if "names" in known}
 # A model of a kind that is known otherwise, or a part of one, if nothing else of a base model is in the file.
 PARTS = {
     _("a FLUX model that cannot be trained here"): ("double_blocks.",),

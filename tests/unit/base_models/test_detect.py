@@ -301,6 +301,9 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "Chroma Radiance": (CHROMA | {f"{UNET}nerf_blocks.0.norm.scale": [64]}, ", Chroma Radiance,"),
     "a FLUX that is neither": (without(CHROMA, GUIDANCE), "a FLUX model that cannot be trained here"),
     "Z-Image Omni": (Z_IMAGE | {f"{UNET}siglip_embedder.0.weight": [1152]}, ", Z-Image Omni,"),
+    "Qwen-Image-Layered": ({"time_text_embed.addition_t_embedding.weight": [2, 3072]}, ", Qwen-Image-Layered,"),
+    "Qwen-Image-Edit 2511": ({"__index_timestep_zero__": [0]}, ", Qwen-Image-Edit,"),
+    "Qwen-Image 2.1": ({"txt_in.text_norm.weight": [1]}, r", Qwen-Image 2\.1,"),
     "Lumina 2": (LUMINA, ", Lumina 2,"),
     "Sana": ({"blocks.0.cross_attn.q_linear.weight": [1], "blocks.0.cross_attn.kv_linear.weight": [1]}, ", Sana,"),
     "PixArt": ({"blocks.0.cross_attn.kv_linear.weight": [1], "t_block.1.weight": [1]}, ", PixArt,"),
@@ -472,12 +475,21 @@ def test_other_files(tmp_path: Path, shapes: Shapes, words: str) -> None:
     assert detect.glance(str(file)) is None
 
 
+@pytest.mark.parametrize("name", ["qwen_image_edit_2509_fp8", "Qwen-Image-Edit-v1", "z_image_2512_bf16"])
+def test_models_for_edits_are_known_by_their_names(tmp_path: Path, name: str) -> None:
+    """They have the tensors of models that generate."""
+    file = write(tmp_path / f"{name}.safetensors", Z_IMAGE)
+    assert (detect.glance(str(file)) is None) == ("edit" in name.lower())
+
+
 @pytest.mark.parametrize(
     ("pipeline", "unet", "expected"),
     [
         ("StableDiffusionPipeline", {"cross_attention_dim": 1024}, "cross-attention is 1024 wide"),
         ("FluxPipeline", {"in_channels": 64, "guidance_embeds": False}, r"FLUX\.1 schnell, which is distilled"),
         ("Flux2Pipeline", {"in_channels": 128}, r", FLUX\.2 dev,"),
+        ("QwenImageEditPlusPipeline", {"in_channels": 64}, ", Qwen-Image-Edit,"),
+        ("QwenImageLayeredPipeline", {"in_channels": 64}, ", Qwen-Image-Layered,"),
         ("ZImageOmniPipeline", {"in_channels": 16}, ", Z-Image Omni,"),
         ("ZImagePipeline", {"in_channels": 33}, "made for inpainting or editing"),
         ("LatentConsistencyModelPipeline", {}, "a latent consistency model"),

@@ -47,6 +47,7 @@ OTHERS: dict[FamilyName, tuple[Reference | None, ...]] = {
     "flux": (FLOW, ONE_TRAINER, AI_TOOLKIT, Reference([], 4, 500, 1)),
     "chroma": (constant(1e-4, 1, 1000, 1 / 16), constant(3e-4, 2, 500, 1 / 16), AI_TOOLKIT, None),
     "flux2_klein": (None, constant(3e-5, 2, 500, 1 / 16), AI_TOOLKIT, constant(1e-4, 4, 500, 1)),
+    "qwen_image": (None, constant(3e-4, 2, 500, 1 / 16), AI_TOOLKIT, constant(2e-4, 4, 500, 1)),
     "z_image": (None, constant(3e-4, 2, 500, 1 / 16), None, constant(1e-4, 4, 500, 1)),
 }
 

@@ -26,7 +26,8 @@ from trainer.base_models.registry import FAMILIES, TRANSFORMERS
 # Blocks are few and 128 wide, which ComfyUI derives from the depth of one family.
 CONFIG = {
     "num_attention_heads": 2, "attention_head_dim": 64, "num_layers": 2, "num_single_layers": 2,
-    "dual_attention_layers": (0,),
+    "dual_attention_layers": (0,), "in_channels": 64, "out_channels": 16, "patch_size": 2, "joint_attention_dim": 96,
+    "pooled_projection_dim": 64,
 }  # fmt: skip
 COMFY_CONFIG = {"depth": 2, "num_blocks": 2, "depth_single_blocks": 2, "hidden_size": 128}
 Effects = dict[str, Tensor]  # changes of weights, by the original names of layers
@@ -98,9 +99,8 @@ def comfyui(narrow: Narrow) -> Callable[[dict[str, Tensor]], Effects]:
     import comfy.model_base
 
     held = {f"diffusion_model.{name}.weight": narrow.original(name) for name in narrow.layers}
-    kind: Any = comfy.model_base.Flux if "single_transformer_blocks" in TRANSFORMERS[narrow.family].blocks else (
-        comfy.model_base.SD3
-    )  # fmt: skip
+    usual = "Flux" if "single_transformer_blocks" in TRANSFORMERS[narrow.family].blocks else "SD3"
+    kind: Any = getattr(comfy.model_base, {"qwen_image": "QwenImage"}.get(narrow.family, usual))
 
     class Model(kind):  # type: ignore[misc]
         def __init__(self) -> None:

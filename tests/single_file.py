@@ -112,14 +112,15 @@ def _taken(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
     return {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}
 
 
-QWEN = {"qwen3_4b": "qwen_3_4b"}  # names in files, and of files
+QWEN = {"qwen3_4b": "qwen_3_4b", "qwen25_7b": "qwen_2.5_vl_7b"}  # names in files, and of files
 T5_ALONE, QWEN3 = {"t5xxl": "text_encoder"}, {"qwen3_4b": "text_encoder"}
 ENCODERS: dict[FamilyName, dict[str, str]] = {
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
     "flux": {"clip_l": "text_encoder", "t5xxl": "text_encoder_2"},
 }
 ENCODERS |= {"chroma": T5_ALONE, "z_image": QWEN3, "flux2_klein": QWEN3}
-NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "z_image": Z_IMAGE}
+ENCODERS["qwen_image"] = {"qwen25_7b": "text_encoder"}
+NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "z_image": Z_IMAGE, "qwen_image": {}}
 NAMES |= dict.fromkeys(("flux", "chroma", "flux2_klein"), FLUX)
 FIRST_LEVELS = {"t5xxl": "", **dict.fromkeys(QWEN, "model.")}
 
@@ -132,7 +133,7 @@ def _write_transformer(folder: Path, path: Path) -> Path:
     tensors |= {f"{vae}.{key}": value for key, value in _vae(folder / "vae")}
     for name, part in ENCODERS[family].items():
         for key, value in (_load(folder / part) if (folder / part).exists() else {}).items():
-            plain = key.removeprefix("text_model.").removeprefix("model.")
+            plain = key.removeprefix("text_model.").removeprefix("model.").removeprefix("language_model.")
             projects = plain.startswith("text_projection.")
             if not (projects and name == "clip_l"):  # where it is the identity
                 inner = plain if projects else FIRST_LEVELS.get(name, "text_model.") + plain

@@ -160,11 +160,36 @@ def make_flux2_klein(folder: Path) -> Path:
     return folder
 
 
+def make_qwen_image(folder: Path) -> Path:
+    """Save a Qwen-Image model of about 0.1 million random parameters beside Qwen's words."""
+    with seeded():
+        blocks = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": (4, 6, 6)}
+        transformer = diffusers.QwenImageTransformer2DModel(joint_attention_dim=16, **blocks)
+        with torch.no_grad():  # else blocks change next to nothing
+            for block in transformer.transformer_blocks:
+                block.img_mod[1].weight.mul_(20)
+                block.txt_mod[1].weight.mul_(20)
+        _wake(transformer)
+        texts = {"vocab_size": len(qwen3_tokenizer()), "hidden_size": 16, "intermediate_size": 24}
+        texts |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+        texts |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]}}
+        sees = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
+        whole = transformers.Qwen2_5_VLConfig(text_config=texts, vision_config=sees)
+        encoder = transformers.Qwen2_5_VLForConditionalGeneration(whole)
+        vae = diffusers.AutoencoderKLQwenImage(base_dim=4)
+    shift = {"shift": 1.0, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**_DYNAMIC | shift)
+    parts = {"text_encoder": encoder, "tokenizer": qwen3_tokenizer(), "vae": vae}
+    diffusers.QwenImagePipeline(transformer=transformer, scheduler=scheduler, **parts).save_pretrained(folder)
+    return folder
+
+
 # Kinds of base models by name; that of a family is its name, before a hyphen where it has several.
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "sd15": make_sd, "sd21": make_sd21, "sd21-v": partial(make_sd21, objective="v_prediction"), "sdxl": make_sdxl,
     "sd3": make_sd3, "sd3-5-medium": partial(make_sd3, t5=False, dual=True), "flux": make_flux, "chroma": make_chroma,
     "z_image": make_z_image, "flux2_klein": make_flux2_klein,
+    "qwen_image": make_qwen_image,
 }  # fmt: skip
 
 

@@ -46,6 +46,7 @@ FEW = {
     "flux": {"num_layers": 1, "num_single_layers": 1},
     "chroma": {"num_layers": 1, "num_single_layers": 1},
     "flux2_klein": {"num_layers": 1, "num_single_layers": 1},
+    "qwen_image": {"num_layers": 1},
     "z_image": {"n_layers": 1, "n_refiner_layers": 1},
 }
 

@@ -61,7 +61,8 @@ def test_the_figures_are_those_of_the_documentation() -> None:
     text = (CHECKOUT / "docs" / "small-cards.md").read_text(encoding="utf-8")
     titles = {"sdxl": "Stable Diffusion XL", "sd3-5-medium": "Stable Diffusion 3.5 Medium"}
     titles |= {"sd3-5-large": "Stable Diffusion 3.5 Large", "flux": "FLUX.1", "z_image": "Z-Image", "chroma": "Chroma"}
-    for model, title in (titles | {"flux2_klein": "FLUX.2 klein", "flux2_klein-9b": "FLUX.2 klein 9B"}).items():
+    titles |= {"flux2_klein": "FLUX.2 klein", "flux2_klein-9b": "FLUX.2 klein 9B", "qwen_image": "Qwen-Image"}
+    for model, title in titles.items():
         (row,) = re.findall(rf"^\| {re.escape(title)}, 1024 pixels \| (.*) \|$", text, re.M)
         assert card_memory.figures(model) == tuple(map(float, row.split(" | "))), model
         assert card_memory._weights(model, "nf4") < card_memory._weights(model, "full") / 2

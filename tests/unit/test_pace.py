@@ -51,7 +51,7 @@ ROUNDED = {"chroma": 0.02, "z_image": 1e-4}
 
 
 SIDES = {"sd15": 256, "micro": 128}  # of the image, in pixels
-SIDES |= dict.fromkeys(("sdxl", "sd3-5-medium", "flux", "chroma", "flux2_klein", "z_image"), 512)
+SIDES |= dict.fromkeys(("sdxl", "sd3-5-medium", "flux", "chroma", "flux2_klein", "qwen_image", "z_image"), 512)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,7 @@ def test_a_pass_multiplies_as_often_as_torch_counts(model: str) -> None:
         inputs = {"sample": latents, "hidden_states": packed, "x": [latents[0, :, None]], "timestep": once, "t": once}
         inputs |= {"encoder_hidden_states": text, "cap_feats": [text[0]], "pooled_projections": pooled}
         inputs |= {"img_ids": torch.zeros(width * width // 4, positions), "txt_ids": torch.zeros(tokens, positions)}
+        inputs["img_shapes"] = [(1, width // 2, width // 2)]
         inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.zeros(1, 6)}
         if config.get("guidance_embeds"):
             inputs["guidance"] = once

@@ -249,6 +249,12 @@ _KLEIN_IN_DIFFUSERS = Support(
     outside=frozenset(("joined", "dotted", "generic peft")),
     refuses_unmatched=True,
 )
+_QWEN_IN_DIFFUSERS = Support(
+    frozenset(("joined", "dotted", *_GENERIC)),
+    kinds=frozenset(("LoRA", "DoRA of PEFT")),
+    alphas=frozenset(_GENERIC),
+    refuses_unmatched=True,
+)
 # By the family of the transformer. Read at the same commits: InvokeAI has no adapters for SD 3, A1111 has no FLUX, and
 # neither has Chroma, which to ComfyUI and diffusers is a FLUX, and to Forge is not.
 SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
@@ -345,6 +351,18 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
             )
         ),
     },
+    # The original names are those of diffusers. ComfyUI's were read at Comfy-Org/ComfyUI a125cd84 (`comfy/lora.py`),
+    # InvokeAI's at 8e71a8a5 (`qwen_image_lora_conversion_utils.py`), on 2026-12-01. The others have no Qwen-Image.
+    "qwen_image": {
+        "ComfyUI": Support(frozenset(("joined", "lycoris", "dotted", *_GENERIC))),
+        "InvokeAI": Support(
+            frozenset(("joined", "dotted")),
+            kinds=frozenset(("LoRA", "DoRA by input", "DoRA by output", "LoKr", "whole LoKr")),
+            outside=frozenset(("dotted",)),
+        ),
+        "diffusers": _QWEN_IN_DIFFUSERS,
+        "SD.Next": _QWEN_IN_DIFFUSERS,
+    },
 }
 
 
@@ -390,4 +408,6 @@ METADATA: dict[FamilyName, MetadataNames] = {
     "flux": MetadataNames({"flow": ("flux-1-dev", "flux1")}, ("flux-1", "flux1", "flux")),
     "chroma": MetadataNames({"flow": ("chroma", "chroma")}, ("chroma",)),
     "z_image": MetadataNames({"flow": ("Z-Image", "zimage")}, ("Z-Image", "zimage")),  # as OneTrainer and ai-toolkit
+    # As OneTrainer and musubi-tuner (modelspec) and ai-toolkit name it.
+    "qwen_image": MetadataNames({"flow": ("Qwen-Image", "qwen_image")}, ("Qwen-Image", "qwen_image", "qwen-image")),
 }

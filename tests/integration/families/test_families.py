@@ -1,6 +1,7 @@
 """The family kit: what each family of base models has to pass, on a tiny real model of each kind in `tests/tiny.py`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ KNOWN_AS = {
     "z_image": ("Z-Image/lora", "zimage"),
     "flux2_klein": ("Flux.2-klein-4b/lora", "flux2_klein_4b"),
     "sd3-5-medium": ("stable-diffusion-3-5-medium/lora", "sd3"),
+    "qwen_image": ("Qwen-Image/lora", "qwen_image"),
 }
 
 
@@ -105,7 +107,8 @@ def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path,
     if kind in UNETS:
         assert torch.equal(single.noise.alphas_cumprod, folder.noise.alphas_cumprod)
     assert single.base.size == folder.base.size
-    assert sampler.native_side(single) == {"sd21-v": 96, "z_image": 1024, "flux2_klein": 1024}.get(kind, 64)
+    own = {"sd21-v": 96} | dict.fromkeys(("z_image", "flux2_klein", "qwen_image"), 1024)
+    assert sampler.native_side(single) == own.get(kind, 64)
     assert single.spec == folder.spec
 
 
@@ -138,7 +141,12 @@ def test_the_three_files_of_comfyui_are_the_folder(
         load(file)
     (encoder,) = (tmp_path / "models" / "text_encoders").glob("*")
     encoder.unlink()
-    with pytest.raises(UserError, match=r", but has no Qwen3\. Put its file, qwen_3_4b\.safetensors, into the"):
+    large = FAMILIES[family_of(kind)].large_encoder
+    assert large
+    words = (
+        rf", but has no {re.escape(large.title)}\. Put its file, {re.escape(large.file_name)}\.safetensors, into the"
+    )
+    with pytest.raises(UserError, match=words):
         load(file)
 
 
@@ -236,6 +244,7 @@ CURVES = {
     "flux2_klein": [3.2810817, 3.3237426, 3.3241956, 3.2650914, 3.2417786, 3.1942339],
     "z_image": [1.4686841, 1.4702888, 1.4577459, 1.4646852, 1.4655858, 1.4692233],
     "chroma": [1.632514, 1.6272266, 1.5953755, 1.6061697, 1.5689824, 1.5397148],
+    "qwen_image": [1.6678941, 1.7684604, 1.7449988, 1.7214386, 1.729954, 1.7187471],
     "sd3-5-medium": [4.077464, 4.184826, 4.145877, 4.162012, 4.153721, 4.144662],
 }
 

@@ -20,7 +20,7 @@ from tests.integration.training.test_train import attached, disturb, finished, s
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, writer
 from trainer.base_models import layer_shapes, transformer_names
-from trainer.base_models.registry import FAMILIES, FamilyName
+from trainer.base_models.registry import FAMILIES, TRANSFORMERS, FamilyName
 from trainer.cli.commands import main
 from trainer.config import PictureConfig
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
@@ -48,6 +48,9 @@ def own_embeddings(family: Family, prompts: list[str] = PROMPTS) -> tuple[Tensor
         return tuple(family.pipeline().encode_prompt(list(prompts), do_classifier_free_guidance=False)[0])
     if family.spec.name == "flux2_klein":
         return family.pipeline().encode_prompt(prompts)[:1]
+    if family.spec.name == "qwen_image":
+        text, mask = family.pipeline().encode_prompt(prompts, max_sequence_length=512)
+        return (text,) if mask is None else (text, mask)
     return family.pipeline().encode_prompt(prompts, None, None, do_classifier_free_guidance=False)[::2]
 
 
@@ -73,6 +76,14 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
         return diffusers.Flux2KleinPipeline._unpatchify_latents(
             diffusers.Flux2KleinPipeline._unpack_latents_with_ids(output, image_ids)
         )
+    if family.spec.name == "qwen_image":
+        count, channels, *sides = noisy.shape
+        packed = diffusers.QwenImagePipeline._pack_latents(noisy, count, channels, *sides)
+        shapes = [(1, *(side // 2 for side in sides))] * count
+        mask = more[0] if more else None
+        inputs = {"encoder_hidden_states": text, "encoder_hidden_states_mask": mask, "timestep": timesteps / 1000}
+        output = family.denoiser(hidden_states=packed, img_shapes=shapes, return_dict=False, **inputs)[0]
+        return diffusers.QwenImagePipeline._unpack_latents(output, *(8 * side for side in sides), 8)[:, :, 0]
     (pooled,) = more
     if family.spec.name in ("flux", "chroma"):
         side = noisy.shape[-1]
@@ -96,7 +107,7 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
 
 OWN_LENGTHS = ([""], ["a", "", "a red fox " * 300])  # of families that read each text up to its own length
 PREDICTED = [(kind, PROMPTS) for kind in ("sd3", "sd3-5-medium", "flux")]
-PREDICTED += [(kind, prompts) for kind in ("chroma", "z_image", "flux2_klein") for prompts in OWN_LENGTHS]
+PREDICTED += [(kind, prompts) for kind in ("chroma", "z_image", "flux2_klein", "qwen_image") for prompts in OWN_LENGTHS]
 
 
 @pytest.mark.parametrize(("kind", "prompts"), PREDICTED, ids=[f"{kind} {len(prompts)}" for kind, prompts in PREDICTED])
@@ -105,7 +116,8 @@ def test_prediction_loss_and_gradients_are_those_of_diffusers(
 ) -> None:
     """train_dreambooth_lora_sd3 (without preconditioning), _flux, _z_image of diffusers 58eb52c; Chroma's pipeline.
 
-    Z-Image turns the time around, and so the direction. train_dreambooth_lora_flux2_klein is of diffusers 027e8ee.
+    Z-Image turns the time around, and so the direction. train_dreambooth_lora_flux2_klein is of diffusers 027e8ee,
+    _qwen_image of 58eb52c.
     """
     family, count = load(bases[kind]), len(prompts)
     made = settings(bases[kind], objective__timestep_sampling="logit-normal", training__text_encoder=False)
@@ -156,6 +168,8 @@ def drawn(pipeline: Any, family: Family, prompt: str, negative: str, guidance: f
         options |= {"negative_prompt": negative, "guidance_scale": guidance - 1}
     if family.spec.name == "flux2_klein":
         options |= {"negative_prompt_embeds": own_embeddings(family, [negative])[0]}
+    if family.spec.name == "qwen_image":
+        options = {"prompt": prompt, "negative_prompt": negative, "true_cfg_scale": guidance}
     if family.spec.name == "chroma":
         del options["prompt"]
         for start, text in (("", prompt), ("negative_", negative)):
@@ -173,7 +187,7 @@ def fresh(base: Path, **parts: None) -> Any:  # noqa: ANN401 - diffusers' pipeli
     return pipeline
 
 
-@pytest.mark.parametrize("kind", ["chroma", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", ["chroma", "z_image", "flux2_klein", "qwen_image"])
 def test_images_are_guided_by_a_negative_prompt(bases: dict[str, Path], kind: str) -> None:
     family, pipeline = load(bases[kind]), fresh(bases[kind])
     images = {}
@@ -199,11 +213,11 @@ def as_of_ai_toolkit(peft: Path, scale: float) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", "chroma", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", "chroma", "z_image", "flux2_klein", "qwen_image"])
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with each file give one image."""
     options = {"training__steps": 4, "export__peft": True, **options_of(kind)}
-    if kind == "flux2_klein":  # whose preset has the lowest rate
+    if kind in ("flux2_klein", "qwen_image"):  # whose presets have the lowest rates
         options |= {"optimizer__learning_rate": 0.01}
     run = finished(bases[kind], export__precision="fp32", **options)
     keys = load_file(run.export).keys()
@@ -214,7 +228,7 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     assert all(key.startswith(("transformer.", "text_encoder.", "text_encoder_2.")) for key in load_file(peft))
     assert runs.look(run).state.verified[0].verdicts[0][1], "ComfyUI loads it, for a base of no published size"
     files = [peft]
-    if kind in ("z_image", "flux2_klein"):
+    if kind in ("z_image", "flux2_klein", "qwen_image"):
         files += [run.export, as_of_ai_toolkit(peft, scale=0.5)]
     for path in files:
         for name, module in reader.read(path).modules.items():
@@ -266,6 +280,8 @@ OUTSIDE = {
     ("flux", "joined"): {"ComfyUI", "Forge"},
     ("chroma", "dotted"): {"ComfyUI", "diffusers", "SD.Next"},
     ("flux2_klein", "joined"): {"ComfyUI"},
+    ("qwen_image", "joined"): {"ComfyUI", "diffusers", "SD.Next"},
+    ("qwen_image", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
     ("z_image", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
     ("sd3", "joined"): {"ComfyUI", "Forge", "sd-scripts"},
 }
@@ -295,7 +311,7 @@ def test_layers_outside_the_blocks_are_layers(
             name = f"lora_unet_{original}" if naming == "joined" else f"lora_transformer_{path.replace('.', '_')}"
             parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(2)}
             tensors |= {f"{name}.{ending}": part for ending, part in parts.items()}
-        swapped = naming == "joined" and path == "norm_out.linear"
+        swapped = naming == "joined" and path in TRANSFORMERS[family].swapped
         delta = up.flatten(1) @ down.flatten(1)
         deltas[path] = delta.roll(len(delta) // 2, 0) if swapped else delta
     file = tmp_path / "x.safetensors"
@@ -443,6 +459,7 @@ QUANTIZED = {
     "sd3": r"transformer_blocks\.(?!.*\.norm)",
     "z_image": r".*\.(attention|feed_forward)\.",
     "flux2_klein": r"(single_)?transformer_blocks\.",
+    "qwen_image": r"transformer_blocks\.",
 }
 
 
@@ -455,6 +472,13 @@ def test_blocks_take_fewer_bits_but_for_their_modulation(family: FamilyName) -> 
     transformer = {
         "sd3": lambda: small_sd3(2),
         "z_image": lambda: diffusers.ZImageTransformer2DModel(axes_dims=[32, 32, 32], **sizes),
+        "qwen_image": lambda: diffusers.QwenImageTransformer2DModel(
+            num_layers=1,
+            num_attention_heads=2,
+            attention_head_dim=32,
+            joint_attention_dim=48,
+            axes_dims_rope=(8, 12, 12),
+        ),
         "flux2_klein": lambda: diffusers.Flux2Transformer2DModel(
             joint_attention_dim=48, axes_dims_rope=(8,) * 4, **few
         ),
@@ -496,7 +520,7 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
         text_encoder_loading.large(file, large, folder, torch.float32)
 
 
-OF_QWEN3 = ("z_image", "flux2_klein")
+PACKED = ("z_image", "flux2_klein", "qwen_image")
 
 
 def test_texts_are_cut_behind_the_longest() -> None:
@@ -574,19 +598,25 @@ def test_latents_are_normalized_as_the_script_does_it(bases: dict[str, Path]) ->
     assert torch.allclose(family.encode_prompts(["a red fox"])["text"][:, : ids.shape[1]], joined, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", OF_QWEN3)
+@pytest.mark.parametrize("kind", PACKED)
 def test_a_size_is_one_of_whole_tokens(bases: dict[str, Path], kind: str) -> None:
     odd = PictureConfig(base=str(bases[kind]), prompt="rin", steps=1, out="x.png", width=72, height=64)
     assert sampler.generate(load(bases[kind]), odd).size == (64, 64)
 
 
 READS = {"z_image": ("lycoris_", {"ComfyUI", "SD.Next"}), "flux2_klein": ("lora_transformer_", {"ComfyUI"})}
+READS["qwen_image"] = ("lora_unet_", {"ComfyUI", "InvokeAI"})
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("z_image", Lora(rank=2, dora=True)), ("flux2_klein", LoHa(rank=2)), ("z_image", LoKr(rank=2))],
-    ids=["DoRA", "LoHa", "LoKr"],
+    [
+        ("z_image", Lora(rank=2, dora=True)),
+        ("flux2_klein", LoHa(rank=2)),
+        ("z_image", LoKr(rank=2)),
+        ("qwen_image", LoKr(rank=2)),
+    ],
+    ids=["DoRA", "LoHa", "LoKr", "LoKr of Qwen-Image"],
 )
 def test_kinds_that_cannot_be_joined_have_names_that_comfyui_reads(
     bases: dict[str, Path], tmp_path: Path, kind: AdapterConfig, name: FamilyName

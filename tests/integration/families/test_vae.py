@@ -171,7 +171,7 @@ def assert_same_base(scaled: object, plain: object) -> None:
     assert changed > 10, "something was quantized"
 
 
-@pytest.mark.parametrize("case", ["sdxl scale_weight", "sd3-5-medium weight_scale", "sd3 apart"])
+@pytest.mark.parametrize("case", ["sdxl scale_weight", "sd3-5-medium weight_scale", "sd3 apart", "qwen_image three"])
 def test_a_single_file_is_multiplied_out(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, case: str) -> None:
     """So are text encoders in files of their own."""
     kind, name = case.split()
@@ -180,6 +180,10 @@ def test_a_single_file_is_multiplied_out(bases: dict[str, Path], tiny_configs: P
         single_file.write_apart(bases[kind], path)
         for encoder in ("clip_l", "clip_g", "t5xxl"):
             quantize(tmp_path / f"{encoder}_fp16.safetensors", "scale_weight", dims=1)
+    elif name == "three":
+        path = quantize(single_file.write_three(bases[kind], tmp_path / "models"), "weight_scale")
+        for encoder in (tmp_path / "models" / "text_encoders").iterdir():
+            quantize(encoder, "scale_weight")
     else:
         quantize(single_file.write(bases[kind], path), name)
     scaled = load(path)

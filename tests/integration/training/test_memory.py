@@ -310,8 +310,9 @@ MEASURED_AT_NIGHT = {
     "Z-Image, 1024 pixels": "z_image",
     "FLUX.2 klein, 1024 pixels": "flux2_klein",
     "FLUX.2 klein 9B, 1024 pixels": "flux2_klein-9b",
+    "Qwen-Image, 1024 pixels": "qwen_image",
 }
-WAITING = ("sd15", "sdxl text-encoders", "sd3", "flux", "chroma", "z_image", "flux2_klein")
+WAITING = ("sd15", "sdxl text-encoders", "sd3", "flux", "chroma", "z_image", "flux2_klein", "qwen_image")
 
 
 @pytest.mark.nightly

@@ -369,6 +369,8 @@ TRANSFORMERS: dict[tuple[FamilyName, Form], dict[str, str]] = {
     ("chroma", "peft"): {"refuses": "A1111 Forge InvokeAI", "nothing": "sd-scripts"},
     ("flux2_klein", "kohya"): {"refuses": "A1111 Forge InvokeAI sd-scripts"},
     ("flux2_klein", "peft"): {"refuses": "A1111 Forge sd-scripts"},
+    ("qwen_image", "kohya"): {"refuses": "A1111 Forge sd-scripts"},
+    ("qwen_image", "peft"): {"refuses": "A1111 Forge sd-scripts"},
     ("z_image", "kohya"): {"refuses": "A1111 Forge InvokeAI sd-scripts"},
     ("z_image", "peft"): {"refuses": "A1111 Forge sd-scripts"},
 }

@@ -151,6 +151,7 @@ COUNTS = {
     "chroma": {"transformer": 8_899_983_424, "vae": 83_819_683, "text_encoder": 4_762_310_656},
     "flux2_klein": {"transformer": 3_875_544_576, "vae": 84_046_115, "text_encoder": 4_022_468_096},
     "flux2_klein-9b": {"transformer": 9_078_581_248, "text_encoder": 8_190_735_360},
+    "qwen_image": {"transformer": 20_430_401_088, "vae": 126_892_531, "text_encoder": 8_292_166_656},
     "z_image": {"transformer": 6_154_908_736, "vae": 83_819_683, "text_encoder": 4_022_468_096},
     "sd3-5-medium": {"transformer": 2_243_171_520},
     "sd3-5-large": {"transformer": 8_056_627_520},
@@ -260,6 +261,13 @@ KLEIN = {
     "text_encoders.qwen3_4b.transformer.model.embed_tokens.weight": [151936, 2560],
 }
 KLEIN_9B = KLEIN | {f"{UNET}double_blocks.7.img_attn.qkv.weight": [12288, 4096], f"{UNET}img_in.weight": [4096, 128]}
+QWEN = {
+    f"{UNET}transformer_blocks.0.img_mod.1.weight": [18432, 3072],
+    f"{UNET}txt_norm.weight": [3584],
+    f"{UNET}img_in.weight": [3072, 64],
+    "text_encoders.qwen25_7b.transformer.model.embed_tokens.weight": [152064, 3584],
+    "vae.decoder.conv1.weight": [384, 16, 3, 3, 3],
+}
 LUMINA = renamed(without(Z_IMAGE, "text_encoders."), "adaLN_modulation.0", "adaLN_modulation.1")
 BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = {
     "SD 1.5": (SD15, {}, ("Stable Diffusion 1.x", "epsilon", False)),
@@ -283,6 +291,8 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "FLUX.2 klein": (KLEIN, {}, ("FLUX.2 klein", "flow", False)),
     "FLUX.2 klein 9B": (renamed(KLEIN_9B, "qwen3_4b", "qwen3_8b"), {}, ("FLUX.2 klein 9B", "flow", False)),
     "Z-Image": (Z_IMAGE, {}, ("Z-Image", "flow", False)),
+    "Qwen-Image": (QWEN, {}, ("Qwen-Image", "flow", False)),
+    "Qwen-Image without a prefix": (renamed(QWEN, UNET, ""), {}, ("Qwen-Image", "flow", False)),
 }
 
 REFUSED: dict[str, tuple[Shapes, str]] = {
@@ -301,9 +311,13 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "Chroma Radiance": (CHROMA | {f"{UNET}nerf_blocks.0.norm.scale": [64]}, ", Chroma Radiance,"),
     "a FLUX that is neither": (without(CHROMA, GUIDANCE), "a FLUX model that cannot be trained here"),
     "Z-Image Omni": (Z_IMAGE | {f"{UNET}siglip_embedder.0.weight": [1152]}, ", Z-Image Omni,"),
-    "Qwen-Image-Layered": ({"time_text_embed.addition_t_embedding.weight": [2, 3072]}, ", Qwen-Image-Layered,"),
-    "Qwen-Image-Edit 2511": ({"__index_timestep_zero__": [0]}, ", Qwen-Image-Edit,"),
-    "Qwen-Image 2.1": ({"txt_in.text_norm.weight": [1]}, r", Qwen-Image 2\.1,"),
+    "Qwen-Image without Qwen2.5-VL": (without(QWEN, "text_encoders."), r"has no Qwen2\.5-VL\. Put its file, qwen_2"),
+    "Qwen-Image-Edit 2511": (QWEN | {"__index_timestep_zero__": [0]}, ", Qwen-Image-Edit,"),
+    "Qwen-Image-Layered": (
+        QWEN | {f"{UNET}time_text_embed.addition_t_embedding.weight": [2, 3072]},
+        ", Qwen-Image-Layered,",
+    ),
+    "Qwen-Image 2.1": (QWEN | {f"{UNET}txt_in.text_norm.weight": [1]}, r", Qwen-Image 2\.1,"),
     "Lumina 2": (LUMINA, ", Lumina 2,"),
     "Sana": ({"blocks.0.cross_attn.q_linear.weight": [1], "blocks.0.cross_attn.kv_linear.weight": [1]}, ", Sana,"),
     "PixArt": ({"blocks.0.cross_attn.kv_linear.weight": [1], "t_block.1.weight": [1]}, ", PixArt,"),

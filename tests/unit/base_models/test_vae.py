@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.base_models.test_detect import SD15, SDXL, folder, write
+from tests.unit.base_models.test_detect import QWEN, SD15, SDXL, folder, without, write
 from trainer.base_models import detect, vae
 from trainer.errors import UserError
 from ui.tabs import base_model
@@ -48,6 +48,22 @@ def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
             vae.find(base, detect.look(base), str(path))
         assert str(tmp_path) not in str(caught.value)
     vae.find(base, detect.look(base), str(vae_folder(tmp_path / "xl", scaling_factor=0.13025)))
+
+
+def test_a_vae_of_videos_is_told_by_its_dimensions(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.safetensors", without(QWEN, "vae."))
+    wan = {f"{half}.conv1.weight": [1, 16, 3, 3, 3] for half in ("encoder", "decoder")}
+    for path, words in {
+        write(tmp_path / "ae.safetensors", ALONE): "does not have the encoder and the decoder of a VAE for Qwen-Image",
+        write(tmp_path / "wan22.safetensors", wan | {"decoder.conv1.weight": [1, 48, 3, 3, 3]}): "have 48 channels",
+        vae_folder(tmp_path / "wide", _class_name="AutoencoderKLQwenImage", z_dim=48): "have 48 channels",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            vae.find(base, detect.look(base), str(path))
+    write(tmp_path / "qwen_image_vae.safetensors", wan)
+    assert vae.find(base, detect.look(base), "") == tmp_path / "qwen_image_vae.safetensors"
+    own = vae_folder(tmp_path / "vae", _class_name="AutoencoderKLQwenImage", z_dim=16)
+    assert vae.find(base, detect.look(base), str(own)) == own
 
 
 def test_a_base_without_one_is_usable_with_one(home: Path) -> None:

@@ -138,7 +138,9 @@ def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | 
         if place.component == "transformer":
             names = list(transformer_names.families(place.path))
             if transformer_names.block(place.path):  # layers outside blocks have inputs of other widths
-                names = [name for name in names if size[1] in TRANSFORMERS[name].widths]
+                names = [
+                    name for name in names if size[1] in TRANSFORMERS[name].widths and _has_layer(name, place.path)
+                ]
                 is_published = is_published or bool(names)
             transformers = [name for name in transformers if name in names] or transformers
             continue
@@ -152,6 +154,12 @@ def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | 
     if any(layer.module.component == "transformer" for layer in layers):
         return None
     return _family_by_encoders(encoder_widths, {layer.module.prefix for layer in layers})
+
+
+def _has_layer(family: FamilyName, path: str) -> bool:
+    """Return True if a published transformer of a family has a layer: some have more blocks than others."""
+    models = [model for model, (own, _) in layer_shapes.MODELS.items() if own == family]
+    return any(f"transformer:{path}" in layer_shapes.known(model) for model in models)
 
 
 def _family_by_encoders(widths: dict[str, int], prefixes: set[str]) -> FamilyName | None:

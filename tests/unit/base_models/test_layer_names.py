@@ -76,6 +76,14 @@ def test_names_of_two_families_are_told_apart_by_proportions() -> None:
         assert {layer.module.place.path for layer in own if layer.module.place} == known
 
 
+@pytest.mark.parametrize(("family", "count"), [("flux", 19), ("qwen_image", 60)])
+def test_attention_alone_is_told_by_the_number_of_blocks(family: FamilyName, count: int) -> None:
+    """Of Qwen-Image it has names and widths of FLUX.1. The scripts of diffusers train it alone, without metadata."""
+    names = [f"transformer.transformer_blocks.{number}.attn.to_q" for number in range(count)]
+    file = file_of(dict.fromkeys(names, (3072, 3072)))
+    assert summary.family(file, summary.layers(file)[0]) == family
+
+
 def file_of(shapes: dict[str, tuple[int, ...]]) -> SafetensorsFile:
     tensors = {f"{name}.lora_A.weight": torch.zeros(1, columns) for name, (_, columns) in shapes.items()}
     tensors |= {f"{name}.lora_B.weight": torch.zeros(rows, 1) for name, (rows, _) in shapes.items()}

@@ -66,10 +66,14 @@ class RecipeNames:
     refused: str = "(?!)"  # regular expression for base models that have its names, and that Limner does not train
 
 
-def _flux_shift(side: int) -> float:
-    """Return the shift of the schedulers of FLUX.1 dev and FLUX.2 for square images: a token is 16 pixels wide."""
-    few, many, low, high = 256, 4096, 0.5, 1.15
-    return math.exp(low + (high - low) / (many - few) * ((side / 16) ** 2 - few))
+def _dynamic(many: int, high: float) -> Callable[[int], float]:
+    """Return the shift of a scheduler for square images by their side in pixels: a token is 16 pixels wide."""
+    few, low = 256, 0.5
+    return lambda side: math.exp(low + (high - low) / (many - few) * ((side / 16) ** 2 - few))
+
+
+_flux_shift = _dynamic(many=4096, high=1.15)  # of FLUX.1 dev and FLUX.2
+_qwen_shift = _dynamic(many=8192, high=0.9)
 
 
 # Read from kohya-ss/sd-scripts at commit 48d368f: sd3_train_network.py, library/sd3_train_utils.py,
@@ -151,6 +155,10 @@ NAMES: dict[FamilyName, RecipeNames] = {
         "",
         Flow(_flux_shift, dynamic=_flux_shift),
         refused=r"flux\.2-dev",
+    ),
+    # Likewise: both shift as the scheduler of Qwen-Image says.
+    "qwen_image": RecipeNames(
+        ("qwen_image", "QWEN"), "", Flow(_qwen_shift, dynamic=_qwen_shift), refused=r"qwen-image-(edit|layered)"
     ),
 }
 SPECS = {name: FAMILIES[family] for family, row in NAMES.items() for name in row.names}

@@ -65,7 +65,7 @@ def mode(share: float, scale: float) -> float:
 
 
 # As sd-scripts computes them from random numbers: library/flux_train_utils.py and library/sd3_train_utils.py.
-FLUX_1024 = math.exp(1.15)
+FLUX_1024, QWEN_1024 = math.exp(1.15), math.exp(0.5 + 0.4 * (4096 - 256) / (8192 - 256))
 KOHYA: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
     ("flux", {"resolution": "512,512"}, [shifted(sigmoid(z), math.exp(0.63)) for z in NORMAL]),
     ("flux", {"timestep_sampling": "sigmoid", "sigmoid_scale": 1.5}, [sigmoid(1.5 * z) for z in NORMAL]),
@@ -87,10 +87,13 @@ ONE_TRAINER: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
     ("sd3", {}, [shifted(0.1 + 0.9 * mode(u, 0.8), 3) for u in SHARES]),
 ]  # fmt: skip
 KLEIN = {"base_model_name": "black-forest-labs/FLUX.2-klein-base-9B", "model_type": "FLUX_2", "lora_rank": 32}
+QWEN = {"base_model_name": "Qwen/Qwen-Image-2512", "model_type": "QWEN"}
 ONE_TRAINER += [
     ("z_image", {"model_type": "Z_IMAGE", "dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
     ("flux2_klein", KLEIN, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
     ("flux2_klein", KLEIN | {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
+    ("qwen_image", QWEN, [shifted(sigmoid(z), QWEN_1024) for z in NORMAL]),
+    ("qwen_image", QWEN | {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
 ]
 AI_TOOLKIT: list[tuple[FamilyName, str, list[float]]] = [
     ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
@@ -100,6 +103,8 @@ AI_TOOLKIT: list[tuple[FamilyName, str, list[float]]] = [
     ("z_image", "shift", [shifted(u, 3) for u in SHARES]),
     ("flux2_klein", "sigmoid", [sigmoid(z) for z in NORMAL]),
     ("flux2_klein", "shift", [shifted(u, FLUX_1024) for u in SHARES]),
+    ("qwen_image", "sigmoid", [sigmoid(z) for z in NORMAL]),
+    ("qwen_image", "shift", [shifted(u, QWEN_1024) for u in SHARES]),
 ]
 JOBS = {
     "flux": FLUX_JOB,
@@ -108,6 +113,7 @@ JOBS = {
     "flux2_klein": FLUX_JOB.replace("is_flux: true", "arch: flux2_klein_4b").replace(
         "FLUX.1-dev", "FLUX.2-klein-base-4B"
     ),
+    "qwen_image": FLUX_JOB.replace("is_flux: true", 'arch: "qwen_image:2512"'),
 }
 
 
@@ -271,7 +277,9 @@ def test_base_and_rank_of_flux2_klein_are_those_of_the_recipe(tmp_path: Path) ->
     assert built_of["4B"].adapter.rank == built(read(tmp_path, FLUX_JOB)).adapter.rank
 
 
-@pytest.mark.parametrize(("family", "title"), [("z_image", "Z-Image"), ("flux2_klein", "FLUX.2 klein")])
+@pytest.mark.parametrize(
+    ("family", "title"), [("z_image", "Z-Image"), ("flux2_klein", "FLUX.2 klein"), ("qwen_image", "Qwen-Image")]
+)
 def test_no_settings_are_written_for_what_sd_scripts_do_not_train(family: str, title: str) -> None:
     with pytest.raises(UserError, match=f"cannot write settings of sd-scripts for {title}"):
         kohya_export.export(config.build(config.merge(ANY, {"model": {"family": family}})))

@@ -160,9 +160,9 @@ def _sides(sizes: object) -> list[sections.Side]:
 def _set_adapter(draft: Draft, flow: Flow | None) -> None:
     kind = draft.get("network.type", text, "lora").lower()
     ours = sections.set_kind(draft, kind, KINDS, "network.type")
-    rank_key = "network.rank" if "network.rank" in draft.values else "network.linear"
+    rank_key = draft.first("network.rank", "network.linear")
     rank = draft.get(rank_key, positive, None) or 4
-    alpha_key = "network.linear_alpha" if "network.linear_alpha" in draft.values else "network.alpha"
+    alpha_key = draft.first("network.linear_alpha", "network.alpha")
     alpha = draft.get(alpha_key, number, 1.0)
     if ours == "lokr":
         if draft.get("network.lokr_full_rank", flag, True):
@@ -211,8 +211,8 @@ def _set_optimizer(draft: Draft) -> None:
         rate = 1.0  # as ai-toolkit does
     encoder = draft.get("train.text_encoder_lr", number, rate)
     text_rate = encoder if draft.get("train.train_text_encoder", flag, False) else 0.0
-    rate_key = "train.unet_lr" if "train.unet_lr" in draft.values else "train.lr"
-    text_key = "train.text_encoder_lr" if "train.text_encoder_lr" in draft.values else "train.train_text_encoder"
+    rate_key = draft.first("train.unet_lr", "train.lr")
+    text_key = draft.first("train.text_encoder_lr", "train.train_text_encoder")
     if ROWS[kind].finds_rate and text_rate:
         text_rate = rate
     optimization.set_rates(draft, rate, text_rate, (rate_key,), (text_key, "train.train_text_encoder"))

@@ -98,6 +98,10 @@ class Draft:
             self.left[key] = "no counterpart"
             return default
 
+    def first(self, *keys: str) -> str:
+        """Return the first of some keys that the file has, or the last one if it has none."""
+        return next((key for key in keys if key in self.values), keys[-1])
+
     def set(self, path: str, value: object, *keys: str) -> None:
         """Set one of our settings; it follows from those of their settings that the file has."""
         self.settings[path] = value

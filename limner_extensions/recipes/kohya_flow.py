@@ -156,7 +156,7 @@ def set_layers(draft: Draft, script: FlowScript, *, lycoris: bool, targets: str)
     draft.set("adapter.targets", targets)
     if not exact:
         draft.note(MORE_LAYERS, program="sd-scripts")
-    key = "network_args.split_qkv" if "network_args.split_qkv" in draft.values else "split_qkv"
+    key = draft.first("network_args.split_qkv", "split_qkv")
     if draft.get(key, flag, False) and not lycoris:
         draft.leave("decided here", key)
     else:

@@ -59,8 +59,7 @@ def apply(draft: Draft, flow: ScriptedFlow | None) -> None:
 
 def argument(draft: Draft, name: str) -> str:
     """Return the key of an argument of the network: `network_args`, or the GUI's own field."""
-    nested = f"network_args.{name}"
-    return nested if nested in draft.values else name
+    return draft.first(f"network_args.{name}", name)
 
 
 def _algorithm(draft: Draft) -> tuple[str, str]:
@@ -82,7 +81,7 @@ def trains_unet_only(draft: Draft) -> bool:
 
 
 def _preset_key(draft: Draft) -> str:
-    return "network_args.preset" if "network_args.preset" in draft.values else "LyCORIS_preset"
+    return draft.first("network_args.preset", "LyCORIS_preset")
 
 
 def _set_layers(draft: Draft, rank: int, alpha: float, *, lycoris: bool, conv: bool) -> None:

@@ -186,11 +186,10 @@ def place(family: Family, *, text_encoder: bool, vae: bool = False) -> None:
 
 def _bring(family: Family, module: nn.Module) -> None:
     """Move a part of a model to its device; of one that is too large for it, the weights of its blocks wait."""
-    large = family.spec.encoder_of(family.base.size)
     if module is family.denoiser and offload.is_too_large(module, family.device):
         gradient_checkpointing.recompute(family, "off", "all")
-    elif large and module is family.prompt_encoders().get(large.file_name) and _must_wait(module, family.device):
-        offload.offload(module, [*offload.items(module, (large.blocks,)).values()], family.device, pinned=False)
+    elif (blocks := family.large_blocks(module)) and _must_wait(module, family.device):
+        offload.offload(module, blocks, family.device, pinned=False)
     else:
         offload.move(module, family.device)
 

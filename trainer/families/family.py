@@ -16,7 +16,7 @@ from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import PredictionType
 from trainer.devices import Untyped
-from trainer.families import loading
+from trainer.families import loading, offload
 from trainer.families.loading import Pipeline
 from trainer.families.noise import NoiseSchedule
 
@@ -146,6 +146,13 @@ class Family:
         if large and (module := getattr(self._pipeline, large.component)) is not None:
             return {**self.text_encoders, large.file_name: module}
         return self.text_encoders
+
+    def large_blocks(self, module: nn.Module) -> list[nn.Module]:
+        """Return the blocks of the large text encoder; none of any other module."""
+        large = self.spec.encoder_of(self.base.size)
+        if not large or module is not self.prompt_encoders().get(large.file_name):
+            return []
+        return [*offload.items(module, (large.blocks,)).values()]
 
     def encoders(self) -> dict[str, nn.Module]:
         """Return the modules whose outputs are cached, by name."""

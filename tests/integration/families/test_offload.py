@@ -45,7 +45,7 @@ def test_captions_are_the_same_where_a_large_encoder_waits(bases: dict[str, Path
 
     expected = encoded()
     encoder = family.prompt_encoders()[large.file_name]
-    blocks = [*offload.items(encoder, (large.blocks,)).values()]
+    blocks = family.large_blocks(encoder)
     offload.offload(encoder, blocks, family.device, pinned=False)
     with Card(encoder) as card:
         assert equal(encoded(), expected)

@@ -598,6 +598,25 @@ def test_latents_are_normalized_as_the_script_does_it(bases: dict[str, Path]) ->
     assert torch.allclose(family.encode_prompts(["a red fox"])["text"][:, : ids.shape[1]], joined, atol=1e-5)
 
 
+def test_latents_of_a_video_vae_are_those_of_the_script(bases: dict[str, Path]) -> None:
+    """Of Qwen-Image, in one piece; an image of several tiles is nearly the same in tiles."""
+    family, pixels = load(bases["qwen_image"]), torch.rand(1, 3, 64, 64, generator=generator(1)) * 2 - 1
+    vae = family.pipeline().vae
+    center, spread = (
+        torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    with torch.no_grad():
+        theirs = (vae.encode(pixels[:, :, None]).latent_dist.mode() - center) * (1 / spread)
+        mean, std = families.encode_images(family, pixels)
+        assert torch.allclose(mean, theirs[:, :, 0], atol=1e-5)
+        assert (std > 0).all()
+        decoded = vae.decode(theirs / (1 / spread) + center).sample[:, :, 0]
+        assert torch.allclose(family.decode_latents(mean, tiled=False), decoded, atol=1e-5)
+        large = pixels.repeat(1, 1, 9, 9)
+        whole, tiles = (family.encode_latents(large, torch.float32, tiled=tiled)[0] for tiled in (False, True))
+        assert 0 < (whole - tiles).norm() < 0.05 * whole.norm()
+
+
 @pytest.mark.parametrize("kind", PACKED)
 def test_a_size_is_one_of_whole_tokens(bases: dict[str, Path], kind: str) -> None:
     odd = PictureConfig(base=str(bases[kind]), prompt="rin", steps=1, out="x.png", width=72, height=64)

@@ -88,17 +88,17 @@ def write(
             errors[path] = compare(reader.read(path), adapter, tolerance)
         adapter.detach()
         for path in written:
-            file = reader.read(path)
-            if path != run.export or reader.readable_by_diffusers(file):
+            report = compatibility.check(path, known)
+            if path != run.export or reader.readable_by_diffusers(reader.read(path)):
                 load_with_diffusers(family, path, tolerance)
-            else:
+            elif not any(verdict.loads for verdict in report.verdicts if verdict.program == "diffusers"):
                 run.warn(NOT_IN_DIFFUSERS)
             note = _(
                 "Its effect equals that of the trained adapter to within {error:.2%} (rounding to {precision}).",
                 error=errors[path],
                 precision=precision,
             )
-            run.report(verified(compatibility.check(path, known), path, run, note))
+            run.report(verified(report, path, run, note))
     except Exception:
         for path in written:
             storage.remove(path)

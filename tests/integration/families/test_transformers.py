@@ -226,7 +226,10 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     assert file.family == family_of(kind)
     assert {(module.rank, module.alpha) for module in file.modules.values()} == {(4, 2.0)}, "joined, and apart again"
     assert all(key.startswith(("transformer.", "text_encoder.", "text_encoder_2.")) for key in load_file(peft))
-    assert runs.look(run).state.verified[0].verdicts[0][1], "ComfyUI loads it, for a base of no published size"
+    state = runs.look(run).state
+    loads = {program: loads for program, loads, _words in state.verified[0].verdicts}
+    assert loads["ComfyUI"], "for a base of no published size"
+    assert loads["diffusers"] != any("diffusers does not apply this kind" in note for note in state.warnings)
     files = [peft]
     if kind in ("z_image", "flux2_klein", "qwen_image"):
         files += [run.export, as_of_ai_toolkit(peft, scale=0.5)]

@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ REMEDY = _(
 # Readable by every user of a shared server: what is shipped with the program, and what was fetched from the hub.
 _PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
 _COMFYUI = ({"diffusion_models", "unet", "checkpoints"}, ("text_encoders", "clip", "vae"))  # folders of parts beside
+Header = tuple[Mapping[str, list[int]], Mapping[str, str]]
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
 _VAE_KEYS = {f"{prefix}.decoder.{layer}.weight" for prefix in ("first_stage_model", "vae") for layer in VAE_ENTRIES}
 
@@ -366,7 +368,7 @@ def _other_kind(shapes: Mapping[str, list[int]], names: str, *, is_base: bool) -
 
 
 def _prediction_type_of_file(
-    family: FamilyName, shapes: dict[str, list[int]], metadata: dict[str, str]
+    family: FamilyName, shapes: Mapping[str, list[int]], metadata: Mapping[str, str]
 ) -> tuple[PredictionType | None, str]:
     """Return what a single file predicts and what says so: marks that trainers add, or else the family's custom."""
     if "v_pred" in shapes:
@@ -382,10 +384,15 @@ def _prediction_type_of_file(
     return "epsilon", f"the file does not say otherwise, and {title} predicts noise"
 
 
-def read_header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Shapes by tensor name, and the metadata, of a safetensors file whose length fits its header."""
+def read_header(path: Path) -> Header:
+    """Shapes by tensor name, and the metadata, of a safetensors file whose length fits its header; read once."""
+    stat = path.stat()
+    return _read_header(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # each check of settings asks for it, and that of XL takes 35 ms
+def _read_header(path: Path, size: int, _modified: int) -> Header:
     damaged = _refusal(path, "it is not a safetensors file, or is damaged")
-    size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= size - 8:

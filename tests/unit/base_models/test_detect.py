@@ -130,6 +130,7 @@ def test_the_preset_follows_the_base(tmp_path: Path) -> None:
     )
     assert made(sd21, objective="epsilon") == (512, 2e-4)
     assert made(write(tmp_path / "sdxl.safetensors", SDXL)) == (1024, 3e-4)
+    assert made(write(tmp_path / "sdxl.safetensors", SD15)) == (512, 3e-4), "the file is another one now"
     assert made("not/here") == (512, 3e-4)
     assert made("not/here", family="sdxl") == (1024, 3e-4)
 

@@ -47,15 +47,20 @@ def share_done(view: View) -> float | None:
         return progress(view)
     if current := view.state.phase:
         return current.done / current.total if current.total > 1 else None
-    if _is_starting(view):
+    if view.status == "waiting" and not _wait(view):
         return None
     return progress(view)
 
 
-def _is_starting(view: View) -> bool:
-    """Return True if the process of a run on this machine has not said anything yet."""
-    is_elsewhere = bool(view.run.cluster) and (view.run.folder / "ask" / "start").exists()
-    return view.status == "waiting" and not (view.run.on_hold or is_elsewhere or queue.position(view.run))
+def _wait(view: View) -> str:
+    """Describe what a waiting run waits for; "" for its own process, which has not said anything yet."""
+    if view.run.on_hold:
+        return _("on hold")
+    if view.run.cluster and (view.run.folder / "ask" / "start").exists():
+        return escape(_("waiting for a node of {cluster}", cluster=runs.short_address(view.run.cluster)))
+    if not view.state.phase and (place := queue.position(view.run)):
+        return _("number {place} in the queue", place=place)
+    return ""
 
 
 def _bar(share: float | None, label: str = "") -> str:
@@ -147,15 +152,10 @@ def _facts(view: View) -> list[str]:
         facts.append(_("step {step} of {steps}", step=now, steps=state.steps))
     if remaining := time_left(view):
         facts.append(remaining)
-    if view.status == "waiting" and view.run.on_hold:
-        facts.append(_("on hold"))
-    elif view.status == "waiting" and view.run.cluster and (view.run.folder / "ask" / "start").exists():
-        facts.append(escape(_("waiting for a node of {cluster}", cluster=runs.short_address(view.run.cluster))))
+    if view.status == "waiting" and (wait := _wait(view)):
+        facts.append(wait)
     elif view.status == "waiting" and not state.phase:
-        position = queue.position(view.run)
-        facts.append(
-            _("number {place} in the queue", place=position) if position else _("Starting, this can take a minute")
-        )
+        facts.append(_("Starting, this can take a minute"))
     if view.status == "running":
         facts += _device_facts(view)
     return facts

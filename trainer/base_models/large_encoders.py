@@ -1,6 +1,7 @@
 """Text encoders of billions of parameters that several families share: T5, Qwen3 and Qwen2.5-VL."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from trainer.base_models.spec import LargeEncoder, Shape
@@ -86,17 +87,12 @@ def qwen_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
 
 # Qwen2.5-VL 7B (Qwen Team 2025, https://arxiv.org/abs/2502.13923), of which the language model alone is used. Its words
 # are those of Qwen3.
-QWEN25_VL = LargeEncoder(
-    component="text_encoder",
-    tokenizer="tokenizer",
+QWEN25_VL = replace(
+    qwen3("4b"),
     title="Qwen2.5-VL",
     model="Qwen2_5_VLTextModel",
-    texts="qwen3",
     single_file="text_encoders.qwen25_7b.transformer.",
-    words="model.embed_tokens.weight",
     file_name="qwen_2.5_vl_7b",
-    blocks="layers",
-    shapes=qwen_shapes,
     first_level=("model.language_model.", "model."),
     unused=("visual.", "lm_head."),
 )

@@ -1,6 +1,7 @@
 """Projects: the dataset folders that the page and the API work on, found and created by name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainer import paths, runs, storage
@@ -170,6 +171,23 @@ def save_caption(image: Path, text: str, base: object = None, typed: Moment = UN
     return None
 
 
+@contextmanager
+def changing_captions(project: str, sent: Moment) -> Iterator[set[str]]:
+    """Lock captions while an act of a page changes them; yields the images whose captions it has typed since.
+
+    What changes meanwhile is noted as this page's: to type over it is no conflict with another one.
+    """
+    path = folder(project)
+    with dataset.captions_lock(path):
+        before = {image.name: read_caption(image) for image in dataset.image_files(path)}
+        try:
+            yield order.edited_later(sent, project)
+        finally:
+            for image in dataset.image_files(path):
+                if (caption := read_caption(image)) != before.get(image.name):
+                    order.edit(sent, project, image.name, caption)
+
+
 def change_captions(
     project: str, sent: Moment, change: caption_edits.Change, title: str, names: Iterable[str] | None = None
 ) -> int:
@@ -178,10 +196,7 @@ def change_captions(
     Returns:
         How many became different.
     """
-    path = folder(project)
-    with dataset.captions_lock(path):
-        edits = caption_edits.preview(path, change, names, without=order.edited_later(sent, project))
-        caption_edits.apply(path, edits, title)
-        for edit in edits:
-            order.edit(sent, project, edit.name, one_line(edit.after))
+    with changing_captions(project, sent) as typed:
+        edits = caption_edits.preview(folder(project), change, names, without=typed)
+        caption_edits.apply(folder(project), edits, title)
     return len(edits)

@@ -9,7 +9,7 @@ from trainer.data.captions import one_line
 from trainer.data.image_edits import Box, Edit
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
-from ui.state import order, page_memory, projects
+from ui.state import page_memory, projects
 from ui.state.order import UNKNOWN, Moment
 from ui.tabs import image_grid
 from ui.widgets.handlers import answered
@@ -121,9 +121,9 @@ def decide(project: str, action: str, name: str, sent: Moment = UNKNOWN) -> str:
     if action == "discard":
         caption_edits.discard_proposals(folder, names)
         return _("The proposed captions were discarded.") if names is None else _("The proposed caption was discarded.")
-    if name in order.edited_later(sent, project):  # it was typed after Keep was clicked
-        names = []
-    number = caption_edits.keep_proposals(folder, names)
+    with projects.changing_captions(project, sent) as typed:
+        kept = [] if name in typed else names  # typed after Keep was clicked
+        number = caption_edits.keep_proposals(folder, kept)
     text = ngettext("Kept {n} proposed caption.", "Kept {n} proposed captions.", number)
     if names is None and (left := len(caption_edits.read_proposals(folder))):
         text += " " + ngettext(

@@ -13,7 +13,7 @@ from trainer.data.captions import one_line, read_caption
 from trainer.data.problems import KINDS
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
-from ui.state import order, page_memory, projects
+from ui.state import page_memory, projects
 from ui.state.order import Moment
 from ui.tabs import caption_models, caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
@@ -256,7 +256,8 @@ def fill_in(project: str, trigger: str, selection: Selection, template: str, nou
 
 def undo_captions(project: str, trigger: str, selection: Selection) -> dict[str, Any]:
     """Undo the last change of many captions."""
-    undone = undo.undo(projects.folder(project))
+    with projects.changing_captions(project, selection.sent):
+        undone = undo.undo(projects.folder(project))
     text = _("There is nothing to undo.")
     if undone:
         text = _("Undone: {what}.", what=undone.title)
@@ -267,15 +268,14 @@ def undo_captions(project: str, trigger: str, selection: Selection) -> dict[str,
 
 def fix(project: str, trigger: str, selection: Selection, event: gr.EventData) -> dict[str, Any]:
     """Apply the fix for a kind of problem; it removes only images that the finding named."""
-    folder, word = projects.folder(project), one_line(trigger or "")
-    with dataset.captions_lock(folder):
-        typed = order.edited_later(selection.sent, project)
+    word = one_line(trigger or "")
+    with projects.changing_captions(project, selection.sent) as typed:
         problems = [
             problem
             for problem in image_grid.read(project, word).problems
             if KINDS[problem.kind].action != "remove" or problem.name in event.names
         ]
-        report = fixes.apply_fix(folder, problems, str(event.kind), word, without=typed)
+        report = fixes.apply_fix(projects.folder(project), problems, str(event.kind), word, without=typed)
     drawn = image_grid.draw(project, trigger, replace(selection, kind=""), asked=selection)
     return {"report": status(report), **drawn}
 

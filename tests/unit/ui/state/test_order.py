@@ -62,10 +62,14 @@ def test_an_act_that_arrives_late_leaves_what_was_typed_since(character: Path, a
     assert read_caption(image) != TYPED, "of pages that know nothing of each other the last one counts"
 
 
-def test_a_caption_typed_after_an_act_is_no_conflict_with_it(character: Path) -> None:
+@pytest.mark.parametrize("act", [*ACTS, "undo"])
+def test_a_caption_typed_after_an_act_is_no_conflict_with_it(character: Path, act: str) -> None:
     image = character / "01.png"
-    write_caption(image, "a cat")
-    images.add_trigger("rin", "zorblax", Selection(sent=Moment("a", 5)))
+    write_caption(image, "a dog")
+    caption_edits.apply(character, [caption_edits.Edit(image.name, "a dog", "a cat")], "a change to undo")
+    caption_edits.propose(character, [caption_edits.Edit(image.name, "a cat", "a proposal")])
+    acts = {**ACTS, "undo": lambda selection: images.undo_captions("rin", "", selection)}
+    acts[act](Selection(sent=Moment("a", 5)))
     assert "conflict" in type_in("a cat", 6, page="b"), "this page has not seen it"
     assert "conflict" in type_in("a cat", 4), "typed before the act, which was to come after it"
     assert "conflict" not in type_in("a cat", 6)

@@ -104,7 +104,7 @@ class Server:
             return ""
         self.process.terminate()
         try:
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=HANG)
             return self.said.read_text()
         except subprocess.TimeoutExpired:
             self.kill()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import HANG
 from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, make_home
 
 pytestmark = pytest.mark.nightly
@@ -22,7 +23,7 @@ def test_the_program_of_the_documentation_runs(shared: Server, tmp_path: Path) -
     program = program.replace("http://127.0.0.1:7860", shared.url).replace('exposures": 120', 'exposures": 8')
     (tmp_path / "datasets").symlink_to(EXAMPLES)
 
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "mira.safetensors").stat().st_size > 10_000
     assert (tmp_path / "mira.png").read_bytes().startswith(b"\x89PNG")
@@ -43,7 +44,7 @@ def test_the_commands_of_the_documentation_run(tmp_path: Path, password: str) ->
     try:
         server.start(*(["--listen"] if password else []), LIMNER_PASSWORD=password)
         done = subprocess.run(
-            ["bash", "-euc", commands], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+            ["bash", "-euc", commands], cwd=tmp_path, capture_output=True, text=True, timeout=HANG,
             env={**os.environ, "LIMNER_PASSWORD": password},
         )  # fmt: skip
     finally:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from safetensors import safe_open
 
-from tests.conftest import wait
+from tests.conftest import HANG, wait
 from tests.e2e.conftest import CHECKOUT, Server, make_home, serving
 from tests.unit.ui.test_page import in_loop
 from trainer import runs
@@ -46,7 +46,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def web(shared: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=shared.url, timeout=60) as client:
+    with httpx.Client(base_url=shared.url, timeout=HANG) as client:
         yield client
 
 
@@ -255,7 +255,7 @@ def test_idle_connections_do_not_use_up_the_files(server: Server) -> None:
     idle = []
     try:
         for _ in range(400):
-            idle.append(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            idle.append(socket.create_connection(("127.0.0.1", server.port), timeout=HANG))
         wait(server.answers)  # connections of before make room after ten seconds
     finally:
         for connection in idle:
@@ -273,7 +273,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def test_a_header_that_never_ends_is_cut_off(shared: Server) -> None:
-    with socket.create_connection(("127.0.0.1", shared.port), timeout=30) as slow:
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=HANG) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         wait(lambda: is_closed(slow), every=0.5)
 
@@ -284,7 +284,7 @@ def test_a_header_that_never_ends_is_cut_off(shared: Server) -> None:
 @pytest.fixture(scope="module")
 def started(shared: Server) -> Path:
     """The folder of the run that three clicks on Start made, when it has ended."""
-    with httpx.Client(base_url=shared.url, timeout=60) as web:
+    with httpx.Client(base_url=shared.url, timeout=HANG) as web:
         page = Page(web, web.get("/config").json())
         start = page.called_by("start", "click")
         values = page.values(
@@ -387,7 +387,7 @@ def test_no_route_tells_a_secret_or_where_things_lie(
 
 def guesses(server: Server) -> tuple[list[int], bool]:
     """Guess passwords as if through a proxy from other networks; return the answers, and whether that is in the log."""
-    with httpx.Client(base_url=server.url, timeout=30) as stranger:
+    with httpx.Client(base_url=server.url, timeout=HANG) as stranger:
         sources = [{"X-Forwarded-For": f"10.{guess}.0.1"} for guess in range(8)]
         answers = [stranger.post("/login", headers=source, data={"password": "x"}) for source in sources]
     log = (server.home / "outputs" / ".audit.log").read_text(encoding="utf-8")
@@ -402,7 +402,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_without_the_password_no_route_answers(routes: list[tuple[str, str]], locked: Server) -> None:
-    with httpx.Client(base_url=locked.url, timeout=30) as stranger:
+    with httpx.Client(base_url=locked.url, timeout=HANG) as stranger:
         for method, path in routes:
             addresses = re.sub(r"{.*?}", "x", path)
             if addresses not in ("/", "/login", "/logout"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.conftest import small_disk
+from tests.conftest import HANG, small_disk
 from tests.e2e.conftest import CHECKOUT, Browser, Server, make_home
 from tests.e2e.test_network import guesses
 from trainer import storage
@@ -21,7 +21,7 @@ from ui import launch
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "app.py", *arguments], cwd=CHECKOUT, env={**os.environ, "LIMNER_HOME": str(home)},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=HANG,
     )  # fmt: skip
 
 

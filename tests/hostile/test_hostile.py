@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.conftest import HANG
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
 from trainer import families, paths, storage
 from trainer.adapter_files import reader, safetensors_reader, summary
@@ -118,7 +119,7 @@ def read_apart(folder: Path, code: str, files: list[tuple[str, Path]], then: str
     program = f"from trainer.data import images, sandbox\n{code}\nsandbox.main()\n{then}"
     offered = json.dumps([(name, str(path)) for name, path in files])
     command = [sys.executable, "-c", program, str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, input=offered, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, input=offered, timeout=HANG)
 
 
 @pytest.mark.slow

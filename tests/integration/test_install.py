@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT, unmeasured
+from tests.conftest import CHECKOUT, HANG, unmeasured
 from tests.integration.runs.test_processes import limner
 from trainer import runs, selftest
 from trainer.selftest import Case
@@ -75,7 +75,7 @@ def test_an_installed_package_serves_the_page(environment: dict[str, str], tmp_p
                     answers.append(answer.read())
         finally:
             server.terminate()
-        assert server.wait(20) == 0
+        assert server.wait(HANG) == 0
     assert b"Limner" in answers[0]
     assert b'id="cuda-out-of-memory"' in answers[1], "the documentation comes with the package"
     assert answers[2].startswith(b"\x89PNG")

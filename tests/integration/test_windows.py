@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from tests import windows
-from tests.conftest import CHARACTER, wait
+from tests.conftest import CHARACTER, HANG, wait
 from tests.hostile import pictures
 from trainer import runs
 from trainer.runs import Run
@@ -42,7 +42,7 @@ def home(disk: Path) -> Path:
 def python(disk: Path, code: str, *arguments: str | Path, reads: str = "utf-8", **variables: str) -> str:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = windows.environment(disk, home(disk)) | variables
-    done = subprocess.run(command, env=environment, capture_output=True, encoding=reads, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding=reads, timeout=HANG)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -222,7 +222,7 @@ class Page:
             time.sleep(0.2)
 
     def fetch(self, address: str) -> bytes:
-        with urllib.request.urlopen(self.url + address, timeout=60) as answer:
+        with urllib.request.urlopen(self.url + address, timeout=HANG) as answer:
             return bytes(answer.read())
 
 

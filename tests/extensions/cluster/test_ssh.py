@@ -17,7 +17,7 @@ import pytest
 
 from limner_extensions.cluster import node_server
 from limner_extensions.cluster.ssh_machine import Address, SshMachine
-from tests.conftest import CHECKOUT, free_port, wait
+from tests.conftest import CHECKOUT, HANG, free_port, wait
 from tests.extensions.cluster.test_ray import submit
 from tests.extensions.cluster.test_relay import hash_of, make, settings
 from tests.integration.runs.test_processes import status
@@ -201,11 +201,11 @@ def serve(silence: float, home: Path) -> subprocess.Popen[bytes]:
 def test_a_node_whose_relay_is_silent_or_sends_nonsense_ends(tmp_path: Path) -> None:
     """Silent as after a cable was pulled: no byte comes, and no end."""
     with serve(0.5, tmp_path) as server:
-        assert server.wait(60) == 1
+        assert server.wait(HANG) == 1
         assert server.stdout
         assert server.stdout.read() == node_server.GREETING
     for nonsense in (b"", b"GET / HTTP/1.1\r\n\r\n" * 10):
         with serve(60, tmp_path) as server:
-            _, errors = server.communicate(nonsense, timeout=60)
+            _, errors = server.communicate(nonsense, timeout=HANG)
             assert (server.returncode, errors) == (0, b"")
     assert not list(tmp_path.glob("outputs/.cluster/runs/*/"))

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import wait
+from tests.conftest import HANG, wait
 from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, browser, make_home, serving, visit
 from tests.e2e.test_page import advanced, cards, finished, new_project, points, start, tab, upload
 from trainer import runs
@@ -55,7 +55,7 @@ def both(tmp_path: Path) -> Iterator[tuple[Server, Visitor, Visitor]]:
         server = stack.enter_context(serving(home))
         people = []
         for name, password in zip(NAMES, passwords, strict=True):
-            web = stack.enter_context(httpx.Client(base_url=server.url, timeout=60))
+            web = stack.enter_context(httpx.Client(base_url=server.url, timeout=HANG))
             assert web.post("/login", data={"name": name, "password": password}).status_code == 303
             web.get("/")  # their servers start at the same time
             people.append(Visitor(name, password, web, home / "people" / name))

@@ -19,7 +19,7 @@ import uvicorn
 
 from limner_extensions.people import accounts
 from limner_extensions.people.per_user_proxy import PerUserProxy
-from tests.conftest import CHECKOUT, wait
+from tests.conftest import CHECKOUT, HANG, wait
 from ui.launch import bind
 from ui.server import security
 from ui.server.security import SecurityMiddleware
@@ -64,7 +64,7 @@ def address(home: Path) -> Iterator[str]:
 
 @contextmanager
 def visiting(address: str, name: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=20) as client:
+    with httpx.Client(base_url=address, timeout=HANG) as client:
         password = accounts.add(name)
         assert client.post("/login", data={"name": name, "password": password}).status_code == 303
         yield client
@@ -140,7 +140,7 @@ def test_a_request_with_two_lengths_is_no_second_request(shared: httpx.Client) -
     both = f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\nContent-Length: 60\r\n"
     hidden = "GET /die HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     before = shared.get("/echo").json()["pid"]
-    with socket.create_connection(("127.0.0.1", shared.base_url.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", shared.base_url.port), timeout=HANG) as connection:
         connection.sendall(f"{both}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}".encode())
         assert not connection.recv(4096).startswith(b"HTTP/1.1 2")
     assert shared.get("/echo").json()["pid"] == before

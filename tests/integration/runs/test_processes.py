@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image, ImageChops
 
-from tests.conftest import CHECKOUT, wait
+from tests.conftest import CHECKOUT, HANG, wait
 from tests.workers import Workers
 from trainer import config, runs
 from trainer.cli.commands import main
@@ -57,7 +57,7 @@ def processes(run: Run) -> list[int]:
 
 @pytest.mark.slow
 def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path, workers: Workers) -> None:
-    run = make(str(tiny_sd), steps=100, batch_size=1, resolution=64)
+    run = make(str(tiny_sd), steps=100_000, batch_size=1, resolution=64)  # it does not end before it is told to
     number = workers.start(run)
     wait(lambda: runs.look(run).state.step > 3)
     assert status(run) == "running"
@@ -73,14 +73,16 @@ def test_stop_is_saved_and_resume_finishes(character: Path, tiny_sd: Path, worke
     with subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as typed:
         wait(lambda: runs.look(run).state.step > step)
         typed.send_signal(signal.SIGINT)  # Ctrl-C
-        assert "Traceback" not in typed.communicate(timeout=30)[1]
+        assert "Traceback" not in typed.communicate(timeout=HANG)[1]
     assert (typed.returncode, status(run)) == (0, "stopped")
     step = runs.look(run).state.step
     assert checkpoint.folders(run)[-1].name == f"{step:06d}"
+    training = run.config().training.model_copy(update={"steps": step + 3})
+    run.save_config(run.config().model_copy(update={"training": training}))
     done = limner("resume", run.folder)
     assert done.returncode == 0, done.stderr
-    assert f"from step {step} of 100" in done.stderr
-    assert "Finished after 100 steps: rin.safetensors" in done.stderr
+    assert f"from step {step} of {step + 3}" in done.stderr
+    assert f"Finished after {step + 3} steps: rin.safetensors" in done.stderr
 
 
 @pytest.mark.slow

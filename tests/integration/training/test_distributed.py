@@ -11,7 +11,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import CHECKOUT, wait
+from tests.conftest import CHECKOUT, HANG, wait
 from tests.integration.runs.test_processes import processes
 from tests.integration.training.test_memory import close, newest
 from tests.integration.training.test_train import finished, losses, settings
@@ -83,7 +83,7 @@ print("not noticed")
 def test_a_process_that_ended_early_is_noticed(character: Path, tiny_sd: Path) -> None:
     run = runs.create(settings(tiny_sd, training__devices=2))
     command = [sys.executable, "-c", DEAD_EARLY, str(run.folder)]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=HANG)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert runs.look(run).state.message.startswith("Another process of this run has ended")
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import CHECKOUT, small_disk, unmeasured, wait
+from tests.conftest import CHECKOUT, HANG, small_disk, unmeasured, wait
 from tests.integration.runs.test_processes import limner, make, status
 from tests.integration.training.test_train import same
 from tests.workers import Workers
@@ -156,7 +156,7 @@ def test_a_second_interrupt_ends_a_command_that_hangs(tiny_sd: Path) -> None:
             wait((run.folder / "ask" / "stop").exists)
             assert typed.poll() is None
             typed.send_signal(signal.SIGINT)
-            printed = typed.communicate(timeout=60)[1]
+            printed = typed.communicate(timeout=HANG)[1]
         finally:
             typed.kill()
     assert typed.returncode == 130

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from tests.conftest import HANG
 from trainer.errors import UserError
 from ui import launch
 from ui.server import address_token, connections, logins, security, sessions
@@ -290,7 +291,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def connect(port: int, address: str) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(address, 0))
+    return socket.create_connection(("127.0.0.1", port), timeout=HANG, source_address=(address, 0))
 
 
 def is_answered(link: socket.socket) -> bool:

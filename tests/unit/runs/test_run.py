@@ -17,6 +17,7 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import HANG
 from trainer import config, processes, runs
 from trainer.data import dataset
 from trainer.errors import UserError
@@ -130,7 +131,7 @@ def test_a_run_on_hold_lets_others_pass_until_it_is_released(home: Path) -> None
         assert not resting.done()
         assert not runs.is_locked(cards.known()[0].lock)
         queue.hold(older, release=True)
-        resting.result(timeout=60).release()
+        resting.result(timeout=HANG).release()
     with pytest.raises(UserError, match="does not wait"):
         queue.hold(newer)
     third = named("0003")
@@ -256,7 +257,7 @@ def test_nobody_is_ended_for_a_run_that_no_worker_holds(home: Path) -> None:
         assert other.poll() is None
         with held(run.lock):
             control.kill(run)
-            assert other.wait(60) != 0
+            assert other.wait(HANG) != 0
 
 
 def test_the_time_left_does_not_follow_the_clock_on_the_wall(home: Path) -> None:
@@ -358,7 +359,7 @@ def test_a_paused_run_rests_until_it_is_let_go_or_stopped(home: Path) -> None:
         time.sleep(3 * runs.PAUSE_POLL)
         assert (resting.done(), moments) == (False, ["paused"])
         runs.pause(run, go_on=True)
-        resting.result(timeout=60)
+        resting.result(timeout=HANG)
     assert (moments, runs.look(run).state.step) == (["paused", "goes on"], 3)
     runs.pause(run)
     runs.request(run, "stop")

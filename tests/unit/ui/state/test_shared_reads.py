@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.conftest import HANG
 from ui.state import shared_reads
 from ui.state.shared_reads import KEPT, shared
 
@@ -21,13 +22,13 @@ def test_requests_that_wait_share_one_read(monkeypatch: pytest.MonkeyPatch) -> N
     def read() -> int:
         reads.append(len(reads) + 1)
         reading.set()
-        assert may_end.wait(60)
+        assert may_end.wait(HANG)
         return reads[-1]
 
     monkeypatch.setattr(shared_reads, "time", SimpleNamespace(monotonic=now))
     with ThreadPoolExecutor(21) as pool:
         first = pool.submit(shared, "many", read)
-        assert reading.wait(60)
+        assert reading.wait(HANG)
         before = len(looks)
         others = [pool.submit(shared, "many", read) for _ in range(20)]
         while len(looks) < before + 20:  # each looks at the clock when it asks

@@ -128,13 +128,15 @@ def _of_transformer(layers: Mapping[str, Shape], image: float, transformer: Tran
     """Text and image attend to each other as one sequence (Esser et al. 2024, section 4), unless one is alone."""
     text, total = transformer.text_tokens, 0.0
     for path, shape in layers.items():
-        blocks = transformer.blocks.get(path.partition(".")[0])
+        blocks = transformer.blocks.get(transformer_names.block(path).rpartition(".")[0])
         tokens = blocks.tokens if blocks else "apart"
-        seen = {"apart": image, "both": image + text, "image": image, "text": float(text)}[tokens]
+        times = blocks.apart_layers if blocks else 1
+        seen = {"apart": image, "both": image + text, "image": image, "text": float(text * times)}[tokens]
         total += _places(path, seen, text, _OF_TEXT) * math.prod(shape)
         if path.endswith(("to_q", "to_qkv_mlp_proj")):
             alone = tokens in ("image", "text") or ".attn2." in path
-            total += 2 * shape[1] * (seen if alone else image + text) ** 2
+            attended = seen if alone else image + text
+            total += 2 * shape[1] * attended * (times if times > 1 else attended)
     return total
 
 

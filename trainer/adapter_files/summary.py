@@ -345,8 +345,8 @@ def _bytes_by_block(file: SafetensorsFile, layers: list[Layer]) -> dict[str, int
     )
 
     def place(block: str) -> tuple[int, int]:
-        name, _, number = block.partition(".")
-        return order.index(name), int(number or 0)
+        name, _, number = block.rpartition(".")
+        return order.index(name or block), int(number) if name else 0
 
     return dict(sorted(sizes.items(), key=lambda item: place(item[0])))
 

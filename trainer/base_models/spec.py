@@ -153,6 +153,7 @@ class Blocks:
     joined: Mapping[str, Mapping[str, int]]  # parts of joined layers, in the order of their rows, with their shares
     feed_forwards: tuple[str, ...] = ()  # layers of each block that keep most for the backward pass, if one does
     tokens: Tokens = "apart"
+    apart_layers: int = 1  # of the text encoder that a token has; if several, they see each other alone
 
 
 def repeated(name: str, count: int, layers: Mapping[str, Shape]) -> dict[str, Shape]:

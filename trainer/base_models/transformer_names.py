@@ -13,10 +13,10 @@ from trainer.base_models.spec import Transformer
 
 
 @cache
-def _diffusers() -> dict[tuple[str, str], str]:
-    """Return the paths within blocks by the name of the blocks and of the layer, both with underscores."""
+def _diffusers() -> dict[tuple[str, str], tuple[str, str]]:
+    """Return the blocks and the paths within them by the names of both with underscores."""
     return {
-        (name, layer.replace(".", "_")): layer
+        (_flat(name), _flat(layer)): (name, layer)
         for transformer in TRANSFORMERS.values()
         for name, blocks in transformer.blocks.items()
         for layer in (*blocks.layers, *(part for parts in blocks.joined.values() for part in parts))
@@ -32,7 +32,7 @@ def _of(family: FamilyName | None) -> list[Transformer]:
 def _original(family: FamilyName | None = None) -> dict[tuple[str, str], tuple[str, str]]:
     """Return blocks and paths as in diffusers by the original names of both, with underscores."""
     return {
-        (blocks.original, original.replace(".", "_")): (name, layer)
+        (_flat(blocks.original), _flat(original)): (name, layer)
         for transformer in _of(family)
         for name, blocks in transformer.blocks.items()
         for layer, original in blocks.layers.items()
@@ -43,14 +43,14 @@ def _original(family: FamilyName | None = None) -> dict[tuple[str, str], tuple[s
 def _outside(family: FamilyName | None = None) -> tuple[dict[str, str], dict[str, str]]:
     """Return the paths of layers outside the blocks by their names with underscores, in diffusers and originally."""
     pairs = [pair for transformer in _of(family) for pair in transformer.outside.items()]
-    return {path.replace(".", "_"): path for path, _ in pairs}, {name.replace(".", "_"): path for path, name in pairs}
+    return {_flat(path): path for path, _ in pairs}, {_flat(name): path for path, name in pairs}
 
 
 @cache
 def _in_block() -> re.Pattern[str]:
     """Return a pattern of the names of layers in blocks, with underscores: the blocks, the number and the layer."""
     known = {
-        name
+        _flat(name)
         for transformer in TRANSFORMERS.values()
         for diffusers, blocks in transformer.blocks.items()
         for name in (diffusers, blocks.original)
@@ -58,23 +58,32 @@ def _in_block() -> re.Pattern[str]:
     return re.compile(rf"({'|'.join(sorted(known, key=len, reverse=True))})_(\d+)_(.+)")
 
 
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
 def _split(name: str) -> tuple[str, str, str]:
-    match = _in_block().fullmatch(name.replace(".", "_"))
+    match = _in_block().fullmatch(_flat(name))
+    return (match[1], match[2], match[3]) if match else ("", "", "")
+
+
+def _split_path(path: str) -> tuple[str, str, str]:
+    """Return the list of blocks that a layer may be in, the number of its block, and its path there; "" if none."""
+    match = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", path)
     return (match[1], match[2], match[3]) if match else ("", "", "")
 
 
 def block(path: str) -> str:
     """Return the block that a layer is in, as `transformer_blocks.0`; "" if it is outside of them."""
-    name, _, rest = path.partition(".")
-    number = rest.partition(".")[0]
+    name, number, _ = _split_path(path)
     return f"{name}.{number}" if any(name in transformer.blocks for transformer in TRANSFORMERS.values()) else ""
 
 
 def from_diffusers(name: str) -> str:
     """Return the path of a layer by its name in diffusers, with dots or underscores; "" if there is none."""
     blocks, number, layer = _split(name)
-    path = _diffusers().get((blocks, layer), "")
-    return f"{blocks}.{number}.{path}" if path else _outside()[0].get(name.replace(".", "_"), "")
+    known, path = _diffusers().get((blocks, layer), ("", ""))
+    return f"{known}.{number}.{path}" if path else _outside()[0].get(_flat(name), "")
 
 
 def from_original(name: str, family: FamilyName | None = None) -> str:
@@ -84,16 +93,15 @@ def from_original(name: str, family: FamilyName | None = None) -> str:
     """
     blocks, number, layer = _split(name)
     known, path = _original(family).get((blocks, layer), ("", ""))
-    return f"{known}.{number}.{path}" if path else _outside(family)[1].get(name.replace(".", "_"), "")
+    return f"{known}.{number}.{path}" if path else _outside(family)[1].get(_flat(name), "")
 
 
 def original(path: str, family: FamilyName) -> str:
     """Return the name of a layer in the original code, with dots; "" if it is only a part of a joined one there."""
     transformer = TRANSFORMERS[family]
-    name, _, rest = path.partition(".")
+    name, number, layer = _split_path(path)
     if name not in transformer.blocks:
         return transformer.outside.get(path, "")
-    number, _, layer = rest.partition(".")
     blocks = transformer.blocks[name]
     return f"{blocks.original}.{number}.{blocks.layers[layer]}" if layer in blocks.layers else ""
 
@@ -107,8 +115,7 @@ def named_alike(name: str) -> dict[FamilyName, str]:
 
 def parts(path: str, family: FamilyName | None = None) -> dict[str, int]:
     """Return the paths of the parts of a joined layer with their shares of its rows, in their order; {} of others."""
-    name, _, rest = path.partition(".")
-    number, _, layer = rest.partition(".")
+    name, number, layer = _split_path(path)
     for other, transformer in TRANSFORMERS.items():
         if family in (None, other) and name in transformer.blocks and layer in transformer.blocks[name].joined:
             shares = transformer.blocks[name].joined[layer]
@@ -118,8 +125,7 @@ def parts(path: str, family: FamilyName | None = None) -> dict[str, int]:
 
 def joined(path: str, family: FamilyName) -> str:
     """Return the path of the joined layer that a layer is a part of; "" if it is of none."""
-    name, _, rest = path.partition(".")
-    number, _, layer = rest.partition(".")
+    name, number, layer = _split_path(path)
     blocks = TRANSFORMERS[family].blocks.get(name)
     whole = next((whole for whole, shares in blocks.joined.items() if layer in shares), "") if blocks else ""
     return f"{name}.{number}.{whole}" if whole else ""
@@ -127,8 +133,7 @@ def joined(path: str, family: FamilyName) -> str:
 
 def families(path: str) -> Iterator[FamilyName]:
     """Yield the families whose transformers can have a layer at a path."""
-    name, _, rest = path.partition(".")
-    layer = rest.partition(".")[2]
+    name, _, layer = _split_path(path)
     for family, transformer in TRANSFORMERS.items():
         blocks = transformer.blocks.get(name)
         if path in transformer.outside or (blocks and (layer in blocks.layers or joined(path, family))):

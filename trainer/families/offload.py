@@ -134,11 +134,14 @@ _OFFLOADED: "WeakKeyDictionary[nn.Module, Offloaded]" = WeakKeyDictionary()
 
 
 def items(model: nn.Module, lists: Collection[str]) -> dict[str, nn.Module]:
-    """Return the items of all lists of a model with these names, such as its blocks, by their paths."""
+    """Return the items of all lists of a model with these names, such as its blocks, by their paths.
+
+    A name may begin with that of the part that has the list.
+    """
 
     def is_in_one(path: str) -> bool:
         owner, _, number = path.rpartition(".")
-        return number.isdigit() and owner.rpartition(".")[2] in lists
+        return number.isdigit() and f".{owner}".endswith(tuple(f".{name}" for name in lists))
 
     return {path: module for path, module in model.named_modules() if is_in_one(path)}
 

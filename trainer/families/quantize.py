@@ -73,7 +73,7 @@ def _layers(model: nn.Module, lists: Sequence[str]) -> Iterator[tuple[str, nn.Li
         if (
             type(layer) is not nn.Linear
             or _MODULATION.search(path)
-            or not any(name in path.split(".") for name in lists)
+            or not any(f".{name}." in f".{path}" for name in lists)
         ):
             continue
         if layer.out_features % ROWS == layer.in_features % COLUMNS == 0:

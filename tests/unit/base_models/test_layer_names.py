@@ -1,5 +1,6 @@
 """Names of layers: every layer of every family through every form and back; and the layouts against the live models."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,8 @@ def test_every_name_of_a_transformer_is_read_back(family: FamilyName) -> None:
         place = place_of(key)
         if place.component != "transformer":
             continue
-        is_inside = place.path.startswith(tuple(f"{name}." for name in TRANSFORMERS[family].blocks))
-        assert place.block == (".".join(place.path.split(".")[:2]) if is_inside else "outside")
+        block = re.match(rf"({'|'.join(TRANSFORMERS[family].blocks)})\.\d+", place.path)
+        assert place.block == (block[0] if block else "outside")
         for name in (layer_names.kohya(place, family), layer_names.peft(place), f"lycoris_{flat(place.path)}"):
             assert layer_names.read(name).place == place
         # As musubi-tuner and OneTrainer name the layers of Z-Image.

@@ -12,7 +12,7 @@ from torch import nn
 
 from trainer import families
 from trainer.config import ModelConfig
-from trainer.families import weights
+from trainer.families import offload, quantize, weights
 from trainer.families.weights import fingerprint
 
 
@@ -74,3 +74,11 @@ def test_large_parts_of_the_same_files_are_hashed_once(home: Path, monkeypatch: 
     families.fingerprints(model.model_copy(update={"weights": "int8"}), parts)
     families.fingerprints(model, {"denoiser": parts["denoiser"].to(torch.float16), "vae": parts["vae"]})
     assert hashing.call_count == 6 + 2 + 2 + 2 + 1
+
+
+def test_lists_of_blocks_may_be_named_with_the_part_that_has_them() -> None:
+    parts = {name: nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(64, 32)])}) for name in ("text", "image")}
+    model = nn.ModuleDict(parts)
+    assert offload.items(model, ("text.blocks",)).keys() == {"text.blocks.0"}
+    assert offload.items(model, ("blocks",)).keys() == {"text.blocks.0", "image.blocks.0"}
+    assert [path for path, _layer in quantize._layers(model, ("image.blocks",))] == ["image.blocks.0"]

@@ -16,5 +16,5 @@ from trainer.families.base_model import (
     read,
     read_other,
 )
-from trainer.families.family import LENGTHS, Conditioning, Family
+from trainer.families.family import LENGTHS, Conditioning, Family, stacked, without_padding
 from trainer.families.weights import fingerprint, fingerprints

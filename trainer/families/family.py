@@ -4,13 +4,14 @@ A family is one file here with its model: how it encodes prompts and predicts. N
 files for other programs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
@@ -222,3 +223,11 @@ def without_padding(conditioning: Conditioning) -> Conditioning:
         return conditioning
     rows = {name: rows for name, rows in conditioning.items() if name != LENGTHS}
     return {**rows, "text": rows["text"][:, : int(max(conditioning[LENGTHS].tolist()))]}
+
+
+def stacked(rows: Mapping[str, Sequence[Tensor]]) -> Conditioning:
+    """Return encoded prompts of their rows by name; texts are filled up with zeros to the longest one."""
+    columns = {name: torch.stack(list(values)) for name, values in rows.items() if name != "text"}
+    if "text" in rows:
+        columns["text"] = pad_sequence(list(rows["text"]), batch_first=True)
+    return columns

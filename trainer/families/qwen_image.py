@@ -7,7 +7,7 @@ guidance keeps the norm of the prediction (diffusers 0.42, `pipelines/qwenimage`
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer import devices
 from trainer.devices import Untyped
@@ -42,7 +42,7 @@ class QwenImage(Flux):
         What is behind the length [b] of each is filled with zeros.
         """
         rows = [self._encode(prompt) for prompt in prompts]
-        padded = [nn.functional.pad(row, (0, 0, 0, TOKENS - len(row))) for row in rows]
+        padded = [torch.cat([row, row.new_zeros(TOKENS - len(row), *row.shape[1:])]) for row in rows]
         return {"text": torch.stack(padded), LENGTHS: torch.tensor([len(row) for row in rows])}
 
     def _encode(self, prompt: str) -> Tensor:
@@ -56,19 +56,23 @@ class QwenImage(Flux):
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the transformer's output [b, c, h, w] for noisy latents [b, c, h, w] at timesteps [b]; no sizes."""
         batch, channels, height, width = noisy.shape
-        text, lengths = without_padding(conditioning)["text"].to(self.dtype), conditioning[LENGTHS]
-        mask = None
-        if len({*lengths.tolist()}) > 1:
-            mask = devices.send(torch.arange(text.shape[1]) < lengths[:, None], self.device)
+        text = without_padding(conditioning)["text"].to(self.dtype)
         prediction: Tensor = self.denoiser(
             hidden_states=self._pipeline._pack_latents(noisy.to(self.dtype), batch, channels, height, width),
             timestep=timesteps / self.noise.timesteps,
             encoder_hidden_states=text,
-            encoder_hidden_states_mask=mask,
+            encoder_hidden_states_mask=self._mask(conditioning[LENGTHS], text.shape[1]),
             img_shapes=[[(1, height // 2, width // 2)]] * batch,
             return_dict=False,
         )[0]
         return self._unpack(prediction, height, width)
+
+    def _mask(self, lengths: Tensor, tokens: int) -> Tensor | None:
+        """Return which tokens [b, tokens] are those of texts of these lengths [b]; None if all are."""
+        if len({*lengths.tolist()}) == 1:
+            return None
+        mask: Tensor = devices.send(torch.arange(tokens) < lengths[:, None], self.device)
+        return mask
 
     def _unpack(self, packed: Tensor, height: int, width: int) -> Tensor:
         return super()._unpack(packed, height, width).squeeze(2)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from trainer import devices
 from trainer.config import TrainConfig
 from trainer.data.captions import of_class
-from trainer.families import LENGTHS, Conditioning
+from trainer.families import LENGTHS, Conditioning, stacked
 from trainer.rng import generator
 from trainer.training.tensor_cache import TensorCache
 
@@ -288,9 +288,9 @@ class Batches:
         if not texts:
             return None
         rows = [self.cache.get(self.conditioning[text]) for text in texts]
-        stacked = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
-        moved = {key: devices.send(tensor, self.device) for key, tensor in stacked.items() if key != LENGTHS}
-        return {**stacked, **moved, "sizes": sizes[: len(texts)]}
+        columns = stacked({key: [row[key] for row in rows] for key in rows[0]})
+        moved = {key: devices.send(tensor, self.device) for key, tensor in columns.items() if key != LENGTHS}
+        return {**columns, **moved, "sizes": sizes[: len(texts)]}
 
     def _preserved_prompts(self, number: int, captions: Sequence[str], triggers: Sequence[str]) -> tuple[str, ...]:
         """Return the prompts of the `number`-th batch for which the base's output is preserved.

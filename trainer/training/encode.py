@@ -34,6 +34,7 @@ from trainer.families import (
     gradient_checkpointing,
     offload,
     on_device,
+    without_padding,
 )
 from trainer.i18n import _
 from trainer.training import augment, tensor_cache
@@ -264,7 +265,8 @@ class _Encoder:
         if not self.cache.has(file, set()):
             with torch.no_grad():
                 embeddings = self.family.encode_prompts([prompt], chunks)
-            self.cache.put(file, {key: row[0].float().cpu().contiguous() for key, row in embeddings.items()})
+            rows = {**embeddings, **without_padding(embeddings)}  # padding would take most of the file
+            self.cache.put(file, {key: row[0].float().cpu().contiguous() for key, row in rows.items()})
         return file
 
 

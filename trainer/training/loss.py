@@ -11,7 +11,7 @@ from torch.nn import functional
 from trainer import devices
 from trainer.config import TrainConfig
 from trainer.config.objective import ObjectiveConfig
-from trainer.families import Adapter, Conditioning, Family
+from trainer.families import Adapter, Conditioning, Family, stacked
 from trainer.families.noise import NoiseSchedule
 from trainer.training.batches import Batch
 
@@ -117,8 +117,9 @@ def predict_base(family: Family, adapter: Adapter, batches: Sequence[tuple[Batch
 
 
 def joined(conditionings: Sequence[Conditioning]) -> Conditioning:
-    """Return the rows of all conditionings, one after the other."""
-    return {key: torch.cat([conditioning[key] for conditioning in conditionings]) for key in conditionings[0]}
+    """Return the rows of all conditionings, one after the other, with texts filled up to the longest."""
+    rows = {key: [row for conditioning in conditionings for row in conditioning[key]] for key in conditionings[0]}
+    return stacked(rows)
 
 
 def conditioned(family: Family, batch: Batch, chunks: int) -> Conditioning:

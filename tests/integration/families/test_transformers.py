@@ -24,12 +24,14 @@ from trainer.base_models.registry import FAMILIES, TRANSFORMERS, FamilyName
 from trainer.cli.commands import main
 from trainer.config import PictureConfig
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
+from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.families import Family, text_encoder_loading
 from trainer.families.family import LENGTHS, without_padding
 from trainer.families.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
+from trainer.training import encode
 from trainer.training.batches import Batch
 from trainer.training.loss import draw_timesteps, training_loss
 
@@ -532,6 +534,20 @@ def test_texts_are_cut_behind_the_longest() -> None:
     assert cut.keys() == {"text"}
     assert torch.equal(cut["text"], text[:, :3])
     assert without_padding({"text": text})["text"] is text
+
+
+def test_texts_are_kept_without_their_padding(character: Path, bases: dict[str, Path]) -> None:
+    """Of the 512 tokens that Qwen-Image reads most are padding, as long as captions are short."""
+    family, config = load(bases["qwen_image"]), settings(bases["qwen_image"], training__text_encoder=False)
+    built = encode.build(family, dataset.read(character, "rin"), config, lambda *_: None)
+    rows = {text: built.cache.get(file) for text, file in built.conditioning.items()}
+    assert all(len(row["text"]) == row[LENGTHS] < 512 for row in rows.values())
+    assert len({len(row["text"]) for row in rows.values()}) > 1
+    batch = built.at(0, 0)
+    text = batch.conditioning["text"]  # filled up to the longest
+    assert text.shape[1] == batch.conditioning[LENGTHS].max()
+    with torch.no_grad():
+        assert torch.equal(text, family.encode_prompts(batch.captions)["text"][:, : text.shape[1]])
 
 
 def test_a_folder_is_read_without_layers_that_nothing_uses(bases: dict[str, Path], tmp_path: Path) -> None:

@@ -82,3 +82,11 @@ def test_lists_of_blocks_may_be_named_with_the_part_that_has_them() -> None:
     assert offload.items(model, ("text.blocks",)).keys() == {"text.blocks.0"}
     assert offload.items(model, ("blocks",)).keys() == {"text.blocks.0", "image.blocks.0"}
     assert [path for path, _layer in quantize._layers(model, ("image.blocks",))] == ["image.blocks.0"]
+
+
+def test_texts_are_filled_up_to_the_longest() -> None:
+    rows = {"text": [torch.ones(3, 2, 4), torch.ones(1, 2, 4)], "lengths": [torch.tensor(3), torch.tensor(1)]}
+    columns = families.stacked(rows)
+    assert columns["lengths"].tolist() == [3, 1]
+    assert columns["text"].shape == (2, 3, 2, 4)
+    assert columns["text"].sum((1, 2, 3)).tolist() == [24, 8]

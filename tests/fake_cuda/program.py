@@ -150,7 +150,8 @@ def build(base: str, **changes: object) -> Family:
             settings = kind.load_config(source) | (changes if name == spec.denoiser else {})
             component = kind.from_config(settings)
         if isinstance(component, nn.Module):
-            component.to(torch.float32 if name == "vae" else torch.bfloat16).requires_grad_(False).eval()
+            precision = torch.float32 if name == "vae" else torch.bfloat16
+            loading.convert(component, precision).requires_grad_(False).eval()
         components[name] = component
     pipeline = getattr(diffusers, spec.pipeline)(**components)
     model: Any = _model_class(spec)

@@ -79,7 +79,7 @@ def load_pipeline(
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
-                part.to(_precision(name, spec, dtype)).requires_grad_(False).eval()
+                convert(part, _precision(name, spec, dtype)).requires_grad_(False).eval()
                 _check_finite(vae if vae and name == "vae" else path, name, part)
         if base.few_step and spec.first != "flow":
             pipeline.scheduler = few_step_scheduler(pipeline.scheduler, base.few_step)
@@ -251,6 +251,16 @@ def _precision(name: str, spec: FamilySpec, dtype: torch.dtype) -> torch.dtype:
         return torch.float32
     is_large = spec.large_encoder is not None and name == spec.large_encoder.component
     return torch.bfloat16 if dtype == torch.float16 and is_large else dtype
+
+
+def convert(part: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a part of a pipeline to a precision, but for the modules that diffusers keeps in fp32."""
+    part.to(dtype)
+    names = getattr(part, "_keep_in_fp32_modules", None) if isinstance(part, diffusers.ModelMixin) else None
+    for path, module in part.named_modules():
+        if path.rpartition(".")[2] in (names or ()):
+            module.float()
+    return part
 
 
 def _has_fp16_only(folder: Path) -> bool:

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import diffusers
 import pytest
 import torch
 from torch import nn
 
 from trainer import families
 from trainer.config import ModelConfig
-from trainer.families import offload, quantize, weights
+from trainer.families import loading, offload, quantize, weights
 from trainer.families.weights import fingerprint
 
 
@@ -82,6 +83,18 @@ def test_lists_of_blocks_may_be_named_with_the_part_that_has_them() -> None:
     assert offload.items(model, ("text.blocks",)).keys() == {"text.blocks.0"}
     assert offload.items(model, ("blocks",)).keys() == {"text.blocks.0", "image.blocks.0"}
     assert [path for path, _layer in quantize._layers(model, ("image.blocks",))] == ["image.blocks.0"]
+
+
+def test_what_diffusers_keeps_in_fp32_stays_so() -> None:
+    """Of this one the norms, to whose weights 1 is added."""
+    sizes = {"num_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "attention_head_dim": 8}
+    texts = {"text_hidden_dim": 8, "text_num_attention_heads": 1, "text_num_key_value_heads": 1}
+    model = diffusers.Krea2Transformer2DModel(axes_dims_rope=(4, 2, 2), intermediate_size=16, **sizes, **texts)
+    parameters = dict(loading.convert(model, torch.bfloat16).named_parameters())
+    in_full = {name.split(".")[-2] for name, weight in parameters.items() if weight.dtype == torch.float32}
+    assert in_full == {"norm", "norm1", "norm2", "norm_q", "norm_k"}
+    assert model.dtype == torch.bfloat16
+    assert loading.convert(nn.Sequential(nn.Linear(2, 2)), torch.bfloat16)[0].weight.dtype == torch.bfloat16
 
 
 def test_texts_are_filled_up_to_the_longest() -> None:

@@ -125,11 +125,15 @@ def whole_of(name: str, family: FamilyName) -> tuple[str, int]:
 
 
 def unjoined(name: str, family: FamilyName | None) -> str:
-    """Return the name in kohya's format of a layer that is not joined, as ComfyUI reads it for its family."""
+    """Return the name in kohya's format of a layer that is not joined, as ComfyUI reads it for its family.
+
+    It is the original one where the original code joins none.
+    """
     layer = layer_names.read(name)
     if family is None or family not in TRANSFORMERS or layer.component != "transformer":
         return name
-    return TRANSFORMERS[family].apart + layer.path.replace(".", "_")
+    transformer = TRANSFORMERS[family]
+    return transformer.apart + layer.path.replace(".", "_") if transformer.parts else _kohya(layer.path, family)
 
 
 def as_original(modules: Mapping[str, Module], family: FamilyName) -> dict[str, Module]:

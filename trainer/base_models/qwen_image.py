@@ -63,7 +63,6 @@ SPEC = FamilySpec(
         widths=(3072,),
         text_tokens=512,
         shapes=shapes,
-        apart="lora_unet_",  # as those of layers that are joined elsewhere
     ),
     vae_scale=0.0,
     vae_channels=16,

@@ -1,4 +1,4 @@
-"""Text encoders of billions of parameters that several families share: T5, Qwen3 and Qwen2.5-VL."""
+"""Text encoders of billions of parameters that several families share: T5, Qwen3, Qwen2.5-VL and Qwen3-VL."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -94,5 +94,15 @@ QWEN25_VL = replace(
     single_file="text_encoders.qwen25_7b.transformer.",
     file_name="qwen_2.5_vl_7b",
     first_level=("model.language_model.", "model."),
+    unused=("visual.", "lm_head."),
+)
+# Qwen3-VL 4B (Qwen Team 2025, https://arxiv.org/abs/2511.21631), likewise.
+QWEN3_VL = replace(
+    qwen3("4b"),
+    title="Qwen3-VL",
+    model="Qwen3VLTextModel",
+    single_file="text_encoders.qwen3vl_4b.transformer.",
+    file_name="qwen3vl_4b",
+    first_level=("model.language_model.", "language_model.", "model."),
     unused=("visual.", "lm_head."),
 )

@@ -76,6 +76,7 @@ def text_encoder_size(model: str) -> int:
     if not large:
         return size
     config = _config(folder / large.component)
+    config = config.get("text_config", config)
     weights = [*large.shapes(config).values()]
     embedding: Shape = (int(config["vocab_size"]), weights[0][1])
     return size + sum(math.prod(shape) for shape in (*weights, embedding))

@@ -199,8 +199,8 @@ def _multiplied_out(path: Path, family: FamilyName, dtype: torch.dtype, known: C
     tensors, parts = weights.read_weights(path, dtype), dict[str, Any]()
     config = CONFIGS / family
     components = foreign_text.read_json(config / "model_index.json")
-    for name in components.keys() - set(known):
-        library, kind = components[name] if name.startswith(("unet", "transformer", "text_encoder")) else (None, None)
+    for name in components.keys() & {*hub.WEIGHTS} - {*known}:
+        library, kind = components[name]
         if not library:
             continue
         parts[name] = load_single_file_sub_model(

@@ -34,7 +34,7 @@ from trainer.families.base_model import _model_class
 from trainer.training import optimizer_step
 from trainer.training.batches import Batch
 
-TEXT_ENCODERS = "text-encoders"
+TEXT_ENCODERS, LONGEST = "text-encoders", 512  # tokens of a text
 Measured = Callable[[str], AbstractContextManager[None]]
 WAYS: dict[str, tuple[gradient_checkpointing.Recomputed, gradient_checkpointing.Waiting]] = {
     **{way: (way, "off") for way in get_args(gradient_checkpointing.Recomputed)},
@@ -76,7 +76,9 @@ def main(size: float, base: str, parts: set[str]) -> dict[str, int]:
         with families.on_device(family, *family.prompt_encoders().values()), torch.no_grad(), measured("captions"):
             conditioning = family.encode_prompts(["a person"])
         if families.LENGTHS in conditioning:
-            conditioning[families.LENGTHS] = torch.tensor([512])  # a number, where no other tensor has a value
+            text = conditioning["text"]
+            conditioning["text"] = text.new_zeros(1, LONGEST, *text.shape[2:])
+            conditioning[families.LENGTHS] = torch.tensor([LONGEST])  # a number, where no other tensor has a value
         if "encoding" in parts:
             with families.on_device(family, family.encoders()["vae"]), torch.no_grad(), measured("encoding"):
                 families.encode_images(family, torch.zeros(1, 3, side, side))

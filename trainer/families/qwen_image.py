@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer import devices
 from trainer.devices import Untyped
-from trainer.families.family import LENGTHS, Conditioning, without_padding
+from trainer.families.family import LENGTHS, Conditioning, stacked, without_padding
 from trainer.families.flux import Flux
 
 TOKENS = 512  # that the pipeline reads
@@ -42,8 +42,7 @@ class QwenImage(Flux):
         What is behind the length [b] of each is filled with zeros.
         """
         rows = [self._encode(prompt) for prompt in prompts]
-        padded = [torch.cat([row, row.new_zeros(TOKENS - len(row), *row.shape[1:])]) for row in rows]
-        return {"text": torch.stack(padded), LENGTHS: torch.tensor([len(row) for row in rows])}
+        return stacked({"text": rows, LENGTHS: [torch.tensor(len(row)) for row in rows]})
 
     def _encode(self, prompt: str) -> Tensor:
         """Return the embedding [tokens, width] of a prompt, which does not depend on what others it is encoded with."""

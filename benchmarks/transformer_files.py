@@ -7,6 +7,7 @@ each kind and format it prints how many keys there are, and how far what the pro
 PEFT's format is off in ComfyUI, where alpha is not the rank: it does not read the alpha in the metadata.
 """
 
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -27,9 +28,11 @@ from trainer.base_models.registry import FAMILIES, TRANSFORMERS
 CONFIG = {
     "num_attention_heads": 2, "attention_head_dim": 64, "num_layers": 2, "num_single_layers": 2,
     "dual_attention_layers": (0,), "in_channels": 64, "out_channels": 16, "patch_size": 2, "joint_attention_dim": 96,
-    "pooled_projection_dim": 64,
+    "pooled_projection_dim": 64, "num_key_value_heads": 1, "intermediate_size": 192, "timestep_embed_dim": 48,
+    "text_hidden_dim": 96, "num_text_layers": 12, "num_layerwise_text_blocks": 2, "num_refiner_text_blocks": 2,
+    "text_num_attention_heads": 2, "text_num_key_value_heads": 2, "text_intermediate_size": 160,
 }  # fmt: skip
-COMFY_CONFIG = {"depth": 2, "num_blocks": 2, "depth_single_blocks": 2, "hidden_size": 128}
+COMFY_CONFIG = {"layers": 2, "depth": 2, "num_blocks": 2, "depth_single_blocks": 2, "hidden_size": 128}
 Effects = dict[str, Tensor]  # changes of weights, by the original names of layers
 
 
@@ -69,8 +72,9 @@ class Narrow:
                 {key: self.draw(*((rows, 3) if key[-1] == "a" else (3, columns))) for key in sorted(sides)}, 1.5
             )
         if kind == "LoKr":
-            parts = {"lokr_w1": self.draw(4, 4), "lokr_w2_a": self.draw(rows // 4, 2)}
-            return LoKr({**parts, "lokr_w2_b": self.draw(2, columns // 4)}, 1.0)
+            side = math.gcd(4, rows, columns)
+            parts = {"lokr_w1": self.draw(side, side), "lokr_w2_a": self.draw(rows // side, 2)}
+            return LoKr({**parts, "lokr_w2_b": self.draw(2, columns // side)}, 1.0)
         parts = {"lora_down.weight": self.draw(3, columns), "lora_up.weight": self.draw(rows, 3)}
         if kind == "DoRA":
             parts["dora_scale"] = 1.1 * self.weights[path].norm(dim=0, keepdim=True)
@@ -100,7 +104,7 @@ def comfyui(narrow: Narrow) -> Callable[[dict[str, Tensor]], Effects]:
 
     held = {f"diffusion_model.{name}.weight": narrow.original(name) for name in narrow.layers}
     usual = "Flux" if "single_transformer_blocks" in TRANSFORMERS[narrow.family].blocks else "SD3"
-    kind: Any = getattr(comfy.model_base, {"qwen_image": "QwenImage"}.get(narrow.family, usual))
+    kind: Any = getattr(comfy.model_base, {"qwen_image": "QwenImage", "krea2": "Krea2"}.get(narrow.family, usual))
 
     class Model(kind):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -63,6 +63,20 @@ Z_IMAGE = {".norm_q.": ".q_norm.", ".norm_k.": ".k_norm."}
 Z_IMAGE |= {"all_x_embedder.2-1.": "x_embedder.", "all_final_layer.2-1.": "final_layer."}
 
 
+KREA2 = {
+    "final_layer.norm.weight": "last.norm.scale",
+    "final_layer.scale_shift_table": "last.modulation.lin",
+    "txt_in.norm.weight": "txtmlp.0.scale",
+    "transformer_blocks.": "blocks.",
+    "text_fusion.": "txtfusion.",
+    ".norm1.weight": ".prenorm.scale",
+    ".norm2.weight": ".postnorm.scale",
+    ".scale_shift_table": ".mod.lin",
+    ".attn.norm_q.weight": ".attn.qknorm.qnorm.scale",
+    ".attn.norm_k.weight": ".attn.qknorm.knorm.scale",
+}
+
+
 def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: dict[str, str] | None = None) -> Path:
     """The single file of a folder, with some more tensors that only mark what it is."""
     if (folder / "transformer").exists():
@@ -112,15 +126,19 @@ def _taken(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
     return {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}
 
 
-QWEN = {"qwen3_4b": "qwen_3_4b", "qwen25_7b": "qwen_2.5_vl_7b"}  # names in files, and of files
+QWEN = {
+    "qwen3_4b": "qwen_3_4b",
+    "qwen25_7b": "qwen_2.5_vl_7b",
+    "qwen3vl_4b": "qwen3vl_4b",
+}  # names in files, and of files
 T5_ALONE, QWEN3 = {"t5xxl": "text_encoder"}, {"qwen3_4b": "text_encoder"}
 ENCODERS: dict[FamilyName, dict[str, str]] = {
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
     "flux": {"clip_l": "text_encoder", "t5xxl": "text_encoder_2"},
 }
 ENCODERS |= {"chroma": T5_ALONE, "z_image": QWEN3, "flux2_klein": QWEN3}
-ENCODERS["qwen_image"] = {"qwen25_7b": "text_encoder"}
-NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "z_image": Z_IMAGE, "qwen_image": {}}
+ENCODERS |= {"qwen_image": {"qwen25_7b": "text_encoder"}, "krea2": {"qwen3vl_4b": "text_encoder"}}
+NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "z_image": Z_IMAGE, "qwen_image": {}, "krea2": KREA2}
 NAMES |= dict.fromkeys(("flux", "chroma", "flux2_klein"), FLUX)
 FIRST_LEVELS = {"t5xxl": "", **dict.fromkeys(QWEN, "model.")}
 
@@ -159,7 +177,8 @@ def _transformer(folder: Path, family: FamilyName, names: dict[str, str]) -> Ite
         elif not whole:
             original = transformer_names.original(layer, family)
             halves = value.chunk(2)[::-1] if key.startswith(swapped) else (value,)
-            yield f"{original}.{end}" if original else _renamed(key, names), torch.cat(halves)
+            name = f"{original}.{end}" if original else _renamed(key, names)
+            yield name, torch.cat(halves).flatten() if name.endswith(".mod.lin") else torch.cat(halves)
 
 
 def _family(folder: Path) -> FamilyName:

@@ -184,12 +184,34 @@ def make_qwen_image(folder: Path) -> Path:
     return folder
 
 
+def make_krea2(folder: Path) -> Path:
+    """Save a Krea 2 model of about 0.2 million random parameters beside Qwen's words."""
+    with seeded():
+        blocks = {"num_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+        sizes = {"attention_head_dim": 8, "axes_dims_rope": (4, 2, 2), "timestep_embed_dim": 12}
+        texts = {"hidden_dim": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 24}
+        texts = {f"text_{name}": value for name, value in texts.items()}
+        transformer = diffusers.Krea2Transformer2DModel(**blocks, **sizes, **texts)
+        _wake(transformer)
+        reads = {"vocab_size": len(qwen3_tokenizer()), "hidden_size": 16, "intermediate_size": 24, "head_dim": 8}
+        reads |= {"num_hidden_layers": 36, "num_attention_heads": 2, "num_key_value_heads": 1}
+        reads |= {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [2, 1, 1]}}
+        sees = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
+        sees |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+        encoder = transformers.Qwen3VLModel(transformers.Qwen3VLConfig(text_config=reads, vision_config=sees))
+        vae = diffusers.AutoencoderKLQwenImage(base_dim=4)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**_DYNAMIC | {"shift": 1.0, "max_image_seq_len": 6400})
+    parts = {"text_encoder": encoder, "tokenizer": qwen3_tokenizer(), "vae": vae}
+    diffusers.Krea2Pipeline(transformer=transformer, scheduler=scheduler, **parts).save_pretrained(folder)
+    return folder
+
+
 # Kinds of base models by name; that of a family is its name, before a hyphen where it has several.
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "sd15": make_sd, "sd21": make_sd21, "sd21-v": partial(make_sd21, objective="v_prediction"), "sdxl": make_sdxl,
     "sd3": make_sd3, "sd3-5-medium": partial(make_sd3, t5=False, dual=True), "flux": make_flux, "chroma": make_chroma,
     "z_image": make_z_image, "flux2_klein": make_flux2_klein,
-    "qwen_image": make_qwen_image,
+    "qwen_image": make_qwen_image, "krea2": make_krea2,
 }  # fmt: skip
 
 

@@ -47,6 +47,7 @@ FEW = {
     "chroma": {"num_layers": 1, "num_single_layers": 1},
     "flux2_klein": {"num_layers": 1, "num_single_layers": 1},
     "qwen_image": {"num_layers": 1},
+    "krea2": {"num_layers": 1},
     "z_image": {"n_layers": 1, "n_refiner_layers": 1},
 }
 

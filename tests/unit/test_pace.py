@@ -45,13 +45,14 @@ def test_a_real_base_is_taken_in_its_own_shape(bases: dict[str, Path], monkeypat
     assert pace.model_of(config.build(models)) == "sdxl"
 
 
+# The layer that joins the layers of Krea 2's text encoder is applied to each of their values, which is next to nothing.
 # Of Chroma the small network for the modulation is counted once: it is applied 344 times, to no more than that. The
 # last layer of Z-Image is also applied to the text, of which nothing is kept.
-ROUNDED = {"chroma": 0.02, "z_image": 1e-4}
+ROUNDED = {"chroma": 0.02, "z_image": 1e-4, "krea2": 1e-6}
 
 
 SIDES = {"sd15": 256, "micro": 128}  # of the image, in pixels
-SIDES |= dict.fromkeys(("sdxl", "sd3-5-medium", "flux", "chroma", "flux2_klein", "qwen_image", "z_image"), 512)
+SIDES |= dict.fromkeys(("sdxl", "sd3-5-medium", "flux", "chroma", "flux2_klein", "qwen_image", "krea2", "z_image"), 512)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,8 @@ def test_a_pass_multiplies_as_often_as_torch_counts(model: str) -> None:
     width = SIDES[model] // layer_shapes.vae_factor(model)
     config: dict[str, Any] = json.loads((folder / FAMILIES[family].denoiser / "config.json").read_text())
     tokens = {"unet": 77, "sd3": 333}.get(family if family in TRANSFORMERS else "unet", 512)
-    widths = [config.get(f"{name}_dim") for name in ("cross_attention", "joint_attention", "cap_feat")]
+    widths = [config.get(f"{name}_dim") for name in ("cross_attention", "joint_attention", "cap_feat", "text_hidden")]
+    widths.insert(0, config.get("num_text_layers"))
     positions = len(config.get("axes_dims_rope", ()))
     with torch.device("meta"):
         denoiser, once = getattr(diffusers, config["_class_name"]).from_config(config), torch.zeros(1)
@@ -75,6 +77,7 @@ def test_a_pass_multiplies_as_often_as_torch_counts(model: str) -> None:
         inputs = {"sample": latents, "hidden_states": packed, "x": [latents[0, :, None]], "timestep": once, "t": once}
         inputs |= {"encoder_hidden_states": text, "cap_feats": [text[0]], "pooled_projections": pooled}
         inputs |= {"img_ids": torch.zeros(width * width // 4, positions), "txt_ids": torch.zeros(tokens, positions)}
+        inputs["position_ids"] = torch.zeros(tokens + width * width // 4, positions)
         inputs["img_shapes"] = [(1, width // 2, width // 2)]
         inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.zeros(1, 6)}
         if config.get("guidance_embeds"):

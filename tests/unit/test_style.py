@@ -103,9 +103,9 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 35_683, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 45_651, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 25_561, lines(".py", "tests")),
+    ("lines of trainer and ui (27,000)", 35_886, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 45_854, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 25_666, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_720, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 6, modules),
     ("functions of more than 60 lines (1)", 1, counted(lambda name: sum(n > 60 for n in lengths(name)), *PROGRAM)),
@@ -120,8 +120,8 @@ TOTALS: list[tuple[str, int, Figure]] = [
 ]
 LONGEST: list[tuple[str, int, Figure]] = [
     ("lines of the longest function (80)", 77, longest_function),
-    ("lines of the longest file (450)", 414, lines(".py", *PROGRAM)),
-    ("bytes of the README (8,192)", 4_793, lambda: Counter({"README.md": len(text("README.md").encode())})),
+    ("lines of the longest file (450)", 430, lines(".py", *PROGRAM)),
+    ("bytes of the README (8,192)", 4_801, lambda: Counter({"README.md": len(text("README.md").encode())})),
 ]
 RATES: list[tuple[str, float, str]] = [
     ("semicolons in 1,000 words of prose (4)", 0.25, ";"),

@@ -363,6 +363,22 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
         "diffusers": _QWEN_IN_DIFFUSERS,
         "SD.Next": _QWEN_IN_DIFFUSERS,
     },
+    # ComfyUI's names are those of Comfy-Org/ComfyUI 17358c8f (`comfy/lora.py`), InvokeAI's of 8e71a8a5
+    # (`krea2_lora_conversion_utils.py`), SD.Next's of 058a7f0c (`pipelines/krea2/krea2_lora.py`), read on 2026-12-01.
+    # The others have no Krea 2.
+    "krea2": {
+        "ComfyUI": Support(frozenset(("joined", "lycoris", "dotted", "generic dotted", *_GENERIC))),
+        "InvokeAI": Support(
+            frozenset(("joined", "dotted", "generic dotted", *_GENERIC)),
+            kinds=frozenset(("LoRA", "DoRA by input", "DoRA by output")),
+        ),
+        "diffusers": Support(
+            frozenset(("dotted", "generic peft")),
+            kinds=frozenset(("LoRA", "DoRA of PEFT")),
+            stops=dict.fromkeys(("generic", "generic dotted"), _("it stops at these names")),
+        ),
+        "SD.Next": Support(frozenset(("joined", "dotted", "generic dotted", *_GENERIC, "bare original"))),
+    },
 }
 
 
@@ -410,4 +426,5 @@ METADATA: dict[FamilyName, MetadataNames] = {
     "z_image": MetadataNames({"flow": ("Z-Image", "zimage")}, ("Z-Image", "zimage")),  # as OneTrainer and ai-toolkit
     # As OneTrainer and musubi-tuner (modelspec) and ai-toolkit name it.
     "qwen_image": MetadataNames({"flow": ("Qwen-Image", "qwen_image")}, ("Qwen-Image", "qwen_image", "qwen-image")),
+    "krea2": MetadataNames({"flow": ("Krea-2", "krea2")}, ("Krea-2", "krea2")),  # likewise
 }

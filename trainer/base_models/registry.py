@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from trainer.base_models import chroma, flux, flux2_klein, qwen_image, sd3, sd15, sd21, sdxl, z_image
+from trainer.base_models import chroma, flux, flux2_klein, krea2, qwen_image, sd3, sd15, sd21, sdxl, z_image
 from trainer.base_models.spec import FamilySpec, Transformer, UNet
 
-FamilyName = Literal["sd15", "sd21", "sdxl", "sd3", "flux", "chroma", "z_image", "flux2_klein", "qwen_image"]
+FamilyName = Literal["sd15", "sd21", "sdxl", "sd3", "flux", "chroma", "z_image", "flux2_klein", "qwen_image", "krea2"]
 FAMILIES: dict[FamilyName, FamilySpec] = {
     "sd15": sd15.SPEC,
     "sd21": sd21.SPEC,
@@ -16,6 +16,7 @@ FAMILIES: dict[FamilyName, FamilySpec] = {
     "z_image": z_image.SPEC,
     "flux2_klein": flux2_klein.SPEC,
     "qwen_image": qwen_image.SPEC,
+    "krea2": krea2.SPEC,
 }
 UNETS: dict[FamilyName, UNet] = {name: spec.unet for name, spec in FAMILIES.items() if spec.unet}
 TRANSFORMERS: dict[FamilyName, Transformer] = {

@@ -60,6 +60,7 @@ KNOWN_AS = {
     "flux2_klein": ("Flux.2-klein-4b/lora", "flux2_klein_4b"),
     "sd3-5-medium": ("stable-diffusion-3-5-medium/lora", "sd3"),
     "qwen_image": ("Qwen-Image/lora", "qwen_image"),
+    "krea2": ("Krea-2/lora", "krea2"),
 }
 
 
@@ -107,7 +108,7 @@ def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path,
     if kind in UNETS:
         assert torch.equal(single.noise.alphas_cumprod, folder.noise.alphas_cumprod)
     assert single.base.size == folder.base.size
-    own = {"sd21-v": 96} | dict.fromkeys(("z_image", "flux2_klein", "qwen_image"), 1024)
+    own = {"sd21-v": 96} | dict.fromkeys(("z_image", "flux2_klein", "qwen_image", "krea2"), 1024)
     assert sampler.native_side(single) == own.get(kind, 64)
     assert single.spec == folder.spec
 
@@ -157,9 +158,11 @@ def check_blocks(family: Family) -> None:
     """Check that of each kind of named blocks there are some, and that they are all that diffusers has."""
     modules = list(family.denoiser.modules())
     blocks = gradient_checkpointing._Blocks.of(family.denoiser, family.spec.modules)
-    assert blocks.feed_forwards == [module for module in modules if type(module).__name__.endswith("FeedForward")] != []
+    layers = ("FeedForward", "SwiGLU")
+    assert blocks.feed_forwards == [module for module in modules if type(module).__name__.endswith(layers)] != []
     assert blocks.others == [module for module in modules if isinstance(module, ResnetBlock2D)]
-    assert blocks.transformers == [module for module in modules if type(module).__name__.endswith("TransformerBlock")]
+    kinds = ("TransformerBlock", "FusionBlock")
+    assert blocks.transformers == [module for module in modules if type(module).__name__.endswith(kinds)]
     assert len({*blocks.blocks}) == len(blocks.blocks) > 0
     for number, block in enumerate(blocks.transformers):
         layers = {*blocks.feed_forwards} & {*block.modules()}
@@ -245,6 +248,7 @@ CURVES = {
     "z_image": [1.4686841, 1.4702888, 1.4577459, 1.4646852, 1.4655858, 1.4692233],
     "chroma": [1.632514, 1.6272266, 1.5953755, 1.6061697, 1.5689824, 1.5397148],
     "qwen_image": [1.6678941, 1.7684604, 1.7449988, 1.7214386, 1.729954, 1.7187471],
+    "krea2": [1.8188163, 1.8011022, 1.8288896, 1.8538855, 1.873345, 1.8453413],
     "sd3-5-medium": [4.077464, 4.184826, 4.145877, 4.162012, 4.153721, 4.144662],
 }
 

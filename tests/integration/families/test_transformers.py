@@ -53,6 +53,8 @@ def own_embeddings(family: Family, prompts: list[str] = PROMPTS) -> tuple[Tensor
     if family.spec.name == "qwen_image":
         text, mask = family.pipeline().encode_prompt(prompts, max_sequence_length=512)
         return (text,) if mask is None else (text, mask)
+    if family.spec.name == "krea2":  # whose text encoder is a part of the published one
+        return family.pipeline().encode_prompt(prompts, max_sequence_length=512)
     return family.pipeline().encode_prompt(prompts, None, None, do_classifier_free_guidance=False)[::2]
 
 
@@ -87,6 +89,13 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
         output = family.denoiser(hidden_states=packed, img_shapes=shapes, return_dict=False, **inputs)[0]
         return diffusers.QwenImagePipeline._unpack_latents(output, *(8 * side for side in sides), 8)[:, :, 0]
     (pooled,) = more
+    if family.spec.name == "krea2":
+        (count, channels, *sides), pipeline = noisy.shape, family.pipeline()
+        packed = pipeline._pack_latents(noisy, count, channels, *sides)
+        places = pipeline.prepare_position_ids(text.shape[1], *(side // 2 for side in sides), noisy.device)
+        inputs = {"encoder_hidden_states": text, "encoder_attention_mask": pooled, "timestep": timesteps / 1000}
+        output = family.denoiser(hidden_states=packed, position_ids=places, return_dict=False, **inputs)[0]
+        return pipeline._unpack_latents(output, *(8 * side for side in sides))[:, :, 0]
     if family.spec.name in ("flux", "chroma"):
         side = noisy.shape[-1]
         packed = diffusers.FluxPipeline._pack_latents(noisy, len(noisy), 16, side, side)
@@ -109,7 +118,8 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
 
 OWN_LENGTHS = ([""], ["a", "", "a red fox " * 300])  # of families that read each text up to its own length
 PREDICTED = [(kind, PROMPTS) for kind in ("sd3", "sd3-5-medium", "flux")]
-PREDICTED += [(kind, prompts) for kind in ("chroma", "z_image", "flux2_klein", "qwen_image") for prompts in OWN_LENGTHS]
+SENTENCES = ("chroma", "z_image", "flux2_klein", "qwen_image", "krea2")  # of which they read
+PREDICTED += [(kind, prompts) for kind in SENTENCES for prompts in OWN_LENGTHS]
 
 
 @pytest.mark.parametrize(("kind", "prompts"), PREDICTED, ids=[f"{kind} {len(prompts)}" for kind, prompts in PREDICTED])
@@ -119,7 +129,7 @@ def test_prediction_loss_and_gradients_are_those_of_diffusers(
     """train_dreambooth_lora_sd3 (without preconditioning), _flux, _z_image of diffusers 58eb52c; Chroma's pipeline.
 
     Z-Image turns the time around, and so the direction. train_dreambooth_lora_flux2_klein is of diffusers 027e8ee,
-    _qwen_image of 58eb52c.
+    _qwen_image and _krea2 of 58eb52c.
     """
     family, count = load(bases[kind]), len(prompts)
     made = settings(bases[kind], objective__timestep_sampling="logit-normal", training__text_encoder=False)
@@ -164,9 +174,9 @@ def test_timesteps_of_flux_are_shifted_for_the_size(bases: dict[str, Path], side
 
 
 def drawn(pipeline: Any, family: Family, prompt: str, negative: str, guidance: float) -> Any:  # noqa: ANN401 - arrays
-    """As diffusers' own pipeline draws: Z-Image's counts guidance from 0, Chroma's is given masks of truth values."""
+    """As diffusers' own pipeline draws: two count guidance from 0, Chroma's is given masks of truth values."""
     options: dict[str, Any] = {"prompt": prompt, "guidance_scale": guidance}
-    if family.spec.name == "z_image":
+    if family.spec.name in ("z_image", "krea2"):
         options |= {"negative_prompt": negative, "guidance_scale": guidance - 1}
     if family.spec.name == "flux2_klein":
         options |= {"negative_prompt_embeds": own_embeddings(family, [negative])[0]}
@@ -189,7 +199,7 @@ def fresh(base: Path, **parts: None) -> Any:  # noqa: ANN401 - diffusers' pipeli
     return pipeline
 
 
-@pytest.mark.parametrize("kind", ["chroma", "z_image", "flux2_klein", "qwen_image"])
+@pytest.mark.parametrize("kind", SENTENCES)
 def test_images_are_guided_by_a_negative_prompt(bases: dict[str, Path], kind: str) -> None:
     family, pipeline = load(bases[kind]), fresh(bases[kind])
     images = {}
@@ -215,11 +225,11 @@ def as_of_ai_toolkit(peft: Path, scale: float) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", "chroma", "z_image", "flux2_klein", "qwen_image"])
+@pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", *SENTENCES])
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with each file give one image."""
     options = {"training__steps": 4, "export__peft": True, **options_of(kind)}
-    if kind in ("flux2_klein", "qwen_image"):  # whose presets have the lowest rates
+    if kind in ("flux2_klein", "qwen_image", "krea2"):  # whose presets have the lowest rates
         options |= {"optimizer__learning_rate": 0.01}
     run = finished(bases[kind], export__precision="fp32", **options)
     keys = load_file(run.export).keys()
@@ -287,6 +297,8 @@ OUTSIDE = {
     ("flux2_klein", "joined"): {"ComfyUI"},
     ("qwen_image", "joined"): {"ComfyUI", "diffusers", "SD.Next"},
     ("qwen_image", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
+    ("krea2", "joined"): {"ComfyUI", "InvokeAI", "SD.Next"},
+    ("krea2", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
     ("z_image", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
     ("sd3", "joined"): {"ComfyUI", "Forge", "sd-scripts"},
 }
@@ -340,6 +352,7 @@ def test_layers_outside_the_blocks_are_layers(
         in_block = family != "sd3" and "blocks" in path
         if (family, naming) == ("flux2_klein", "joined"):
             in_block = not path.startswith(("norm_out", "double_stream", "single_stream"))
+        in_block &= family != "krea2"  # of which it reads its own names
         assert adapted == (verdicts["diffusers"].loads or naming == "onetrainer" or in_block)
         assert not adapted or torch.allclose(layer.get_delta_weight("default_0").flatten(1), delta, atol=1e-5)
 
@@ -465,6 +478,7 @@ QUANTIZED = {
     "z_image": r".*\.(attention|feed_forward)\.",
     "flux2_klein": r"(single_)?transformer_blocks\.",
     "qwen_image": r"transformer_blocks\.",
+    "krea2": r"(transformer_blocks|text_fusion\..*_blocks)\.",
 }
 
 
@@ -483,6 +497,18 @@ def test_blocks_take_fewer_bits_but_for_their_modulation(family: FamilyName) -> 
             attention_head_dim=32,
             joint_attention_dim=48,
             axes_dims_rope=(8, 12, 12),
+        ),
+        "krea2": lambda: diffusers.Krea2Transformer2DModel(
+            num_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            attention_head_dim=64,
+            intermediate_size=128,
+            text_hidden_dim=64,
+            text_num_attention_heads=2,
+            text_num_key_value_heads=2,
+            text_intermediate_size=192,
+            axes_dims_rope=(16, 24, 24),
         ),
         "flux2_klein": lambda: diffusers.Flux2Transformer2DModel(
             joint_attention_dim=48, axes_dims_rope=(8,) * 4, **few
@@ -525,7 +551,7 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
         text_encoder_loading.large(file, large, folder, torch.float32)
 
 
-PACKED = ("z_image", "flux2_klein", "qwen_image")
+PACKED = ("z_image", "flux2_klein", "qwen_image", "krea2")
 
 
 def test_texts_are_cut_behind_the_longest() -> None:
@@ -534,6 +560,17 @@ def test_texts_are_cut_behind_the_longest() -> None:
     assert cut.keys() == {"text"}
     assert torch.equal(cut["text"], text[:, :3])
     assert without_padding({"text": text})["text"] is text
+
+
+def test_a_single_file_of_turbo_is_known_by_its_name(
+    bases: dict[str, Path], tiny_configs: Path, tmp_path: Path
+) -> None:
+    """Of Krea 2, whose pipeline has other noise levels for it."""
+    for name, is_turbo in (("krea2_turbo_bf16", True), ("krea2_raw_bf16", False)):
+        family = load(single_file.write(bases["krea2"], tmp_path / f"{name}.safetensors"))
+        assert family.pipeline().config.is_distilled == is_turbo
+        kind = family.base.few_step
+        assert (kind and (kind.steps, kind.guidance)) == ((8, 1.0) if is_turbo else None)
 
 
 def test_texts_are_kept_without_their_padding(character: Path, bases: dict[str, Path]) -> None:
@@ -643,7 +680,7 @@ def test_a_size_is_one_of_whole_tokens(bases: dict[str, Path], kind: str) -> Non
 
 
 READS = {"z_image": ("lycoris_", {"ComfyUI", "SD.Next"}), "flux2_klein": ("lora_transformer_", {"ComfyUI"})}
-READS["qwen_image"] = ("lora_unet_", {"ComfyUI", "InvokeAI"})
+READS |= {"qwen_image": ("lora_unet_", {"ComfyUI", "InvokeAI"}), "krea2": ("lora_unet_", {"ComfyUI", "SD.Next"})}
 
 
 @pytest.mark.parametrize(
@@ -653,8 +690,9 @@ READS["qwen_image"] = ("lora_unet_", {"ComfyUI", "InvokeAI"})
         ("flux2_klein", LoHa(rank=2)),
         ("z_image", LoKr(rank=2)),
         ("qwen_image", LoKr(rank=2)),
+        ("krea2", LoHa(rank=2)),
     ],
-    ids=["DoRA", "LoHa", "LoKr", "LoKr of Qwen-Image"],
+    ids=["DoRA", "LoHa", "LoKr", "LoKr of Qwen-Image", "LoHa of Krea 2"],
 )
 def test_kinds_that_cannot_be_joined_have_names_that_comfyui_reads(
     bases: dict[str, Path], tmp_path: Path, kind: AdapterConfig, name: FamilyName

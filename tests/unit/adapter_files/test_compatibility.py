@@ -371,6 +371,8 @@ TRANSFORMERS: dict[tuple[FamilyName, Form], dict[str, str]] = {
     ("flux2_klein", "peft"): {"refuses": "A1111 Forge sd-scripts"},
     ("qwen_image", "kohya"): {"refuses": "A1111 Forge sd-scripts"},
     ("qwen_image", "peft"): {"refuses": "A1111 Forge sd-scripts"},
+    ("krea2", "kohya"): {"refuses": "A1111 Forge sd-scripts", "nothing": "diffusers"},
+    ("krea2", "peft"): {"refuses": "A1111 Forge sd-scripts"},
     ("z_image", "kohya"): {"refuses": "A1111 Forge InvokeAI sd-scripts"},
     ("z_image", "peft"): {"refuses": "A1111 Forge sd-scripts"},
 }

@@ -153,6 +153,7 @@ COUNTS = {
     "flux2_klein": {"transformer": 3_875_544_576, "vae": 84_046_115, "text_encoder": 4_022_468_096},
     "flux2_klein-9b": {"transformer": 9_078_581_248, "text_encoder": 8_190_735_360},
     "qwen_image": {"transformer": 20_430_401_088, "vae": 126_892_531, "text_encoder": 8_292_166_656},
+    "krea2": {"transformer": 12_820_073_036, "vae": 126_892_531, "text_encoder": 4_437_815_808},
     "z_image": {"transformer": 6_154_908_736, "vae": 83_819_683, "text_encoder": 4_022_468_096},
     "sd3-5-medium": {"transformer": 2_243_171_520},
     "sd3-5-large": {"transformer": 8_056_627_520},
@@ -269,6 +270,13 @@ QWEN = {
     "text_encoders.qwen25_7b.transformer.model.embed_tokens.weight": [152064, 3584],
     "vae.decoder.conv1.weight": [384, 16, 3, 3, 3],
 }
+KREA = {
+    f"{UNET}txtfusion.projector.weight": [1, 12],
+    f"{UNET}blocks.0.mod.lin": [36864],
+    f"{UNET}first.weight": [6144, 64],
+    "text_encoders.qwen3vl_4b.transformer.model.embed_tokens.weight": [151936, 2560],
+    "vae.decoder.conv1.weight": [384, 16, 3, 3, 3],
+}
 LUMINA = renamed(without(Z_IMAGE, "text_encoders."), "adaLN_modulation.0", "adaLN_modulation.1")
 BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = {
     "SD 1.5": (SD15, {}, ("Stable Diffusion 1.x", "epsilon", False)),
@@ -294,6 +302,8 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "Z-Image": (Z_IMAGE, {}, ("Z-Image", "flow", False)),
     "Qwen-Image": (QWEN, {}, ("Qwen-Image", "flow", False)),
     "Qwen-Image without a prefix": (renamed(QWEN, UNET, ""), {}, ("Qwen-Image", "flow", False)),
+    "Krea 2": (KREA, {}, ("Krea 2", "flow", False)),
+    "Krea 2 without a prefix": (renamed(KREA, UNET, ""), {}, ("Krea 2", "flow", False)),
 }
 
 REFUSED: dict[str, tuple[Shapes, str]] = {
@@ -319,6 +329,8 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
         ", Qwen-Image-Layered,",
     ),
     "Qwen-Image 2.1": (QWEN | {f"{UNET}txt_in.text_norm.weight": [1]}, r", Qwen-Image 2\.1,"),
+    "Krea 2 without Qwen3-VL": (without(KREA, "text_encoders."), r"has no Qwen3-VL\. Put its file, qwen3vl_4b"),
+    "Krea 2 for editing": (KREA | {f"{UNET}first.weight": [6144, 128]}, "made for inpainting or editing"),
     "Lumina 2": (LUMINA, ", Lumina 2,"),
     "Sana": ({"blocks.0.cross_attn.q_linear.weight": [1], "blocks.0.cross_attn.kv_linear.weight": [1]}, ", Sana,"),
     "PixArt": ({"blocks.0.cross_attn.kv_linear.weight": [1], "t_block.1.weight": [1]}, ", PixArt,"),

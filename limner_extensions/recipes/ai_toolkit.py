@@ -133,11 +133,11 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
 
 def _family(draft: Draft) -> FamilySpec | None:
     """Return the family that a job is for, None for one of the UNets that it does not tell."""
-    architecture = draft.get("model.arch", text, "").partition(":")[0].lower()
+    architecture, _, variant = draft.get("model.arch", text, "").lower().partition(":")
     marks = [key.removeprefix("model.") for key in draft.values if key.startswith("model.is_")]
     variants = [mark for mark in marks if draft.get(f"model.{mark}", flag, False) and mark not in UNETS]
     names = [*([architecture] if architecture else []), *variants]
-    if any(name not in SPECS for name in names):
+    if any(name not in SPECS for name in names) or "edit" in variant:
         raise refusal()
     if not any(key.startswith("network.") for key in draft.values):
         raise UserError("This recipe of ai-toolkit does not train an adapter.", "Give one with a network.")

@@ -74,6 +74,7 @@ def _dynamic(many: int, high: float) -> Callable[[int], float]:
 
 _flux_shift = _dynamic(many=4096, high=1.15)  # of FLUX.1 dev and FLUX.2
 _qwen_shift = _dynamic(many=8192, high=0.9)
+_krea_shift = _dynamic(many=6400, high=1.15)
 
 
 # Read from kohya-ss/sd-scripts at commit 48d368f: sd3_train_network.py, library/sd3_train_utils.py,
@@ -160,6 +161,8 @@ NAMES: dict[FamilyName, RecipeNames] = {
     "qwen_image": RecipeNames(
         ("qwen_image", "QWEN"), "", Flow(_qwen_shift, dynamic=_qwen_shift), refused=r"qwen-image-(edit|layered)"
     ),
+    # Likewise: both shift as the scheduler of Krea 2 says.
+    "krea2": RecipeNames(("krea2", "KREA_2"), "", Flow(_krea_shift, dynamic=_krea_shift)),
 }
 SPECS = {name: FAMILIES[family] for family, row in NAMES.items() for name in row.names}
 # Models that recipes name and that none here is for, and how settings for them begin in kohya's GUI.

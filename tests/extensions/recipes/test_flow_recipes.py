@@ -66,6 +66,7 @@ def mode(share: float, scale: float) -> float:
 
 # As sd-scripts computes them from random numbers: library/flux_train_utils.py and library/sd3_train_utils.py.
 FLUX_1024, QWEN_1024 = math.exp(1.15), math.exp(0.5 + 0.4 * (4096 - 256) / (8192 - 256))
+KREA_1024 = math.exp(0.5 + 0.65 * (4096 - 256) / (6400 - 256))
 KOHYA: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
     ("flux", {"resolution": "512,512"}, [shifted(sigmoid(z), math.exp(0.63)) for z in NORMAL]),
     ("flux", {"timestep_sampling": "sigmoid", "sigmoid_scale": 1.5}, [sigmoid(1.5 * z) for z in NORMAL]),
@@ -88,12 +89,15 @@ ONE_TRAINER: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
 ]  # fmt: skip
 KLEIN = {"base_model_name": "black-forest-labs/FLUX.2-klein-base-9B", "model_type": "FLUX_2", "lora_rank": 32}
 QWEN = {"base_model_name": "Qwen/Qwen-Image-2512", "model_type": "QWEN"}
+KREA = {"base_model_name": "krea/Krea-2-Raw", "model_type": "KREA_2"}
 ONE_TRAINER += [
     ("z_image", {"model_type": "Z_IMAGE", "dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
     ("flux2_klein", KLEIN, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
     ("flux2_klein", KLEIN | {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
     ("qwen_image", QWEN, [shifted(sigmoid(z), QWEN_1024) for z in NORMAL]),
     ("qwen_image", QWEN | {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
+    ("krea2", KREA, [shifted(sigmoid(z), KREA_1024) for z in NORMAL]),
+    ("krea2", KREA | {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
 ]
 AI_TOOLKIT: list[tuple[FamilyName, str, list[float]]] = [
     ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
@@ -105,6 +109,8 @@ AI_TOOLKIT: list[tuple[FamilyName, str, list[float]]] = [
     ("flux2_klein", "shift", [shifted(u, FLUX_1024) for u in SHARES]),
     ("qwen_image", "sigmoid", [sigmoid(z) for z in NORMAL]),
     ("qwen_image", "shift", [shifted(u, QWEN_1024) for u in SHARES]),
+    ("krea2", "sigmoid", [sigmoid(z) for z in NORMAL]),
+    ("krea2", "shift", [shifted(u, KREA_1024) for u in SHARES]),
 ]
 JOBS = {
     "flux": FLUX_JOB,
@@ -114,6 +120,7 @@ JOBS = {
         "FLUX.1-dev", "FLUX.2-klein-base-4B"
     ),
     "qwen_image": FLUX_JOB.replace("is_flux: true", 'arch: "qwen_image:2512"'),
+    "krea2": FLUX_JOB.replace("is_flux: true", 'arch: "krea2:turbo"'),
 }
 
 
@@ -278,7 +285,8 @@ def test_base_and_rank_of_flux2_klein_are_those_of_the_recipe(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("family", "title"), [("z_image", "Z-Image"), ("flux2_klein", "FLUX.2 klein"), ("qwen_image", "Qwen-Image")]
+    ("family", "title"),
+    [("z_image", "Z-Image"), ("flux2_klein", "FLUX.2 klein"), ("qwen_image", "Qwen-Image"), ("krea2", "Krea 2")],
 )
 def test_no_settings_are_written_for_what_sd_scripts_do_not_train(family: str, title: str) -> None:
     with pytest.raises(UserError, match=f"cannot write settings of sd-scripts for {title}"):
@@ -288,6 +296,11 @@ def test_no_settings_are_written_for_what_sd_scripts_do_not_train(family: str, t
 def test_onetrainer_has_one_name_for_flux2_dev_and_klein(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not for a model that Limner trains"):
         read(tmp_path, json.dumps(FLUX_TRAINER | KLEIN | {"base_model_name": "black-forest-labs/FLUX.2-dev"}))
+
+
+def test_jobs_of_ai_toolkit_that_edit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not for a model that Limner trains"):
+        read(tmp_path, JOBS["krea2"].replace("krea2:turbo", "krea2:o_edit_turbo"))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 Values are random: what counts is which tensors a file has, under which names, and what they are meant to do.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -116,6 +117,12 @@ def oft(shape: tuple[int, ...], alpha: float = 0.0) -> Parts:
     return {"oft_blocks": random(shape[0] // 4, 4, 4), "alpha": torch.tensor(alpha)}
 
 
+def oft_of_onetrainer(shape: tuple[int, ...], *, scaled: bool = False) -> Parts:
+    """Rotations of inputs, in blocks of four."""
+    parts = {"oft_R.weight": random(torch.Size(shape[1:]).numel() // 4, 6)}
+    return {**parts, "oft_R.scaled_oft": torch.tensor(1.0)} if scaled else parts
+
+
 def boft(shape: tuple[int, ...]) -> Parts:
     count = shape[0] // 4
     return {"oft_blocks": random((count - 1).bit_count() + 1, count, 4, 4), "alpha": torch.tensor(0.0)}
@@ -163,6 +170,7 @@ def dotted(name: str) -> str:
     return layer_names.peft(writer.place_of(name))
 
 
+OFT_SETTINGS = {"use_cayley_neumann": True, "num_cayley_neumann_terms": 5, "coft": False, "eps": 6e-5}
 PEFT = {"lora_down.weight": ".lora_A.weight", "lora_up.weight": ".lora_B.weight", "alpha": "",
         "dora_scale": ".lora_magnitude_vector.weight"}  # fmt: skip
 
@@ -284,6 +292,9 @@ def others(base: Base) -> Iterator[tuple[str, Parts, dict[str, str]]]:
             yield f"diffusers, convert_state_dict_to_diffusers{of_what}{where}", diffusers_of_peft(equal_too), {}
             yield f"diffusers, convert_state_dict_to_kohya{of_what}{where}", kohya_of_diffusers(equal_too), {}
             yield f"OneTrainer LoHa{of_what}{where}", adapter(base, loha_of_onetrainer, text=text, conv=conv), {}
+            yield f"OneTrainer OFT{of_what}{where}", adapter(base, oft_of_onetrainer, text=text, conv=conv), {}
+            scaled_oft = adapter(base, lambda s: oft_of_onetrainer(s, scaled=True), text=text, conv=conv)
+            yield f"OneTrainer OFT, scaled{of_what}{where}", scaled_oft, {}
         yield f"diffusers of 2023{where}", diffusers_of_2023(equal), {}
         yield f"ai-toolkit DoRA{where}", adapter(base, ai_toolkit_dora, text=text), {}
         constrained = adapter(base, lambda s: oft(s, 1e-3), text=text)
@@ -300,6 +311,12 @@ def others(base: Base) -> Iterator[tuple[str, Parts, dict[str, str]]]:
             if len(base.parts(name)) == 2
         }
         yield f"LoRA and biases{where}", half | biases, {}
+        of_peft = {f"{dotted(key.partition('.')[0])}.lora_B.bias": bias for key, bias in biases.items()}
+        yield f"PEFT LoRA with biases{where}", peft(half) | of_peft, settings(half)
+        no_conv = {key: tensor for key, tensor in adapter(base, oft_of_onetrainer, text=text).items()}
+        of_unet = {f"unet.{key}": value for key, value in OFT_SETTINGS.items()}
+        by_peft = {"lora_adapter_metadata": json.dumps(of_unet)}
+        yield f"PEFT OFT{where}", renamed(no_conv, dotted, {}) if not text else {}, by_peft
     equal = adapter(base, lambda s: lora(s, RANK))
     yield "OneTrainer DoRA", adapter(base, lambda s: dora(s, by_input=True, alpha=1.0)), {}
     yield "OneTrainer LoRA and embedding", equal | {"bundle_emb.rin.string_to_param.*": random(1, 8)}, {}

@@ -187,7 +187,9 @@ def _judge(program: Program, facts: Facts) -> Verdict:
     ]
     unmatched = [key for layer in unknown for key in layer.parts.values()] + _unknown_keys(program, facts)
     unmatched += [layer.parts["dora_scale"] for layer in applied if layer.by_ai_toolkit]
-    biases = [layer.parts["diff_b"] for layer in applied if "diff_b" in layer.parts and layer.algorithm != "full"]
+    unmatched += [layer.parts["diff_b"] for layer in applied if layer.has_peft_bias and not program.reads_peft]
+    others = [layer for layer in applied if layer.algorithm != "full" and not layer.has_peft_bias]
+    biases = [layer.parts["diff_b"] for layer in others if "diff_b" in layer.parts]
     if program.biases == "leaves out":
         unmatched += biases
     refusals = list(_refusals(program, facts, unmatched))
@@ -287,7 +289,7 @@ def _differences_of_kinds(program: Program, facts: Facts, layers: list[Layer]) -
     readings = [(layer, reading) for layer in layers if (reading := _reading(program, facts, layer))]
     yield from dict.fromkeys(reading.differs for _layer, reading in readings if reading.differs)
     yield from dict.fromkeys(reading.scaled for layer, reading in readings if reading.scaled and facts.is_scaled(layer))
-    if facts.scaled_by_settings and not program.reads_peft_alpha:
+    if facts.scaled_by_settings and not program.reads_peft:
         yield _("it does not read the alpha in the metadata, so that the strength is wrong")
 
 
@@ -344,7 +346,7 @@ def _invoke_refusals(facts: Facts) -> Iterator[str]:
     prefixes = ("lora_unet_", *facts.spec.prefixes.values(), "bundle_emb")
     if facts.spec.original_names and not all(key.startswith(prefixes) for key in facts.file.entries):
         yield _("it stops at a key without one of the prefixes {prefixes}", prefixes=", ".join(prefixes[:-1]))
-    if {layer.kind for layer in facts.layers} & {"GLoRA", "OFT", ""}:
+    if {layer.kind for layer in facts.layers} & {"GLoRA", "OFT", "OFTv2", ""}:
         yield _("it stops at a layer of a kind that it does not read")
     if facts.family_for_invoke != facts.family:
         yield _("it cannot detect the family, which it does by the widths of cross-attention or text encoder")

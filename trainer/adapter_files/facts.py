@@ -134,7 +134,10 @@ class Facts:
             for layer in self.layers
             if layer.module.naming == "dotted"
         }
-        return any(place and rank and self.peft_settings.alpha(place, rank) != rank for place, rank in ranks.items())
+        settings = self.peft_settings
+        return any(
+            place and rank and settings.of(place).alpha_of(place.path, rank) != rank for place, rank in ranks.items()
+        )
 
     @cached_property
     def by_lycoris(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainer.adapter_files.modules import Full, GLoRA, LoHa, LoKr, Lora, Module, size
+from trainer.adapter_files.modules import Full, GLoRA, LoHa, LoKr, Lora, Module, is_plain, size
 from trainer.base_models import layer_names, transformer_names
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import TRANSFORMERS, FamilyName
@@ -21,7 +21,6 @@ _SLICED = {
     *("lora_up.weight", "hada_w1_a", "hada_w2_a", "b1.weight", "diff", "diff_b", "dora_scale"),
     *("lokr_w1", "lokr_w1_a"),
 }
-_PLAIN = {"lora_down.weight", "lora_up.weight"}
 
 
 def apart(
@@ -111,9 +110,7 @@ def _own_ranks(part: Lora, number: int, count: int) -> Lora:
 
 def can_join(modules: Mapping[str, Module], family: FamilyName | None) -> bool:
     """Return True for a transformer's LoRA; kohya's scripts join only LoRA, so that other kinds keep their names."""
-    return family in TRANSFORMERS and all(
-        isinstance(module, Lora) and module.parts.keys() == _PLAIN for module in modules.values()
-    )
+    return family in TRANSFORMERS and all(map(is_plain, modules.values()))
 
 
 def whole_of(name: str, family: FamilyName) -> tuple[str, int]:

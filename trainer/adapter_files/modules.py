@@ -166,6 +166,49 @@ def _butterfly(matrix: Tensor, rotation: Tensor, level: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class OftV2:
+    """`oft_R.weight` [blocks, size * (size - 1) / 2]: elements above the diagonals of skew-symmetric Q, row by row.
+
+    Qiu et al. 2025, https://arxiv.org/abs/2506.19847: what enters a layer is rotated in blocks, which may share one
+    rotation. `oft_R.terms` are those of the Cayley-Neumann series as PEFT counts them, 0 for the exact transform. They
+    are 5 by default, as in OneTrainer.
+    """
+
+    parts: dict[str, Tensor]
+    alpha: None = None
+    rank: int = 0
+
+    @property
+    def side(self) -> int:
+        """Inputs of a block."""
+        return layer_shapes.side_of_triangle(self.parts["oft_R.weight"].shape[1])
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """Return the weight of the rotated inputs minus the weight."""
+        old = _weight(weight)
+        inputs = old.reshape(len(old), -1, self.side)
+        rotations = self._rotations().expand(inputs.shape[1], -1, -1)
+        return torch.einsum("obc,bkc->obk", inputs, rotations).flatten(1) - old
+
+    def _rotations(self) -> Tensor:
+        """Return (I - Q) (I + Q)^-1, or the first terms of I + 2Q + 2Q^2 + ..., of which the last counts once."""
+        upper, identity = self.parts["oft_R.weight"].float(), torch.eye(self.side)
+        skew = torch.zeros(len(upper), self.side, self.side)
+        skew[:, *torch.triu_indices(self.side, self.side, 1)] = upper
+        skew = skew - skew.mT
+        terms = int(self.parts.get("oft_R.terms", 5))
+        if not terms:
+            exact: Tensor = torch.linalg.solve(identity + skew, identity - skew, left=False)
+            return exact
+        last = max(terms - 1, 3) if terms > 2 else terms - 1
+        power = rotations = identity.expand_as(skew)
+        for degree in range(1, last + 1):
+            power = power @ skew
+            rotations = rotations + power * (1 if degree == last > 1 else 2)
+        return rotations
+
+
+@dataclass(frozen=True)
 class IA3:
     """`weight`, a factor less 1 for each output, or each input if `on_input`: Liu et al. 2022, arXiv 2205.05638."""
 
@@ -198,7 +241,7 @@ class Full:
         return torch.zeros_like(_weight(weight))
 
 
-Module = Lora | LoHa | LoKr | GLoRA | Oft | IA3 | Full
+Module = Lora | LoHa | LoKr | GLoRA | Oft | OftV2 | IA3 | Full
 
 
 def without_values(module: Module) -> Module:
@@ -229,12 +272,19 @@ def fits(module: Module, weight: tuple[int, int]) -> bool:
         return weight[1] % factors == 0 if bool(module.parts["on_input"]) else weight[0] == factors
     if isinstance(module, GLoRA) and weight[1] % len(module.parts["a1.weight"]):
         return False
+    if isinstance(module, OftV2) and weight[1] % module.side:
+        return False
     return layer_shapes.same_size(size(module), weight)
+
+
+def is_plain(module: Module) -> bool:
+    """Return True for a LoRA that is nothing else: without magnitudes and biases."""
+    return module.parts.keys() == {"lora_down.weight", "lora_up.weight"}
 
 
 def needs_base(module: Module) -> bool:
     """Return True if a module's change depends on the base's weights."""
-    return isinstance(module, GLoRA | Oft | IA3) or "dora_scale" in module.parts
+    return isinstance(module, GLoRA | Oft | OftV2 | IA3) or "dora_scale" in module.parts
 
 
 def by_input(module: Module) -> bool:
@@ -249,7 +299,7 @@ def kind(module: Module) -> str:
         return "OFT" if module.parts["oft_blocks"].dim() == 3 else "BOFT"
     if isinstance(module, Full):
         return "norm" if {"w_norm", "b_norm"} & module.parts.keys() else "full"
-    name = "LoRA" if isinstance(module, Lora) else type(module).__name__
+    name = {Lora: "LoRA", OftV2: "OFTv2"}.get(type(module), type(module).__name__)
     if "dora_scale" in module.parts:
         return "DoRA" if name == "LoRA" else f"{name} with DoRA"
     return name

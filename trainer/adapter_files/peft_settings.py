@@ -20,6 +20,7 @@ METADATA = "lora_adapter_metadata"
 CONFIG = "adapter_config.json"
 OWN_PREFIX = "base_model.model."  # of keys in files that PEFT itself wrote
 _MAX_BYTES = 2**20
+_MAX_TERMS = 100
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,28 @@ class Scaling:
             return math.nan
         return alpha * math.sqrt(rank) if self.settings.get("use_rslora") is True else float(alpha)
 
-    def rank_of(self, path: str) -> int:
-        """Return the rank that a layer was given, also where its tensors have none; 1 if it is not known."""
+    def scale_of(self, path: str) -> float:
+        """Return the scale of a layer whose tensors have no rank, which PEFT scales as any other; 1 if not known."""
         rank = self._ranks.value(path) or self.settings.get("r")
-        return max(1, rank) if isinstance(rank, int) else 1
+        rank = max(1, rank) if isinstance(rank, int) else 1
+        return self.alpha_of(path, rank) / rank
+
+    @cached_property
+    def oft(self) -> tuple[int, float] | None:
+        """The terms of OFT's Neumann series, 0 for the exact transform, and the limit of a rotation, infinite for none.
+
+        None if the settings are not those of OFT.
+
+        Raises:
+            ValueError: they are damaged, as for a KeyError.
+        """
+        if (neumann := self.settings.get("use_cayley_neumann")) is None:
+            return None
+        terms = self.settings["num_cayley_neumann_terms"] if neumann else 0
+        limit = self.settings["eps"] if self.settings["coft"] else math.inf
+        if type(terms) is not int or not 0 <= terms <= _MAX_TERMS or not isinstance(limit, int | float) or limit <= 0:
+            raise ValueError
+        return terms, float(limit)
 
     @cached_property
     def _alphas(self) -> Patterns:
@@ -96,17 +115,8 @@ class PeftSettings:
     by_component: Mapping[str, Scaling]
     common: Scaling
 
-    def alpha(self, place: Place, rank: int) -> float:
-        """Return a layer's alpha with the scale alpha / rank."""
-        return self._of(place).alpha_of(place.path, rank)
-
-    def scale(self, place: Place) -> float:
-        """Return the scale of a layer whose tensors have no rank, which PEFT scales as any other; 1 if not known."""
-        scaling = self._of(place)
-        rank = scaling.rank_of(place.path)
-        return scaling.alpha_of(place.path, rank) / rank
-
-    def _of(self, place: Place) -> Scaling:
+    def of(self, place: Place) -> Scaling:
+        """Return the scaling of the component that a layer is in."""
         return self.by_component.get(place.component, self.common)
 
 
@@ -155,7 +165,11 @@ def _is_expression(pattern: str) -> bool:
 
 
 def _check(scaling: Scaling, name: str) -> None:
-    """Refuse patterns that are no regular expressions, or may take long: anybody may have written them."""
+    """Refuse what makes no sense or may take long, such as patterns: anybody may have written it."""
+    try:
+        _ = scaling.oft
+    except (KeyError, ValueError):
+        raise refusal(name, "its {peft_metadata} is damaged", peft_metadata="use_cayley_neumann") from None
     settings = [scaling.settings.get(name) for name in ("alpha_pattern", "rank_pattern")]
     patterns = [pattern for entries in settings if isinstance(entries, dict) for pattern in entries]
     expressions = [pattern for pattern in patterns if _is_expression(pattern)]

@@ -112,7 +112,7 @@ class Program:
     missing_alpha: str = _("layers without alpha act as if alpha were the rank")
     biases: Literal["reads", "leaves out", "stops"] = "leaves out"  # changes of biases beside a LoRA
     text_projection: bool = True  # whether it applies the layer after XL's second text encoder
-    reads_peft_alpha: bool = False
+    reads_peft: bool = False  # its alphas in the metadata, and biases of its LoRA
     lenient_with_peft: bool = False  # leaves out what it does not know in PEFT's format, and all names of ComfyUI
     refused_kinds: Mapping[str, str] = field(default_factory=dict)
 
@@ -144,7 +144,10 @@ PROGRAMS = (
         frozenset(("original", "foreign original", "diffusers", "oft")), frozenset(("own", "te1 for the only")),
         {**_WEBUI_KINDS, "OFT": RIGHT, "constrained OFT": RIGHT, "BOFT": RIGHT},
         _LEFT_OUT, _("it stops or does something else"), text_projection=False,
-        refused_kinds={"bias": _("it stops at a layer that has the change of a bias alone")},
+        refused_kinds={
+            "bias": _("it stops at a layer that has the change of a bias alone"),
+            "OFTv2": _("it stops at OFT of PEFT and OneTrainer"),
+        },
     ),
     Program(
         "Forge", "lllyasviel/stable-diffusion-webui-forge", "dfdcbab6", "2026-11-30", _COMFY_UNET,
@@ -190,7 +193,7 @@ PROGRAMS = (
         frozenset(("original", "diffusers", "dotted", "dotted attention", "processor")),
         frozenset(("own", "te1 for the only", "te for the first", "other prefix", "dotted", "dotted flat")),
         {"LoRA": RIGHT, "DoRA by input": _LORA_ALONE, "DoRA by output": _LORA_ALONE, "DoRA of PEFT": RIGHT},
-        _STOPS, _STOPS, strictness="refuses", missing_alpha="", reads_peft_alpha=True,
+        _STOPS, _STOPS, strictness="refuses", missing_alpha="", reads_peft=True,
         lenient_with_peft=True, refused_kinds={"DyLoRA": _FLAT_UPS},
     ),
     Program(

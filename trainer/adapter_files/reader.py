@@ -15,13 +15,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainer.adapter_files import joined, peft_settings, safetensors_reader, summary
-from trainer.adapter_files.modules import IA3, Full, GLoRA, LoHa, LoKr, Lora, Module, Oft, kind
+from trainer.adapter_files.modules import IA3, Full, GLoRA, LoHa, LoKr, Lora, Module, Oft, OftV2, is_plain, kind
 from trainer.adapter_files.peft_settings import PeftSettings
 from trainer.adapter_files.safetensors_reader import SafetensorsFile, refusal
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import DEFAULT, FamilyName
+from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 
 # Tensors that make a layer of a kind, beside its alpha.
@@ -37,8 +38,9 @@ _SCALED: dict[frozenset[str], type[Lora] | type[LoHa] | type[LoKr] | type[GLoRA]
     frozenset(("oft_blocks",)): Oft,
 }
 # Those of kinds that have no alpha.
-_UNSCALED: dict[frozenset[str], type[IA3] | type[Full]] = {
+_UNSCALED: dict[frozenset[str], type[IA3] | type[Full] | type[OftV2]] = {
     frozenset(("weight", "on_input")): IA3,
+    frozenset(("oft_R.weight",)): OftV2,
     frozenset(("diff",)): Full,
     frozenset(("w_norm",)): Full,
     frozenset(): Full,  # a bias alone
@@ -47,6 +49,7 @@ _UNSCALED: dict[frozenset[str], type[IA3] | type[Full]] = {
 _EXTRAS = {
     "dora_scale": ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a"),
     "rescale": ("oft_blocks",),
+    "oft_R.terms": ("oft_R.weight",),
     "lora_mid.weight": ("lora_down.weight",),
     "hada_t1": ("hada_w1_a",),
     "hada_t2": ("hada_w2_a",),
@@ -58,6 +61,8 @@ _BIASES = ("diff_b", "b_norm")
 _DIMENSIONS = {
     **{ending: (1,) for ending in ("diff_b", "b_norm", "w_norm")},
     "oft_blocks": (3, 4),
+    "oft_R.weight": (2,),
+    "oft_R.terms": (0,),
     "diff": (1, 2, 4),
     "weight": (1, 4),
     "on_input": (0, 1),
@@ -77,13 +82,12 @@ _TYPES = {
     "BOOL": torch.bool,
 }
 
-# What Limner does not read, and a part of the keys that it is known by.
-_NOT_READ = {
-    _("OFT of OneTrainer or PEFT, which Limner does not read"): ".oft_R.",
-    _("an embedding, which Limner does not read"): "bundle_emb.",
-    _("LoRA biases of PEFT, which Limner does not read"): ".lora_B.bias",
-    _("weights that replace those of the base, which Limner does not read"): ".set_weight",
-}
+# What Limner does not read, a part of the keys that it is known by, and a remedy.
+_NOT_READ = (
+    (_("OFT of PEFT before 0.16"), ".oft_r.", _("Merge it into its base model with PEFT 0.15.")),
+    (_("an embedding"), "bundle_emb.", _("In OneTrainer, save the embedding as a file of its own.")),
+    (_("weights that replace those of the base"), ".set_weight", _("Use a file that changes weights instead.")),
+)
 
 
 @dataclass(frozen=True)
@@ -168,9 +172,9 @@ def _checked(file: SafetensorsFile, folder: Path | None) -> AdapterFile:
         raise refusal(file.name, "{key} has whole numbers instead of fractions", key=integers[0])
     unknown += [next(iter(layer.parts.values())) for layer in layers if layer.module.place is None]
     if unknown:
-        for what, part in _NOT_READ.items():
+        for what, part, remedy in _NOT_READ:
             if matching := [key for key in unknown if part in key]:
-                raise refusal(file.name, "it has {what} ({first})", what=what, first=matching[0][:100])
+                raise _unread(file, what, matching[0], remedy)
         raise refusal(file.name, "it has a tensor of an unknown kind ({first})", first=unknown[0][:100])
     if not layers:
         raise refusal(file.name, "it is empty")
@@ -198,6 +202,11 @@ def _of_layer(
         parts = _from_peft(settings, layer.module.named or place, parts)
     elif naming == "generic" or layer.by_ai_toolkit:  # a LoRA that ComfyUI saves has no alpha
         parts = {"alpha": torch.tensor(summary.rank_of(file, layer) or 1), **parts}
+    rotation = parts.get("oft_R.weight")
+    if rotation is not None and rotation.dim() == 2 and "oft_R.terms" not in parts:
+        parts = _rotations(file, layer, rotation, settings, family)
+    if layer.has_peft_bias and (rank := summary.rank_of(file, layer)):
+        parts["diff_b"] = parts["diff_b"].float() * (float(parts["alpha"]) / rank)
     if layer.by_output and "lora_down.weight" in parts:
         parts["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * (parts["lora_down.weight"].dim() - 1))
     if (up := parts.get("lora_up.weight")) is not None and up.dim() == 2:  # as LyCORIS' DyLoRA has all
@@ -247,10 +256,40 @@ def _from_peft(settings: PeftSettings, place: Place, parts: dict[str, Tensor]) -
     """Return a layer's tensors with an alpha, as in kohya's format."""
     endings = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
     rank = next((parts[ending].shape[0] for ending in endings if ending in parts and parts[ending].dim()), 1)
-    converted = {"alpha": torch.tensor(settings.alpha(place, rank)), **parts}
+    converted = {"alpha": torch.tensor(settings.of(place).alpha_of(place.path, rank)), **parts}
     if parts.keys() == {"lokr_w1", "lokr_w2"}:  # LyCORIS would not scale them
-        converted["lokr_w1"] = parts["lokr_w1"] * settings.scale(place)
+        converted["lokr_w1"] = parts["lokr_w1"] * settings.of(place).scale_of(place.path)
     return converted
+
+
+def _unread(file: SafetensorsFile, what: str, first: str, remedy: str) -> UserError:
+    message = _("it has {what}, which Limner does not read ({first})", what=what, first=first[:100])
+    return refusal(file.name, message, remedy)
+
+
+def _rotations(
+    file: SafetensorsFile, layer: Layer, weight: Tensor, settings: PeftSettings, family: FamilyName | None
+) -> dict[str, Tensor]:
+    """Return OFT of PEFT or OneTrainer as rotations of inputs, with scales and limits in their values.
+
+    OneTrainer has one form, but turns inputs of convolutions the other way round (`modules/module/LoRAModule.py` of
+    23df3832). What PEFT does with kernels is no rotation, and its settings stand apart (`tuners/oft/layer.py` of 0.21).
+    """
+    place = layer.module.named or Place("", "")
+    side, by_peft = layer_shapes.kernel(place.path, family), settings.of(place).oft
+    by_onetrainer = layer.module.naming != "dotted" or any(key.startswith("ot_") for key in file.metadata)
+    if "oft_R.scaled_oft" in layer.parts:
+        weight = weight / (2 * max(1, layer_shapes.side_of_triangle(weight.shape[-1]) - 1) ** 0.5)
+    if by_peft and side < 3:
+        limits = by_peft[1] / math.sqrt(2 * len(weight)) / weight.float().norm(dim=-1, keepdim=True)
+        return {"oft_R.weight": weight * limits.clamp(max=1.0), "oft_R.terms": torch.tensor(float(by_peft[0]))}
+    if by_peft:
+        what, remedy = _("OFT of PEFT on convolutions of 3 x 3"), _("Train it on linear layers alone.")
+        raise _unread(file, what, layer.module.name, remedy)
+    if not by_onetrainer:
+        what, remedy = _("OFT of PEFT without its settings"), _("Put its adapter_config.json into the same folder.")
+        raise _unread(file, what, layer.module.name, remedy)
+    return {"oft_R.weight": -weight, "oft_R.terms": torch.tensor(5.0)} if side else {"oft_R.weight": weight}
 
 
 def _module(layer: Layer, parts: dict[str, Tensor], name: str) -> Module:
@@ -358,4 +397,4 @@ def readable_by_diffusers(file: AdapterFile) -> bool:
     encoders = {name.partition("_text_model_")[0] for name in file.modules if not name.startswith("lora_unet_")}
     known = {name.partition("_text_model_")[0] for name in file.modules if name.endswith("_self_attn_out_proj")}
     kohya = not any(name.startswith("lora_transformer_") for name in file.modules)
-    return kohya and file.kinds == {"LoRA"} and encoders <= known
+    return kohya and encoders <= known and all(map(is_plain, file.modules.values()))

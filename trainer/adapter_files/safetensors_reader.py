@@ -170,11 +170,11 @@ def check_sum(file: SafetensorsFile) -> None:
         raise refusal(file.name, "it is damaged: its checksum is another one")
 
 
-def refusal(name: str, reason: str, /, **values: object) -> UserError:
+def refusal(name: str, reason: str, /, remedy: str = "", **values: object) -> UserError:
     """Build the error for a file that cannot be used; the reason is a message with its values, as for `i18n._`."""
     return UserError(
         "{name} cannot be used: {reason}.",
-        "Use an adapter in the .safetensors format of kohya or Limner.",
+        remedy or _("Use an adapter in the .safetensors format of kohya or Limner."),
         name=name,
         reason=_(reason, **values),
     )

@@ -25,6 +25,7 @@ _ALGORITHMS = (
     ("hada_", "LoHa"),
     ("lokr_", "LoKr"),
     ("a1.", "GLoRA"),
+    ("oft_R", "OFTv2"),
     ("oft_", "OFT"),
     ("on_input", "IA3"),
     ("w_norm", "norm"),
@@ -66,6 +67,11 @@ class Layer:
     def by_output(self) -> bool:
         """True if it is a DoRA whose magnitudes, one for each output, are a vector, as PEFT and ai-toolkit store it."""
         return "dora_scale" in self.parts and not self.parts["dora_scale"].endswith(".dora_scale")
+
+    @property
+    def has_peft_bias(self) -> bool:
+        """True if it is a LoRA with a bias of its own, which is scaled with it, as PEFT alone has it."""
+        return ".lora_B." in self.parts.get("diff_b", "")
 
     @property
     def kind(self) -> str:
@@ -315,12 +321,12 @@ def not_finite(file: SafetensorsFile, layers: list[Layer], unknown_keys: list[st
 
 
 def not_float(file: SafetensorsFile, layers: list[Layer]) -> list[str]:
-    """List tensors of whole numbers where an adapter has fractions: all but alphas and IA3's `on_input`."""
+    """List tensors of whole numbers where an adapter has fractions: all but single numbers."""
     return [
         key
         for layer in layers
         for ending, key in layer.parts.items()
-        if ending not in ("alpha", "on_input") and not file.entries[key].is_float
+        if ending not in ("alpha", "on_input", "oft_R.scaled_oft", "oft_R.terms") and not file.entries[key].is_float
     ]
 
 

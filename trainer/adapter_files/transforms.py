@@ -180,20 +180,18 @@ def bake(base: Checkpoint, files: Sequence[tuple[str, AdapterFile, float]], out:
 
 def _check_fits(title: str, name: str, module: Module, base: Checkpoint) -> None:
     remedy = _("Choose the base model that the adapter was trained on.")
-    weight = _weight_of(base, name)
-    if weight is None or (bias_change(module) is not None and f"{name}.bias" not in base.vectors):
+    weight, values = _weight_of(base, name), {"base": base.path.name, "name": name, "title": title}
+    if weight is None:
+        raise UserError("{base} has no layer {name}, which {title} changes.", remedy, **values)
+    if bias_change(module) is not None and f"{name}.bias" not in base.vectors:
         raise UserError(
-            "{base} has no layer {name}, which {title} changes.", remedy, base=base.path.name, name=name, title=title
+            "The layer {name} has no bias in {base}, and {title} adds one.",
+            "Keep the adapter as a file of its own.",
+            **values,
         )
     rows, *others = base.shape(weight)
     if not fits(module, (rows, int(torch.Size(others).numel()))):
-        raise UserError(
-            "The layer {name} has a different size in {base} than in {title}.",
-            remedy,
-            base=base.path.name,
-            name=name,
-            title=title,
-        )
+        raise UserError("The layer {name} has a different size in {base} than in {title}.", remedy, **values)
 
 
 def _weight_of(base: Checkpoint, name: str) -> Weight | None:

@@ -24,9 +24,9 @@ from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, k
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
 from trainer.adapter_files.programs import METADATA
 from trainer.adapter_files.reader import AdapterFile, tensors_of
-from trainer.base_models import layer_names
+from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Place
-from trainer.base_models.registry import DEFAULT, FAMILIES, TRANSFORMERS, FamilyName
+from trainer.base_models.registry import FAMILIES, TRANSFORMERS, FamilyName
 from trainer.base_models.spec import PredictionType, Size
 from trainer.errors import UserError
 
@@ -267,18 +267,9 @@ def place_of(name: str) -> Place:
 
 
 def kernel_of(name: str, module: Module, family: FamilyName | None) -> tuple[int, ...]:
-    """Return the shape behind the rows of the weight that a module changes, where flat tensors do not show it.
-
-    Around attention, 1.x has convolutions of 1 x 1 where the other families have linear layers.
-    """
-    path = place_of(name).path
-    columns = size(module)[1]
-    if path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")):
-        return (columns // 9, 3, 3)
-    unet = FAMILIES[family or DEFAULT].unet
-    linear = unet is None or unet.linear_projections
-    projection = path.endswith((".proj_in", ".proj_out")) and not linear
-    return (columns, 1, 1) if projection or path.endswith(".conv_shortcut") else (columns,)
+    """Return the shape behind the rows of the weight that a module changes, where flat tensors do not show it."""
+    side, columns = layer_shapes.kernel(place_of(name).path, family), size(module)[1]
+    return (columns // side**2, side, side) if side else (columns,)
 
 
 def write(

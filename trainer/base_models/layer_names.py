@@ -79,6 +79,7 @@ _TEXT_PATH = re.compile(
 )
 _T5_PATH = re.compile(r"encoder\.block\.\d+\.layer\.(?:0\.SelfAttention\.[qkvo]|1\.DenseReluDense\.w(?:i_[01]|o))")
 TEXT_PROJECTION = "text_projection"  # the only layer beside a text encoder's first level, not in it
+BIAS = ".lora_B.bias"  # of a LoRA of PEFT, whose scale it has
 MAGNITUDE = ".magnitude"  # of a DoRA of ai-toolkit: a length for each output
 # Endings of keys in other formats, as kohya's; those that are not here are kohya's or LyCORIS' own.
 _ENDINGS = {
@@ -86,6 +87,9 @@ _ENDINGS = {
     ".lora_B.weight": "lora_up.weight",
     ".lora_A.default.weight": "lora_down.weight",
     ".lora_B.default.weight": "lora_up.weight",
+    BIAS: "diff_b",
+    ".lora_B.default.bias": "diff_b",
+    ".oft_R.default.weight": "oft_R.weight",
     ".lora.down.weight": "lora_down.weight",
     ".lora.up.weight": "lora_up.weight",
     "_lora.down.weight": "lora_down.weight",
@@ -106,7 +110,7 @@ OWN_ENDINGS = (
     *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
     *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
     *("a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight"),
-    *("oft_blocks", "rescale", "on_input"),
+    *("oft_blocks", "rescale", "on_input", "oft_R.weight", "oft_R.scaled_oft", "oft_R.terms"),
     *("diff", "diff_b", "w_norm", "b_norm"),
 )
 

@@ -207,6 +207,10 @@ def _size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
         return _glora_size(shapes)
     if "oft_blocks" in shapes:
         return _oft_size(shapes["oft_blocks"])
+    if "oft_R.weight" in shapes:
+        blocks, elements = shapes["oft_R.weight"]
+        side = side_of_triangle(elements)
+        return (0, side * blocks if blocks > 1 else 0) if side else None  # one block may be shared by all inputs
     if "on_input" in shapes:
         return 0, 0
     for ending in ("diff", "w_norm"):
@@ -216,6 +220,24 @@ def _size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
         return next(iter(shapes.values()))[0], 0
     first, second = _lokr_size(shapes, "1"), _lokr_size(shapes, "2")
     return (first[0] * second[0], first[1] * second[1]) if first and second else None
+
+
+def side_of_triangle(elements: int) -> int:
+    """Return the side of a square matrix by the number of elements above its diagonal; 0 if it has no such number."""
+    side = (1 + math.isqrt(1 + 8 * elements)) // 2
+    return side if side * (side - 1) == 2 * elements else 0
+
+
+def kernel(path: str, family: FamilyName | None) -> int:
+    """Return the width of the kernel of a layer that is a convolution; 0 if it is linear.
+
+    Around attention, 1.x has convolutions of 1 x 1 where the other families have linear layers.
+    """
+    if path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")):
+        return 3
+    described = FAMILIES[family or DEFAULT].unet
+    projection = described is not None and not described.linear_projections and path.endswith((".proj_in", ".proj_out"))
+    return 1 if projection or path.endswith(".conv_shortcut") else 0
 
 
 def same_size(first: tuple[int, int], second: tuple[int, int]) -> bool:

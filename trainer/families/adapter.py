@@ -247,7 +247,8 @@ def adapted(family: Family) -> dict[str, Layer]:
 def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Iterator[None]:
     """Add adapter files at their strengths to the weights of the base model, inside the `with`.
 
-    For kinds of adapters that diffusers does not load. Afterwards the weights are restored, bit for bit.
+    For kinds of adapters that diffusers does not load. Layers get the biases that they lack. Afterwards the model is
+    what it was, bit for bit.
 
     Raises:
         UserError: a file is for another base model.
@@ -256,10 +257,15 @@ def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Ite
     # Where diffusers has put an adapter of its own, peft shows the weight below it.
     layers = {name: module for name, _, _, module in named(family)}
     before: dict[nn.Parameter, Tensor] = {}
+    extended: set[nn.Linear | nn.Conv2d] = set()
     try:
         for file, strength in changes:
             for name, module in file.modules.items():
-                for parameter, change in _changes(name, module, layers.get(name), before):
+                layer = layers.get(name)
+                if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is None and bias_change(module) is not None:
+                    layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
+                    extended.add(layer)
+                for parameter, change in _changes(name, module, layer, before):
                     with torch.no_grad():
                         parameter.add_(change.reshape(parameter.shape).to(parameter), alpha=strength)
         yield
@@ -268,6 +274,8 @@ def patched(family: Family, changes: Sequence[tuple[AdapterFile, float]]) -> Ite
         with torch.no_grad():
             for parameter, value in before.items():
                 parameter.copy_(value)
+        for extended_layer in extended:
+            extended_layer.bias = None
 
 
 def _changes(

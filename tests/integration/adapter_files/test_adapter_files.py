@@ -257,6 +257,7 @@ def of_other_makers(family: Family) -> AdapterFile:
         attention: {"oft_blocks": torch.empty(rows // 2, 2, 2)},
         attention.replace("to_q", "to_k"): {"oft_blocks": torch.empty(2, rows // 4, 4, 4)},
         attention.replace("to_q", "to_v"): {"weight": torch.empty(rows), "on_input": torch.tensor(0.0)},
+        attention.replace("attn1_to_q", "attn2_to_q"): {"oft_R.weight": torch.empty(columns // 4, 6)},
         attention.replace("to_q", "to_out_0"): {f"{letter}1.weight": torch.empty(rows, 2) for letter in "ab"}
         | {f"{letter}2.weight": torch.empty(2, columns) for letter in "ab"}
         | {"alpha": torch.tensor(2.0)},
@@ -282,7 +283,7 @@ def test_kinds_of_other_makers_are_drawn_with_and_baked(
 ) -> None:
     model = load(bases[family])
     file = of_other_makers(model)
-    assert file.kinds >= {"OFT", "BOFT", "IA3", "GLoRA", "full", "norm"}
+    assert file.kinds >= {"OFT", "OFTv2", "BOFT", "IA3", "GLoRA", "full", "norm"}
     before, live = draw(model.pipeline()), patched(model, (file, 0.5))
     assert far(before, live) > 1e-2
     assert torch.equal(draw(model.pipeline()), before), "nothing is left behind"
@@ -291,6 +292,25 @@ def test_kinds_of_other_makers_are_drawn_with_and_baked(
         base, out = single_file(base, tmp_path / "base.safetensors"), tmp_path / "out.safetensors"
     assert transforms.bake(base_weights.open_checkpoint(base), [("it", file, 0.5)], out) == (len(file.modules), ())
     assert far(draw(load(out).pipeline()), live) < 1e-4
+
+
+def test_biases_are_added_to_layers_without_any(bases: dict[str, Path], tmp_path: Path) -> None:
+    """As PEFT's LoRA with biases does; a file of a base model has no room for them."""
+    model = load(bases["sd15"])
+    layers = {name: module for name, _, _, module in families.named(model) if name.endswith("attn1_to_q")}
+    tensors: dict[str, Tensor] = {}
+    for name, module in layers.items():
+        pair = {"up.weight": torch.zeros(len(module.weight), 1), "down.weight": torch.zeros(1, module.weight.shape[1])}
+        tensors |= {f"{name}.lora_{end}": part for end, part in pair.items()} | {f"{name}.alpha": torch.tensor(1.0)}
+        tensors[f"{name}.diff_b"] = torch.full((len(module.weight),), 0.1)
+    file, layer = reader.of_tensors(tensors, "x"), next(iter(layers.values()))
+    before, inputs = draw(model.pipeline()), torch.ones(1, layer.weight.shape[1])
+    with families.patched(model, [(file, 0.5), (file, 0.25)]):
+        assert torch.allclose(layer(inputs), inputs @ layer.weight.T + 0.075, atol=1e-6)
+    assert layer.bias is None
+    assert torch.equal(draw(model.pipeline()), before)
+    with pytest.raises(UserError, match="has no bias in sd15"):
+        transforms.bake(base_weights.open_checkpoint(bases["sd15"]), [("it", file, 0.5)], tmp_path / "out")
 
 
 @pytest.mark.slow

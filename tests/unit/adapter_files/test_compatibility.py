@@ -166,6 +166,7 @@ def parts_of(kind: str, down: Tensor, up: Tensor) -> Tensors:
         },
         "OFT": {"oft_blocks": blocks, "alpha": torch.tensor(0.0)},
         "constrained OFT": {"oft_blocks": blocks, "alpha": torch.tensor(1e-3)},
+        "OFTv2": {"oft_R.weight": torch.ones(columns // 4, 6)},
         "BOFT": {"oft_blocks": torch.stack([blocks, blocks]), "alpha": torch.tensor(0.0)},
         "full, in part": lora if rows > 320 else {"diff": torch.ones(rows, *down.shape[1:], dtype=torch.float16)},
     }
@@ -291,11 +292,24 @@ def test_pefts_format_under_four_kinds_of_names(
         assert "diffusers" not in str(outcomes(check(tmp_path, tensors | lengths, metadata())))
 
 
+def test_only_diffusers_applies_biases_of_pefts_lora(tmp_path: Path) -> None:
+    for name_of in (str, lambda name: f"diffusion_model.{layer_names.original(name.removeprefix('unet.'))}"):
+        tensors = with_endings(good(), name_of)
+        ups = {key: part for key, part in tensors.items() if "lora_B" in key}
+        biases = {key.replace("B.weight", "B.bias"): part[:, 0].flatten().clone() for key, part in ups.items()}
+        report = check(tmp_path, tensors | biases, metadata())
+        assert not report.problems
+        assert ("diffusers" in failed(report)) == (name_of is not str)
+        assert outcomes(report)["refuses"] == "Forge InvokeAI"
+    assert "lora_B.bias" in failed(report)["ComfyUI"], "of names that it knows"
+
+
 OTHERS: dict[str, dict[str, str]] = {
     "GLoRA": {"nothing": "A1111 SD.Next", "refuses": "InvokeAI diffusers"},
     "OFT": {"refuses": "Forge InvokeAI diffusers", "nothing": "SD.Next"},
     "constrained OFT": {"differs": "ComfyUI", "refuses": "Forge InvokeAI diffusers"},
     "BOFT": {"refuses": "Forge InvokeAI diffusers", "nothing": "SD.Next"},
+    "OFTv2": {"nothing": "ComfyUI sd-scripts SD.Next", "refuses": "A1111 Forge InvokeAI diffusers"},
     "full, in part": {"refuses": "sd-scripts diffusers"},
     "LoHa with DoRA": {"differs": "ComfyUI A1111 Forge", "refuses": "InvokeAI diffusers"},
     "Tucker LoCon": {"refuses": "diffusers"},

@@ -11,15 +11,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainer.adapter_files.modules import Full, GLoRA, LoHa, LoKr, Lora, Module, is_plain, size
+from trainer.adapter_files import low_rank
+from trainer.adapter_files.modules import IA3, Full, LoKr, Lora, Module, Oft, is_plain, size
 from trainer.base_models import layer_names, transformer_names
 from trainer.base_models.layer_names import Place
 from trainer.base_models.registry import TRANSFORMERS, FamilyName
 
-# Tensors whose rows are the layer's; those of the first factor of a LoKr stand for a block of them.
+# Tensors whose rows are the layer's; those of the first factor of a LoKr, and blocks of OFT, stand for several.
 _SLICED = {
     *("lora_up.weight", "hada_w1_a", "hada_w2_a", "b1.weight", "diff", "diff_b", "dora_scale"),
-    *("lokr_w1", "lokr_w1_a"),
+    *("lokr_w1", "lokr_w1_a", "oft_blocks", "rescale", "weight"),
 }
 
 
@@ -32,6 +33,8 @@ def apart(
     """
     shares = transformer_names.parts(place.path) if place.component == "transformer" else {}
     rows, columns = size(module)
+    if not rows:  # a change of what enters the layer, and so each of its parts
+        return dict.fromkeys((Place(place.component, path) for path in shares or (place.path,)), module)
     if not shares and not (originally and is_swapped(place.path, rows, columns, family)):
         return {place: module}
     magnitude, count = module.parts.get("dora_scale"), sum(shares.values()) or 2  # or two halves
@@ -57,18 +60,23 @@ def apart(
 
 def _sliceable(module: Module, unit: int) -> Module | None:
     """Return a module that can be cut after any multiple of `unit` rows; None if there is none of the same change."""
+    if isinstance(module, Oft):
+        *levels, _count, side, _side = module.parts["oft_blocks"].shape
+        return None if levels or unit % side else module.unlimited()
+    if isinstance(module, IA3):
+        return replace(module, parts={**module.parts, "weight": module.parts["weight"].flatten()})
     if not isinstance(module, LoKr):
-        return module if isinstance(module, Lora | LoHa | GLoRA | Full) else None
+        return module
     first = module.parts.get("lokr_w1", module.parts.get("lokr_w1_a"))
     assert first is not None
-    if not unit:
-        return None
     if unit % (size(module)[0] // len(first)) == 0:  # each of its rows stands for a block of the layer's
         return module
-    if "dora_scale" in module.parts:
-        return None
-    biases = {key: part for key, part in module.parts.items() if key == "diff_b"}
-    return Full({"diff": module.delta().to(first.dtype), **biases})
+    others = {key: part for key, part in module.parts.items() if key in ("diff_b", "dora_scale")}
+    plain = LoKr({key: part for key, part in module.parts.items() if key not in others}, module.alpha)
+    if "dora_scale" not in others:
+        return Full({"diff": plain.delta().to(first.dtype), **others})
+    lora = low_rank.factors(plain).module()
+    return Lora(lora.parts | others, lora.alpha)
 
 
 def _slice(module: Module, start: int, stop: int) -> Module:
@@ -90,7 +98,7 @@ def is_swapped(path: str, rows: int, columns: int, family: FamilyName | None) ->
     names = tuple(
         layer for name, transformer in TRANSFORMERS.items() if family in (None, name) for layer in transformer.swapped
     )
-    return rows == 2 * columns and path.endswith(names)
+    return columns in (0, rows / 2) and path.endswith(names)
 
 
 def _own_ranks(part: Lora, number: int, count: int) -> Lora:

@@ -144,14 +144,20 @@ class Oft:
             rotated = rotated * self.parts["rescale"].float().reshape(-1, 1)
         return rotated - old
 
-    def _rotations(self) -> Tensor:
-        """Return the orthogonal matrices (I + Q) (I - Q)^-1 of the skew-symmetric Q (Cayley)."""
+    def unlimited(self) -> "Oft":
+        """Return the same rotations without the limit, which is one of all blocks together."""
+        return Oft({**self.parts, "oft_blocks": self._skew() / 2}, 0.0) if self.alpha else self
+
+    def _skew(self) -> Tensor:
         blocks = self.parts["oft_blocks"].float()
         skew = blocks - blocks.mT
         limit = self.alpha * blocks.shape[-3] * blocks.shape[-2]
-        if 0 < limit < float(skew.norm()):
-            skew = skew * (limit / skew.norm())
-        identity = torch.eye(blocks.shape[-1])
+        return skew * (limit / skew.norm()) if 0 < limit < float(skew.norm()) else skew
+
+    def _rotations(self) -> Tensor:
+        """Return the orthogonal matrices (I + Q) (I - Q)^-1 of the skew-symmetric Q (Cayley)."""
+        skew = self._skew()
+        identity = torch.eye(skew.shape[-1])
         rotations: Tensor = torch.linalg.solve(identity - skew, identity + skew, left=False)
         return rotations
 
@@ -260,6 +266,8 @@ def bias_change(module: Module) -> Tensor | None:
 
 def size(module: Module) -> tuple[int, int]:
     """Return rows and columns [out, in * kh * kw] of the weight that a module changes; 0 if its tensors do not tell."""
+    if isinstance(module, IA3) and not bool(module.parts["on_input"]):
+        return module.parts["weight"].numel(), 0
     known = layer_shapes.weight_size({ending: tuple(part.shape) for ending, part in module.parts.items()})
     assert known  # read as a module, so that its tensors fit together
     return known
@@ -267,14 +275,14 @@ def size(module: Module) -> tuple[int, int]:
 
 def fits(module: Module, weight: tuple[int, int]) -> bool:
     """Return True if a module can change a weight of this size, [out, in * kh * kw]."""
-    if isinstance(module, IA3):
-        factors = module.parts["weight"].numel()
-        return weight[1] % factors == 0 if bool(module.parts["on_input"]) else weight[0] == factors
-    if isinstance(module, GLoRA) and weight[1] % len(module.parts["a1.weight"]):
-        return False
-    if isinstance(module, OftV2) and weight[1] % module.side:
-        return False
-    return layer_shapes.same_size(size(module), weight)
+    unit = 1  # of its columns
+    if isinstance(module, IA3) and bool(module.parts["on_input"]):
+        unit = module.parts["weight"].numel()
+    elif isinstance(module, GLoRA):
+        unit = len(module.parts["a1.weight"])
+    elif isinstance(module, OftV2):
+        unit = module.side
+    return weight[1] % unit == 0 and layer_shapes.same_size(size(module), weight)
 
 
 def is_plain(module: Module) -> bool:

@@ -217,6 +217,7 @@ def _of_layer(
         raise refusal(
             file.name,
             "{module} is a {kind} of layers that are one in the original code, which Limner cannot take apart",
+            _("Train it on the layers as diffusers has them, or DoRA with a magnitude for each output."),
             module=layer.module.name,
             kind=kind(module),
         )

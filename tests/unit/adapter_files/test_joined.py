@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.unit.adapter_files.test_modules import random
 from trainer.adapter_files import joined
-from trainer.adapter_files.modules import Full, GLoRA, LoKr, Lora
+from trainer.adapter_files.modules import IA3, Full, GLoRA, LoKr, Lora, Module, Oft, OftV2, kind
 from trainer.base_models import layer_names
 from trainer.base_models.layer_names import Place
 
@@ -65,6 +66,73 @@ def test_parts_of_a_glora_see_their_rows_of_the_weight() -> None:
     rows = weight.split(list(SIZES.values()))
     changes = [part.delta(own) for part, own in zip(parts.values(), rows, strict=True)]
     assert torch.allclose(torch.cat(changes), whole.delta(weight), atol=1e-6)
+
+
+def sliced(whole: Module) -> tuple[Tensor, Tensor, dict[Place, Module]]:
+    """The change of a joined layer, those of its parts in their order, and the parts."""
+    weight = random(56, 8, seed=9)
+    parts = joined.apart(ALL_OF_A_BLOCK, whole, originally=True)
+    rows = weight.split(list(SIZES.values()))
+    changes = [part.delta(own) for part, own in zip(parts.values(), rows, strict=True)]
+    return whole.delta(weight), torch.cat(changes), parts
+
+
+@pytest.mark.parametrize("blocks", [14, 4])
+def test_parts_of_a_lokr_with_magnitudes_of_rows(blocks: int) -> None:
+    parts = {"lokr_w1": random(blocks, 2), "lokr_w2_a": random(56 // blocks, 2), "lokr_w2_b": random(2, 4, seed=1)}
+    expected, changes, parts_of = sliced(LoKr({**parts, "dora_scale": random(56, 1).abs(), "diff_b": random(56)}, 1.0))
+    assert torch.allclose(changes, expected, atol=1e-5)
+    assert torch.equal(torch.cat([part.parts["diff_b"] for part in parts_of.values()]), random(56))
+    assert {kind(part) for part in parts_of.values()} == {"LoKr with DoRA" if blocks == 14 else "DoRA"}
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-3])
+def test_parts_of_an_oft_keep_the_limit_of_all(limit: float) -> None:
+    """It limits the norm of all blocks together, which the blocks themselves tell."""
+    whole = Oft({"oft_blocks": random(14, 4, 4), "rescale": random(56, 1, seed=1)}, limit)
+    expected, changes, _ = sliced(whole)
+    assert torch.allclose(changes, expected, atol=1e-5)
+
+
+def test_a_change_of_inputs_is_that_of_each_part() -> None:
+    for whole in (OftV2({"oft_R.weight": random(2, 6)}), IA3({"weight": random(8), "on_input": torch.tensor(1.0)})):
+        expected, changes, parts = sliced(whole)
+        assert torch.allclose(changes, expected, atol=1e-5)
+        assert list(parts.values()) == [whole] * 4
+
+
+@pytest.mark.parametrize("shape", [(56,), (56, 1), (1, 56)])
+def test_factors_of_outputs_are_those_of_each_part(shape: tuple[int, ...]) -> None:
+    expected, changes, _ = sliced(IA3({"weight": random(*shape), "on_input": torch.tensor(0.0)}))
+    assert torch.allclose(changes, expected)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        Oft({"oft_blocks": random(7, 8, 8)}, 0.0),
+        Oft({"oft_blocks": random(2, 28, 28)}, 0.0),
+        Oft({"oft_blocks": random(2, 14, 4, 4)}, 0.0),
+        Lora({"lora_down.weight": random(2, 8), "lora_up.weight": random(56, 2), "dora_scale": random(1, 8)}, 2.0),
+    ],
+    ids=["whole", "across", "BOFT", "DoRA by input"],
+)
+def test_what_needs_the_rows_of_other_parts_stays_joined(whole: Module) -> None:
+    is_whole = isinstance(whole, Oft) and len(whole.parts["oft_blocks"]) == 7
+    assert (joined.apart(ALL_OF_A_BLOCK, whole, originally=True) is None) != is_whole
+
+
+def test_halves_without_columns_change_places() -> None:
+    """Of biases alone, factors of outputs and OFT, the tensors do not tell the columns."""
+    place, weight = Place("transformer", "norm_out.linear"), random(16, 8, seed=3)
+    for whole in (
+        Oft({"oft_blocks": random(4, 4, 4)}, 0.0),
+        IA3({"weight": random(16), "on_input": torch.tensor(0.0)}),
+    ):
+        (module,) = joined.apart(place, whole, originally=True, family="sd3").values()
+        assert torch.allclose(module.delta(weight.roll(8, 0)), whole.delta(weight).roll(8, 0), atol=1e-6)
+    (module,) = joined.apart(place, Full({"diff_b": random(16)}), originally=True, family="sd3").values()
+    assert torch.equal(module.parts["diff_b"], random(16).roll(8))
 
 
 @pytest.mark.parametrize("blocks", [4, 1])

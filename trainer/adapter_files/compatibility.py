@@ -215,6 +215,8 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
     if support and support.kinds is not None and facts.kind_of(layer) not in support.kinds:
         return False
     if support and (name := facts.transformer_name(layer)):
+        if support.beside.get(name) == "needs" and not facts.has_alphas:
+            return False
         return support.applies(name, module.place) and not (name in support.alone and facts.beside_blocks)
     if program.name == "sd-scripts" and not facts.by_lycoris and module.place.block == "outside":
         return False  # its own network is attached to blocks alone
@@ -289,6 +291,9 @@ def _differences_of_kinds(program: Program, facts: Facts, layers: list[Layer]) -
     readings = [(layer, reading) for layer in layers if (reading := _reading(program, facts, layer))]
     yield from dict.fromkeys(reading.differs for _layer, reading in readings if reading.differs)
     yield from dict.fromkeys(reading.scaled for layer, reading in readings if reading.scaled and facts.is_scaled(layer))
+    support = _support(program, facts)
+    if support and any(facts.is_scaled_beside_a(layer, support.beside) for layer in layers):
+        yield _("it drops alphas, and lengths of a DoRA, beside lora_A")
     if facts.scaled_by_settings and not program.reads_peft:
         yield _("it does not read the alpha in the metadata, so that the strength is wrong")
 
@@ -330,15 +335,19 @@ def _refusals(program: Program, facts: Facts, unmatched: list[str]) -> Iterator[
         if any(facts.kind_of(layer).startswith(kind) for layer in facts.layers):
             yield reason
             break
-    if program.name == "InvokeAI" and not support:
-        yield from _invoke_refusals(facts)
+    if program.name == "InvokeAI":
+        yield from _invoke_refusals(facts, support)
     if program.name == "sd-scripts" and facts.by_lycoris and facts.without_alpha:
         yield _("{layer} has no alpha, without which LyCORIS stops", layer=facts.without_alpha[0])
     if program.name == "diffusers":
         yield from _diffusers_refusals(facts)
 
 
-def _invoke_refusals(facts: Facts) -> Iterator[str]:
+def _invoke_refusals(facts: Facts, support: Support | None) -> Iterator[str]:
+    if support:
+        if any(support.beside.get(name) == "stops" for name in facts.transformer_names) and not facts.only_matrices:
+            yield _("it does not know these names beside anything but the matrices of a LoRA")
+        return
     if facts.both_namings:
         yield _("it refuses a file with both kinds of names")
     if facts.file.metadata.get("format", "pt") not in ("pt", "torch", "pytorch"):
@@ -355,7 +364,7 @@ def _invoke_refusals(facts: Facts) -> Iterator[str]:
 def _diffusers_refusals(facts: Facts) -> Iterator[str]:
     if facts.peft or facts.generic:
         support = SUPPORT.get(facts.family, {}).get("diffusers")
-        reads_alphas = support and facts.transformer_names <= support.alphas
+        reads_alphas = support and all(name in support.beside for name in facts.transformer_names)
         keys = [key for key in facts.file.entries if not (reads_alphas and key.endswith(".alpha"))]
         if not all("lora" in key for key in keys):
             yield _('it stops at a key without "lora" in it')

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from trainer.adapter_files import summary
 from trainer.adapter_files.peft_settings import OWN_PREFIX, PeftSettings
-from trainer.adapter_files.programs import METADATA, LayerNaming, TextName, UnetName
+from trainer.adapter_files.programs import METADATA, Beside, LayerNaming, TextName, UnetName
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
@@ -126,6 +126,23 @@ class Facts:
         rank = summary.rank_of(self.file, layer)
         return bool(rank) and "alpha" in layer.parts and self.file.number(layer.parts["alpha"]) != rank
 
+    def is_scaled_beside_a(self, layer: Layer, beside: Mapping[LayerNaming, Beside]) -> bool:
+        """Return True if tensors beside lora_A scale a layer, which a program drops."""
+        name, scales = self.transformer_name(layer), "dora_scale" in layer.parts or self.is_scaled(layer)
+        drops = name is not None and beside.get(name) == "drops"
+        return drops and scales and ".lora_A." in layer.parts.get("lora_down.weight", "")
+
+    @cached_property
+    def has_alphas(self) -> bool:
+        """True if some layer has an alpha."""
+        return any("alpha" in layer.parts for layer in self.layers)
+
+    @cached_property
+    def only_matrices(self) -> bool:
+        """True if all keys are of the matrices of a LoRA, as PEFT or diffusers names them."""
+        endings = ("lora_A.weight", "lora_B.weight", "lora.down.weight", "lora.up.weight")
+        return all(key.endswith(endings) for key in self.file.entries)
+
     @cached_property
     def scaled_by_settings(self) -> bool:
         """True if PEFT's settings give a layer another alpha than its rank."""
@@ -182,7 +199,8 @@ class Facts:
         if module.naming == "dotted":
             if module.prefix == layer_names.GENERIC_PREFIX:
                 return "generic dotted"
-            return "peft" if module.name.startswith(OWN_PREFIX) else "dotted"
+            own: LayerNaming = "peft" if module.name.startswith(OWN_PREFIX) else "bare"
+            return "dotted" if module.prefix else own
         if module.naming == "original":
             return "joined"
         by_prefix: dict[str, LayerNaming] = {"lycoris_": "lycoris", "lora_unet_": "musubi"}

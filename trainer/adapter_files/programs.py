@@ -47,13 +47,15 @@ TextName = (
 # How an adapter file names a layer of a transformer:
 #   joined       as the original code, which joins layers: lora_unet_joint_blocks_0_x_block_attn_qkv
 #   onetrainer   as diffusers, with underscores: lora_transformer_transformer_blocks_0_attn_to_q; lycoris: lycoris_...
-#   dotted       with dots: transformer.transformer_blocks.0.attn.to_q; peft: base_model.model....
+#   dotted       with dots: transformer.transformer_blocks.0.attn.to_q; peft: base_model.model....; bare: no prefix
 #   generic      as the original code, with dots: diffusion_model.joint_blocks.0.x_block.attn.qkv; generic peft: the
 #                same with PEFT's tensors; generic dotted: with the layers of diffusers, as ai-toolkit writes some;
 #                bare original: without the prefix, as OneTrainer's form of that name
 #   musubi       as diffusers under kohya's prefix: lora_unet_layers_0_attention_to_q, of musubi-tuner and OneTrainer
 _Usual = Literal["joined", "onetrainer", "lycoris", "dotted", "peft", "generic", "generic peft", "generic dotted"]
-LayerNaming = Literal[_Usual, "bare original", "musubi"]
+LayerNaming = Literal[_Usual, "bare", "bare original", "musubi"]
+# What a program does with alphas and a DoRA's lengths beside lora_A under a name ("needs" them to read it at all).
+Beside = Literal["reads", "needs", "drops", "stops"]
 # What a program does with a file of which it cannot use everything.
 Strictness = Literal["leaves out", "refuses"]
 
@@ -217,17 +219,17 @@ def sources() -> str:
 class Support:
     """Rules of a program for adapters of a transformer, besides its rules for all families."""
 
-    reads: frozenset[LayerNaming]
-    kinds: frozenset[str] | None = None  # of layers that it reads; None: those that it reads elsewhere
+    reads: tuple[LayerNaming, ...]
+    kinds: tuple[str, ...] | None = None  # of layers that it reads; None: those that it reads elsewhere
     layers: tuple[str, ...] = ()  # endings of the paths of layers that it reads, if not all
-    alone: frozenset[LayerNaming] = frozenset()  # that it reads only if all layers are of the transformer's blocks
+    alone: tuple[LayerNaming, ...] = ()  # that it reads only if all layers are of the transformer's blocks
     differs: Mapping[LayerNaming, str] = field(default_factory=dict)  # what it does otherwise than meant
     stops: Mapping[LayerNaming, str] = field(default_factory=dict)  # why it refuses a file
     refuses_unmatched: bool = False
-    outside: frozenset[LayerNaming] = frozenset(get_args(LayerNaming))  # in which it also reads layers outside blocks
+    outside: tuple[LayerNaming, ...] = get_args(LayerNaming)  # in which it also reads layers outside blocks
     lost: Mapping[LayerNaming, tuple[str, ...]] = field(default_factory=dict)  # of these, what it drops without a word
-    alphas: frozenset[LayerNaming] = frozenset()  # names with dots beside which it does not stop at alphas
-    t5_left_out: frozenset[LayerNaming] = frozenset()  # beside which it leaves out T5's layers, whatever it refuses
+    beside: Mapping[LayerNaming, Beside] = field(default_factory=dict)
+    t5_left_out: tuple[LayerNaming, ...] = ()  # beside which it leaves out T5's layers, whatever it refuses
 
     def applies(self, name: LayerNaming, place: Place) -> bool:
         """Return True if a program applies a layer with such a name."""
@@ -238,130 +240,125 @@ class Support:
     def drops(self, name: LayerNaming | None, place: Place | None, beside: Set[LayerNaming]) -> bool:
         """Return True if a program knows the name of a layer and leaves it out, in a file with such names."""
         if place and place.component == T5:
-            return bool(self.t5_left_out & beside)
+            return bool({*self.t5_left_out} & beside)
         return bool(name and place and place.block == "outside" and place.path.startswith(self.lost.get(name, ())))
 
 
 _GENERIC: tuple[LayerNaming, ...] = ("generic", "generic peft")
-_BY_ORIGINAL: frozenset[LayerNaming] = frozenset((*_GENERIC, "bare original"))
+_OF_PEFT = ("LoRA", "DoRA of PEFT")
+_READS: Mapping[LayerNaming, Beside] = dict.fromkeys((*_GENERIC, "bare original", "dotted", "bare"), "reads")
 # It drops layers of kohya's format that it has no name for.
 _KLEIN_IN_DIFFUSERS = Support(
-    frozenset(("joined", "dotted", "generic peft", "generic dotted")),
-    kinds=frozenset(("LoRA", "DoRA of PEFT")),
+    ("joined", "dotted", "generic peft", "generic dotted"),
+    kinds=_OF_PEFT,
     lost={"joined": ("norm_out", "double_stream", "single_stream")},
-    outside=frozenset(("joined", "dotted", "generic peft")),
+    outside=("joined", "dotted", "generic peft"),
     refuses_unmatched=True,
 )
 _QWEN_IN_DIFFUSERS = Support(
-    frozenset(("joined", "dotted", *_GENERIC)),
-    kinds=frozenset(("LoRA", "DoRA of PEFT")),
-    alphas=frozenset(_GENERIC),
+    ("joined", "dotted", "bare", *_GENERIC),
+    kinds=_OF_PEFT,
+    beside={**dict.fromkeys(_GENERIC, "reads"), "bare": "needs"},
     refuses_unmatched=True,
 )
 # By the family of the transformer. Read at the same commits: InvokeAI has no adapters for SD 3, A1111 has no FLUX, and
 # neither has Chroma, which to ComfyUI and diffusers is a FLUX, and to Forge is not.
 SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
     "sd3": {
-        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "peft", *_GENERIC))),
+        "ComfyUI": Support(("joined", "onetrainer", "lycoris", "dotted", "peft", *_GENERIC)),
         "A1111": Support(
-            frozenset(("dotted",)),
+            ("dotted",),
             layers=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
             stops=dict.fromkeys(("joined", "onetrainer"), _("it stops at the alphas of kohya's format")),
         ),
-        "Forge": Support(frozenset(("joined", *_GENERIC)), refuses_unmatched=True),
-        "sd-scripts": Support(frozenset(("joined",)), kinds=frozenset(("LoRA",))),
-        "diffusers": Support(frozenset(("dotted",)), kinds=frozenset(("LoRA", "DoRA of PEFT"))),
+        "Forge": Support(("joined", *_GENERIC), refuses_unmatched=True),
+        "sd-scripts": Support(("joined",), kinds=("LoRA",)),
+        "diffusers": Support(("dotted",), kinds=_OF_PEFT),
         "SD.Next": Support(
-            frozenset(("joined", "onetrainer", "lycoris")),
-            outside=frozenset(("onetrainer", "lycoris")),
-            alone=frozenset(("joined",)),
+            ("joined", "onetrainer", "lycoris"),
+            outside=("onetrainer", "lycoris"),
+            alone=("joined",),
             differs={
                 "joined": _("it applies the attention of the image to the text, and that of the text to the image")
             },
         ),
     },
     "flux": {
-        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC))),
-        "Forge": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC)), refuses_unmatched=True),
+        "ComfyUI": Support(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC)),
+        "Forge": Support(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC), refuses_unmatched=True),
         "InvokeAI": Support(
-            frozenset(("joined", "onetrainer", "dotted", "generic peft")),
-            outside=frozenset(("dotted",)),
+            ("joined", "onetrainer", "dotted", "generic peft"),
+            outside=("dotted",),
+            beside={"dotted": "stops"},
             refuses_unmatched=True,
         ),
-        "sd-scripts": Support(
-            frozenset(("joined",)), kinds=frozenset(("LoRA",)), lost={"joined": ("norm_out", "proj_out")}
-        ),
+        "sd-scripts": Support(("joined",), kinds=("LoRA",), lost={"joined": ("norm_out", "proj_out")}),
         "diffusers": Support(
-            frozenset(("joined", "dotted", "generic")),
-            kinds=frozenset(("LoRA", "DoRA of PEFT")),
+            ("joined", "dotted", "generic"),
+            kinds=_OF_PEFT,
             lost={"joined": ("",)},
-            alphas=_BY_ORIGINAL,
-            t5_left_out=frozenset(("joined",)),
+            beside=_READS,
+            t5_left_out=("joined",),
             refuses_unmatched=True,
         ),
-        "SD.Next": Support(
-            frozenset(("joined", "onetrainer", "lycoris")),
-            outside=frozenset(("onetrainer", "lycoris")),
-            alone=frozenset(("joined",)),
-        ),
+        "SD.Next": Support(("joined", "onetrainer", "lycoris"), outside=("onetrainer", "lycoris"), alone=("joined",)),
     },
     "chroma": {
-        "ComfyUI": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC))),
-        "Forge": Support(frozenset(("joined", *_GENERIC)), refuses_unmatched=True),
-        "sd-scripts": Support(
-            frozenset(("joined",)), kinds=frozenset(("LoRA",)), lost={"joined": ("proj_out", "distilled_guidance")}
-        ),
+        "ComfyUI": Support(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC)),
+        "Forge": Support(("joined", *_GENERIC), refuses_unmatched=True),
+        "sd-scripts": Support(("joined",), kinds=("LoRA",), lost={"joined": ("proj_out", "distilled_guidance")}),
         "diffusers": Support(
-            frozenset(("joined", "dotted", "generic")),
-            kinds=frozenset(("LoRA", "DoRA of PEFT")),
-            outside=frozenset(("dotted", "generic")),
+            ("joined", "dotted", "generic"),
+            kinds=_OF_PEFT,
+            outside=("dotted", "generic"),
             lost={"joined": ("x_embedder", "context_embedder", "proj_out")},
-            alphas=_BY_ORIGINAL,
+            beside=_READS,
             refuses_unmatched=True,
         ),
-        "SD.Next": Support(frozenset(("joined", "onetrainer", "lycoris", "dotted", "generic"))),
+        "SD.Next": Support(("joined", "onetrainer", "lycoris", "dotted", "generic")),
     },
     # ComfyUI's names are those of Comfy-Org/ComfyUI 17358c8f (`comfy/lora.py`) and 09708eae (`comfy/utils.py`,
     # `flux_to_diffusers`), InvokeAI's of 0b54f537 and 540b2ee4 (`lora_conversions`). SD.Next hands LoRA to diffusers at
     # 091f31d4 (`pipelines/flux/flux2_lora.py`). All were read on 2026-12-01. The others have no FLUX.2.
     "flux2_klein": {
         "ComfyUI": Support(
-            frozenset(("joined", "onetrainer", "lycoris", "dotted", *_GENERIC)),
+            ("joined", "onetrainer", "lycoris", "dotted", *_GENERIC),
             lost=dict.fromkeys(
                 ("onetrainer", "lycoris", "dotted"), ("time_guidance", "double_stream", "single_stream")
             ),
         ),
-        "InvokeAI": Support(frozenset(("dotted", "generic peft")), refuses_unmatched=True),
+        "InvokeAI": Support(
+            ("dotted", "bare", "generic peft"), beside={"dotted": "stops", "bare": "stops"}, refuses_unmatched=True
+        ),
         "diffusers": _KLEIN_IN_DIFFUSERS,
-        "SD.Next": replace(_KLEIN_IN_DIFFUSERS, reads=frozenset(("joined", "dotted", "generic peft"))),
+        "SD.Next": replace(_KLEIN_IN_DIFFUSERS, reads=("joined", "dotted", "bare", "generic peft")),
     },
     # Of ComfyUI the names are those of Comfy-Org/ComfyUI 17358c8f (`comfy/lora.py`) and b3be02d6 (`comfy/utils.py`,
     # `z_image_to_diffusers`), read on 2026-12-01. A1111, Forge and sd-scripts have no Z-Image at the commits above.
     "z_image": {
-        "ComfyUI": Support(frozenset(("joined", "lycoris", "dotted", "generic dotted", *_GENERIC))),
-        "InvokeAI": Support(frozenset(("dotted", "generic dotted")), refuses_unmatched=True),
+        "ComfyUI": Support(("joined", "lycoris", "dotted", "generic dotted", *_GENERIC)),
+        "InvokeAI": Support(
+            ("dotted", "generic dotted"), beside={"dotted": "drops", "generic dotted": "drops"}, refuses_unmatched=True
+        ),
         "diffusers": Support(
-            frozenset(("joined", "musubi", "dotted", "generic dotted")),
-            kinds=frozenset(("LoRA", "DoRA of PEFT")),
-            outside=frozenset(("musubi", "dotted", "generic dotted")),
-            alphas=frozenset(("generic dotted",)),
+            ("joined", "musubi", "dotted", "generic dotted", "bare"),
+            kinds=_OF_PEFT,
+            outside=("musubi", "dotted", "generic dotted", "bare"),
+            beside={"generic dotted": "reads", "bare": "needs"},
             refuses_unmatched=True,
         ),
-        # Read at 18bbe288 (`pipelines/z_image/zimage_lora.py`), with the last two names.
-        "SD.Next": Support(
-            frozenset(
-                ("joined", "onetrainer", "lycoris", "dotted", "generic dotted", *_GENERIC, "musubi", "bare original")
-            )
-        ),
+        # Read at 18bbe288 (`pipelines/z_image/zimage_lora.py`), with the last three names.
+        "SD.Next": Support(tuple(name for name in get_args(LayerNaming) if name != "peft")),
     },
     # The original names are those of diffusers. ComfyUI's were read at Comfy-Org/ComfyUI a125cd84 (`comfy/lora.py`),
     # InvokeAI's at 8e71a8a5 (`qwen_image_lora_conversion_utils.py`), on 2026-12-01. The others have no Qwen-Image.
     "qwen_image": {
-        "ComfyUI": Support(frozenset(("joined", "lycoris", "dotted", *_GENERIC))),
+        "ComfyUI": Support(("joined", "lycoris", "dotted", "bare", *_GENERIC)),
         "InvokeAI": Support(
-            frozenset(("joined", "dotted")),
-            kinds=frozenset(("LoRA", "DoRA by input", "DoRA by output", "LoKr", "whole LoKr")),
-            outside=frozenset(("dotted",)),
+            ("joined", "dotted", "bare"),
+            kinds=("LoRA", "DoRA by input", "DoRA by output", "LoKr", "whole LoKr"),
+            outside=("dotted", "bare"),
+            beside={"dotted": "drops", "bare": "drops"},
         ),
         "diffusers": _QWEN_IN_DIFFUSERS,
         "SD.Next": _QWEN_IN_DIFFUSERS,
@@ -370,17 +367,17 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
     # (`krea2_lora_conversion_utils.py`), SD.Next's of 058a7f0c (`pipelines/krea2/krea2_lora.py`), read on 2026-12-01.
     # The others have no Krea 2.
     "krea2": {
-        "ComfyUI": Support(frozenset(("joined", "lycoris", "dotted", "generic dotted", *_GENERIC))),
+        "ComfyUI": Support(("joined", "lycoris", "dotted", "generic dotted", "bare", *_GENERIC)),
         "InvokeAI": Support(
-            frozenset(("joined", "dotted", "generic dotted", *_GENERIC)),
-            kinds=frozenset(("LoRA", "DoRA by input", "DoRA by output")),
+            ("joined", "dotted", "generic dotted", "bare", "bare original", *_GENERIC),
+            kinds=("LoRA", "DoRA by input", "DoRA by output"),
         ),
         "diffusers": Support(
-            frozenset(("dotted", "generic peft")),
-            kinds=frozenset(("LoRA", "DoRA of PEFT")),
+            ("dotted", "generic peft"),
+            kinds=_OF_PEFT,
             stops=dict.fromkeys(("generic", "generic dotted"), _("it stops at these names")),
         ),
-        "SD.Next": Support(frozenset(("joined", "dotted", "generic dotted", *_GENERIC, "bare original"))),
+        "SD.Next": Support(("joined", "dotted", "generic dotted", "bare", "bare original", *_GENERIC)),
     },
 }
 

@@ -57,31 +57,19 @@ _EXTRAS = {
     "bm.weight": ("b2.weight",),
 }
 _BIASES = ("diff_b", "b_norm")
-# Numbers of dimensions, where they are not those of a linear layer or a convolution.
-_DIMENSIONS = {
-    **{ending: (1,) for ending in ("diff_b", "b_norm", "w_norm")},
-    "oft_blocks": (3, 4),
-    "oft_R.weight": (2,),
-    "oft_R.terms": (0,),
-    "diff": (1, 2, 4),
-    "weight": (1, 4),
-    "on_input": (0, 1),
-    "rescale": (1, 2, 4),
-}
 
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "BOOL": torch.bool,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
-    "BOOL": torch.bool,
 }
-
 # What Limner does not read, a part of the keys that it is known by, and a remedy.
 _NOT_READ = (
     (_("OFT of PEFT before 0.16"), ".oft_r.", _("Merge it into its base model with PEFT 0.15.")),
@@ -255,8 +243,7 @@ def _alpha(module: Module) -> dict[str, Tensor]:
 
 def _from_peft(settings: PeftSettings, place: Place, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a layer's tensors with an alpha, as in kohya's format."""
-    endings = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
-    rank = next((parts[ending].shape[0] for ending in endings if ending in parts and parts[ending].dim()), 1)
+    rank = layer_shapes.rank({ending: tuple(part.shape) for ending, part in parts.items()}) or 1
     converted = {"alpha": torch.tensor(settings.of(place).alpha_of(place.path, rank)), **parts}
     if parts.keys() == {"lokr_w1", "lokr_w2"}:  # LyCORIS would not scale them
         converted["lokr_w1"] = parts["lokr_w1"] * settings.of(place).scale_of(place.path)
@@ -297,8 +284,8 @@ def _module(layer: Layer, parts: dict[str, Tensor], name: str) -> Module:
     module = layer.module.name
     alpha = parts.pop("alpha", None)
     kind_of = _required(module, parts, name)
-    size = layer_shapes.weight_size({ending: tuple(part.shape) for ending, part in parts.items()})
-    if (alpha is not None and alpha.numel() != 1) or size is None or not _fits(parts, size):
+    shapes = {ending: tuple(part.shape) for ending, part in parts.items()}
+    if (alpha is not None and alpha.numel() != 1) or not layer_shapes.fit(shapes):
         raise refusal(name, "the shapes of {module} do not fit together", module=module)
     if kind_of in _UNSCALED:
         return _UNSCALED[kind_of](parts)
@@ -327,29 +314,6 @@ def _required(module: str, parts: dict[str, Tensor], name: str) -> frozenset[str
         raise refusal(name, "it has a tensor of an unknown kind ({module}.{key})", module=module, key=unknown[0])
     part = missing[0].removeprefix("lora_").removesuffix(".weight")
     raise refusal(name, "{module} lacks its {part}", module=module, part=part)
-
-
-def _fits(parts: dict[str, Tensor], size: tuple[int, int]) -> bool:
-    """Return True if factors, magnitudes and biases have the shapes that their weight asks for."""
-    if any(part.dim() not in _DIMENSIONS.get(ending, (2, 4)) or not part.numel() for ending, part in parts.items()):
-        return False
-    if "lora_up.weight" in parts and parts["lora_down.weight"].dim() != parts["lora_up.weight"].dim():
-        return False
-    for ending in (*_BIASES, "rescale"):
-        if ending in parts and parts[ending].numel() != size[0]:
-            return False
-    magnitude = parts.get("dora_scale")
-    return magnitude is None or _fits_magnitude(magnitude, size, parts.get("lora_down.weight"))
-
-
-def _fits_magnitude(magnitude: Tensor, size: tuple[int, int], down: Tensor | None) -> bool:
-    """Return True if there is one magnitude for each output or for each input."""
-    if magnitude.dim() < 2 or magnitude.numel() not in magnitude.shape[:2]:
-        return False
-    outputs, inputs = magnitude.shape[:2]
-    if outputs == magnitude.numel() == size[0]:
-        return True
-    return outputs == 1 and (inputs == down.shape[1] if down is not None else size[1] % inputs == 0)
 
 
 def _without_cores(parts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -332,10 +332,7 @@ def not_float(file: SafetensorsFile, layers: list[Layer]) -> list[str]:
 
 def rank_of(file: SafetensorsFile, layer: Layer) -> int:
     """Return a layer's rank; 0 if it has none."""
-    for ending in ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "a2.weight"):
-        if ending in layer.parts and file.entries[layer.parts[ending]].shape:
-            return file.entries[layer.parts[ending]].shape[0]
-    return 0
+    return layer_shapes.rank(shapes(file, layer))
 
 
 def _bytes_by_block(file: SafetensorsFile, layers: list[Layer]) -> dict[str, int]:

@@ -20,6 +20,18 @@ MODELS: dict[str, tuple[FamilyName, Path]] = {
     MICRO: (DEFAULT, MICRO_FOLDER),
 }
 
+# Numbers of dimensions of tensors of adapters, where they are not those of a linear layer or a convolution.
+_DIMENSIONS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("diff_b", "b_norm", "w_norm"), (1,)),
+    "oft_blocks": (3, 4),
+    "oft_R.weight": (2,),
+    "oft_R.terms": (0,),
+    "diff": (1, 2, 4),
+    "weight": (1, 4),
+    "on_input": (0, 1),
+    "rescale": (1, 2, 4),
+}
+
 
 @cache
 def known(model: str) -> dict[str, Shape]:
@@ -197,6 +209,30 @@ def weight_size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
         return None
 
 
+def fit(shapes: Mapping[str, Shape]) -> bool:
+    """Return True if factors, magnitudes and biases have the shapes that their weight asks for."""
+    size = weight_size(shapes)
+    if size is None or any(len(shape) not in _DIMENSIONS.get(ending, (2, 4)) for ending, shape in shapes.items()):
+        return False
+    down, magnitude = shapes.get("lora_down.weight"), shapes.get("dora_scale")
+    if down and len(down) != len(shapes["lora_up.weight"]):
+        return False
+    for ending in ("diff_b", "b_norm", "rescale"):
+        if ending in shapes and math.prod(shapes[ending]) != size[0]:
+            return False
+    return magnitude is None or _fits_magnitude(magnitude, size, down)
+
+
+def _fits_magnitude(magnitude: Shape, size: tuple[int, int], down: Shape | None) -> bool:
+    """Return True if there is one magnitude for each output or for each input."""
+    outputs, inputs = magnitude[:2]
+    if math.prod(magnitude) not in (outputs, inputs):
+        return False
+    if outputs == math.prod(magnitude) == size[0]:
+        return True
+    return outputs == 1 and (inputs == down[1] if down else size[1] % inputs == 0)
+
+
 def _size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
     if "lora_down.weight" in shapes:
         return _lora_size(shapes["lora_down.weight"], shapes["lora_up.weight"], shapes.get("lora_mid.weight"))
@@ -220,6 +256,12 @@ def _size(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
         return next(iter(shapes.values()))[0], 0
     first, second = _lokr_size(shapes, "1"), _lokr_size(shapes, "2")
     return (first[0] * second[0], first[1] * second[1]) if first and second else None
+
+
+def rank(shapes: Mapping[str, Shape]) -> int:
+    """Return the rank of a module by the shapes of its tensors; 0 if it has none."""
+    endings = ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "a2.weight")
+    return next((shapes[ending][0] for ending in endings if shapes.get(ending)), 0)
 
 
 def side_of_triangle(elements: int) -> int:

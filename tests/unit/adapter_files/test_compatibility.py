@@ -409,6 +409,7 @@ def test_text_encoders_cost_sd_next_all_joined_layers(tmp_path: Path) -> None:
     assert "ComfyUI" not in failed(report)
 
 
+KOHYA_FLUX, DOTTED = "lora_unet_double_blocks_0_img_attn_proj", "transformer.transformer_blocks.0.attn.to_out.0"
 FLUX, Z_IMAGE = "double_blocks.0.img_attn.proj", "layers.0.attention"
 # Single layers as other makers name them: the family in the metadata, if any, and the tensors.
 NAMED: list[tuple[FamilyName | None, Tensors, dict[str, str]]] = [
@@ -434,7 +435,19 @@ NAMED: list[tuple[FamilyName | None, Tensors, dict[str, str]]] = [
      {"refuses": "A1111 Forge sd-scripts diffusers"}),
     ("z_image", pair(f"diffusion_model.{Z_IMAGE}.to_q", 3840, 3840, peft=True, alpha=1.0)
      | pair("diffusion_model.layers.0.feed_forward.w1", 10240, 3840, peft=True, alpha=1.0),
-     {"refuses": "A1111 Forge sd-scripts"}),
+     {"refuses": "A1111 Forge sd-scripts", "differs": "InvokeAI"}),
+    # diffusers' names without a prefix, of which some programs add it, diffusers beside alphas alone
+    ("flux", pair(DOTTED.removeprefix("transformer."), 3072, 3072, peft=True, alpha=1.0),
+     {"nothing": "ComfyUI Forge sd-scripts diffusers SD.Next", "refuses": "A1111 InvokeAI"}),
+    ("z_image", pair(f"{Z_IMAGE}.to_q", 3840, 3840, peft=True, alpha=1.0),
+     {"nothing": "ComfyUI", "refuses": "A1111 Forge InvokeAI sd-scripts"}),
+    ("qwen_image", pair("transformer_blocks.0.attn.to_q", 3072, 3072, peft=True),
+     {"refuses": "A1111 Forge sd-scripts SD.Next", "nothing": "diffusers"}),
+    ("qwen_image", pair("transformer_blocks.0.attn.to_q", 3072, 3072, peft=True, alpha=1.0),
+     {"refuses": "A1111 Forge sd-scripts", "differs": "InvokeAI"}),
+    # With it, InvokeAI knows FLUX.1's files by LoRA's matrices alone, and diffusers reads alphas of FLUX.1.
+    ("flux", pair(DOTTED, 3072, 3072, peft=True, alpha=1.0),
+     {"nothing": "sd-scripts SD.Next", "refuses": "A1111 InvokeAI"}),
 ]  # fmt: skip
 
 
@@ -447,7 +460,6 @@ def test_names_that_other_makers_have(
     assert outcomes(report) == expected
 
 
-KOHYA_FLUX, DOTTED = "lora_unet_double_blocks_0_img_attn_proj", "transformer.transformer_blocks.0.attn.to_out.0"
 # Family, name of a layer outside T5, and how the names of its layers begin.
 T5_FILES: dict[tuple[FamilyName, str, str], dict[str, str]] = {
     ("flux", KOHYA_FLUX, "lora_te3_"): {"refuses": "A1111 InvokeAI", "differs": "diffusers", "nothing": "SD.Next"},

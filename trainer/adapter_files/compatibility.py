@@ -24,6 +24,7 @@ from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 
 _EMBEDDING = "bundle_emb."  # how keys of OneTrainer's embeddings begin
+_MATRICES = ("lora_A.weight", "lora_B.weight", "lora.down.weight", "lora.up.weight")
 Outcome = Literal["right", "differs", "nothing", "refuses"]
 MICRO = _("It is for Micro, the base model built into Limner, which other programs do not have.")
 
@@ -185,7 +186,9 @@ def _judge(program: Program, facts: Facts) -> Verdict:
         for layer in left_out
         if not (support and support.drops(facts.transformer_name(layer), layer.module.place, facts.transformer_names))
     ]
-    unmatched = [key for layer in unknown for key in layer.parts.values()] + _unknown_keys(program, facts)
+    unmatched = [key for layer in unknown for key in layer.parts.values()]
+    # Embeddings change nothing else where they are skipped.
+    unmatched += [key for key in facts.unknown_keys if program.name == "diffusers" or not key.startswith(_EMBEDDING)]
     unmatched += [layer.parts["dora_scale"] for layer in applied if layer.by_ai_toolkit]
     unmatched += [layer.parts["diff_b"] for layer in applied if layer.has_peft_bias and not program.reads_peft]
     others = [layer for layer in applied if layer.algorithm != "full" and not layer.has_peft_bias]
@@ -215,7 +218,7 @@ def _applies(program: Program, facts: Facts, layer: Layer) -> bool:
     if support and support.kinds is not None and facts.kind_of(layer) not in support.kinds:
         return False
     if support and (name := facts.transformer_name(layer)):
-        if support.beside.get(name) == "needs" and not facts.has_alphas:
+        if support.beside.get(name) == "needs" and not any("alpha" in layer.parts for layer in facts.layers):
             return False
         return support.applies(name, module.place) and not (name in support.alone and facts.beside_blocks)
     if program.name == "sd-scripts" and not facts.by_lycoris and module.place.block == "outside":
@@ -238,11 +241,6 @@ def _reading(program: Program, facts: Facts, layer: Layer) -> Reading | None:
     """Return how a program reads a kind of layer, None if it does not."""
     kind = facts.kind_of(layer)
     return program.reads.get(kind) or program.reads.get(kind.partition(" by ")[0])
-
-
-def _unknown_keys(program: Program, facts: Facts) -> list[str]:
-    """Return the keys that belong to no layer, but for embeddings, which change nothing else where they are skipped."""
-    return [key for key in facts.unknown_keys if program.name == "diffusers" or not key.startswith(_EMBEDDING)]
 
 
 def _unmatched(program: Program, facts: Facts, keys: list[str]) -> Iterator[str]:
@@ -345,7 +343,8 @@ def _refusals(program: Program, facts: Facts, unmatched: list[str]) -> Iterator[
 
 def _invoke_refusals(facts: Facts, support: Support | None) -> Iterator[str]:
     if support:
-        if any(support.beside.get(name) == "stops" for name in facts.transformer_names) and not facts.only_matrices:
+        stops = any(support.beside.get(name) == "stops" for name in facts.transformer_names)
+        if stops and not all(key.endswith(_MATRICES) for key in facts.file.entries):
             yield _("it does not know these names beside anything but the matrices of a LoRA")
         return
     if facts.both_namings:

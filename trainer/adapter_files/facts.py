@@ -133,17 +133,6 @@ class Facts:
         return drops and scales and ".lora_A." in layer.parts.get("lora_down.weight", "")
 
     @cached_property
-    def has_alphas(self) -> bool:
-        """True if some layer has an alpha."""
-        return any("alpha" in layer.parts for layer in self.layers)
-
-    @cached_property
-    def only_matrices(self) -> bool:
-        """True if all keys are of the matrices of a LoRA, as PEFT or diffusers names them."""
-        endings = ("lora_A.weight", "lora_B.weight", "lora.down.weight", "lora.up.weight")
-        return all(key.endswith(endings) for key in self.file.entries)
-
-    @cached_property
     def scaled_by_settings(self) -> bool:
         """True if PEFT's settings give a layer another alpha than its rank."""
         ranks = {

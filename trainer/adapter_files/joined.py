@@ -170,13 +170,13 @@ def _joined(shares: Mapping[str, int], parts: Mapping[str, Lora]) -> Lora:
     some_path, some = next(iter(parts.items()))
     unit = some.up.shape[0] // shares[some_path]
     rank = max(module.rank for module in parts.values())
-    scales = {module.alpha / module.rank for module in parts.values()}
+    scales = {module.scale for module in parts.values()}
     ups, downs = list[Tensor](), list[Tensor]()
     for path, share in shares.items():
         ups.append(torch.zeros(share * unit, rank))
         downs.append(torch.zeros(rank, some.down.shape[1]))
         if module := parts.get(path):
-            ups[-1][:, : module.rank] = module.up.float() * (1 if len(scales) == 1 else module.alpha / module.rank)
+            ups[-1][:, : module.rank] = module.up.float() * (1 if len(scales) == 1 else module.scale)
             downs[-1][: module.rank] = module.down
     up: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
     scale = next(iter(scales)) if len(scales) == 1 else 1.0

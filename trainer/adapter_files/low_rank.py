@@ -76,13 +76,12 @@ def factors(module: Module, kernel: Sequence[int] | None = None) -> Pair:
         )
     parts = {ending: part.double() for ending, part in module.parts.items()}
     if isinstance(module, Lora):
-        scale = module.alpha / module.rank
         down, up = parts["lora_down.weight"], parts["lora_up.weight"]
-        return Pair(scale * up.flatten(1), down.flatten(1), tuple(kernel or down.shape[1:]))
+        return Pair(module.scale * up.flatten(1), down.flatten(1), tuple(kernel or down.shape[1:]))
     if isinstance(module, LoHa):
         up = torch.einsum("or,os->ors", parts["hada_w1_a"], parts["hada_w2_a"]).flatten(1)
         down = torch.einsum("ri,si->rsi", parts["hada_w1_b"], parts["hada_w2_b"]).flatten(0, 1)
-        return Pair(module.alpha / module.rank * up, down, tuple(kernel or down.shape[1:]))
+        return Pair(module.scale * up, down, tuple(kernel or down.shape[1:]))
     if isinstance(module, LoKr):
         return _kronecker(module, parts, kernel)
     if isinstance(module, Full):
@@ -93,7 +92,6 @@ def factors(module: Module, kernel: Sequence[int] | None = None) -> Pair:
 
 def _kronecker(module: LoKr, parts: dict[str, Tensor], kernel: Sequence[int] | None) -> Pair:
     left = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
-    scale = module.alpha / module.rank if module.rank else 1.0
     if "lokr_w2" in parts:
         kernel = kernel or (left.shape[1] * parts["lokr_w2"].shape[1], *parts["lokr_w2"].shape[2:])
         first, second = _split(parts["lokr_w2"].flatten(1))
@@ -101,7 +99,7 @@ def _kronecker(module: LoKr, parts: dict[str, Tensor], kernel: Sequence[int] | N
         first, second = parts["lokr_w2_a"], parts["lokr_w2_b"].flatten(1)
         kernel = kernel or (left.shape[1] * second.shape[1],)
     up, down = torch.kron(left, first), torch.kron(torch.eye(left.shape[1], dtype=left.dtype), second)
-    return Pair(scale * up, down, tuple(kernel))
+    return Pair(module.scale * up, down, tuple(kernel))
 
 
 def _split(matrix: Tensor) -> tuple[Tensor, Tensor]:

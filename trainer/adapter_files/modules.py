@@ -1,12 +1,10 @@
 """Adapted layers as files hold them, by kind, and the change that each makes to a weight of the base model.
 
 The kinds and their tensors are those of LyCORIS (Yeh et al. 2024, https://arxiv.org/abs/2309.14859), which ComfyUI,
-A1111 and others read. `parts` are a layer's tensors by the endings of their keys, `rank` is that of its update, or of
-its low-rank part, 0 if there is none, and `alpha` is scale times rank, or OFT's constraint, None if the kind has none.
-Changes are [out, in * kh * kw], at strength 1; some kinds need the base's `weight`.
+A1111 and others read. Changes are [out, in * kh * kw], at strength 1. Some kinds need the base's `weight`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,15 +13,38 @@ from trainer.base_models import layer_shapes
 
 
 @dataclass(frozen=True)
-class Lora:
+class _Scaled:
+    """A layer's tensors by the endings of their keys, and `alpha`: scale times rank, or the limit of OFT."""
+
+    parts: dict[str, Tensor]
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Rank of the update, or of its low-rank part; 0 if it has none."""
+        return layer_shapes.rank({ending: part.shape for ending, part in self.parts.items()})
+
+    @property
+    def scale(self) -> float:
+        """Factor of the product of its tensors."""
+        return self.alpha / self.rank if self.rank else 1.0
+
+
+@dataclass(frozen=True)
+class _Unscaled:
+    """Tensors of a layer of a kind that has neither alpha nor rank."""
+
+    parts: dict[str, Tensor]
+    alpha: None = None
+    rank: int = 0
+
+
+class Lora(_Scaled):
     """`lora_down.weight` [rank, in, ...] and `lora_up.weight` [out, rank, ...]; DoRA has `dora_scale` as well.
 
     That is a magnitude for each input [1, in, ...], which most programs apply, or for each output [out, 1, ...], as in
     peft and in LyCORIS unless told otherwise.
     """
-
-    parts: dict[str, Tensor]
-    alpha: float
 
     @property
     def down(self) -> Tensor:
@@ -35,54 +56,29 @@ class Lora:
         """[out, rank, ...]."""
         return self.parts["lora_up.weight"]
 
-    @property
-    def rank(self) -> int:
-        """Rows of down."""
-        return self.down.shape[0]
-
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """Return alpha / rank * up @ down, for a DoRA with its magnitudes."""
-        change = (self.alpha / self.rank) * (self.up.flatten(1).float() @ self.down.flatten(1).float())
+        change = self.scale * (self.up.flatten(1).float() @ self.down.flatten(1).float())
         return _with_magnitudes(change, self.parts, weight)
 
 
-@dataclass(frozen=True)
-class LoHa:
+class LoHa(_Scaled):
     """`hada_w1_a` [out, rank], `hada_w1_b` [rank, in * kh * kw], and the same for the second factor."""
-
-    parts: dict[str, Tensor]
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """Rows of the first factor's second matrix."""
-        return self.parts["hada_w1_b"].shape[0]
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """Return alpha / rank * the elementwise product of the two low-rank matrices."""
         first, second = (
             self.parts[f"hada_{name}_a"].float() @ self.parts[f"hada_{name}_b"].float() for name in ("w1", "w2")
         )
-        return _with_magnitudes((self.alpha / self.rank) * first * second, self.parts, weight)
+        return _with_magnitudes(self.scale * first * second, self.parts, weight)
 
 
-@dataclass(frozen=True)
-class LoKr:
+class LoKr(_Scaled):
     """`lokr_w1` and `lokr_w2`, each either whole or as two factors `_a` and `_b`."""
-
-    parts: dict[str, Tensor]
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """Rank of the matrix that is factored; 0 if both are whole."""
-        factors = [part for ending, part in self.parts.items() if ending.endswith("_b") and ending != "diff_b"]
-        return factors[0].shape[0] if factors else 0
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """Return the Kronecker product, times alpha / rank if there is a rank."""
-        scale = self.alpha / self.rank if self.rank else 1.0
-        change = scale * torch.kron(self._matrix("lokr_w1"), self._matrix("lokr_w2"))
+        change = self.scale * torch.kron(self._matrix("lokr_w1"), self._matrix("lokr_w2"))
         return _with_magnitudes(change, self.parts, weight)
 
     def _matrix(self, name: str) -> Tensor:
@@ -91,44 +87,26 @@ class LoKr:
         return self.parts[f"{name}_a"].float() @ self.parts[f"{name}_b"].flatten(1).float()
 
 
-@dataclass(frozen=True)
-class GLoRA:
+class GLoRA(_Scaled):
     """`a1.weight` [in, rank], `a2.weight` [rank, in], `b1.weight` [out, rank], `b2.weight` [rank, in, ...].
 
     Chavan et al. 2023, https://arxiv.org/abs/2306.07967: W + scale * (W A + B), with A = a1 a2 and B = b1 b2.
     """
-
-    parts: dict[str, Tensor]
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """Rows of the second matrices."""
-        return self.parts["a2.weight"].shape[0]
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """Return alpha / rank * (W A + B)."""
         a1, a2, b1, b2 = (self.parts[f"{name}.weight"].flatten(1).float() for name in ("a1", "a2", "b1", "b2"))
         inputs = _weight(weight).reshape(b1.shape[0], a1.shape[0], -1)
         product = torch.einsum("oik,ij->ojk", inputs, a1 @ a2).flatten(1)
-        return (self.alpha / self.rank) * (product + b1 @ b2)
+        return self.scale * (product + b1 @ b2)
 
 
-@dataclass(frozen=True)
-class Oft:
+class Oft(_Scaled):
     """`oft_blocks` [blocks, size, size] or, for BOFT, [factors, blocks, size, size]; maybe `rescale` [out, 1, ...].
 
     Qiu et al. 2023, https://arxiv.org/abs/2306.07280; Liu et al. 2024, https://arxiv.org/abs/2311.06243. The rows of
     the weight are rotated in blocks. Alpha limits how far: to a norm of alpha * out; 0 = no limit.
     """
-
-    parts: dict[str, Tensor]
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """None, as its change has the rank of the weight."""
-        return 0
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """Return the rotated weight minus the weight."""
@@ -171,18 +149,13 @@ def _butterfly(matrix: Tensor, rotation: Tensor, level: int) -> Tensor:
     return rotated.reshape(-1, half, 2, columns).transpose(1, 2).reshape(matrix.shape)
 
 
-@dataclass(frozen=True)
-class OftV2:
+class OftV2(_Unscaled):
     """`oft_R.weight` [blocks, size * (size - 1) / 2]: elements above the diagonals of skew-symmetric Q, row by row.
 
     Qiu et al. 2025, https://arxiv.org/abs/2506.19847: what enters a layer is rotated in blocks, which may share one
     rotation. `oft_R.terms` are those of the Cayley-Neumann series as PEFT counts them, 0 for the exact transform. They
     are 5 by default, as in OneTrainer.
     """
-
-    parts: dict[str, Tensor]
-    alpha: None = None
-    rank: int = 0
 
     @property
     def side(self) -> int:
@@ -214,13 +187,8 @@ class OftV2:
         return rotations
 
 
-@dataclass(frozen=True)
-class IA3:
+class IA3(_Unscaled):
     """`weight`, a factor less 1 for each output, or each input if `on_input`: Liu et al. 2022, arXiv 2205.05638."""
-
-    parts: dict[str, Tensor]
-    alpha: None = None
-    rank: int = 0
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """Return the weight times the factors."""
@@ -230,13 +198,8 @@ class IA3:
         return (old.reshape(old.shape[0], len(factors), -1) * factors[:, None]).flatten(1)
 
 
-@dataclass(frozen=True)
-class Full:
+class Full(_Unscaled):
     """`diff`, the whole change of a weight, or `w_norm`, that of a norm; beside it or alone `diff_b` or `b_norm`."""
-
-    parts: dict[str, Tensor]
-    alpha: None = None
-    rank: int = 0
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """Return the change as it is."""
@@ -248,12 +211,6 @@ class Full:
 
 
 Module = Lora | LoHa | LoKr | GLoRA | Oft | OftV2 | IA3 | Full
-
-
-def without_values(module: Module) -> Module:
-    """Return a module with the shapes and types of its tensors alone, which take no memory."""
-    parts = {ending: part.to("meta") for ending, part in module.parts.items()}
-    return replace(module, parts=parts)
 
 
 def bias_change(module: Module) -> Tensor | None:

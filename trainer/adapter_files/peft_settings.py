@@ -130,21 +130,16 @@ def find(file: SafetensorsFile, folder: Path | None) -> PeftSettings:
         UserError: they are damaged, or have patterns that might take too long to match.
     """
     # diffusers applies them whatever the form, but refuses them beside alphas, which the names of kohya's form have.
+    components: dict[str, dict[str, Any]] = {}
+    settings: dict[str, Any] = {}
     if METADATA in file.metadata and not all(key.startswith(("lora_", "lycoris_")) for key in file.entries):
-        settings = _parse(file.metadata[METADATA], file.name, METADATA)
-        components: dict[str, dict[str, Any]] = {}
-        for key, value in settings.items():
+        for key, value in _parse(file.metadata[METADATA], file.name, METADATA).items():
             component, _, name = key.partition(".")
             components.setdefault(component, {})[name] = value
-        by_component = {component: Scaling(values) for component, values in components.items()}
-        common = Scaling({})
-    else:
-        config = folder / CONFIG if folder and any(key.startswith(OWN_PREFIX) for key in file.entries) else None
-        settings, by_component = {}, {}
-        if config and config.is_file():
-            with config.open("rb") as source:
-                settings = _parse(source.read(_MAX_BYTES).decode("utf-8", "replace"), file.name, CONFIG)
-        common = Scaling(settings)
+    elif folder and (folder / CONFIG).is_file() and any(key.startswith(OWN_PREFIX) for key in file.entries):
+        with (folder / CONFIG).open("rb") as source:
+            settings = _parse(source.read(_MAX_BYTES).decode("utf-8", "replace"), file.name, CONFIG)
+    by_component, common = {component: Scaling(values) for component, values in components.items()}, Scaling(settings)
     for scaling in (common, *by_component.values()):
         _check(scaling, file.name)
     return PeftSettings(by_component, common)

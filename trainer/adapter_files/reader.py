@@ -17,7 +17,7 @@ from torch import Tensor
 from trainer.adapter_files import joined, peft_settings, safetensors_reader, summary
 from trainer.adapter_files.modules import IA3, Full, GLoRA, LoHa, LoKr, Lora, Module, Oft, OftV2, is_plain, kind
 from trainer.adapter_files.peft_settings import PeftSettings
-from trainer.adapter_files.safetensors_reader import SafetensorsFile, refusal
+from trainer.adapter_files.safetensors_reader import INTEGERS, TYPES, SafetensorsFile, refusal
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Place
@@ -26,7 +26,7 @@ from trainer.errors import UserError
 from trainer.i18n import _, ngettext
 
 # Tensors that make a layer of a kind, beside its alpha.
-_SCALED: dict[frozenset[str], type[Lora] | type[LoHa] | type[LoKr] | type[GLoRA] | type[Oft]] = {
+_SCALED: dict[frozenset[str], type[Lora | LoHa | LoKr | GLoRA | Oft]] = {
     frozenset(("lora_down.weight", "lora_up.weight")): Lora,
     frozenset(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")): LoHa,
     **{
@@ -38,7 +38,7 @@ _SCALED: dict[frozenset[str], type[Lora] | type[LoHa] | type[LoKr] | type[GLoRA]
     frozenset(("oft_blocks",)): Oft,
 }
 # Those of kinds that have no alpha.
-_UNSCALED: dict[frozenset[str], type[IA3] | type[Full] | type[OftV2]] = {
+_UNSCALED: dict[frozenset[str], type[IA3 | Full | OftV2]] = {
     frozenset(("weight", "on_input")): IA3,
     frozenset(("oft_R.weight",)): OftV2,
     frozenset(("diff",)): Full,
@@ -58,18 +58,6 @@ _EXTRAS = {
 }
 _BIASES = ("diff_b", "b_norm")
 
-_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "BOOL": torch.bool,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-}
 # What Limner does not read, a part of the keys that it is known by, and a remedy.
 _NOT_READ = (
     (_("OFT of PEFT before 0.16"), ".oft_r.", _("Merge it into its base model with PEFT 0.15.")),
@@ -215,7 +203,8 @@ def _of_layer(
 def _tensor(file: SafetensorsFile, key: str) -> Tensor:
     entry = file.entries[key]
     data = bytearray(file.data(key))  # its own, as torch may write to it
-    values = torch.frombuffer(data, dtype=_TYPES[entry.dtype]) if data else torch.empty(0, dtype=_TYPES[entry.dtype])
+    dtype = getattr(torch, (TYPES | INTEGERS)[entry.dtype])
+    values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
     return values.reshape(entry.shape)
 
 
@@ -230,20 +219,16 @@ def of_tensors(tensors: Mapping[str, Tensor], name: str, metadata: Mapping[str, 
 
 def tensors_of(modules: Mapping[str, Module]) -> dict[str, Tensor]:
     """Return the tensors of modules in kohya's format, each module with its alpha."""
-    return {
-        f"{name}.{ending}": tensor
-        for name, module in modules.items()
-        for ending, tensor in {**module.parts, **_alpha(module)}.items()
-    }
-
-
-def _alpha(module: Module) -> dict[str, Tensor]:
-    return {} if module.alpha is None else {"alpha": torch.tensor(module.alpha)}
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        alpha = {} if module.alpha is None else {"alpha": torch.tensor(module.alpha)}
+        tensors |= {f"{name}.{ending}": tensor for ending, tensor in {**module.parts, **alpha}.items()}
+    return tensors
 
 
 def _from_peft(settings: PeftSettings, place: Place, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a layer's tensors with an alpha, as in kohya's format."""
-    rank = layer_shapes.rank({ending: tuple(part.shape) for ending, part in parts.items()}) or 1
+    rank = layer_shapes.rank({ending: part.shape for ending, part in parts.items()}) or 1
     converted = {"alpha": torch.tensor(settings.of(place).alpha_of(place.path, rank)), **parts}
     if parts.keys() == {"lokr_w1", "lokr_w2"}:  # LyCORIS would not scale them
         converted["lokr_w1"] = parts["lokr_w1"] * settings.of(place).scale_of(place.path)

@@ -26,6 +26,8 @@ from trainer.i18n import _
 
 CHECKSUM = "limner.sha256"  # in the metadata: that of all bytes after the header
 PART = 2**20  # bytes that are in memory while a tensor is checked; whole numbers of all types
+TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as torch has them
+INTEGERS = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 # The bits of the exponent; a float is not finite if all of them are set.
 _EXPONENTS = {"F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}

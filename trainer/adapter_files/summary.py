@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer import foreign_text
 from trainer.adapter_files.programs import METADATA
-from trainer.adapter_files.safetensors_reader import SafetensorsFile
+from trainer.adapter_files.safetensors_reader import TYPES, SafetensorsFile
 from trainer.base_models import layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Module
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
@@ -18,7 +18,6 @@ from trainer.base_models.spec import MAX_CLIP_SKIP, FamilySpec, Shape
 
 COVER = "ssmd_cover_images"
 MAX_COVER = 4 * 2**20
-_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 # Kinds by how the names of their tensors begin; that of a bias is with others, too.
 _ALGORITHMS = (
     ("lora_", "LoRA"),
@@ -144,9 +143,8 @@ def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | 
         if place.component == "transformer":
             names = list(transformer_names.families(place.path))
             if transformer_names.block(place.path):  # layers outside blocks have inputs of other widths
-                names = [
-                    name for name in names if size[1] in TRANSFORMERS[name].widths and _has_layer(name, place.path)
-                ]
+                names = [name for name in names if size[1] in TRANSFORMERS[name].widths]
+                names = [name for name in names if layer_shapes.is_published(name, f"transformer:{place.path}")]
                 is_published = is_published or bool(names)
             transformers = [name for name in transformers if name in names] or transformers
             continue
@@ -160,12 +158,6 @@ def family_by_width(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | 
     if any(layer.module.component == "transformer" for layer in layers):
         return None
     return _family_by_encoders(encoder_widths, {layer.module.prefix for layer in layers})
-
-
-def _has_layer(family: FamilyName, path: str) -> bool:
-    """Return True if a published transformer of a family has a layer: some have more blocks than others."""
-    models = [model for model, (own, _) in layer_shapes.MODELS.items() if own == family]
-    return any(f"transformer:{path}" in layer_shapes.known(model) for model in models)
 
 
 def _family_by_encoders(widths: dict[str, int], prefixes: set[str]) -> FamilyName | None:
@@ -203,8 +195,7 @@ def family(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | None:
         family_by_width(file, layers)
         or family_by_metadata(file.metadata)
         or _family_by_names(layers)
-        or _family_by_projections(file, layers)
-        or _family_by_numbering(layers)
+        or _family_by_unet(file, layers)
     )
 
 
@@ -233,20 +224,15 @@ def _can_have(spec: FamilySpec, module: Module) -> bool:
     return not module.prefix.startswith(("lora_te", "text_encoder")) or module.prefix in text_names
 
 
-def _family_by_projections(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | None:
-    """Return the first family whose attention has projections of this kind, linear or convolutional."""
+def _family_by_unet(file: SafetensorsFile, layers: list[Layer]) -> FamilyName | None:
+    """Return the first family whose attention has projections of this kind, or whose layers have original names."""
     for layer in layers:
         if layer.module.path.endswith(".proj_in") and layer.kind == "LoRA":
             linear = not any(len(shape) == 4 for shape in shapes(file, layer).values())
             return next(family for family, unet in UNETS.items() if unet.linear_projections == linear)
+    if any(layer.module.naming == "original" and layer.module.component == "unet" for layer in layers):
+        return next(family for family, unet in UNETS.items() if unet.original_names)
     return None
-
-
-def _family_by_numbering(layers: list[Layer]) -> FamilyName | None:
-    """Return the family whose layers are named as in the original code."""
-    if not any(layer.module.naming == "original" and layer.module.component == "unet" for layer in layers):
-        return None
-    return next(family for family, unet in UNETS.items() if unet.original_names)
 
 
 def model(file: SafetensorsFile, layers: list[Layer], family: FamilyName | None) -> str:
@@ -291,7 +277,7 @@ def describe(file: SafetensorsFile) -> dict[str, Any]:
         "unknown_keys": len(unknown_keys),
         "ranks": sorted({rank for layer in known_layers if (rank := rank_of(file, layer))}),
         "alphas": sorted(alpha for alpha in alphas if math.isfinite(alpha)),
-        "precision": sorted(_DTYPES.get(dtype, dtype) for dtype in dtypes),
+        "precision": sorted(TYPES.get(dtype, dtype) for dtype in dtypes),
         "finite": not not_finite(file, known_layers, unknown_keys),
         "bytes": file.size,
         "blocks": _bytes_by_block(file, known_layers),

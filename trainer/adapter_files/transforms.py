@@ -4,7 +4,7 @@ Each works on a module's change of a weight, not on its file format, so that all
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ class Made:
     modules: Mapping[str, Module]
     error: float = 0.0
     worst: float = 0.0
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
 
 
 class _Making:
@@ -228,13 +228,13 @@ def difference(
     Raises:
         UserError: the models are of different families or sizes, or do not differ.
     """
+    names = {"tuned": tuned.path.name, "base": base.path.name}
     if tuned.family != base.family:
         raise UserError(
             "{tuned} is {family}, {base} is {other}.",
             "Only models of one family can be compared.",
-            tuned=tuned.path.name,
+            **names,
             family=FAMILIES[tuned.family].title,
-            base=base.path.name,
             other=FAMILIES[base.family].title,
         )
     making = _Making(into)
@@ -247,8 +247,7 @@ def difference(
                 "The layer {name} has different sizes in {tuned} and {base}.",
                 "Only models of one size can be compared.",
                 name=name,
-                tuned=tuned.path.name,
-                base=base.path.name,
+                **names,
             )
         difference = new.double() - old.double()
         if not bool(difference.any()):
@@ -258,8 +257,7 @@ def difference(
         raise UserError(
             "{tuned} and {base} do not differ in any layer that a LoRA can change.",
             "Choose a tuned model and the base it came from.",
-            tuned=tuned.path.name,
-            base=base.path.name,
+            **names,
         )
     return making.made(_left_out(tuned, base, making.whole))
 

@@ -12,6 +12,7 @@ import json
 import struct
 from collections import Counter, UserDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import IO, Any, Literal
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from trainer import __version__
 from trainer.adapter_files import joined, low_rank
-from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size, without_values
+from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
 from trainer.adapter_files.programs import METADATA
 from trainer.adapter_files.reader import AdapterFile, tensors_of
@@ -103,7 +104,7 @@ class Draft(UserDict[str, Module]):
                 self._append(tensors_of(joined.as_original(self._waiting.pop(whole), self._family)))
         else:
             self._append(tensors_of({joined.unjoined(name, self._family): module}))
-        self.data[name] = without_values(module)
+        self.data[name] = replace(module, parts={ending: part.to("meta") for ending, part in module.parts.items()})
 
     def _append(self, tensors: Mapping[str, Tensor]) -> None:
         for key, tensor in tensors.items():

@@ -43,6 +43,11 @@ def known(model: str) -> dict[str, Shape]:
     return shapes
 
 
+def is_published(family: FamilyName, name: str) -> bool:
+    """Return True if a published model of a family has a layer: some have more blocks than others."""
+    return any(name in known(model) for model, (own, _) in MODELS.items() if own == family)
+
+
 def of_folder(folder: Path, family: FamilyName = DEFAULT) -> dict[str, Shape]:
     """Return the weight shapes of a model in diffusers form, in the same way."""
     spec = FAMILIES[family]

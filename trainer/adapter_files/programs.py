@@ -182,7 +182,7 @@ PROGRAMS = (
          "norm": RIGHT, "text norm": RIGHT},
         _("silently left out"), _STOPS, text_projection=False,
         refused_kinds=dict.fromkeys(
-            ("full", "IA3", "convolution IA3", "convolution LoHa", "Tucker LoKr"),
+            ("full", "IA3", "convolution IA3", "convolution LoHa", "Tucker LoKr", "OFTv2"),
             _("it stops: LyCORIS cannot load this kind again"),
         ) | dict.fromkeys(
             _DORA_BY_INPUT,

@@ -347,4 +347,4 @@ def readable_by_diffusers(file: AdapterFile) -> bool:
     encoders = {name.partition("_text_model_")[0] for name in file.modules if not name.startswith("lora_unet_")}
     known = {name.partition("_text_model_")[0] for name in file.modules if name.endswith("_self_attn_out_proj")}
     kohya = not any(name.startswith("lora_transformer_") for name in file.modules)
-    return kohya and encoders <= known and all(map(is_plain, file.modules.values()))
+    return kohya and encoders <= known and bool(file.modules) and all(map(is_plain, file.modules.values()))

@@ -309,7 +309,7 @@ OTHERS: dict[str, dict[str, str]] = {
     "OFT": {"refuses": "Forge InvokeAI diffusers", "nothing": "SD.Next"},
     "constrained OFT": {"differs": "ComfyUI", "refuses": "Forge InvokeAI diffusers"},
     "BOFT": {"refuses": "Forge InvokeAI diffusers", "nothing": "SD.Next"},
-    "OFTv2": {"nothing": "ComfyUI sd-scripts SD.Next", "refuses": "A1111 Forge InvokeAI diffusers"},
+    "OFTv2": {"nothing": "ComfyUI SD.Next", "refuses": "A1111 Forge InvokeAI sd-scripts diffusers"},
     "full, in part": {"refuses": "sd-scripts diffusers"},
     "LoHa with DoRA": {"differs": "ComfyUI A1111 Forge", "refuses": "InvokeAI diffusers"},
     "Tucker LoCon": {"refuses": "diffusers"},

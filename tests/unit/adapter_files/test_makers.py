@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,7 @@ def test_biases_of_a_lora_of_peft_enter_at_its_scale(tmp_path: Path, alpha: int)
     model, _ = by_peft(tmp_path, config)
     file = read(tmp_path)
     assert not reader.readable_by_diffusers(file), "it would leave them out"
+    assert not reader.readable_by_diffusers(replace(file, modules={})), "it has nothing to load"
     for path, inputs in {LINEAR: torch.zeros(1, 12), CONVOLUTION: torch.zeros(1, 12, 1, 1)}.items():
         layer, module = model.get_submodule(f"base_model.model.{path}"), file.modules[name_of(path)]
         change = (layer(inputs) - layer.get_base_layer()(inputs)).flatten()

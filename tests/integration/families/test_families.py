@@ -158,7 +158,7 @@ def check_blocks(family: Family) -> None:
     """Check that of each kind of named blocks there are some, and that they are all that diffusers has."""
     modules = list(family.denoiser.modules())
     blocks = gradient_checkpointing._Blocks.of(family.denoiser, family.spec.modules)
-    layers = ("FeedForward", "SwiGLU")
+    layers = ("FeedForward", "Krea2SwiGLU")
     assert blocks.feed_forwards == [module for module in modules if type(module).__name__.endswith(layers)] != []
     assert blocks.others == [module for module in modules if isinstance(module, ResnetBlock2D)]
     kinds = ("TransformerBlock", "FusionBlock")

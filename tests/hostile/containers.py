@@ -121,6 +121,10 @@ def _layer(**parts: Any) -> bytes:  # noqa: ANN401 - arrays
     return tensors(lora_down__weight=None, lora_up__weight=None, **parts)
 
 
+def _rotations(values: Any, terms: float = 5.0) -> bytes:  # noqa: ANN401 - an array
+    return _layer(alpha=None, oft_R__weight=values, oft_R__terms=np.array(terms, "<f4"))
+
+
 def peft() -> bytes:
     """A file in the form of PEFT, whose settings lie beside it."""
     path = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -175,7 +179,11 @@ def adapters() -> dict[str, tuple[bytes, str]]:
         "parts of another kind": (tensors(hada_w1_a=np.ones((1, 1), "<f4")), "unknown kind"),
         "a name that is a script": (raw({"<script>alert(1)</script>": _at(0, 4)}, four), "unknown kind"),
         "an embedding": (raw({"bundle_emb.rin.string_to_param.*": _at(0, 4)}, four), "an embedding, which Limner"),
-        "OFT of OneTrainer": (tensors(oft_R__weight=np.ones(1, "<f4")), "OFT of OneTrainer"),
+        "OFTv2 beside a LoRA": (tensors(oft_R__weight=np.ones(1, "<f4")), "unknown kind"),
+        "OFTv2 of no triangle": (_rotations(np.ones((2, 4), "<f4")), "do not fit together"),
+        "OFTv2 of rank 0": (_rotations(np.ones((1, 0), "<f4")), "do not fit together"),
+        "OFTv2 of a billion terms": (_rotations(np.ones((2, 3), "<f4"), 1e9), "oft_R.terms is damaged"),
+        "OFTv2 of half a term": (_rotations(np.ones((2, 3), "<f4"), 0.5), "oft_R.terms is damaged"),
     }  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from trainer.foreign_text import Json
 METADATA = "lora_adapter_metadata"
 CONFIG = "adapter_config.json"
 OWN_PREFIX = "base_model.model."  # of keys in files that PEFT itself wrote
+MAX_TERMS = 100  # of OFT's Neumann series, each of which multiplies matrices
 _MAX_BYTES = 2**20
-_MAX_TERMS = 100
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Scaling:
             return None
         terms = self.settings["num_cayley_neumann_terms"] if neumann else 0
         limit = self.settings["eps"] if self.settings["coft"] else math.inf
-        if type(terms) is not int or not 0 <= terms <= _MAX_TERMS or not isinstance(limit, int | float) or limit <= 0:
+        if type(terms) is not int or not 0 <= terms <= MAX_TERMS or not isinstance(limit, int | float) or limit <= 0:
             raise ValueError
         return terms, float(limit)
 

@@ -272,6 +272,8 @@ def _module(layer: Layer, parts: dict[str, Tensor], name: str) -> Module:
     shapes = {ending: tuple(part.shape) for ending, part in parts.items()}
     if (alpha is not None and alpha.numel() != 1) or not layer_shapes.fit(shapes):
         raise refusal(name, "the shapes of {module} do not fit together", module=module)
+    if float(parts.get("oft_R.terms", 0)) not in range(peft_settings.MAX_TERMS + 1):
+        raise refusal(name, "its {peft_metadata} is damaged", peft_metadata=f"{module}.oft_R.terms")
     if kind_of in _UNSCALED:
         return _UNSCALED[kind_of](parts)
     plain, build = _without_cores(parts), _SCALED[kind_of]

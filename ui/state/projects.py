@@ -1,6 +1,6 @@
 """Projects: the dataset folders that the page and the API work on, found and created by name."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -172,31 +172,36 @@ def save_caption(image: Path, text: str, base: object = None, typed: Moment = UN
 
 
 @contextmanager
-def changing_captions(project: str, sent: Moment) -> Iterator[set[str]]:
-    """Lock captions while an act of a page changes them; yields the images whose captions it has typed since.
+def changing_captions(project: str, sent: Moment, names: Collection[str] | None = None) -> Iterator[set[str]]:
+    """Lock captions while an act of a page changes those of some or all images; yields those that it has typed since.
 
     What changes meanwhile is noted as this page's: to type over it is no conflict with another one.
     """
-    path = folder(project)
+    path, some = folder(project), frozenset(names or ())
+
+    def read() -> dict[str, str]:
+        images = dataset.image_files(path)
+        return {image.name: read_caption(image) for image in images if names is None or image.name in some}
+
     with dataset.captions_lock(path):
-        before = {image.name: read_caption(image) for image in dataset.image_files(path)}
+        before = read()
         try:
             yield order.edited_later(sent, project)
         finally:
-            for image in dataset.image_files(path):
-                if (caption := read_caption(image)) != before.get(image.name):
-                    order.edit(sent, project, image.name, caption)
+            for name, caption in read().items():
+                if caption != before.get(name):
+                    order.edit(sent, project, name, caption)
 
 
 def change_captions(
-    project: str, sent: Moment, change: caption_edits.Change, title: str, names: Iterable[str] | None = None
+    project: str, sent: Moment, change: caption_edits.Change, title: str, names: Collection[str] | None = None
 ) -> int:
     """Change all captions or those of some images, but none that was typed after the page had sent this.
 
     Returns:
         How many became different.
     """
-    with changing_captions(project, sent) as typed:
+    with changing_captions(project, sent, names) as typed:
         edits = caption_edits.preview(folder(project), change, names, without=typed)
         caption_edits.apply(folder(project), edits, title)
     return len(edits)

@@ -121,7 +121,7 @@ def decide(project: str, action: str, name: str, sent: Moment = UNKNOWN) -> str:
     if action == "discard":
         caption_edits.discard_proposals(folder, names)
         return _("The proposed captions were discarded.") if names is None else _("The proposed caption was discarded.")
-    with projects.changing_captions(project, sent) as typed:
+    with projects.changing_captions(project, sent, names) as typed:
         kept = [] if name in typed else names  # typed after Keep was clicked
         number = caption_edits.keep_proposals(folder, kept)
     text = ngettext("Kept {n} proposed caption.", "Kept {n} proposed captions.", number)

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from trainer import devices
 from trainer.base_models.detect import Base
 from trainer.devices import Untyped
 from trainer.families import loading
-from trainer.families.family import LENGTHS, Conditioning, without_padding
+from trainer.families.family import LENGTHS, Conditioning, stacked, without_padding
 from trainer.families.loading import Pipeline
 from trainer.families.qwen_image import TOKENS, QwenImage
 
@@ -44,7 +43,7 @@ class Krea2(QwenImage):
         native = self.latent_shape[1] * scale
         height, width = ((options.get(name) or native) // (2 * scale) * 2 * scale for name in ("height", "width"))
         texts = [without_padding(encoded)["text"][0] for encoded in (prompt, negative)]
-        rows = pad_sequence(texts, batch_first=True)  # the pipeline has one list of positions for both
+        rows = stacked({"text": texts})["text"]  # the pipeline has one list of positions for both
         prompts: dict[str, Any] = {}
         for start, row, text in zip(("", "negative_"), rows, texts, strict=True):
             mask = torch.arange(len(row), device=row.device) < len(text)

@@ -246,7 +246,8 @@ def _rotations(
     """Return OFT of PEFT or OneTrainer as rotations of inputs, with scales and limits in their values.
 
     OneTrainer has one form, but turns inputs of convolutions the other way round (`modules/module/LoRAModule.py` of
-    23df3832). What PEFT does with kernels is no rotation, and its settings stand apart (`tuners/oft/layer.py` of 0.21).
+    23df3832). PEFT does not rotate kernels as a whole, and keeps its settings in a file of their own or in the metadata
+    (`tuners/oft/layer.py` of 0.21).
     """
     place = layer.module.named or Place("", "")
     side, by_peft = layer_shapes.kernel(place.path, family), settings.of(place).oft

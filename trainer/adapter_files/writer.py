@@ -38,14 +38,29 @@ _NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 PEFT_NAME = "pytorch_lora_weights.safetensors"
 # Metadata that programs need to load a file; the rest informs people and other tools.
 NEEDED = (
-    *("modelspec.sai_model_spec", "modelspec.architecture", "ss_base_model_version", "ss_v2"),
-    *("ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args"),
+    "modelspec.sai_model_spec",
+    "modelspec.architecture",
+    "ss_base_model_version",
+    "ss_v2",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
 )
 # Metadata that a file made of others takes from the first of them, and from all of them.
 _KEPT = (
-    *("modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation", "modelspec.prediction_type"),
-    *("modelspec.resolution", "ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_sd_model_hash"),
-    *("ss_new_sd_model_hash", "ss_resolution", "ss_clip_skip"),
+    "modelspec.sai_model_spec",
+    "modelspec.architecture",
+    "modelspec.implementation",
+    "modelspec.prediction_type",
+    "modelspec.resolution",
+    "ss_base_model_version",
+    "ss_v2",
+    "ss_sd_model_name",
+    "ss_sd_model_hash",
+    "ss_new_sd_model_hash",
+    "ss_resolution",
+    "ss_clip_skip",
 )
 _JOINED = {
     "modelspec.trigger_phrase": "modelspec.trigger_phrase",

@@ -175,7 +175,7 @@ def save_caption(image: Path, text: str, base: object = None, typed: Moment = UN
 def changing_captions(project: str, sent: Moment, names: Collection[str] | None = None) -> Iterator[set[str]]:
     """Lock captions while an act of a page changes those of some or all images; yields those that it has typed since.
 
-    What changes meanwhile is noted as this page's: to type over it is no conflict with another one.
+    The changed ones are noted as written by this page, so that typing over them is no conflict with another page.
     """
     path, some = folder(project), frozenset(names or ())
 

@@ -238,11 +238,12 @@ def test_a_large_file_takes_the_memory_of_a_few_layers(tmp_path: Path) -> None:
     commands = [[*command, "--out", str(tmp_path / "out")] for command in (*commands, ["convert", file])]
     command = [sys.executable, "-c", PEAKS, json.dumps(commands)]
     environment = unmeasured() | {"OMP_NUM_THREADS": "1"}  # threads would not live on in a fork
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is given back at once
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     base, *peaks = (1024 * int(size) for size in re.findall(r"peak (\d+)", done.stdout))
     assert len(peaks) == 3
     for (name, *_), peak in zip(commands[1:], peaks, strict=True):
-        assert peak - base < Path(file).stat().st_size / 2, f"{name} has all layers in memory at once"
+        assert peak - base < Path(file).stat().st_size / 4, f"{name} has all layers in memory at once"
 
 
 def test_a_converted_file_says_what_it_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,10 @@
 """Tiny models of each family, loaded and asked; and a card that weights wait beside."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +28,11 @@ def family_of(kind: str) -> FamilyName:
 
 UNETS = tuple(kind for kind in KINDS if FAMILIES[family_of(kind)].unet)
 TRANSFORMERS = tuple(kind for kind in KINDS if FAMILIES[family_of(kind)].transformer)
+
+
+def each(kinds: Iterable[str]) -> list[Any]:
+    """Return kinds as parameters: one UNet and one transformer whenever tests are run, the others in CI."""
+    return [pytest.param(kind, marks=() if kind in ("sdxl", "z_image") else pytest.mark.slow) for kind in kinds]
 
 
 def options_of(kind: str) -> dict[str, Any]:

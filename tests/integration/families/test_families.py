@@ -18,6 +18,7 @@ from tests.integration.families.models import (
     UNETS,
     Card,
     answer,
+    each,
     equal,
     family_of,
     gradients,
@@ -93,7 +94,7 @@ def test_a_folder_is_known_by_its_settings_or_refused(bases: dict[str, Path], ki
 FILES = [kind for kind in KINDS if kind not in ("flux", "chroma")]
 
 
-@pytest.mark.parametrize("kind", cases(FILES, pytest.mark.slow, ["sdxl", "z_image"]))
+@pytest.mark.parametrize("kind", each(FILES))
 def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str) -> None:
     marks = ("v_pred",) if kind == "sd21-v" else ()
     metadata = {"modelspec.prediction_type": "epsilon"} if kind == "sd21" else None
@@ -123,7 +124,7 @@ def assert_same_model(family: Family, other: Family) -> None:
     assert torch.equal(answer(family), answer(other))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FILES if FAMILIES[family_of(kind)].vae_file])
+@pytest.mark.parametrize("kind", each(kind for kind in FILES if FAMILIES[family_of(kind)].vae_file))
 def test_the_three_files_of_comfyui_are_the_folder(
     bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -171,7 +172,7 @@ def check_blocks(family: Family) -> None:
     assert family.spec.modules.quantized
 
 
-@pytest.mark.parametrize("kind", BUILT_OTHERWISE)
+@pytest.mark.parametrize("kind", each(BUILT_OTHERWISE))
 def test_memory_is_saved_with_the_same_gradients(
     bases: dict[str, Path], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

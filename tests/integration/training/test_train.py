@@ -259,6 +259,7 @@ def test_damaged_checkpoints_are_passed_over(character: Path, tiny_sd: Path) -> 
     assert [step for step in (1, 2, 3, 4) if f"step {step} is damaged" in warnings] == [2, 3, 4]
 
 
+@pytest.mark.slow
 def test_what_changed_since_a_checkpoint_is_refused_or_said(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
     """Another rank, other captions and another base model are refused; other settings are a warning."""
     from tests.tiny import make_sd
@@ -460,6 +461,7 @@ def of_loha(rows: int, columns: int) -> Tensors:
     return {f"hada_{part}": torch.randn(size) for part, size in sizes.items()} | {"alpha": torch.tensor(2.0)}
 
 
+@pytest.mark.slow
 def test_layers_of_the_file_are_adapted_too(bases: dict[str, Path], tmp_path: Path) -> None:
     """As sd-scripts trains them: the feed-forward layers of text encoders, also where they cannot learn."""
     for kind in ("sd15", "sdxl"):
@@ -476,6 +478,7 @@ def test_layers_of_the_file_are_adapted_too(bases: dict[str, Path], tmp_path: Pa
         assert caught.value.remedy == "Turn on Text encoder."
 
 
+@pytest.mark.slow
 def test_of_another_kind_what_the_rank_holds_is_taken(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
     """A LoHa of rank 2 is a change of rank 4."""
     file = tmp_path / "x.safetensors"

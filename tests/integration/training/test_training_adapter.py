@@ -117,6 +117,7 @@ def refusal(base: Path, name: Path | str) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
     tiny, path = bases["sd15"], tmp_path / "turbo.safetensors"
     assert "does not fit the base model: it changes lora_" in refusal(tiny, save(bases["sdxl"], path))
@@ -140,6 +141,7 @@ def test_what_does_not_fit_is_refused(bases: dict[str, Path], tmp_path: Path) ->
             base_notes.check(settings(tiny, **{setting: name}))
 
 
+@pytest.mark.slow
 def test_a_few_step_adapter_is_in_previews_alone(character: Path, tiny_sd: Path, file: Path) -> None:
     lightning = file.rename(file.with_name("lightning_4step.safetensors"))
     options: dict[str, Any] = {"preview__at_start": True, "training__steps": 2, "preservation__share": 0.5}
@@ -168,6 +170,7 @@ def test_an_adapter_is_taken_out_again_after_an_error(tiny_sd: Path, file: Path)
     assert torch.equal(answer(family), expected)
 
 
+@pytest.mark.slow
 def test_previews_of_another_model_have_the_adapter(tiny_sd: Path, character: Path, tmp_path: Path) -> None:
     """It takes fewer bits, as the base model does."""
     pytest.importorskip("bitsandbytes")
@@ -188,6 +191,7 @@ def test_previews_of_another_model_have_the_adapter(tiny_sd: Path, character: Pa
         assert abs(pixels(usual.folder / out.relative_to(run.folder)) - expected).max() > 20
 
 
+@pytest.mark.slow
 def test_a_trained_text_encoder_encodes_for_another_model(character: Path, tiny_sd: Path, tmp_path: Path) -> None:
     other = make_sd(tmp_path / "other", seed=5)
     options = {"training__text_encoder": True, "training__steps": 1, "preview__prompts": ["rin", "rin --strength 0"]}

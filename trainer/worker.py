@@ -69,7 +69,18 @@ def work(run: Run, *, may_retry: bool = True) -> int:
         if again:
             (run.folder / "ask" / "start").touch()
             control.spawn(run)
+        else:
+            _announce_end(run)
     return 0
+
+
+def _announce_end(run: Run) -> None:
+    """Have extensions take note that a run has ended, which an error of theirs does not change."""
+    try:
+        for take_note in extension.panels("run-ended"):
+            take_note(run)
+    except Exception:
+        traceback.print_exc()
 
 
 def _is_worth_retrying(run: Run, error: Exception) -> bool:

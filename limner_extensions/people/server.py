@@ -32,6 +32,11 @@ def make(options: argparse.Namespace) -> "App | None":
             "LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts with their own.",
             "Unset it, or remove the accounts with limner remove-person.",
         )
+    if os.environ.get("LIMNER_NOTIFY"):
+        raise UserError(
+            "LIMNER_NOTIFY would send the previews of everyone to the same addresses.",
+            "Unset it, or remove the accounts with limner remove-person.",
+        )
     launch.choose_password(options, has_accounts=True)
     if sys.platform == "win32":
         raise UserError("Accounts work only on Linux and macOS.", "Remove people.toml to use Limner without accounts.")

@@ -1,4 +1,4 @@
-"""Runs to show to others: a report as one HTML file, and a folder to publish with a model card. Torch-free."""
+"""Runs to show to others: a report, a folder to publish with a model card, a message at the end. Torch-free."""
 
 from trainer.extension import Extension
 
@@ -7,5 +7,8 @@ EXTENSION = Extension(
     commands="limner_extensions.publishing.commands:app",
     online={"publish": "--push"},
     routes="limner_extensions.publishing.routes:router",
-    panels={"run-links": "limner_extensions.publishing.routes:links"},
+    panels={
+        "run-ended": "limner_extensions.publishing.messages:send",
+        "run-links": "limner_extensions.publishing.routes:links",
+    },
 )

@@ -165,6 +165,7 @@ def test_commands_add_and_remove_a_person_who_keeps_their_files(home: Path) -> N
     ("variable", "arguments", "words"),
     [
         ("LIMNER_CLUSTER", [], "--cluster is for a page without accounts"),
+        ("LIMNER_NOTIFY", [], "LIMNER_NOTIFY would send the previews of everyone"),
         ("LIMNER_PASSWORD", [], "LIMNER_PASSWORD sets one password for everyone, but people.toml has accounts"),
         ("", ["--host", "0.0.0.0"], "Add --listen"),
     ],

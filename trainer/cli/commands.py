@@ -18,7 +18,7 @@ from trainer import __version__, captioning, card_memory, config, extension, pat
 from trainer.base_models import MICRO, detect
 from trainer.cli import adapter_files, machine, run_queue
 from trainer.cli.adapter_files import BASE, Json
-from trainer.cli.console import echo, work_visibly
+from trainer.cli.console import echo, track, work_visibly
 from trainer.config import PictureConfig, base_notes
 from trainer.data import captions, checks, dataset, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
@@ -35,6 +35,7 @@ app.add_typer(run_queue.app, name="queue")
 for commands in extension.named("commands"):
     app.add_typer(commands)
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A name under datasets/, or the path of a folder.")]
+MEASURED_AT_ONCE = 200  # images, whose figures are kept before the next are looked at
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Run folder.")]
 
 
@@ -300,7 +301,7 @@ def check(
     folder = dataset.find_folder(name)
     count, forms = 0, [line for describe in extension.panels("check") for line in describe(folder)]
     for part in dataset.parts(folder):
-        image_stats.measure_missing(part.folder)
+        _measure(part.folder)
         examined = checks.examine(part.folder, trigger, preset=preset, base=base, resolution=resolution)
         problems += [problem for problem in examined.problems if not part.caption or problem.kind != "no caption"]
         count += len(examined.examples)
@@ -329,25 +330,36 @@ def check(
         raise typer.Exit(2)
 
 
+def _measure(folder: Path) -> None:
+    """Measure the images of a dataset with a bar of progress; when it is stopped, what has been measured is kept."""
+    portions = range(0, len(image_stats.look(folder).missing), MEASURED_AT_ONCE)
+    for _start in track(portions, "Looking at the images"):
+        image_stats.measure_missing(folder, MEASURED_AT_ONCE)
+
+
 def _forms(part: dataset.Part) -> list[str]:
     """Describe what of a dataset is in the form of another program, and what it is taken for."""
     images, forms = dataset.image_files(part.folder), []
     if part.caption:
         forms.append(
-            f"{part.folder.name}: {len(images)} images, seen {part.repeats} times in an epoch; "
+            f"{part.folder.name}: {_counted(len(images), 'image')}, seen {_counted(part.repeats, 'time')} in an epoch; "
             f"those without a caption get {part.caption!r}."
         )
     sources = Counter(path.suffix for path in map(captions.source, images) if path)
     for suffix, name in ((".caption", ".caption files"), (".jsonl", captions.METADATA)):
         if sources[suffix]:
-            forms.append(f"{sources[suffix]} captions are read from {name}.")
+            forms.append(f"{_counted(sources[suffix], 'caption')} read from {name}.")
     if masks := len(dataset.masked(part.folder, images)):
-        forms.append(f"{masks} masks; they count with objective.masked_loss.")
+        forms.append(f"{_counted(masks, 'mask')}, used with objective.masked_loss.")
     return forms
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _echo_problems(problems: Sequence[Problem], count: int) -> None:
-    echo(f"{count} {'image' if count == 1 else 'images'}.{'' if problems else ' No problems.'}")
+    echo(f"{_counted(count, 'image')}.{'' if problems else ' No problems.'}")
     for group in group_by_kind(problems):
         kind = KINDS[group.kind]
         echo(f"\n{group.title}\n  {_(kind.effect)} {_(kind.remedy)}")

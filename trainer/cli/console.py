@@ -2,8 +2,10 @@
 
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
+import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as ProgressBar
@@ -51,6 +53,12 @@ def work_visibly(run: Run) -> int:
     """Work on a run in this process, with its progress on stderr; return the exit code."""
     with Progress() as progress:
         return worker.work(Run(run.folder, progress))
+
+
+def track(portions: Sequence[int], title: str) -> Iterable[int]:
+    """Yield portions of some work, with a progress bar on stderr on a terminal, and nothing elsewhere."""
+    console = _console(stderr=True)
+    return rich.progress.track(portions, title, console=console, disable=not console.is_terminal)
 
 
 class DownloadBar:

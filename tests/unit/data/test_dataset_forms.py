@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.unit.data.test_dataset import png
 from trainer.cli import commands
-from trainer.data import captions, dataset, uploads
+from trainer.data import captions, dataset, image_stats, uploads
 
 
 def rows(**texts: str) -> str:
@@ -84,12 +84,31 @@ def test_check_says_what_it_takes_for_what(foreign: Path, kohya: Path) -> None:
     (foreign / "masks").mkdir()
     (foreign / "masks" / "a.png").write_bytes(png(mode="L", color=255))
     output = CliRunner().invoke(commands.app, ["check", str(foreign)]).output
-    assert "1 captions are read from .caption files." in output
+    assert "1 caption read from .caption files." in output
     assert output.count("a.caption") == 1, "that of a.png is not read, that of b.png is"
     assert "b.caption" not in output
-    assert "1 captions are read from metadata.jsonl." in output
-    assert "1 masks" in output
+    assert "1 caption read from metadata.jsonl." in output
+    assert "1 mask," in output
     output = CliRunner().invoke(commands.app, ["check", str(kohya)]).output
     assert "10_kim woman: 2 images, seen 2 times in an epoch; those without a caption get 'kim woman'." in output
-    assert "15_kim_hat: 1 images, seen 3 times" in output
+    assert "15_kim_hat: 1 image, seen 3 times" in output
     assert "No caption." not in output
+
+
+def test_check_goes_on_with_the_images_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(png())
+    measure, calls = image_stats.measure, list[int]()
+
+    def interrupted(data: bytes) -> image_stats.ImageStats:
+        calls.append(len(data))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return measure(data)
+
+    monkeypatch.setattr(commands, "MEASURED_AT_ONCE", 2)
+    monkeypatch.setattr(image_stats, "measure", interrupted)
+    CliRunner().invoke(commands.app, ["check", str(tmp_path)])
+    assert len(image_stats.known(tmp_path)) == 2, "the first two"
+    assert "5 images." in CliRunner().invoke(commands.app, ["check", str(tmp_path)]).output
+    assert len(calls) == 4 + 3

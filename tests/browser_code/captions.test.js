@@ -215,22 +215,18 @@ test("of several choices the last one is drawn, in whatever order the answers co
   assert.equal(names(), "b.png");
   update(grid({ "c.png": "a dog" }, { at: 4, ...dog }));
   assert.equal(names(), "b.png", "an older answer");
+  assert.deepEqual(sent.slice(2), [["end"], ["end"]], "what came late is asked for again, as it was drawn beside the grid");
 });
 
-test("a change that was read for another choice is asked for again", (t) => {
-  const { sent, update, window } = open(t);
-  window.document.dispatchEvent(new window.CustomEvent("limner-filter", { detail: { tag: "dog" } }));
-  const dog = { ...FIRST, tag: "dog" };
-  update(grid({ "a.png": "changed" }, { at: 7 }));
-  update(grid({ "b.png": "a dog" }, { at: 6, asked: dog, selection: dog }));
-  assert.deepEqual(sent, [["select"], ["end"]]);
-});
-
-test("a change of all captions waits until those that were typed are on disk", async (t) => {
-  const { area, calls, window } = open(t);
+test("a change of all captions waits until what was typed and removed is so on disk", async (t) => {
+  const { area, calls, of, removals, window } = open(t);
+  of("b.png").querySelector(".remove").click();
   type(area("a.png"), "a red cat");
   let isOnDisk = false;
   const waiting = window.limnerSaved().then(() => { isOnDisk = true; });
+  await settle();
+  assert.deepEqual([calls.length, isOnDisk], [0, false]);
+  removals[0].answer({ ok: true, at: 2, report: "Removed b.png." });
   await settle();
   t.mock.timers.tick(100);
   await settle();
@@ -271,6 +267,17 @@ test("images are measured until none is left, by one request at a time", async (
   measured[1].answer({ ok: true, left: 0 });
   await settle();
   assert.deepEqual([measured.length, sent], [2, [["end"]]]);
+});
+
+test("what is typed for an image that is gone is not sent again and again", async (t) => {
+  const { area, calls, sent, status, window } = open(t);
+  type(area("a.png"), "a red cat");
+  t.mock.timers.tick(600);
+  calls[0].answer({ ok: true, gone: "a.png is no longer in the project." });
+  await settle();
+  t.mock.timers.tick(10_000);
+  assert.deepEqual([calls.length, window.sessionStorage.getItem("limner-unsaved-captions")], [1, "[]"]);
+  assert.deepEqual([status(), sent], ["[[All captions are saved.]]", [["delete", { report: "a.png is no longer in the project.", bad: true }]]]);
 });
 
 test("captions are text, whatever they contain", (t) => {

@@ -244,12 +244,15 @@ test("the acts of a tab have an order, also across its pages", async (t) => {
   component(window, "fields");
   const moments = [window.limnerFields.moment(), window.limnerFields.moment()];
   t.mock.timers.tick(10);
+  fire(window, "pagehide");
   component(window, "fields");
   moments.push(window.limnerFields.moment());
   const numbers = moments.map(({ number }) => number);
   assert.equal(new Set(moments.map(({ page }) => page)).size, 1);
   assert.deepEqual(numbers, [...numbers].sort((one, other) => one - other));
   assert.equal(new Set(numbers).size, 3);
+  component(window, "fields"); // in a duplicate of the tab, which has a copy of its storage
+  assert.notEqual(window.limnerFields.moment().page, moments[0].page);
 });
 
 test("what a server takes later is kept, and what it refuses is said", async (t) => {

@@ -195,6 +195,7 @@ MEANWHILE = {
     "remove": CHANGES["remove"],
     "type a caption": CHANGES["type a caption"],
     "type another trigger": Act(type_trigger("other"), becomes("trigger", "other")),
+    "restore": CHANGES["restore"],
     "choose an order": Act(lambda page: page.get_by_label("Order of the images").select_option("added"), stay),
     "show the Train tab": Act(show_tab("Train"), stay),
     "reload": Act(lambda page: page.reload(), stay),
@@ -204,10 +205,11 @@ MEANWHILE = {
 # A change of all captions comes after those that were typed before it, and is not made of those typed after it.
 APART = {("add the trigger to all", "type another trigger"), ("restore", "remove")}
 ON_TRAIN = ("edit a setting", "choose a preset")  # another tab, from which *back* leads to the first one
-APART |= set(product(ON_TRAIN, ("remove", "type a caption", "type another trigger", "choose an order")))
+APART |= set(product(ON_TRAIN, ("remove", "restore", "type a caption", "type another trigger", "choose an order")))
 DRAWN_WHEN_DONE = ("upload", "restore", "add the trigger to all", "rename")  # not at the click
 PAIRS = [pair for pair in product(CHANGES, MEANWHILE) if pair not in APART]
 IN_CI = [*product(CHANGES, ["choose another project"]), *product(("type a caption", "type the trigger"), ["reload"])]
+IN_CI.append(("remove", "restore"))
 
 
 def begin(server: Server) -> State:

@@ -18,7 +18,7 @@ let settled = 0; // a timer: some time after the last save, the list above is re
 let toFirst = false; // a page was turned with Enter: go on at its first caption
 // What the grid is to show; an answer about anything else, or older than what is shown, is not drawn.
 let chosen = { page: 1, order: "name", kind: "", tag: "" };
-let drawn = 0, missed = 0; // when the server read what is shown, and the latest that was not drawn
+let drawn = 0; // when the server read what is shown
 /** @type {Map<string, number>} */
 const removed = new Map(); // images that are no longer shown; and the server's time when they were gone
 let removing = Promise.resolve();
@@ -139,9 +139,7 @@ function fillCards(/** @type {Card[]} */ items) {
 }
 
 function isWanted(/** @type {CaptionGrid} */ { asked, at }) {
-  if (JSON.stringify(asked) !== JSON.stringify(chosen)) missed = Math.max(missed, at);
-  else if (at >= drawn) return true;
-  return false;
+  return JSON.stringify(asked) === JSON.stringify(chosen) && at >= drawn;
 }
 
 function choose(/** @type {Partial<typeof chosen>} */ change) {
@@ -207,6 +205,10 @@ async function save(/** @type {string} */ key) {
     if (typed.has(key)) conflicts.set(key, answer.conflict);
     const card = cardOf(sent);
     if (card) showConflict(card);
+  } else if (answer?.ok === true && "gone" in answer) {
+    failure = "";
+    typed.delete(key);
+    trigger("delete", { report: answer.gone, bad: true });
   } else if (answer?.ok === true) {
     failure = "";
     loaded.set(key, answer.caption);
@@ -328,8 +330,9 @@ element.addEventListener("click", (event) => {
 element.addEventListener("change", (event) => {
   if (event.target.matches(".order")) choose({ order: event.target.value });
 });
-// Before all captions are changed, what was typed last has to be on disk.
+// Before all captions are changed, a run is started or what was removed last is restored, what was done here is on disk.
 window.limnerSaved = async () => {
+  await removing;
   for (let tries = 0; typed.size > conflicts.size && tries < 50; tries += 1) {
     for (const key of typed.keys()) save(key);
     await new Promise((resume) => setTimeout(resume, 100));
@@ -342,11 +345,9 @@ window.addEventListener("pagehide", () => {
 });
 window.limnerSelection = () => ({ ...chosen, sent: window.limnerFields.moment() });
 watch("value", () => {
+  // With an answer that came late, what stands beside the grid is not of now either.
+  if (view.value?.items && !isWanted(view.value)) trigger("end");
   draw();
-  if (drawn < missed) {
-    missed = 0;
-    trigger("end");
-  }
   for (const key of typed.keys()) if (!timers.has(key)) later(key, 0);
   if (toFirst) areas()[0]?.focus();
   toFirst = false;

@@ -5,10 +5,11 @@ const UNDECIDED = [401, 403, 408, 429]; // the session has ended, or the server 
 const MOST = 60_000; // bytes of a request that may outlive its page, a little less than what browsers allow
 const NAMES = /** @type {Record<string, string>} */ ({ trigger: "trigger", "train-trigger": "trigger", class: "class" });
 const drafts = /** @type {Map<string, Typed>} */ (new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]")));
-// Pages of a tab come one after the other, so that they count on together.
+// Pages of a tab come one after the other, so that they count on together. A tab that is duplicated is another one, although
+// browsers copy its storage: there, the name lies only between two pages.
 const page = sessionStorage.getItem(TAB) ?? Math.random().toString(36).slice(2);
 let timer = /** @type {number | undefined} */ (undefined), number = 0;
-sessionStorage.setItem(TAB, page);
+sessionStorage.removeItem(TAB);
 
 function keep() {
   sessionStorage.setItem(STORE, JSON.stringify([...drafts]));
@@ -57,5 +58,9 @@ document.addEventListener("input", ({ target }) => {
   draft({ [name]: target.value });
   later(PAUSE);
 });
-window.addEventListener("pagehide", send);
+window.addEventListener("pagehide", () => {
+  sessionStorage.setItem(TAB, page);
+  send();
+});
+window.addEventListener("pageshow", () => sessionStorage.removeItem(TAB)); // Back to a page that the browser has kept
 send();

@@ -39,7 +39,7 @@ declare global {
   type Answer<T = object> = ({ ok: true } & T) | { ok: false; error: string };
   type Image = { project: string; name?: string };
   interface Server {
-    save_caption(draft: Draft): Promise<Answer<({ at: number; caption: string } & Judged) | { conflict: string }>>;
+    save_caption(draft: Draft): Promise<Answer<({ at: number; caption: string } & Judged) | { conflict: string } | { gone: string }>>;
     measure(of: { project: string }): Promise<Answer<{ left: number }>>;
     remove(images: Removal): Promise<Answer<{ report: string; at: number }>>;
     edit_image(edit: Image & { action: string; turns?: number; box?: number[] | null }): Promise<Answer>;

@@ -23,7 +23,7 @@ from ui.widgets.handlers import CHOICE, VIEW, Several, answered, listen
 from ui.widgets.templates import read
 
 AT_ONCE = 24  # images that are measured in one request
-# Waits until the captions that were typed last are on disk; see captions.js.
+# Waits until what was typed and removed last is on disk; see captions.js.
 TYPED_FIRST = "async (...values) => { await window.limnerSaved?.(); return values; }"
 # What the grid shows is chosen in the browser, and sent along with what is to be done.
 SHOWN = "(project, trigger, _, ...rest) => [project, trigger, window.limnerSelection?.() ?? {}, ...rest]"
@@ -126,7 +126,7 @@ def _location() -> gr.Checkbox:
 def _connect_view(parts: Parts, tools: Tools) -> None:
     about, view = parts.about, parts.view
     listen(parts.added.end, report_change, about, parts.result, js=SHOWN)
-    listen(parts.restore.click, restore_removed, about, parts.result, js=SHOWN)
+    listen(parts.restore.click, restore_removed, about, parts.result, js=TYPED_AND_SHOWN)
     listen(parts.grid.delete, report_change, about, parts.result, js=SHOWN)
     for event in (parts.grid.select, parts.grid.end):
         listen(event, image_grid.draw, about, view, kind=VIEW, js=SHOWN)
@@ -181,7 +181,10 @@ def status(text: str, *, bad: bool = False) -> str:
 def save_caption(argument: dict[str, Any]) -> dict[str, Any]:
     """Save one caption; the grid calls this as it is typed, and shows both if another page wrote a different one."""
     project, name = str(argument["project"]), str(argument["name"])
-    image = projects.find_image(project, name)
+    try:
+        image = projects.find_image(project, name)
+    except UserError:  # another page removed it, or the project: sending this again would not help
+        return {"gone": _("The caption of {name} was not saved: the image is no longer in the project.", name=name)}
     other = projects.save_caption(image, str(argument["text"]), argument.get("base"), Moment.read(argument))
     if other is not None:
         return {"conflict": other}

@@ -249,11 +249,9 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
     answer = save("01.png", text="sad", base="as another page read it")
     assert (answer["conflict"], (character / "01.txt").read_text()) == ("miraxo, happy", "miraxo, happy\n")
     for name in ("../01.png", "no.png", "01.txt", "/etc/passwd"):
-        answer = save(name, text="x")
-        assert (answer["ok"], "no longer" in answer["error"]) == (False, True)
-    assert [values["ok"] for values in (save("01.png", project="../rin", text="x"), images.save_caption({}))] == [
-        False
-    ] * 2
+        assert "no longer" in save(name, text="x")["gone"], "it is not sent again"
+    assert "no longer" in save("01.png", project="gone", text="x")["gone"]
+    assert not images.save_caption({})["ok"]
 
 
 def test_the_selected_images_are_changed_at_once(character: Path) -> None:

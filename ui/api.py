@@ -85,7 +85,7 @@ def send(run_id: str, command: str, sampler: SamplerClient) -> runs.Run:
         case "hold" | "release":
             run_actions.arrange(run_id, command, 0)
         case "pause" | "go_on":
-            run_actions.pause(runs.find(run_id), sampler, go_on=command == "go_on")
+            run_actions.pause(run_id, sampler, go_on=command == "go_on")
         case _ if command in runs.COMMANDS:
             run_actions.ask(run_id, command)
         case _:

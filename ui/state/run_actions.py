@@ -89,25 +89,19 @@ def ask(run_id: str | None, command: runs.Command) -> None:
         runs.request(run, command)
 
 
-def toggle_pause(run_id: str | None, sampler: SamplerClient) -> Run:
-    """Pause a run, or let a paused one continue.
-
-    Raises:
-        UserError: the run is not training.
-    """
-    view = runs.look(runs.find(run_id or ""))
-    if view.status != "running":
-        raise UserError("This run is not active.", "Resume it first.")
-    pause(view.run, sampler, go_on=view.paused)
-    return view.run
-
-
-def pause(run: Run, sampler: SamplerClient, *, go_on: bool) -> None:
+def pause(run_id: str | None, sampler: SamplerClient, *, go_on: bool) -> Run:
     """Pause a run, or let it go on.
 
     The sampler process ends first if the run goes on, so that it has the device to itself, and where there are several
     cards: the next one starts on the card of the paused run.
+
+    Raises:
+        UserError: the run is not training.
     """
+    run = runs.find(run_id or "")
+    if runs.look(run).status != "running":
+        raise UserError("This run is not active.", "Resume it first.")
     if not run.cluster and (go_on or len(cards.known()) > 1):
         sampler.close()
     runs.pause(run, go_on=go_on)
+    return run

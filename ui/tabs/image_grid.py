@@ -371,11 +371,12 @@ def draw(
     """
     key = "grid", project, trigger, selection
     folder, drawn = shared(key, lambda: _draw(project, trigger, selection))
+    label = undo_label(folder)
     return {
         **drawn,
         "grid": {**drawn["grid"], "asked": (asked or selection).choice},
         "restore": gr.Button(visible=bool(folder and any((folder / storage.BIN).glob("*")))),
-        "undo": undo_button(folder),
+        "undo": gr.Button(label or _("Undo"), visible=bool(label)),
     }
 
 
@@ -390,11 +391,10 @@ def _look(name: str, trigger: str) -> tuple[Project, dict[str, Any], str]:
     return project, overview(project), summary(project)
 
 
-def undo_button(folder: Path | None) -> gr.Button:
-    """Return the button that takes back the last change of captions, named after it."""
+def undo_label(folder: Path | None) -> str:
+    """Return the label of the button that undoes the last change, which it names; "" if there is none."""
     change = undo.last_title(folder) if folder else ""
-    label = _("Undo: {what}", what=change) if change else _("Undo")
-    return gr.Button(label, visible=bool(change))
+    return _("Undo: {what}", what=change) if change else ""
 
 
 def changes(edits: Sequence[caption_edits.Edit]) -> str:

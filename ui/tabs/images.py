@@ -139,7 +139,7 @@ def _connect_view(parts: Parts, tools: Tools) -> None:
 def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
     about, result = parts.about, parts.result
     listen(prefix.click, add_trigger, about, result, js=TYPED_AND_SHOWN)
-    listen(parts.undo.click, undo_captions, about, result, js=TYPED_AND_SHOWN)
+    listen(parts.undo.click, undo_captions, {**about, "label": parts.undo}, result, js=TYPED_AND_SHOWN)
     find = {**about, "find": tools.find, "replacement": tools.replacement}
     listen(tools.replace.click, replace_in_all, find, result | {"replacing": tools.replacing}, js=TYPED_AND_SHOWN)
     template = {**about, "template": tools.template, "noun": tools.noun}
@@ -257,11 +257,12 @@ def fill_in(project: str, trigger: str, selection: Selection, template: str, nou
     return {"report": report, "filling": "", **image_grid.draw(project, trigger, selection)}
 
 
-def undo_captions(project: str, trigger: str, selection: Selection) -> dict[str, Any]:
-    """Undo the last change of many captions."""
+def undo_captions(project: str, trigger: str, selection: Selection, label: str) -> dict[str, Any]:
+    """Undo the change that the button named: another page may have made one since, or this is a double click."""
+    folder, undone, text = projects.folder(project), None, _("This was undone already, or something was changed since.")
     with projects.changing_captions(project, selection.sent):
-        undone = undo.undo(projects.folder(project))
-    text = _("There is nothing to undo.")
+        if label == image_grid.undo_label(folder):
+            undone = undo.undo(folder)
     if undone:
         text = _("Undone: {what}.", what=undone.title)
         if undone.newer:

@@ -34,6 +34,10 @@ START_TITLE, NEXT_TITLE = _("Start training"), _("Queue another run")
 MOST_SHOWN = 24  # images of a project that has no run yet
 TITLES = {".".join(entry.path): entry.title for entry in settings_form.entries()}
 COMMANDS: dict[str, runs.Command] = {"stop": "stop", "save-now": "checkpoint", "preview-now": "preview"}
+PAUSES = {
+    "pause": False,
+    "go-on": True,
+}  # whether the run goes on: a button does what it says, also if it came too late
 # Buttons that start a worker.
 STARTS: dict[str, Callable[[str | None, SamplerClient], Run]] = {
     "resume": run_actions.resume,
@@ -84,8 +88,8 @@ def connect(view: RunView, project: gr.Dropdown, sampler: SamplerClient, watch: 
 
     def act(event: gr.EventData) -> dict[str, Any]:
         run, name = str(event.run), str(event.act)
-        if name == "pause":
-            run_actions.toggle_pause(run, sampler)
+        if name in PAUSES:
+            run_actions.pause(run, sampler, go_on=PAUSES[name])
         else:
             run_actions.ask(run, COMMANDS[name])
         return tick(watch, run)
@@ -240,7 +244,7 @@ def controls(view: runs.View | None) -> list[Button]:
     """Return the buttons that stop a run, which are at the foot of the page for the one that trains."""
     listed: list[Button] = []
     if view and view.status == "running":
-        listed.append(("pause", _("Continue") if view.paused else _("Pause"), "edit", ""))
+        listed.append(("go-on", _("Continue"), "edit", "") if view.paused else ("pause", _("Pause"), "edit", ""))
     if view and view.status in runs.ACTIVE:
         stop = _("End now") if view.is_unresponsive(time.time()) else _("Stop and save")
         listed.append(("stop", stop, "edit", "stop"))

@@ -33,6 +33,7 @@ SIDE = configs.micro_resolution()
 MINIATURE = _(
     "Micro is a miniature for trying things out: portraits of {side} x {side} pixels, shown enlarged.", side=SIDE
 )
+PAUSE_TRAINING, GO_ON = _("Pause training for now"), _("Continue training")
 EMPTY = f"<div class='empty'>{_('Choose an adapter, type a prompt, and generate an image.')}</div>"
 
 
@@ -55,7 +56,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
             form = sample_form.build()
         with gr.Column(scale=3, min_width=320, elem_classes="canvas"):
             note = gr.HTML(elem_id="try-note", elem_classes="quiet")
-            hold = gr.Button(_("Pause training for now"), size="sm", visible=False, elem_id="hold-training")
+            hold = gr.Button(PAUSE_TRAINING, size="sm", visible=False, elem_id="hold-training")
             result = gr.HTML(EMPTY, elem_id="result", js_on_load=read("sheet.js"))
             previews = gr.HTML(elem_id="try-previews")  # until something is generated; see style.css
             for draw in extension.panels("try-out"):
@@ -71,7 +72,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
     listen(generating.then, lambda: {"recent": sample_images.recent()}, {}, {"recent": recent})
     listen(form.cancel.click, sampler.cancel, kind=VIEW)
     notes = {"note": note, "hold": hold}
-    listen(hold.click, partial(toggle_training, watch, sampler), {"form": form.form}, notes)
+    listen(hold.click, partial(hold_training, watch, sampler), {"form": form.form, "label": hold}, notes)
     drawn = {"recent": recent, "previews": previews, **notes}
     offered = {"defaults": form.defaults, **drawn, **form.named(*FILLED, "adapter", "others")}
     tab = Tab(form, {"project": project, "form": form.form, "defaults": form.defaults}, offered)
@@ -180,23 +181,23 @@ def _suited(value: object, before: object, suitable: object) -> object:
 def _notes(watch: RunWatcher, *, small: bool) -> dict[str, Any]:
     """Return the notes above the image, and the button that pauses or continues an active training."""
     notes, active = [], watch.active()
-    label = _("Pause training for now")
+    label = PAUSE_TRAINING
     shares = active is not None and (active.paused or not cards.has_spare())
     if small:
         notes.append(MINIATURE)
     if active and active.paused:
         notes.append(_("Training is paused."))
-        label = _("Continue training")
+        label = GO_ON
     elif shares:
         notes.append(_("A training run is active: generating images is slower, and so is the training."))
     return {"note": "".join(f"<p>{note}</p>" for note in notes), "hold": gr.Button(label, visible=shares)}
 
 
-def toggle_training(watch: RunWatcher, sampler: SamplerClient, *, form: SampleForm) -> dict[str, Any]:
-    """Pause the run that trains, or let it continue."""
+def hold_training(watch: RunWatcher, sampler: SamplerClient, *, form: SampleForm, label: str) -> dict[str, Any]:
+    """Pause the run that trains, or let it continue: what the button says, also if another page was faster."""
     active = watch.active()
     if active and active.status == "running":
-        run_actions.pause(active.run, sampler, go_on=active.paused)
+        run_actions.pause(active.run.id, sampler, go_on=label == GO_ON)
     return _notes(watch, small=usual_settings(form.adapter, form.base).model.base == MICRO)
 
 

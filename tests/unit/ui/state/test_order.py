@@ -68,7 +68,7 @@ def test_a_caption_typed_after_an_act_is_no_conflict_with_it(character: Path, ac
     write_caption(image, "a dog")
     caption_edits.apply(character, [caption_edits.Edit(image.name, "a dog", "a cat")], "a change to undo")
     caption_edits.propose(character, [caption_edits.Edit(image.name, "a cat", "a proposal")])
-    acts = {**ACTS, "undo": lambda selection: images.undo_captions("rin", "", selection)}
+    acts = {**ACTS, "undo": lambda selection: images.undo_captions("rin", "", selection, "Undo: a change to undo")}
     acts[act](Selection(sent=Moment("a", 5)))
     assert "conflict" in type_in("a cat", 6, page="b"), "this page has not seen it"
     assert "conflict" in type_in("a cat", 4), "typed before the act, which was to come after it"
@@ -76,6 +76,18 @@ def test_a_caption_typed_after_an_act_is_no_conflict_with_it(character: Path, ac
     assert read_caption(image) == TYPED
     write_caption(image, "of another program")
     assert type_in("a cat", 7)["conflict"] == "of another program"
+
+
+def test_only_what_the_button_named_is_undone(character: Path) -> None:
+    """Another page may have changed something since, and the second click of two was meant for the first change."""
+    image = character / "01.png"
+    write_caption(image, "a dog")
+    for text in ("a cat", "a fox"):
+        change = caption_edits.Edit(image.name, read_caption(image), text)
+        caption_edits.apply(character, [change], f"make it {text}")
+    for _click in range(2):
+        drawn = images.undo_captions("rin", "", Selection(), "Undo: make it a fox")
+        assert (read_caption(image), drawn["undo"].value) == ("a cat", "Undo: make it a cat")
 
 
 def test_no_more_is_remembered_than_pages_can_need(monkeypatch: pytest.MonkeyPatch) -> None:

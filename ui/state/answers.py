@@ -12,6 +12,7 @@ from trainer.data import checks
 from trainer.data.captions import one_line
 from trainer.errors import UserError
 from ui.state import projects
+from ui.state.order import UNKNOWN, Moment
 from ui.widgets import settings_form
 
 ENTRIES = settings_form.entries()
@@ -19,7 +20,10 @@ ENTRIES = settings_form.entries()
 
 @dataclass(frozen=True)
 class Answers:
-    """The form of the Train tab at one moment; `own` are the settings that the user changed, by widget id."""
+    """The form of the Train tab at one moment; `own` are the settings that the user changed, by widget id.
+
+    `sent` is when the page asked for a change of them, in the order of its acts.
+    """
 
     project: str
     preset: str
@@ -27,6 +31,7 @@ class Answers:
     trigger: str
     base: str
     own: dict[str, Any]
+    sent: Moment = UNKNOWN
 
     @classmethod
     def from_form(cls, values: Mapping[str, Any]) -> "Answers":
@@ -39,6 +44,7 @@ class Answers:
             trigger=one_line(values["trigger"] or ""),
             base=paths.unquoted(values["base"] or "") or MICRO,
             own=settings_form.changed(ENTRIES, filled, [values[entry.id] for entry in ENTRIES]),
+            sent=Moment.read(values["sent"]),
         )
 
     def settings(self) -> dict[str, Any]:

@@ -37,8 +37,8 @@ def edit(moment: Moment, project: str, field: str, text: str = "") -> bool:
             return False
         _LATEST.pop(key, None)  # to the end, as one of the latest
         _LATEST[key] = moment.number, hash(text)
-        for old in list(_LATEST)[:-REMEMBERED]:
-            del _LATEST[old]
+        while len(_LATEST) > REMEMBERED:
+            del _LATEST[next(iter(_LATEST))]
     return True
 
 

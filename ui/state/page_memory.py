@@ -84,6 +84,16 @@ def remember(project: str, key: str, value: str) -> None:
     remember_computed(project, lambda: {key: value})
 
 
+def settle(project: str, **guesses: str) -> None:
+    """Remember answers that were guessed so far; those that were typed are stored in the order of typing."""
+
+    def unknown() -> dict[str, str]:
+        known = _read()["answers"].get(project, {})
+        return {key: value for key, value in guesses.items() if key not in known}
+
+    remember_computed(project, unknown)
+
+
 def remember_computed(project: str, compute: Callable[[], Mapping[str, str]]) -> None:
     """Remember answers that depend on the remembered ones, which nobody changes meanwhile."""
 

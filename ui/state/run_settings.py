@@ -16,8 +16,9 @@ from trainer.data.captions import one_line
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run
-from ui.state import page_memory, projects
+from ui.state import order, page_memory, projects
 from ui.state.answers import ENTRIES
+from ui.state.order import UNKNOWN, Moment
 from ui.widgets import settings_form
 
 SAID = 6  # differences in the list of runs
@@ -71,18 +72,33 @@ def _question(field: str, value: object) -> str:
     return one_line(paths.unquoted(str(value)))
 
 
-def merge(project: str, edited: Mapping[str, object], questions: Mapping[str, str] | None = None) -> None:
-    """Change some of a project's stored settings; one that has its usual value again is not stored any longer."""
+def merge(
+    project: str,
+    edited: Mapping[str, object],
+    questions: Mapping[str, str] | None = None,
+    *,
+    sent: Moment = UNKNOWN,
+    replaces: bool = False,
+) -> None:
+    """Change some of a project's stored settings, or replace all; those that have their usual values are not stored.
+
+    What the page has edited since it `sent` this stays.
+    """
 
     def merged() -> dict[str, str]:
+        later = order.edited_later(sent, project)
+        answers = {name: value for name, value in (questions or {}).items() if name not in later}
         preset, base = (page_memory.answer(project, key) for key in ("preset", "base"))
-        chosen = {"preset": preset, "base": base} | dict(questions or {})
+        chosen = {"preset": preset, "base": base} | answers
         if chosen["preset"] not in get_args(configs.Preset):
             chosen["preset"] = "character"
         usual = settings_form.standard(chosen["preset"], chosen["base"])
-        own = settings_form.own_of(ENTRIES, page_memory.settings(project) or {}) | dict(edited)
+        own = settings_form.own_of(ENTRIES, page_memory.settings(project) or {})
+        if replaces:
+            own = {field: value for field, value in own.items() if field in later}
+        own |= {field: value for field, value in edited.items() if field not in later}
         settings = settings_form.partial(ENTRIES, own, usual)
-        return {**(questions or {}), "settings": json.dumps(settings)}
+        return {**answers, "settings": json.dumps(settings)}
 
     if project:
         page_memory.remember_computed(project, merged)

@@ -234,7 +234,7 @@ def add_trigger(project: str, trigger: str, selection: Selection) -> dict[str, A
     word = one_line(trigger)
     if not word:
         raise UserError("There is no trigger word yet.", "Type one, such as miraxo.")
-    page_memory.remember(project, "trigger", word)
+    page_memory.settle(project, trigger=word)
     change, description = caption_edits.add_trigger(word), _("put {word!r} in front", word=word)
     report = _change_all(project, selection.sent, change, description)
     return {"report": report, **image_grid.draw(project, word, selection)}
@@ -253,7 +253,6 @@ def fill_in(project: str, trigger: str, selection: Selection, template: str, nou
     """Fill in a template for every caption, and clear the preview of the change."""
     change = caption_tools.filled(trigger, template, noun)
     report = _change_all(project, selection.sent, change, _("fill in the template"))
-    page_memory.remember(project, "class", one_line(noun or ""))
     return {"report": report, "filling": "", **image_grid.draw(project, trigger, selection)}
 
 

@@ -4,7 +4,6 @@ A change of many fields at once (another base, a reset, a text) fills those that
 change, meanwhile (see start.js).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
@@ -19,7 +18,7 @@ from trainer.base_models import MICRO
 from trainer.config import TrainConfig, comparison
 from trainer.errors import UserError
 from trainer.i18n import _
-from ui.state import page_memory, run_settings, saved_settings
+from ui.state import run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import plan
 from ui.widgets import settings_form, settings_widgets
@@ -28,7 +27,10 @@ from ui.widgets.handlers import ACT, CHOICE, VIEW, Handler, Several, Untyped, li
 from ui.widgets.settings_form import Filled
 from ui.widgets.templates import read
 
-STORED_FIRST = "async (...values) => { await window.limnerForm.store(); return values; }"
+# Waits until what was edited is stored, and says when a change of the form was asked for: its first value.
+STORED_FIRST = (
+    "async (_, ...values) => { await window.limnerForm.store(); return [window.limnerFields.moment(), ...values]; }"
+)
 SEARCH = (
     f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
     f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
@@ -59,6 +61,7 @@ class Settings:
     """
 
     widgets: dict[str, Any]
+    sent: gr.JSON
     filled: gr.JSON
     shown: gr.State
     saved: gr.Dropdown
@@ -106,6 +109,7 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
             widgets = settings_widgets.widgets(ENTRIES, standard, apart)
     return Settings(
         widgets=widgets,
+        sent=gr.JSON({}, visible=False),
         filled=filled,
         shown=gr.State(),
         saved=saved,
@@ -196,8 +200,8 @@ def offered(preset: str, base: str, data: dict[str, Any]) -> tuple[str, dict[str
 def remember(answers: Answers) -> None:
     """Remember the whole form for the next visit of the project."""
     if answers.project:
-        about = {"preset": answers.preset, "base": answers.base, "settings": json.dumps(answers.settings())}
-        page_memory.remember_computed(answers.project, lambda: about)
+        about = {"preset": answers.preset, "base": answers.base}
+        run_settings.merge(answers.project, answers.own, about, sent=answers.sent, replaces=True)
 
 
 def show_filled(shown: dict[str, Any] | None) -> dict[str, Any]:
@@ -289,7 +293,8 @@ def with_settings(answers: Answers, own: dict[str, Any]) -> dict[str, Any]:
 def _with_fields(answers: Answers, own: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
     """Return the form with some fields changed, and store these alone: another page may have stored others."""
     whole = refill(replace(answers, own=own))
-    run_settings.merge(answers.project, {field: whole["widgets"][field] for field in fields})
+    edited = {field: whole["widgets"][field] for field in fields}
+    run_settings.merge(answers.project, edited, sent=answers.sent)
     return whole
 
 

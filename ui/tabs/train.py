@@ -12,6 +12,7 @@ from trainer.i18n import _
 from trainer.runs import Run, short_address
 from ui.state import page_memory, run_actions, run_settings, saved_settings
 from ui.state.answers import ENTRIES, Answers, checked_config, create_run
+from ui.state.order import Moment
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import base_model, run_view
@@ -93,7 +94,8 @@ def build(project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> Ta
     options = {"choices": places, "value": HERE, "visible": bool(run_actions.cluster())}
     place = field(gr.Radio, "run-on", _("Run on"), scale=0, min_width=240, render=False, **options)
     base, widgets = model.field, settings.widgets
-    form = Several({"project": project, **questions, "filled": settings.filled, **widgets}, Answers.from_form)
+    about = {"sent": settings.sent, "project": project, **questions, "filled": settings.filled}
+    form = Several({**about, **widgets}, Answers.from_form)
     planned = {"summary": summary, "cautions": cautions, "effort": effort, "notes": settings.notes, "start": start}
     described = model.described
     kept = {"folders": model.folders, **described, "saved": settings.saved, "shown": settings.shown}
@@ -131,9 +133,9 @@ def _connect_form(tab: Tab) -> None:
     """
     parts, planned, answers = tab.form.components, tab.planned, {"answers": tab.form}
     listen(planned["notes"].input, plan, answers, planned, kind=CHOICE)
-    inputs = {"effort": planned["effort"], **{name: parts[name] for name in ("project", "preset", "base")}}
+    inputs = {**{name: parts[name] for name in ("sent", "project", "preset", "base")}, "effort": planned["effort"]}
     length = {"exposures": parts[EXPOSURES], "steps": parts[STEPS]}
-    chosen = listen(planned["effort"].input, choose_effort, inputs, length, kind=CHOICE)
+    chosen = listen(planned["effort"].input, choose_effort, inputs, length, kind=CHOICE, js=tab_settings.STORED_FIRST)
     listen(chosen.then, plan, answers, planned, kind=VIEW)
     for name in ("preset", "base"):
         listen(parts[name].input, None, {name: parts[name]}, js=STORED.replace("FIELD", name))
@@ -223,10 +225,13 @@ def _plan(answers: Answers, data: dict[str, Any] | None) -> dict[str, Any]:
     return planned
 
 
-def choose_effort(project: str | None, effort: str, preset: str, base: str | None) -> dict[str, int]:
+def choose_effort(
+    project: str | None, effort: str, preset: str, base: str | None, sent: object = None
+) -> dict[str, int]:
     """Return exposures and steps for an effort, and store them."""
     length = exposures(effort, preset, base)
-    run_settings.merge(project or "", {EXPOSURES: length["exposures"], STEPS: length["steps"]})
+    edited = {EXPOSURES: length["exposures"], STEPS: length["steps"]}
+    run_settings.merge(project or "", edited, sent=Moment.read(sent))
     return length
 
 
@@ -247,12 +252,11 @@ def asks_for_trigger(answers: Answers) -> bool:
 
 
 def create(answers: Answers, cluster: str = "") -> Run:
-    """Create a run from the form, for this machine or the cluster at an address, and remember the answers.
+    """Create a run from the form, for this machine or the cluster at an address, and settle the answers.
 
     Raises:
         UserError: a setting is invalid, or the dataset cannot be trained on.
     """
     run = create_run(answers.project, answers.data(), cluster)
-    for key, value in (("preset", answers.preset), ("name", answers.data()["name"]), ("trigger", answers.trigger)):
-        page_memory.remember(answers.project, key, value)
+    page_memory.settle(answers.project, preset=answers.preset, name=answers.data()["name"], trigger=answers.trigger)
     return run

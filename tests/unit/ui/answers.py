@@ -18,7 +18,7 @@ def form_values(
     project: str = "rin", preset: str = "character", name: str = "rin", trigger: str = "miraxo", **changes: object
 ) -> dict[str, Any]:
     """The components' values, as `Answers.from_form` gets them; `changes` by the ids of the widgets."""
-    about = {"project": project, "preset": preset, "name": name, "trigger": trigger, "base": "micro"}
+    about = {"sent": None, "project": project, "preset": preset, "name": name, "trigger": trigger, "base": "micro"}
     settings_by_id = dict(zip([entry.id for entry in ENTRIES], FORM, strict=True))
     return {**about, "filled": asdict(FILLED), **settings_by_id, **changes}
 

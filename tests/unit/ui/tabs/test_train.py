@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from trainer import config, pace, runs, storage
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import events
+from ui.server import typed_route
 from ui.state import base_model_choices, page_memory, run_actions, run_settings, saved_settings, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
-from ui.tabs import download, run_view, settings, train
+from ui.tabs import download, images, run_view, settings, train
+from ui.tabs.image_grid import Selection
 from ui.widgets import run_html, settings_form
 
 
@@ -154,6 +157,29 @@ def test_two_pages_store_what_is_edited_in_either(character: Path) -> None:
     run_settings.store("rin", {"name": "a/b"})
     assert "form-adapter-rank-lora" not in own(), "its usual value"
     assert [page_memory.answer("rin", key) for key in ("preset", "base", "name")] == ["style", "micro", "fox"]
+
+
+ACTS: dict[str, Callable[[Answers], object]] = {
+    "effort": lambda form: train.choose_effort("rin", "quick", "character", "micro", asdict(form.sent)),
+    "reset": lambda form: settings.reset(form, event("form-training-exposures")),
+    "reset all": settings.reset_all_settings,
+    "start": train.create,
+    "trigger": lambda form: images.add_trigger("rin", "miraxo", Selection(sent=form.sent)),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_an_act_that_arrives_late_leaves_later_answers(character: Path, act: str) -> None:
+    typed = {"trigger": "zorblax", "form-training-exposures": "123"}
+    moment = {"page": "typing", "number": 7}
+    typed_route._store(
+        [], [{"project": "rin", "name": name, "value": value, **moment} for name, value in typed.items()], []
+    )
+    ACTS[act](answers(sent={"page": "typing", "number": 6}))
+    assert page_memory.answer("rin", "trigger") == "zorblax"
+    assert page_memory.settings("rin") == {"training": {"exposures": 123}}
+    ACTS["reset all"](answers(sent={"page": "typing", "number": 8}))
+    assert page_memory.settings("rin") == {}
 
 
 def event(field: str) -> gr.EventData:

@@ -156,6 +156,7 @@ def test_a_stopped_job_goes_on_with_the_same_figures(run: Run, monkeypatch: pyte
     assert measured(whole) == parts
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_refused_in_words(run: Run, tiny_sd: Path) -> None:
     with pytest.raises(UserError, match=r"There is no checkpoint of step 3\.") as refusal:
         jobs.create(run, MeasureConfig(steps=(3,)))
@@ -210,6 +211,7 @@ def test_a_model_in_a_folder(models: dict[str, Path], name: str, title: str) -> 
     assert len({features.load(str(path), ModelConfig(), "", CPU).key for path in models.values()}) == 3
 
 
+@pytest.mark.slow
 def test_features_are_read_from_the_blocks_that_a_family_names(bases: dict[str, Path]) -> None:
     family = load(bases["flux"])
     model = features.DenoiserFeatures(family, "", sampler.encode(family, [""])[""])

@@ -47,6 +47,7 @@ def published(fake: FakeHub, run: Run, *lines: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_a_run_is_pushed_to_a_private_repository_or_refused(fake: FakeHub, run: Run) -> None:
     """Others may see it if that is asked for. All in one process, as its start takes the longest."""
     pushed = (f"{TOKEN} --push {NAME}", f"{TOKEN} --push=anna/known --public")

@@ -74,9 +74,7 @@ DRAWN = "lora-sdxl locon-sd21 dora-sd15 loha-sd21 lokr-sd21 ranks-sd15"
 RARE = ("rslora-sdxl", "full_lokr-sd21")
 
 
-@pytest.mark.parametrize(
-    "case", [*cases(DRAWN.split(), pytest.mark.slow, ["ranks-sd15"]), *cases(RARE, pytest.mark.nightly, [])]
-)
+@pytest.mark.parametrize("case", [*cases(DRAWN.split(), pytest.mark.slow, []), *cases(RARE, pytest.mark.nightly, [])])
 def test_the_files_draw_what_the_adapter_drew(character: Path, bases: dict[str, Path], case: str) -> None:
     kind, family = case.split("-")
     options = KINDS[kind.replace("_", " ")]
@@ -214,6 +212,7 @@ def again(modules: dict[str, Any]) -> AdapterFile:
     return reader.of_file(safetensors.parse(writer.write(modules, {}, form="kohya", precision="fp32"), "x"))
 
 
+@pytest.mark.slow
 def test_a_merged_file_draws_what_both_draw(character: Path, tiny_sd: Path) -> None:
     run, _, model = exported(tiny_sd, export__precision="fp32")
     other, _, _ = exported(tiny_sd, seed=1, export__precision="fp32", **KINDS["ranks"])

@@ -70,7 +70,7 @@ def test_each_family_has_a_tiny_model() -> None:
     assert KNOWN_AS.keys() == CURVES.keys() == {*KINDS}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each(KINDS))
 def test_a_folder_is_known_by_its_settings_or_refused(bases: dict[str, Path], kind: str) -> None:
     base = detect.look(bases[kind])
     usual = "flow" if kind in TRANSFORMERS else "epsilon"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.integration.families.models import Card, answer, equal, gradients, load
+from tests.integration.families.models import Card, answer, each, equal, gradients, load
 from tests.integration.families.test_transformers import small_sd3
 from tests.integration.training.test_train import attached, disturb
 from trainer import families
@@ -34,7 +34,7 @@ def test_predictions_are_the_same_and_weights_are_copied_once(bases: dict[str, P
     assert torch.equal(answer(family), expected)
 
 
-@pytest.mark.parametrize("base", [name for name, spec in FAMILIES.items() if spec.large_encoder])
+@pytest.mark.parametrize("base", each(name for name, spec in FAMILIES.items() if spec.large_encoder))
 def test_captions_are_the_same_where_a_large_encoder_waits(bases: dict[str, Path], base: str) -> None:
     family = load(bases[base])
     large = family.spec.large_encoder

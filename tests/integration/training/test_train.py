@@ -509,6 +509,7 @@ def test_a_run_goes_on_from_a_file_and_is_resumed(character: Path, tiny_sd: Path
     ("setting", "words"),
     [("adapter__start", "started from has changed"), ("model__training_adapter", "training adapter changed since")],
 )
+@pytest.mark.slow
 def test_a_file_that_changed_or_is_gone_is_not_resumed_with(
     character: Path, tiny_sd: Path, first: Path, setting: str, words: str
 ) -> None:

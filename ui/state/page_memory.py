@@ -70,6 +70,11 @@ def answer(project: str, key: str) -> str:
             return project
 
 
+def answered() -> list[str]:
+    """Return the names of all projects that have answers, also of deleted ones."""
+    return list(_read()["answers"])
+
+
 def settings(project: str) -> dict[str, Any] | None:
     """Return the settings of a project as they were left in the form; None if what is remembered cannot be read."""
     try:

@@ -48,12 +48,16 @@ def create(title: str) -> str:
         UserError: there is no title, or a project has it already.
     """
     title = _checked_title(title)
-    name = paths.safe_name(title, "project")
-    if name in dataset.names():
-        raise UserError("There is already a project {name!r}.", "Choose another name.", name=title)
+    name = _free_name(paths.safe_name(title, "project"))
     dataset.create(name)
     page_memory.remember(name, "title", title)
     return name
+
+
+def _free_name(name: str) -> str:
+    """Return the name, numbered if a project has or had it: answers and runs are kept by it."""
+    known = {taken.casefold() for taken in (*dataset.names(), *page_memory.answered())}
+    return next(candidate for candidate in paths.numbered(name) if candidate.casefold() not in known)
 
 
 def rename(name: str, title: str) -> None:
@@ -108,8 +112,8 @@ def restore_last() -> str:
     if not binned:
         raise UserError("There is no deleted project.", "Nothing has to be brought back.")
     name = binned[0].stem
-    if name in dataset.names():
-        raise UserError("There is already a project {name!r}.", "Rename that one first.", name=name)
+    if name in dataset.names() or title(name).casefold() in {other.casefold() for other, _name in choices()}:
+        raise UserError("There is already a project {name!r}.", "Rename that one first.", name=title(name))
     with explaining_files_in_use():
         storage.replace(binned[0], paths.datasets() / name)
     return name
@@ -119,8 +123,7 @@ def for_upload(project: str | None) -> str:
     """Return the project that uploaded images go to: a new one if none is open or the open one is an example."""
     if project and not project.startswith(SHIPPED):
         return project
-    names = dataset.names()
-    name = next(candidate for candidate in paths.numbered(FIRST) if candidate not in names)
+    name = _free_name(FIRST)
     dataset.create(name)
     return name
 

@@ -110,6 +110,12 @@ def test_projects_have_titles_and_come_back_from_the_bin(character: Path) -> Non
     with pytest.raises(UserError, match="already"):
         projects.restore_last()
     (paths.datasets() / "rin").rmdir()
+    page_memory.remember("rin", "trigger", "miraxo")
+    assert projects.create("Rin, the fox") == "Rin-the-fox"
+    with pytest.raises(UserError, match="already a project 'Rin, the fox'"):
+        projects.restore_last()
+    projects.rename("Rin-the-fox", "rin")
+    assert projects.create("Rin!") == "Rin-2", "with no answers and runs of the deleted one, and it can come back"
     assert projects.restore_last() == "rin"
     assert [path.read_text() for path in sorted((paths.datasets() / "rin").glob("*.txt"))] == captions
     with pytest.raises(UserError, match="no deleted project"):

@@ -187,12 +187,16 @@ test("the brush has its share of the longer side, and erases if wanted", (t) => 
   assert.deepEqual(canvas.pen.strokes, [[16, "source-over"], [16, "destination-out"]]);
 });
 
-test("a mask that could not be saved stays to be painted", async (t) => {
-  const { calls, part, sent, status } = openMasks(t);
+test("a mask that could not be saved stays to be painted, also after Escape", async (t) => {
+  const { calls, dialog, part, sent, status } = openMasks(t);
   part(".keep").click();
   calls[0].fail(new Error("offline"));
   await settle();
+  dialog.click();
+  assert.deepEqual([fire(dialog, "cancel").defaultPrevented, dialog.open], [true, true]);
   assert.deepEqual([status(), sent.length, part(".painting-tools").hidden], ["[[the server is not responding.]]", 0, false]);
+  part(".mask-tools .cancel").click();
+  assert.equal(fire(dialog, "cancel").defaultPrevented, false);
 });
 
 test("on a phone, where the image stands above the form, a click on Generate leads to it", (t) => {

@@ -104,8 +104,10 @@ dialog.addEventListener("keydown", (event) => {
   event.preventDefault();
   move(across, down);
 });
+// A mask that is being painted is left by its own buttons, not by Escape or a stroke that ends beside the image.
+dialog.addEventListener("cancel", (event) => { if (dialog.matches(".painting")) event.preventDefault(); });
 dialog.addEventListener("click", (event) => {
-  if (event.target === dialog || event.target.closest(".close")) dialog.close();
+  if (event.target === dialog ? !dialog.matches(".painting") : event.target.closest(".close")) dialog.close();
   else if (event.target.closest(".discard")) discard(event.target.dataset.name);
   else if (event.target.closest(".before")) move(-1, 0);
   else if (event.target.closest(".after")) move(1, 0);

@@ -309,7 +309,8 @@ def _check_text_encoders(path: Path, spec: FamilySpec, shapes: Mapping[str, list
 def _without(path: Path, family: str, part: str, file: str) -> UserError:
     return UserError(
         "The base model {name!r} looks like {family}, but has no {part}.",
-        "Put its file, {file}.safetensors, into the same folder, or give a folder in diffusers format.",
+        "Put its file, {file}.safetensors, into the same folder, or, in ComfyUI, into text_encoders. "
+        "Or give a folder in diffusers format.",
         name=path.name,
         family=family,
         part=_(part),

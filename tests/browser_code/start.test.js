@@ -51,6 +51,15 @@ function filling(t) {
 }
 const NOTHING = { __type__: "update" };
 
+test("a comma after a zero is a decimal point, and one after other digits stays the browser's", (t) => {
+  const { window } = start(t), inserted = [];
+  window.document.execCommand = (...command) => inserted.push(command);
+  window.document.body.innerHTML = '<input type="number" value="0"><input type="number" value="1"><input value="0">';
+  const fields = [...window.document.querySelectorAll("input")];
+  const dropped = fields.map((field) => fire(field, "beforeinput", { data: "," }).defaultPrevented);
+  assert.deepEqual([dropped, inserted], [[true, false, false], [["insertText", false, "."]]]);
+});
+
 test("an answer fills what nobody has edited since its request left", async (t) => {
   const { edit, fill } = filling(t);
   edit();

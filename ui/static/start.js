@@ -36,6 +36,13 @@
       field.dispatchEvent(again);
     }, 60);
   }, true);
+  // In many languages browsers drop a comma that is typed in a number, so that 0,0001 became 1. After a zero it parts no thousands.
+  document.addEventListener("beforeinput", (event) => {
+    const field = /** @type {HTMLInputElement} */ (event.target);
+    if (event.data !== "," || field.type !== "number" || field.value !== "0") return;
+    event.preventDefault();
+    document.execCommand("insertText", false, ".");
+  });
   document.addEventListener("focusout", (event) => { // a dropdown shows its choice only by this
     if (/** @type {Element} */ (event.target).matches("[role=listbox]")) note(event);
   }, true);

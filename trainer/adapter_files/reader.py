@@ -254,11 +254,11 @@ def _rotations(
     by_onetrainer = layer.module.naming != "dotted" or any(key.startswith("ot_") for key in file.metadata)
     if "oft_R.scaled_oft" in layer.parts:
         weight = weight / (2 * max(1, layer_shapes.side_of_triangle(weight.shape[-1]) - 1) ** 0.5)
-    if by_peft and side < 3:
+    if by_peft and side < 2:
         limits = by_peft[1] / math.sqrt(2 * len(weight)) / weight.float().norm(dim=-1, keepdim=True)
         return {"oft_R.weight": weight * limits.clamp(max=1.0), "oft_R.terms": torch.tensor(float(by_peft[0]))}
     if by_peft:
-        what, remedy = _("OFT of PEFT on convolutions of 3 x 3"), _("Train it on linear layers alone.")
+        what, remedy = _("OFT of PEFT on convolutions wider than 1 x 1"), _("Train it on linear layers alone.")
         raise _unread(file, what, layer.module.name, remedy)
     if not by_onetrainer:
         what, remedy = _("OFT of PEFT without its settings"), _("Put its adapter_config.json into the same folder.")

@@ -280,6 +280,9 @@ def kernel(path: str, family: FamilyName | None) -> int:
 
     Around attention, 1.x has convolutions of 1 x 1 where the other families have linear layers.
     """
+    shape = known(family or DEFAULT).get(f"transformer:{path}", ())
+    if len(shape) == 4:  # of patches
+        return shape[2]
     if path.endswith((".conv1", ".conv2", ".conv", "conv_in", "conv_out")):
         return 3
     described = FAMILIES[family or DEFAULT].unet

@@ -119,7 +119,7 @@ def test_oft_with_strange_settings_is_refused(tmp_path: Path, settings: dict[str
 def test_oft_of_wide_kernels_is_no_change_of_weights_in_peft(tmp_path: Path) -> None:
     """Its forward adds up the patches that overlap, so that not even a rotation by nothing leaves the layer alone."""
     by_peft(tmp_path, peft.OFTConfig(oft_block_size=4, target_modules=[WIDE]), **{WIDE: nn.Conv2d(4, 8, 3)})
-    with pytest.raises(UserError, match="OFT of PEFT on convolutions of 3 x 3"):
+    with pytest.raises(UserError, match="OFT of PEFT on convolutions wider than 1 x 1"):
         read(tmp_path)
 
 
@@ -211,3 +211,12 @@ def test_biases_of_a_lora_are_read_in_any_form_of_names(tmp_path: Path) -> None:
     generic = {key.replace(f"base_model.model.{LINEAR}", own): tensor for key, tensor in tensors.items()}
     (module,) = reader.of_file(safetensors_reader.parse(save(generic), "x")).modules.values()
     assert torch.equal(modules.bias_change(module), bias)
+
+
+def test_oft_of_onetrainer_turns_the_kernels_of_patches() -> None:
+    """SD 3 begins with a convolution of 2 x 2, which its name alone does not tell."""
+    name = "lora_transformer_pos_embed_proj"
+    tensors = of_onetrainer({name: 64, "lora_transformer_transformer_blocks_0_attn2_to_q": 12}, blocks=4)
+    module, weight = reader.of_tensors(tensors, "x", {"modelspec.architecture": "sd3"}).modules[name], random(8, 64)
+    rotation = neumann(tensors[f"{name}.oft_R.weight"].repeat(4, 1), 16)
+    assert torch.allclose(weight + module.delta(weight), weight @ rotation, atol=1e-5)

@@ -183,8 +183,9 @@ def _of_layer(
         parts = _rotations(file, layer, rotation, settings, family)
     if layer.has_peft_bias and (rank := summary.rank_of(file, layer)):
         parts["diff_b"] = parts["diff_b"].float() * (float(parts["alpha"]) / rank)
-    if layer.by_output and "lora_down.weight" in parts:
-        parts["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * (parts["lora_down.weight"].dim() - 1))
+    if layer.by_output:
+        dims = max(parts[ending].dim() for ending in ("dora_scale", "lora_down.weight") if ending in parts)
+        parts["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * max(1, dims - 1))
     if (up := parts.get("lora_up.weight")) is not None and up.dim() == 2:  # as LyCORIS' DyLoRA has all
         parts["lora_up.weight"] = up.reshape(*up.shape, *[1] * (parts.get("lora_down.weight", up).dim() - 2))
     module = _module(layer, parts, file.name)

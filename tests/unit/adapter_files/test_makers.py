@@ -220,3 +220,16 @@ def test_oft_of_onetrainer_turns_the_kernels_of_patches() -> None:
     module, weight = reader.of_tensors(tensors, "x", {"modelspec.architecture": "sd3"}).modules[name], random(8, 64)
     rotation = neumann(tensors[f"{name}.oft_R.weight"].repeat(4, 1), 16)
     assert torch.allclose(weight + module.delta(weight), weight @ rotation, atol=1e-5)
+
+
+def test_magnitudes_of_a_lokr_under_the_name_of_peft() -> None:
+    """As OneTrainer writes it in diffusers' form: a vector for linear layers, of four dimensions for convolutions."""
+    for path, shape in ((LINEAR, (8,)), (CONVOLUTION, (1, 8, 1, 1))):
+        parts = {"lokr_w1": random(2, 3), "lokr_w2": random(4, 4, seed=1)}
+        magnitude, weight = random(*shape, seed=2).abs() + 0.5, random(8, 12, seed=3)
+        own = {f"unet.{path}.{ending}": tensor for ending, tensor in parts.items()}
+        tensors = {**own, f"unet.{path}.lora_magnitude_vector.weight": magnitude}
+        (module,) = reader.of_tensors(tensors, "x").modules.values()
+        updated = weight + torch.kron(parts["lokr_w1"], parts["lokr_w2"])
+        expected = magnitude.reshape(-1, 1) * updated / updated.norm(dim=1, keepdim=True)
+        assert torch.allclose(weight + module.delta(weight), expected, atol=1e-5)

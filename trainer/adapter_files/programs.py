@@ -415,14 +415,14 @@ METADATA: dict[FamilyName, MetadataNames] = {
         ("stable-diffusion-3", "stable-diffusion-v3", "sd3"),
         sizes={"sd3-5-medium": "stable-diffusion-3-5-medium", "sd3-5-large": "stable-diffusion-3-5-large"},
     ),
-    # As musubi-tuner (modelspec) and ai-toolkit name the models; before FLUX.1, whose names begin all of them.
+    # As musubi-tuner, OneTrainer (modelspec) and ai-toolkit name the models; before FLUX.1, whose names begin them all.
     "flux2_klein": MetadataNames(
         {"flow": ("Flux.2-klein-4b", "flux2_klein_4b")},
-        ("Flux.2-klein", "flux2_klein", "flux2-klein", "flux-2-klein"),
+        ("Flux.2", "flux2_klein", "flux2-klein", "flux-2-klein"),
         sizes={"flux2_klein-9b": "Flux.2-klein-9b"},
     ),
-    "flux": MetadataNames({"flow": ("flux-1-dev", "flux1")}, ("flux-1", "flux1", "flux")),
-    "chroma": MetadataNames({"flow": ("chroma", "chroma")}, ("chroma",)),
+    "flux": MetadataNames({"flow": ("flux-1-dev", "flux1")}, ("flux-1", "flux1", "flux", "Flux.1")),
+    "chroma": MetadataNames({"flow": ("chroma", "chroma")}, ("chroma", "Chroma")),
     "z_image": MetadataNames({"flow": ("Z-Image", "zimage")}, ("Z-Image", "zimage")),  # as OneTrainer and ai-toolkit
     # As OneTrainer and musubi-tuner (modelspec) and ai-toolkit name it.
     "qwen_image": MetadataNames({"flow": ("Qwen-Image", "qwen_image")}, ("Qwen-Image", "qwen_image", "qwen-image")),

@@ -233,3 +233,20 @@ def test_magnitudes_of_a_lokr_under_the_name_of_peft() -> None:
         updated = weight + torch.kron(parts["lokr_w1"], parts["lokr_w2"])
         expected = magnitude.reshape(-1, 1) * updated / updated.norm(dim=1, keepdim=True)
         assert torch.allclose(weight + module.delta(weight), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [("Chroma1/lora", "chroma"), ("Flux.1-dev/lora", "flux"), ("Flux.2/lora", "flux2_klein")],
+)
+def test_onetrainer_names_the_family_in_its_own_way(architecture: str, family: str) -> None:
+    """The names of layers are those of all three; by the files in `resources/sd_model_spec` of 23df3832."""
+    parts = {"lora_A.weight": random(2, 8), "lora_B.weight": random(8, 2), "alpha": torch.tensor(1.0)}
+    tensors = {f"double_blocks.0.img_attn.proj.{ending}": tensor for ending, tensor in parts.items()}
+    tensors |= {f"final_layer.linear.{ending}": tensor.clone() for ending, tensor in parts.items()}
+    file = reader.of_tensors(tensors, "x", {"modelspec.architecture": architecture, "ot_branch": "master"})
+    assert file.family == family
+    assert file.modules.keys() == {
+        "lora_transformer_transformer_blocks_0_attn_to_out_0",
+        "lora_transformer_proj_out",
+    }

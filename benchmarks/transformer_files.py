@@ -18,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from benchmarks.stand_ins import Checkout, stand_in
-from trainer.adapter_files import writer
+from trainer.adapter_files import joined, writer
 from trainer.adapter_files.modules import LoHa, LoKr, Lora, Module
 from trainer.base_models import layer_names, transformer_names
 from trainer.base_models.layer_names import Place
@@ -54,14 +54,19 @@ class Narrow:
         return torch.randn(shape, generator=self.random)
 
     def original(self, name: str) -> Tensor:
-        return torch.cat([self.weights[path] for path in self.layers[name]])
+        return self.ordered(name, torch.cat([self.weights[path] for path in self.layers[name]]))
+
+    def ordered(self, name: str, rows: Tensor) -> Tensor:
+        """Rows of a layer in the order of the original code, which has the halves of some the other way round."""
+        swapped = joined.is_swapped(self.layers[name][0], len(rows), rows.shape[-1], self.family)
+        return rows.roll(len(rows) // 2, 0) if swapped else rows
 
     def name(self, path: str) -> str:
         return layer_names.kohya(Place("transformer", path), self.family)
 
     def modules(self, kind: str) -> dict[str, Module]:
-        """An adapter of a kind on all layers but modulations."""
-        adapted = [path for path in self.weights if ".norm" not in path]
+        """An adapter of a kind on all linear layers but modulations."""
+        adapted = [path for path, weight in self.weights.items() if ".norm" not in path and weight.dim() == 2]
         return dict(sorted((self.name(path), self.module(kind, path)) for path in adapted))
 
     def module(self, kind: str, path: str) -> Module:
@@ -87,7 +92,7 @@ class Narrow:
             module = modules.get(self.name(path))
             weight = self.weights[path]
             changes.append(module.delta(weight) if module else torch.zeros_like(weight))
-        return torch.cat(changes)
+        return self.ordered(name, torch.cat(changes))
 
 
 def comfyui(narrow: Narrow) -> Callable[[dict[str, Tensor]], Effects]:

@@ -63,6 +63,10 @@ _NOT_READ = (
     (_("OFT of PEFT before 0.16"), ".oft_r.", _("Merge it into its base model with PEFT 0.15.")),
     (_("an embedding"), "bundle_emb.", _("In OneTrainer, save the embedding as a file of its own.")),
     (_("weights that replace those of the base"), ".set_weight", _("Use a file that changes weights instead.")),
+    (_("IA3 of PEFT"), ".ia3_l", _("Merge it into its base model with PEFT.")),
+    (_("trained biases of PEFT"), ".base_layer.bias", _("Train it with bias='none'.")),
+    (_("OFT in parts of a layer"), ".oft_blocks.", _("Use it in sd-scripts, or train a LoRA.")),
+    (_("norms of a transformer"), ".b_norm", _("Train it without norms: train_norm=False in LyCORIS.")),
 )
 
 

@@ -20,7 +20,7 @@ from ui.state import adapter_choices, pending_uploads, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label, name
 from ui.widgets import run_html
 from ui.widgets.fields import field
-from ui.widgets.handlers import CHOICE, Several, listen
+from ui.widgets.handlers import CHOICE, VIEW, Several, listen
 from ui.widgets.templates import read
 
 SEARCHED_FROM = 5  # runs
@@ -67,30 +67,28 @@ def build(project: gr.Textbox, watch: RunWatcher) -> Tab:
     gr.HTML(read("use.html"))
     listed_in = {"listing": listing, "undo": undo}
 
-    def remove(event: gr.EventData, chosen: Filter) -> dict[str, Any]:
+    def remove(event: gr.EventData) -> None:
         if event.file:
             adapter_choices.discard(str(event.file))
         else:
             run_actions.delete(str(event.run))
-        return listed(watch, chosen)
 
-    def rename(event: gr.EventData, chosen: Filter) -> dict[str, Any]:
+    def rename(event: gr.EventData) -> None:
         archive.rename(runs.find(str(event.run)), str(event.name))
-        return listed(watch, chosen)
 
-    def restore(chosen: Filter) -> dict[str, Any]:
+    def restore() -> None:
         archive.restore_last()
-        return listed(watch, chosen)
 
-    def look(path: str | None, chosen: Filter) -> dict[str, Any]:
-        return {"path": None, "description": take(path), **listed(watch, chosen)}
+    def look(path: str | None) -> dict[str, Any]:
+        return {"path": None, "description": take(path)}
 
-    looking = {"path": dropped, "description": description, **listed_in}
-    listen(dropped.upload, look, {"path": dropped, **filtered}, looking, show_progress="minimal")
-    listen(listing.delete, remove, filtered, listed_in)
-    listen(listing.select, rename, filtered, listed_in)
-    listen(undo.click, restore, filtered, listed_in)
-    listen([search.change, everywhere.input], partial(listed, watch), filtered, listed_in, kind=CHOICE)
+    looking = {"path": dropped, "description": description}
+    acts = [listen(listing.delete, remove), listen(listing.select, rename), listen(undo.click, restore)]
+    acts.append(listen(dropped.upload, look, {"path": dropped}, looking, show_progress="minimal"))
+    draw = partial(listed, watch)
+    for act in acts:  # what is searched for by then is listed, however late the act is answered
+        listen(act.then, draw, filtered, listed_in, kind=VIEW)
+    listen([search.change, everywhere.input], draw, filtered, listed_in, kind=CHOICE)
     return Tab(filtered, listed_in, listing)
 
 

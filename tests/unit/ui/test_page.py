@@ -71,6 +71,9 @@ def test_the_page_has_private_handlers_ids_and_few_messages(home: Path) -> None:
     queued = [call["targets"] for call in calls if call["queue"] and call["backend_fn"] and call not in public_calls]
     events = [{(names[number], event) for number, event in targets} for targets in queued]
     assert [("prompt", "submit") in each for each in events] == [True], "answers can get lost in the queue"
+    listing = next(number for number, name in names.items() if name == "runs")
+    acts = [call for call in calls if {(listing, "delete"), (listing, "select")} & {*map(tuple, call["targets"])}]
+    assert [call["outputs"] for call in acts] == [[], []], "a late answer would list what was searched for then"
 
 
 def test_plain_lora_is_no_question_but_opens_as_settings(character: Path) -> None:

@@ -258,10 +258,11 @@ def fill_in(project: str, trigger: str, selection: Selection, template: str, nou
 
 def undo_captions(project: str, trigger: str, selection: Selection, label: str) -> dict[str, Any]:
     """Undo the change that the button named: another page may have made one since, or this is a double click."""
-    folder, undone, text = projects.folder(project), None, _("This was undone already, or something was changed since.")
+    folder, undone = projects.folder(project), None
     with projects.changing_captions(project, selection.sent):
         if label == image_grid.undo_label(folder):
             undone = undo.undo(folder)
+    text = _("This was undone already, or something was changed since.")
     if undone:
         text = _("Undone: {what}.", what=undone.title)
         if undone.newer:

@@ -34,10 +34,7 @@ START_TITLE, NEXT_TITLE = _("Start training"), _("Queue another run")
 MOST_SHOWN = 24  # images of a project that has no run yet
 TITLES = {".".join(entry.path): entry.title for entry in settings_form.entries()}
 COMMANDS: dict[str, runs.Command] = {"stop": "stop", "save-now": "checkpoint", "preview-now": "preview"}
-PAUSES = {
-    "pause": False,
-    "go-on": True,
-}  # whether the run goes on: a button does what it says, also if it came too late
+PAUSES = {"pause": False, "go-on": True}  # as the button says, also if the click arrives late: whether the run goes on
 # Buttons that start a worker.
 STARTS: dict[str, Callable[[str | None, SamplerClient], Run]] = {
     "resume": run_actions.resume,

@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from trainer import paths, storage
+from trainer.data.location import PNG_SIGNATURE
 from trainer.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -32,6 +33,8 @@ PIXELS_PER_BYTE = 2000  # of a JPEG, at most; more means a false header, which d
 _CONVERTED_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 _ORIENTATION = 0x0112
 _SIDEWAYS = {5, 6, 7, 8}
+_PNG_HEADER = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks that tell the size, or may tell the orientation
+_NO_PIXELS = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 BROKEN = (OSError, ValueError, SyntaxError, struct.error)  # what Pillow raises for a header that is not whole
 LARGE = 2**22  # pixels above which images are decoded one at a time
 _ONE_AT_A_TIME = threading.Lock()
@@ -80,7 +83,7 @@ def _header(path: Path) -> tuple[int, int, int] | None:
 def _read_header(path: Path, _size: int, _changed: int) -> tuple[int, int, int] | None:
     """Read the stored width, height and orientation; None if it is not an image. Cached until the file changes."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(_without_pixels(path), formats=FORMATS) as image:
             width, height = image.size
             rotation = orientation(image)
     except (*BROKEN, Image.DecompressionBombError):
@@ -88,10 +91,30 @@ def _read_header(path: Path, _size: int, _changed: int) -> tuple[int, int, int] 
     return None if width * height > MAX_PIXELS else (width, height, rotation)
 
 
+def _without_pixels(path: Path) -> Path | io.BytesIO:
+    """Return a PNG without its pixels, which Pillow decodes to look for an orientation behind them; other files as is.
+
+    Sizes of chunks and their order: PNG specification, third edition, sections 5.3 and 5.6.
+    """
+    with path.open("rb") as file:
+        chunks = [file.read(len(PNG_SIGNATURE))]
+        if chunks != [PNG_SIGNATURE]:
+            return path
+        while len(start := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", start)
+            if kind == b"fdAT":  # what stands behind further frames is not about the first
+                break
+            if kind in _PNG_HEADER:
+                chunks.append(start + file.read(length + 4))
+            else:
+                file.seek(length + 4, io.SEEK_CUR)
+    return io.BytesIO(b"".join([*chunks, _NO_PIXELS]))
+
+
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of an image, 1 (upright) to 8; 1 also where the EXIF data are damaged."""
     try:
-        value = image.getexif().get(_ORIENTATION)
+        value = Image.Image.getexif(image).get(_ORIENTATION)  # the method of a PNG decodes it first
     except (*BROKEN, TypeError, LookupError, AttributeError, OverflowError):
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

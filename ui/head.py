@@ -46,7 +46,7 @@ class Head:
     restore: gr.Button
 
     @property
-    def shown(self) -> dict[str, Any]:
+    def outputs(self) -> dict[str, Any]:
         """The components that `show` returns values for."""
         return {name: getattr(self, name) for name in ("project", "chooser", "title", "restore")}
 
@@ -123,7 +123,7 @@ def _rename(name: str, title: str | None) -> dict[str, Any]:
 
 
 def show(name: str) -> dict[str, Any]:
-    """Return values of `Head.shown` for a project."""
+    """Return values of `Head.outputs` for a project."""
     return {
         "project": name,
         "chooser": choices(name),

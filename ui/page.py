@@ -168,7 +168,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         try_out.offer_on(try_tab.select, warm_and_offer, trying)
         changed = [images.overview.change, train.view.panel.stop]  # the images, or what is known of this machine's pace
         listen(changed, training.plan_images, about, about_images, kind=CHOICE)
-        listen(download_tab.select, partial(download.listed, watch), files_tab.takes, files_tab.shown, kind=VIEW)
+        listen(download_tab.select, partial(download.listed, watch), files_tab.takes, files_tab.outputs, kind=VIEW)
         questions = {"preset": train.whole.preset, "base": train.whole.base}
         filling = settings.fill_on(files_tab.listing.apply, settings.use_run, train.whole, fills=questions)
         offering = try_out.offer_on(train.view.panel.end, warm_and_offer, trying, run=train.view.picker)
@@ -176,7 +176,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
             listen(shows, None, js=f"() => document.querySelector('#tab-{tab}-button').click()")
         _share_trigger(images, train)
         head.connect(top)
-        parts = {"images": images.shown, "train": Several(train.outputs), "view": Several(train.view.outputs)}
+        parts = {"images": images.outputs, "train": Several(train.outputs), "view": Several(train.view.outputs)}
         settings.fill_opened(_connect_loading(page, watch, top, {"tabs": tabs, **parts}), train.whole)
         api.build(sampler, watch)
     page.queue(default_concurrency_limit=4, max_size=64)
@@ -203,7 +203,7 @@ def _share_trigger(images: datasets.Tab, train: training.Tab) -> None:
 def _connect_loading(page: gr.Blocks, watch: RunWatcher, top: head.Head, parts: Mapping[str, Any]) -> Untyped:
     """Fill the page when it opens, from its address: the project, the tab, and what another page had to report."""
     address = gr.JSON(visible=False)
-    filled = {**top.shown, **parts}
+    filled = {**top.outputs, **parts}
     loading = listen(page.load, partial(_load, watch), {"address": address}, filled, kind=VIEW, js=ADDRESS)
     arrived = "(project) => { window.limner.arrive(project); return []; }"
     listen(loading.success, None, {"project": top.project}, js=arrived)

@@ -60,7 +60,7 @@ class Writer:
     downloading: gr.Timer
 
     @property
-    def shown(self) -> dict[str, Any]:
+    def outputs(self) -> dict[str, Any]:
         """The components that `show` returns values for."""
         return {"model": self.model, **self.described, **self.live}
 
@@ -141,7 +141,7 @@ def connect(writer: Writer, project: gr.Textbox) -> None:
 
 
 def show(project: str) -> dict[str, Any]:
-    """Return values of `Writer.shown` for a project."""
+    """Return values of `Writer.outputs` for a project."""
     keys = {"model": "caption-model", "server": "caption-server", "server_model": "caption-server-model"}
     known = {name: page_memory.answer(project, key) if project else "" for name, key in keys.items()}
     described = describe(known["model"])

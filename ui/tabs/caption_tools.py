@@ -37,9 +37,9 @@ class Tools:
     writer: Writer
 
     @property
-    def shown(self) -> dict[str, Any]:
+    def outputs(self) -> dict[str, Any]:
         """The components that `show` returns values for."""
-        return {"noun": self.noun, "replacing": self.replacing, "filling": self.filling, **self.writer.shown}
+        return {"noun": self.noun, "replacing": self.replacing, "filling": self.filling, **self.writer.outputs}
 
 
 def build() -> Tools:
@@ -90,7 +90,7 @@ def connect(tools: Tools, project: gr.Textbox, trigger: gr.Textbox) -> None:
 
 
 def show(project: str) -> dict[str, Any]:
-    """Return values of `Tools.shown` for a project."""
+    """Return values of `Tools.outputs` for a project."""
     noun = page_memory.answer(project, "class") if project else ""
     return {"noun": noun, **caption_models.show(project)}
 

@@ -40,7 +40,7 @@ class Tab:
     """The components that `listed` takes and fills, and the list of runs, whose `apply` asks to train like one."""
 
     takes: Mapping[str, Any]
-    shown: Mapping[str, Any]
+    outputs: Mapping[str, Any]
     listing: gr.HTML
 
 
@@ -106,7 +106,7 @@ def take(path: str | None) -> str:
 
 
 def listed(watch: RunWatcher, chosen: Filter) -> dict[str, Any]:
-    """Return values of `Tab.shown`: the files as they are on disk, and the button that brings back a deleted run."""
+    """Return values of `Tab.outputs`: the files as they are on disk, and the button that brings back a deleted run."""
     drawn = table(watch, chosen.query, "" if chosen.is_everywhere else chosen.project or "")
     return {"listing": drawn, "undo": gr.Button(visible=bool(archive.deleted()))}
 

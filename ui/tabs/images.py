@@ -34,11 +34,11 @@ TYPED_AND_SHOWN = (
 
 @dataclass(frozen=True)
 class Tab:
-    """The components that other parts of the page read or fill; `show` returns values for `shown`."""
+    """The components that other parts of the page read or fill; `show` returns values for `outputs`."""
 
     trigger: gr.Textbox
     overview: gr.HTML
-    shown: Several
+    outputs: Several
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def build(project: gr.Textbox) -> Tab:
     for edited in (tools_of_viewer, tools_of_masks):
         listen(edited.end, image_grid.draw, about, parts.view, js=SHOWN)
     caption_tools.connect(tools, project, trigger)
-    filled = {"trigger": trigger, "keep_location": keep_location, **parts.result, **tools.shown}
+    filled = {"trigger": trigger, "keep_location": keep_location, **parts.result, **tools.outputs}
     return Tab(trigger, overview, Several(filled))
 
 
@@ -152,7 +152,7 @@ def _connect_changes(parts: Parts, tools: Tools, prefix: gr.Button) -> None:
 
 
 def show(project: str) -> dict[str, Any]:
-    """Return values of `Tab.shown` for a project."""
+    """Return values of `Tab.outputs` for a project."""
     trigger = page_memory.answer(project, "trigger") if project else ""
     return {
         "trigger": trigger,

@@ -153,7 +153,7 @@ def tick(
             "dock": run_html.dock(active, len(training) - 1, _buttons(active, controls(active))),
             **_parts(view, project or "", active),
         },
-        "chart": loss_chart.chart([(label(shown.run), shown) for shown in (view, *others) if shown]),
+        "chart": loss_chart.chart([(label(drawn.run), drawn) for drawn in (view, *others) if drawn]),
     }
     return {
         **_pickers(listed, chosen, [other.run.id for other in others], changed=before != known, choose=choose),

@@ -56,14 +56,14 @@ class TextView:
 class Settings:
     """The widgets of all settings by their ids, in the order of `ENTRIES`, and what belongs to them.
 
-    `filled` is what the form was filled from. `shown` is what the server fills it from for a project, in a request of
+    `filled` is what the form was filled from. `opening` is what the server fills it from for a project, in a request of
     its own: each field costs the browser time.
     """
 
     widgets: dict[str, Any]
     sent: gr.JSON
     filled: gr.JSON
-    shown: gr.State
+    opening: gr.State
     saved: gr.Dropdown
     use: gr.Button
     name: gr.Textbox
@@ -111,7 +111,7 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
         widgets=widgets,
         sent=gr.JSON({}, visible=False),
         filled=filled,
-        shown=gr.State(),
+        opening=gr.State(),
         saved=saved,
         use=use,
         name=name,
@@ -172,7 +172,7 @@ def fill_opened(opened: Untyped, form: Form) -> None:
     Not on a change of what is to be shown: a tab that is being drawn at that moment gets no such event.
     """
     settings = form.settings
-    filling = listen(opened.success, show_filled, {"shown": settings.shown}, settings.whole, kind=VIEW)
+    filling = listen(opened.success, show_filled, {"opening": settings.opening}, settings.whole, kind=VIEW)
     listen(filling.success, None, js="() => { document.documentElement.dataset.filled = 'yes'; return []; }")
 
 
@@ -204,11 +204,11 @@ def remember(answers: Answers) -> None:
         run_settings.merge(answers.project, answers.own, about, sent=answers.sent, replaces=True)
 
 
-def show_filled(shown: dict[str, Any] | None) -> dict[str, Any]:
+def show_filled(opening: dict[str, Any] | None) -> dict[str, Any]:
     """Return the form as it was left; nothing if that is how it is drawn."""
-    if not shown:
+    if not opening:
         return {}
-    return _whole(Filled(**shown))
+    return _whole(Filled(**opening))
 
 
 def save_settings(answers: Answers, name: str | None) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def build(project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> Ta
     form = Several({**about, **widgets}, Answers.from_form)
     planned = {"summary": summary, "cautions": cautions, "effort": effort, "notes": settings.notes, "start": start}
     described = model.described
-    kept = {"folders": model.folders, **described, "saved": settings.saved, "shown": settings.shown}
+    kept = {"folders": model.folders, **described, "saved": settings.saved, "opening": settings.opening}
     preset = questions["preset"]
     whole = Form(settings, form, planned, preset, base)
     dock = running, summary, place, start
@@ -190,7 +190,7 @@ def show(project: str) -> dict[str, Any]:
         "folders": base_model.folders_text(),
         **description,
         "saved": gr.Dropdown(saved_settings.names(), value=None),
-        "shown": gr.skip() if filled == tab_settings.AS_DRAWN else asdict(filled),
+        "opening": gr.skip() if filled == tab_settings.AS_DRAWN else asdict(filled),
         **_plan(answers, data),
     }
 

@@ -86,7 +86,7 @@ def test_plain_lora_is_no_question_but_opens_as_settings(character: Path) -> Non
     loaded = settings.load_settings(answers(), "old")
     used = settings.use_run(answers(), SimpleNamespace(run=run.id))
     assert [made["preset"] for made in (opened, loaded, used)] == ["character"] * 3
-    for filled in (settings.show_filled(opened["shown"]), loaded, used):
+    for filled in (settings.show_filled(opened["opening"]), loaded, used):
         assert filled["widgets"]["form-preservation-share"] == 0
 
 

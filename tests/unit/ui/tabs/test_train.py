@@ -91,7 +91,7 @@ def plan(**changes: object) -> str:
 
 
 def shown() -> list[Any]:
-    kept = train.show("rin")["shown"]
+    kept = train.show("rin")["opening"]
     return list(settings.AS_DRAWN.values) if kept == gr.skip() else kept["values"]
 
 
@@ -100,7 +100,7 @@ def values_of(form: dict[str, Any]) -> list[Any]:
 
 
 def test_the_form_is_as_it_was_left(character: Path) -> None:
-    assert train.show("rin")["shown"] == gr.skip(), "a page that opens has these settings"
+    assert train.show("rin")["opening"] == gr.skip(), "a page that opens has these settings"
     left = form_values(**{"form-adapter-rank-lora": 5})
     settings.remember(Answers.from_form(left))
     assert shown() == values_of(left)

@@ -14,26 +14,28 @@ from trainer.cli import adapter_files
 
 def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    real_sync, real_replace = os.fsync, Path.replace
+    real_replace = Path.replace
 
     def sync(descriptor: int) -> None:
-        order.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
-        real_sync(descriptor)
+        order.append(Path(f"/proc/self/fd/{descriptor}").resolve().name.strip(".").partition(".")[0])
 
     def replace(self: Path, target: Path) -> Path:
-        order.append("rename")
+        order.append(f"named {target.name}")
         return real_replace(self, target)
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", replace)
     storage.write(tmp_path / "a", "x")
-    assert order == ["file", "rename", "folder"]
+    assert order == ["a", "named a", tmp_path.name]
     order.clear()
     storage.append(tmp_path / "part", [b"y"], from_start=True)
     storage.finish(tmp_path / "part", tmp_path / "a")
-    assert order == ["file", "rename", "folder"], "what was written piece by piece, too"
+    assert order == ["part", "named a", tmp_path.name], "what was written piece by piece, too"
     assert (tmp_path / "a").read_bytes() == b"y"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    order.clear()
+    storage.write_folder(tmp_path / "5", lambda part: storage.write(part / "a", "x"))
+    assert order == ["a", "named a", "5", "5", "named 5", tmp_path.name], "what is in a folder, and then the folder"
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])

@@ -5,7 +5,6 @@ As SQLite tests it. The disk is full when a file is opened, or breaks when it is
 
 import errno
 import itertools
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,24 +76,6 @@ def test_whichever_write_of_a_run_fails(
         archive.delete(run)
     assert failed
     assert number < 39
-
-
-def test_a_checkpoint_is_synced_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in it, and then the folder in which it is named."""
-    order: list[str] = []
-
-    def sync(descriptor: int) -> None:
-        order.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
-
-    def replace(part: Path, path: Path) -> None:
-        order.append(f"named {path.name}")
-        part.rename(path)
-
-    monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(storage, "replace", replace)
-    storage.write_folder(tmp_path / "5", lambda part: storage.write(part / "a", "x"))
-    names = [name.strip(".").partition(".")[0] for name in order]
-    assert names == ["a", "named a", "5", "5", "named 5", tmp_path.name]
 
 
 # What the page and the command line write ------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -203,35 +201,6 @@ def test_a_power_cut_at_any_moment_of_any_write(tiny_sd: Path, workers: Workers,
             assert not list(cut.folder.rglob("*.part"))
     assert code == 0
     assert number > 30
-
-
-@pytest.mark.skipif(not shutil.which("strace"), reason="strace tells what the system is asked for")
-def test_files_are_synced_before_they_get_their_name(tiny_sd: Path) -> None:
-    """As the system sees it, through all of a run: pictures encoded, checkpoints, a preview, the adapter."""
-    run = make(str(tiny_sd), steps=5, resolution=64)
-    seen = run.folder.parent / "seen.txt"
-    command = ["strace", "--follow-forks", "--seccomp-bpf", "--decode-fds=path", "--trace=fsync,rename", "--output"]
-    command += [str(seen), sys.executable, "-m", "trainer", "work", str(run.folder)]
-    done = subprocess.run(command, cwd=CHECKOUT, env=unmeasured(), capture_output=True, text=True)
-    if "ptrace" in done.stderr:
-        pytest.skip("nobody may look at what a process asks for here")
-    assert done.returncode == 0, done.stderr
-    named, synced = list[str](), set[str]()  # what has its name but no synced folder yet; all that was synced
-    finals = []
-    for call in re.findall(r"(fsync\(\d+<.*?>|rename\(\".*?\", \".*?\")", seen.read_text()):
-        if call.startswith("fsync"):
-            synced.add(path := call.partition("<")[2].rstrip(">"))
-            named = [name for name in named if str(Path(name).parent) != path]
-        else:
-            part, final = re.findall(r"\"(.*?)\"", call)
-            if final.endswith(storage.PART):  # an old checkpoint goes
-                continue
-            if str(run.folder.parent.parent) in final:
-                assert part in synced, call
-                named.append(final)
-                finals.append(Path(final).name)
-    assert named == []
-    assert {"000005", "manifest.json", "adapter.safetensors", "rin.safetensors", "000005_0.png"} <= set(finals)
 
 
 def test_a_small_disk(tiny_sd: Path, tmp_path: Path, workers: Workers, undisturbed: Undisturbed) -> None:

@@ -21,7 +21,6 @@ from tests.fake_cuda import measure, waits
 from tests.integration.sampling.test_sampler import before_each, run_out
 from tests.integration.training.test_train import attached, cases, finish, finished, losses, same, settings
 from trainer import families, processes, runs
-from trainer.adapter_files import reader
 from trainer.config import ModelConfig, TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
@@ -214,22 +213,6 @@ def test_a_rehearsed_step_takes_what_the_optimizer_will_keep(family: Family, tin
     kept = [value for values in state.optimizer.state.values() for value in values.values()]
     sizes = [value.nbytes for value in kept if isinstance(value, Tensor)]
     assert sum(tensor.nbytes for tensor in rehearsed) == sum(sizes) > 0
-
-
-@pytest.mark.slow
-def test_a_base_in_fewer_bits_takes_an_adapter(character: Path, tiny_sd: Path) -> None:
-    options = {"training__steps": 4, "preview__every": 2}
-    full, small = (runs.create(settings(tiny_sd, model__weights=name, **options)) for name in ("full", "nf4"))
-    finish(full)
-    finish(small)
-    assert losses(small) != losses(full)
-    assert losses(small) == pytest.approx(losses(full), rel=0.05)
-    # The file is for the base as it is, and nothing of the base's few bits is in it.
-    assert {tensor.dtype for tensor in reader.read(small.export).tensors.values()} <= {torch.float16, torch.float32}
-    shapes = [{key: tensor.shape for key, tensor in load_file(run.export).items()} for run in (full, small)]
-    assert shapes[0] == shapes[1]
-    with pytest.raises(UserError, match=r"model.weights: LoHa, LoKr and DoRA need"):
-        settings(tiny_sd, model__weights="nf4", adapter__dora=True)
 
 
 def test_a_paused_run_leaves_its_device_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

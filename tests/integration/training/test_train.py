@@ -177,40 +177,29 @@ def cases(names: Iterable[str], mark: pytest.MarkDecorator, fast: Collection[str
     return [pytest.param(name, marks=() if name in fast else mark) for name in names]
 
 
-# Tested by themselves, or with several settings, each of which changes it alone.
-SAME = {"plain", "masks", "random backgrounds", "a caption a line, long", "warm-up, stable, cool-down"}
-SAME |= {"preservation of the text encoder", "shuffled tags, text encoder", "LoCon with dropouts", "LoKr of full rank"}
-SAME |= {"DoRA in bf16", "LoHa in bf16", "gradient checkpointing"}
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("name", OPTIONS)
-def test_a_run_differs_and_resumes_wherever_it_is_stopped(character: Path, tiny_sd: Path, name: str) -> None:
-    run = assert_resumes(settings(tiny_sd, **OPTIONS[name]), 1, 2, 4)
-    assert name in SAME or not same(load_file(run.export), finish(runs.create(settings(tiny_sd))))
-
-
 # Settings that can be on together, so that a few runs have them all on.
 TOGETHER = [
     "text encoder|accumulation|flip|dropout|min-SNR|preservation|cosine with restarts|LoRA+|noise|averaging",
     "trigger alone|linear|Lion|P2, scheduled Huber|shuffled tags|crops|LoCon with dropouts",
     "AdamW 8-bit|warm-up, stable, cool-down|debiased, Huber|logit-normal in a range|masks|attention of the up blocks"
     "|rsLoRA",
-    "Adafactor|constant|a caption a line, long|random backgrounds|DoRA",
+    "Adafactor|constant|a caption a line, long|random backgrounds|DoRA|ranks of blocks",
     "Prodigy|prior pictures|LoHa",
-    "CAME|shuffled tags|ranks of blocks",
-    "Prodigy, schedule-free",
     "schedule-free|shuffled tags, text encoder|LoKr",
     "gradient checkpointing|preservation of the text encoder|bf16",
 ]
-ALONE = {"plain", "LoKr of full rank", "DoRA in bf16", "LoHa in bf16", "AdEMAMix", "Muon", "any class"}
+ALONE = {"plain", "LoKr of full rank", "DoRA in bf16", "LoHa in bf16"}
+ALONE |= {"AdEMAMix", "CAME", "Muon", "Prodigy, schedule-free", "any class"}
 
 
 def test_every_option_is_on_in_some_run() -> None:
     assert {name for names in TOGETHER for name in names.split("|")} | ALONE == OPTIONS.keys()
 
 
-@pytest.mark.parametrize("names", cases(TOGETHER, pytest.mark.slow, TOGETHER[:1]))
+RESUMED = cases(TOGETHER, pytest.mark.slow, TOGETHER[:1]) + cases(sorted(ALONE), pytest.mark.nightly, [])
+
+
+@pytest.mark.parametrize("names", RESUMED)
 def test_a_run_with_many_settings_resumes(character: Path, tiny_sd: Path, names: str) -> None:
     options = {key: value for name in names.split("|") for key, value in OPTIONS[name].items()}
     assert_resumes(settings(tiny_sd, **{"training__steps": 4} | options), 2)
@@ -392,7 +381,8 @@ def test_what_was_left_open_is_written_down_once(family: Family, character: Path
 
 @pytest.mark.slow
 def test_a_cool_down_on_request_shortens_the_run(character: Path, tiny_sd: Path) -> None:
-    run = runs.create(settings(tiny_sd, training__steps=40, schedule__kind="warmup-stable-decay", schedule__warmup=0.0))
+    options = {"schedule__kind": "warmup-stable-decay", "schedule__warmup": 0.0, "preview__every": 0}
+    run = runs.create(settings(tiny_sd, training__steps=40, **options))
 
     def asker(event: events.Event) -> None:
         if isinstance(event, events.Step) and event.step == 8:
@@ -401,6 +391,7 @@ def test_a_cool_down_on_request_shortens_the_run(character: Path, tiny_sd: Path)
     train(run.config(), Run(run.folder, asker))
     state = runs.look(run).state
     assert (state.step, state.steps, run.config().training.steps) == (10, 10, 10)
+    assert not state.previews
     rates = [event.learning_rate for event in events.read(run.log)[0] if isinstance(event, events.Step)]
     assert rates[7] == pytest.approx(0.01)
     assert rates[-1] < rates[7]

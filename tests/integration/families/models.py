@@ -73,13 +73,6 @@ def equal(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) > 0 and all(map(torch.equal, first, second))
 
 
-def take(adapter: Adapter, tensors: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, layer in adapter.layers.items():
-            for role, parameter in layer.trained().items():
-                parameter.copy_(tensors[f"{name}.lora_{role}.weight"])
-
-
 class Card(TorchDispatchMode):
     """Refuses to compute with weights that wait, and notes the blocks whose weights are copied.
 

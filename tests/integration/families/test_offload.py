@@ -5,12 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.integration.families.models import Card, answer, each, equal, gradients, load
-from tests.integration.families.test_transformers import small_sd3
 from tests.integration.training.test_train import attached, disturb
 from trainer import families
 from trainer.adapter_files import reader
@@ -69,6 +69,13 @@ def test_an_adapter_patches_weights_that_wait(bases: dict[str, Path]) -> None:
     with families.patched(family, [(file, 0.7)]):
         assert torch.equal(answer(family), expected)
     assert torch.equal(answer(family), base)
+
+
+def small_sd3(layers: int) -> diffusers.SD3Transformer2DModel:
+    """A transformer of the smallest width that the kernels for fewer bits take."""
+    sizes = {"sample_size": 8, "patch_size": 2, "in_channels": 16, "attention_head_dim": 8, "num_attention_heads": 8}
+    sizes |= {"joint_attention_dim": 64, "caption_projection_dim": 64, "pooled_projection_dim": 64}
+    return diffusers.SD3Transformer2DModel(num_layers=layers, pos_embed_max_size=8, **sizes)
 
 
 @pytest.mark.parametrize("bits", ["int8", "nf4"])

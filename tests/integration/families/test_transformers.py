@@ -1,5 +1,6 @@
 """Families with a transformer that are trained by flow matching: as diffusers trains and asks them, and their files."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -15,23 +16,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import single_file
-from tests.integration.families.models import answer, each, family_of, load, options_of, take
-from tests.integration.training.test_train import attached, disturb, finished, settings
+from tests.integration.families.models import answer, each, family_of, load, options_of
+from tests.integration.training.test_train import attached, disturb, settings
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, writer
-from trainer.base_models import layer_shapes, transformer_names
+from trainer.base_models import CONFIGS, layer_shapes, transformer_names
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, FamilyName
 from trainer.cli.commands import main
 from trainer.config import PictureConfig
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.families import Family, text_encoder_loading
+from trainer.families import Family, quantize, text_encoder_loading
 from trainer.families.family import LENGTHS, without_padding
-from trainer.families.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
-from trainer.training import encode
+from trainer.training import encode, export
 from trainer.training.batches import Batch
 from trainer.training.loss import draw_timesteps, training_loss
 
@@ -164,13 +164,13 @@ def check_prediction(family: Family, base: Path, prompts: list[str]) -> None:
         assert (own is None and other is None) or torch.allclose(own, other, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("side", "tokens"), [(512, 1024), (1024, 4096)])
-def test_timesteps_of_flux_are_shifted_for_the_size(bases: dict[str, Path], side: int, tokens: int) -> None:
-    """As its pipeline tells its scheduler for an image of this size."""
-    family = load(bases["flux"])
+@pytest.mark.parametrize(("kind", "side"), [("flux", 512), ("flux", 1024), ("z_image", 1024)])
+def test_timesteps_are_shifted_as_the_pipeline_does_it(bases: dict[str, Path], kind: str, side: int) -> None:
+    """That of FLUX.1 tells its scheduler the number of tokens in an image of this size."""
+    family = load(bases[kind])
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(family.pipeline().scheduler.config)
     sigmas = [0.9, 0.5, 0.1]
-    scheduler.set_timesteps(sigmas=sigmas, mu=calculate_shift(tokens, 256, 4096, 0.5, 1.15))
+    scheduler.set_timesteps(sigmas=sigmas, mu=calculate_shift((side // 16) ** 2, 256, 4096, 0.5, 1.15))
     ours = family.noise.at(torch.tensor(sigmas), 0, 999, (1, 16, side // 8, side // 8))
     assert torch.allclose(ours, scheduler.timesteps, rtol=1e-5)
 
@@ -230,10 +230,13 @@ def as_of_ai_toolkit(peft: Path, scale: float) -> Path:
 @pytest.mark.parametrize("kind", ["sd3-5-medium", "flux", *SENTENCES])
 def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Path], kind: str) -> None:
     """The live adapter, the sampler with kohya's file and a fresh pipeline with each file give one image."""
-    options = {"training__steps": 4, "export__peft": True, **options_of(kind)}
-    if kind in ("flux2_klein", "qwen_image", "krea2"):  # whose presets have the lowest rates
-        options |= {"optimizer__learning_rate": 0.01}
-    run = finished(bases[kind], export__precision="fp32", **options)
+    made = settings(bases[kind], export__precision="fp32", export__peft=True, **options_of(kind))
+    run, family = runs.create(made), load(bases[kind])
+    adapter = families.attach(family, made.adapter, text_encoder=bool(family.text_encoders), seed=0)
+    disturb(adapter)
+    picture = PictureConfig(base=str(bases[kind]), prompt="rin, smiling", steps=3, guidance=3.0, out="x.png", **SIZE)
+    live = np.asarray(sampler.generate(family, picture)).astype(int)
+    export.write(family, adapter, made, run, ["rin"], 1)
     keys = load_file(run.export).keys()
     assert all(key.startswith(("lora_unet_", "lora_te1_", "lora_te2_")) for key in keys)
     file, peft = reader.read(run.export), run.folder / "peft" / writer.PEFT_NAME
@@ -250,12 +253,6 @@ def test_the_files_do_what_the_adapter_did(character: Path, bases: dict[str, Pat
     for path in files:
         for name, module in reader.read(path).modules.items():
             assert torch.allclose(module.delta(), file.modules[name].delta(), atol=1e-6)
-
-    family = load(bases[kind])
-    picture = PictureConfig(base=str(bases[kind]), prompt="rin, smiling", steps=3, guidance=3.0, out="x.png", **SIZE)
-    adapter = families.attach(family, run.config().adapter, text_encoder=bool(family.text_encoders), seed=0)
-    take(adapter, file.tensors)
-    live = np.asarray(sampler.generate(family, picture)).astype(int)
     painter = sampler.Sampler()
     base = np.asarray(painter.generate(picture)).astype(int)
     adapted = picture.model_copy(update={"adapters": ((str(run.export), 1.0),)})
@@ -468,13 +465,6 @@ def test_flux_is_told_the_guidance_that_is_set(bases: dict[str, Path]) -> None: 
     assert heard == [[3.5, 3.5]]
 
 
-def small_sd3(layers: int) -> diffusers.SD3Transformer2DModel:
-    """A transformer of the smallest width that the kernels for fewer bits take."""
-    sizes = {"sample_size": 8, "patch_size": 2, "in_channels": 16, "attention_head_dim": 8, "num_attention_heads": 8}
-    sizes |= {"joint_attention_dim": 64, "caption_projection_dim": 64, "pooled_projection_dim": 64}
-    return diffusers.SD3Transformer2DModel(num_layers=layers, pos_embed_max_size=8, **sizes)
-
-
 QUANTIZED = {
     "sd3": r"transformer_blocks\.(?!.*\.norm)",
     "z_image": r".*\.(attention|feed_forward)\.",
@@ -486,40 +476,14 @@ QUANTIZED = {
 
 @pytest.mark.parametrize("family", QUANTIZED)
 def test_blocks_take_fewer_bits_but_for_their_modulation(family: FamilyName) -> None:
-    """`test_weights_in_fewer_bits_wait_too` computes with them."""
-    pytest.importorskip("bitsandbytes")
-    sizes = {"dim": 192, "n_heads": 2, "n_kv_heads": 2, "n_layers": 1, "n_refiner_layers": 1, "cap_feat_dim": 16}
-    few = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 32}
-    transformer = {
-        "sd3": lambda: small_sd3(2),
-        "z_image": lambda: diffusers.ZImageTransformer2DModel(axes_dims=[32, 32, 32], **sizes),
-        "qwen_image": lambda: diffusers.QwenImageTransformer2DModel(
-            num_layers=1,
-            num_attention_heads=2,
-            attention_head_dim=32,
-            joint_attention_dim=48,
-            axes_dims_rope=(8, 12, 12),
-        ),
-        "krea2": lambda: diffusers.Krea2Transformer2DModel(
-            num_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            attention_head_dim=64,
-            intermediate_size=128,
-            text_hidden_dim=64,
-            text_num_attention_heads=2,
-            text_num_key_value_heads=2,
-            text_intermediate_size=192,
-            axes_dims_rope=(16, 24, 24),
-        ),
-        "flux2_klein": lambda: diffusers.Flux2Transformer2DModel(
-            joint_attention_dim=48, axes_dims_rope=(8,) * 4, **few
-        ),
-    }[family]()
-    quantize(transformer, "nf4", FAMILIES[family].modules.quantized, FAMILIES[family].title)
-    linear = {path: module for path, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
-    changed = {path for path, module in linear.items() if type(module) is not torch.nn.Linear}
-    assert changed == {path for path in linear if re.match(QUANTIZED[family], path)} != set()
+    """Those of the published models, whose layers all fit the kernels."""
+    folder = CONFIGS / family / "transformer"
+    with torch.device("meta"):
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        transformer = getattr(diffusers, settings["_class_name"]).from_config(settings)
+    linear = {path for path, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    chosen = {path for path, _layer in quantize._layers(transformer, FAMILIES[family].modules.quantized)}
+    assert chosen == {path for path in linear if re.match(QUANTIZED[family], path)} != set()
 
 
 def test_text_encoders_may_be_in_files_beside_a_single_file(
@@ -603,36 +567,10 @@ def test_a_folder_is_read_without_layers_that_nothing_uses(bases: dict[str, Path
         load(folder)
 
 
-def test_timesteps_are_shifted_as_the_scheduler_of_the_script_has_them(bases: dict[str, Path]) -> None:
+def test_tokens_are_counted_beside_those_of_the_chat(bases: dict[str, Path]) -> None:
     family = load(bases["z_image"])
-    timesteps = diffusers.FlowMatchEulerDiscreteScheduler.from_config(family.pipeline().scheduler.config).timesteps
-    shares = torch.arange(1000, 0, -1) / 1000
-    assert torch.allclose(family.noise.at(shares, 0, 999, (1, 16, 8, 8)), timesteps, rtol=1e-5)
-
-
-def test_prompts_are_read_as_a_chat_up_to_their_own_length(bases: dict[str, Path]) -> None:
-    family = load(bases["z_image"])
-    encoded = family.encode_prompts(["a red fox", "", "a red fox " * 300])
-    tokenizer = family.pipeline().tokenizer
-    chat = "<|im_start|>user\na red fox<|im_end|>\n<|im_start|>assistant\n"
-    ids = tokenizer(chat, return_tensors="pt").input_ids
     tokens, most = family.count_tokens("a red fox")
-    assert encoded["lengths"].tolist() == [tokens + 512 - most, 512 - most, 512]
-    with torch.no_grad():
-        hidden = family.encoders()["qwen_3_4b"](ids, output_hidden_states=True).hidden_states
-    assert torch.allclose(encoded["text"][0, : ids.shape[1]], hidden[-2][0], atol=1e-6)
-    noisy, timesteps = torch.randn(3, 16, 8, 8, generator=generator(1)), torch.full((3,), 500.0)
-
-    def changed(token: int) -> Tensor:
-        text = encoded["text"].clone()
-        text[0, token] += 1
-        with torch.no_grad():
-            return family.predict(noisy, timesteps, {**encoded, "text": text})
-
-    with torch.no_grad():
-        plain = family.predict(noisy, timesteps, encoded)
-    assert torch.equal(changed(ids.shape[1]), plain), "what is behind its length is not seen"
-    assert not torch.allclose(changed(ids.shape[1] - 1), plain)
+    assert family.encode_prompts(["a red fox", ""])[LENGTHS].tolist() == [tokens + 512 - most, 512 - most]
 
 
 def test_latents_are_normalized_as_the_script_does_it(bases: dict[str, Path]) -> None:

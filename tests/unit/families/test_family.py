@@ -78,11 +78,16 @@ def test_large_parts_of_the_same_files_are_hashed_once(home: Path, monkeypatch: 
 
 
 def test_lists_of_blocks_may_be_named_with_the_part_that_has_them() -> None:
-    parts = {name: nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(64, 32)])}) for name in ("text", "image")}
+    parts = {
+        name: nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(64, 32, bias=False)])}) for name in ("text", "image")
+    }
     model = nn.ModuleDict(parts)
     assert offload.items(model, ("text.blocks",)).keys() == {"text.blocks.0"}
     assert offload.items(model, ("blocks",)).keys() == {"text.blocks.0", "image.blocks.0"}
     assert [path for path, _layer in quantize._layers(model, ("image.blocks",))] == ["image.blocks.0"]
+    pytest.importorskip("bitsandbytes")
+    quantize.quantize(model, "nf4", ("image.blocks",), "x")
+    assert [type(parts[name]["blocks"][0]).__name__ for name in parts] == ["Linear", "Linear4bit"]
 
 
 def test_what_diffusers_keeps_in_fp32_stays_so() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import CHECKOUT, wait
+from tests.conftest import CHECKOUT, unmeasured, wait
 from tests.integration.runs.test_processes import make
 from trainer import runs
 from trainer.runs import control
@@ -22,6 +22,13 @@ from ui.tabs import train
 def _ended() -> Iterator[None]:
     yield
     warm_worker.close()
+
+
+@pytest.fixture
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the worker start in half the time; one test here measures its coverage."""
+    for name in os.environ.keys() - unmeasured():
+        monkeypatch.delenv(name)
 
 
 def waiting() -> subprocess.Popen[str]:
@@ -63,6 +70,7 @@ def test_a_run_has_the_worker_that_waits(character: Path, tiny_sd: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_unmeasured")
 def test_before_the_first_run_it_measures_the_machine(character: Path) -> None:
     warm_worker.wait_until_measured()  # by nobody, so that nothing is waited for
     assert "after the first steps" in train.plan_images("rin")["summary"]
@@ -73,6 +81,7 @@ def test_before_the_first_run_it_measures_the_machine(character: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_unmeasured")
 def test_it_ends_with_the_page_however_that_ends(home: Path) -> None:
     code = "import os; from ui.state import warm_worker as w; w.prepare(); print(w._waiting.pid, flush=True); "
     code += "os._exit(9)"

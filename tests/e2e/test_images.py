@@ -1,17 +1,16 @@
 """The Images tab with many pictures, odd uploads, and captions typed while other things go on."""
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from tests.conftest import CHECKOUT, wait
+from tests.conftest import wait
 from tests.e2e.conftest import Page, Server, Visit, copy_project
 from tests.e2e.test_page import cards, new_project, upload
+from tests.tiny_captioners import make_tagger
 
 
 def picture(seed: int, size: tuple[int, int] = (1024, 768)) -> Image.Image:
@@ -112,9 +111,7 @@ def test_what_is_wrong_is_shown_and_mended(shared: Server, visit: Visit, project
 
 
 def test_captions_by_a_model_are_reviewed_below_their_images(shared: Server, visit: Visit) -> None:
-    code = "import sys, pathlib; from tests.tiny_captioners import make_tagger; make_tagger(pathlib.Path(sys.argv[1]))"
-    model = shared.home / "reviewed-tagger"
-    subprocess.run([sys.executable, "-c", code, model], cwd=CHECKOUT, check=True, capture_output=True)
+    model = make_tagger(shared.home / "reviewed-tagger")
     folder = copy_project("example-character", shared.home / "datasets" / "reviewed", "0[4-9].*", "1*", "*.txt")
     page = visit(shared)
     choose(page, "reviewed")

@@ -130,7 +130,8 @@ def test_the_whole_way(shared: Server, visit: Visit) -> None:
     # Training
     tab(page, "Train")
     wait(lambda: page.locator("#train-trigger :is(input, textarea)").input_value() == "miraxo")
-    advanced(page, training_steps=24, preview_every=12, preview_prompts="miraxo, smiling, red shirt, teal background")
+    prompts = "miraxo, smiling, red shirt, teal background"
+    advanced(page, training_steps=24, preview_every=12, preview_steps=4, preview_prompts=prompts)
     run = start(page)
     in_sight = "shown => { const box = shown.getBoundingClientRect(); return box.top >= 0 && box.bottom < innerHeight }"
     wait(lambda: page.locator("#status").evaluate(in_sight))  # though the settings above it are open
@@ -147,9 +148,6 @@ def test_the_whole_way(shared: Server, visit: Visit) -> None:
     # Trying out
     tab(page, "Try out")
     page.wait_for_function("document.querySelector('#prompt textarea')?.value?.startsWith('miraxo')")
-    page.locator("#try-advanced").get_by_text("Advanced").click()
-    page.locator("#try-steps input").first.wait_for()
-    page.locator("#try-steps input").first.fill("8")
     page.get_by_role("button", name="Generate image").click()
     full = picture(page, shared, "1")
     page.locator("#strength input[type=range]").focus()

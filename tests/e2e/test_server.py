@@ -5,8 +5,6 @@ import re
 import stat
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import httpx
@@ -23,13 +21,6 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "app.py", *arguments], cwd=CHECKOUT, env={**os.environ, "LIMNER_HOME": str(home)},
         capture_output=True, text=True, timeout=HANG,
     )  # fmt: skip
-
-
-def status(url: str, **headers: str) -> int:
-    try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers)).status
-    except urllib.error.HTTPError as error:
-        return error.code
 
 
 def printed(pattern: str, text: str) -> str:
@@ -52,8 +43,6 @@ def test_listening_needs_a_password(tmp_path: Path, browser: Browser) -> None:
         assert stat.S_IMODE((made.home / "outputs" / ".password").stat().st_mode) == 0o600
         assert not left.exists()
         assert left.parent.parent.stat().st_mode & 0o777 == 0o700
-        for path in ("config", "gradio_api/info", "media/dataset/example-character/01.png", "gradio_api/heartbeat/x"):
-            assert status(f"{made.url}/{path}") == 401
         page.goto(made.url)
         for password in ("wrong", printed(r"Password for the page: (\S+)", output)):
             page.get_by_label("Password").fill(password)
@@ -84,7 +73,7 @@ def test_a_full_disk_is_said_and_what_still_works_works(tmp_path: Path) -> None:
         ballast.unlink()
         try:
             made.start()
-            assert status(f"{made.url}/media/dataset/example-character/01.png") == 200
+            assert httpx.get(f"{made.url}/media/dataset/example-character/01.png").status_code == 200
             sent = httpx.post(f"{made.url}/gradio_api/upload", files={"files": ("x.png", bytes(1000))})
             assert (sent.status_code, "disk is almost full" in sent.text) == (413, True)
         finally:

@@ -93,23 +93,16 @@ KREA = {"base_model_name": "krea/Krea-2-Raw", "model_type": "KREA_2"}
 ONE_TRAINER += [
     ("z_image", {"model_type": "Z_IMAGE", "dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
     ("flux2_klein", KLEIN, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
-    ("flux2_klein", KLEIN | {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
     ("qwen_image", QWEN, [shifted(sigmoid(z), QWEN_1024) for z in NORMAL]),
-    ("qwen_image", QWEN | {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
     ("krea2", KREA, [shifted(sigmoid(z), KREA_1024) for z in NORMAL]),
-    ("krea2", KREA | {"dynamic_timestep_shifting": False}, [sigmoid(z) for z in NORMAL]),
 ]
 AI_TOOLKIT: list[tuple[FamilyName, str, list[float]]] = [
     ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
     ("flux", "flux_shift", [shifted(u, FLUX_1024) for u in SHARES]),
     ("sd3", "shift", [shifted(u, 3) for u in SHARES]),
-    ("z_image", "sigmoid", [sigmoid(z) for z in NORMAL]),
     ("z_image", "shift", [shifted(u, 3) for u in SHARES]),
-    ("flux2_klein", "sigmoid", [sigmoid(z) for z in NORMAL]),
     ("flux2_klein", "shift", [shifted(u, FLUX_1024) for u in SHARES]),
-    ("qwen_image", "sigmoid", [sigmoid(z) for z in NORMAL]),
     ("qwen_image", "shift", [shifted(u, QWEN_1024) for u in SHARES]),
-    ("krea2", "sigmoid", [sigmoid(z) for z in NORMAL]),
     ("krea2", "shift", [shifted(u, KREA_1024) for u in SHARES]),
 ]
 JOBS = {

@@ -41,6 +41,23 @@ WAYS: dict[str, tuple[gradient_checkpointing.Recomputed, gradient_checkpointing.
     "offload half": ("all", "half"),
     "offload all": ("all", "all"),
 }
+# Settings of denoisers by which each kind of layer is there, and few of them.
+FEW = {
+    "sd15": {
+        "layers_per_block": 1,
+        "block_out_channels": [320, 640],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    },
+    "sdxl": {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 1]},
+    "sd3": {"num_layers": 2},
+    "flux": {"num_layers": 1, "num_single_layers": 1},
+    "chroma": {"num_layers": 1, "num_single_layers": 1},
+    "flux2_klein": {"num_layers": 1, "num_single_layers": 1},
+    "qwen_image": {"num_layers": 1},
+    "krea2": {"num_layers": 1},
+    "z_image": {"n_layers": 1, "n_refiner_layers": 1},
+}
 
 
 class Accelerator:
@@ -69,7 +86,7 @@ def main(size: float, base: str, parts: set[str]) -> dict[str, int]:
         peaks[name] = meter.peak
 
     with inserted(int(size * 2**30)) as meter:
-        family = build(base)
+        family = build(base, **(FEW[base] if parts == {"captions"} else {}))  # which do not need the denoiser
         text_encoder = TEXT_ENCODERS in parts
         settings = settings_of(base, text_encoder=text_encoder, share=0.0, **numbers)
         side = settings.training.resolution

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.fake_cuda.program import TEXT_ENCODERS, Accelerator, build, settings_of
+from tests.fake_cuda.program import FEW, TEXT_ENCODERS, Accelerator, build, settings_of
 from trainer import devices, families
 from trainer.families import Family
 from trainer.training import optimizer_step
@@ -31,25 +31,6 @@ COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 READ = torch.ops.aten._local_scalar_dense.default
 # No tensor has a value here: of most any will do, but texts have tokens.
 ANY = {torch.float32: 0.0, torch.int32: 8}
-
-
-# Settings of denoisers by which each kind of layer is there, and few of them.
-FEW = {
-    "sd15": {
-        "layers_per_block": 1,
-        "block_out_channels": [320, 640],
-        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    },
-    "sdxl": {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 1]},
-    "sd3": {"num_layers": 2},
-    "flux": {"num_layers": 1, "num_single_layers": 1},
-    "chroma": {"num_layers": 1, "num_single_layers": 1},
-    "flux2_klein": {"num_layers": 1, "num_single_layers": 1},
-    "qwen_image": {"num_layers": 1},
-    "krea2": {"num_layers": 1},
-    "z_image": {"n_layers": 1, "n_refiner_layers": 1},
-}
 
 
 class Waits(TorchDispatchMode):

@@ -45,29 +45,6 @@ def test_parts_of_any_ranks_come_back(ranks: dict[str, int], trained: bool) -> N
         assert torch.allclose(back[name].delta(), module.delta(), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("blocks", "alike"),
-    [(14, True), (4, False)],  # 4 rows each, of which a part has whole ones; 14 rows each, which a part cuts
-)
-def test_parts_of_a_lokr_are_its_rows(blocks: int, alike: bool) -> None:
-    """LyCORIS and ai-toolkit train the joined layers of FLUX.1, FLUX.2 and Chroma as one."""
-    whole = LoKr({"lokr_w1": random(blocks, 2), "lokr_w2": random(56 // blocks, 4)}, 1.0)
-    parts = joined.apart(ALL_OF_A_BLOCK, whole, originally=True)
-    assert torch.allclose(torch.cat([part.delta() for part in parts.values()]), whole.delta())
-    assert [part.delta().shape[0] for part in parts.values()] == list(SIZES.values())
-    assert {type(part) for part in parts.values()} == {LoKr if alike else Full}
-
-
-def test_parts_of_a_glora_see_their_rows_of_the_weight() -> None:
-    shapes = {"a1.weight": (8, 2), "a2.weight": (2, 8), "b1.weight": (56, 2), "b2.weight": (2, 8)}
-    whole = GLoRA({key: random(*shape, seed=seed) for seed, (key, shape) in enumerate(shapes.items())}, 1.0)
-    weight = random(56, 8)
-    parts = joined.apart(ALL_OF_A_BLOCK, whole, originally=True)
-    rows = weight.split(list(SIZES.values()))
-    changes = [part.delta(own) for part, own in zip(parts.values(), rows, strict=True)]
-    assert torch.allclose(torch.cat(changes), whole.delta(weight), atol=1e-6)
-
-
 def sliced(whole: Module) -> tuple[Tensor, Tensor, dict[Place, Module]]:
     """The change of a joined layer, those of its parts in their order, and the parts."""
     weight = random(56, 8, seed=9)
@@ -75,6 +52,25 @@ def sliced(whole: Module) -> tuple[Tensor, Tensor, dict[Place, Module]]:
     rows = weight.split(list(SIZES.values()))
     changes = [part.delta(own) for part, own in zip(parts.values(), rows, strict=True)]
     return whole.delta(weight), torch.cat(changes), parts
+
+
+@pytest.mark.parametrize(
+    ("blocks", "alike"),
+    [(14, True), (4, False)],  # 4 rows each, of which a part has whole ones; 14 rows each, which a part cuts
+)
+def test_parts_of_a_lokr_are_its_rows(blocks: int, alike: bool) -> None:
+    """LyCORIS and ai-toolkit train the joined layers of FLUX.1, FLUX.2 and Chroma as one."""
+    expected, changes, parts = sliced(LoKr({"lokr_w1": random(blocks, 2), "lokr_w2": random(56 // blocks, 4)}, 1.0))
+    assert torch.allclose(changes, expected)
+    assert [part.delta().shape[0] for part in parts.values()] == list(SIZES.values())
+    assert {type(part) for part in parts.values()} == {LoKr if alike else Full}
+
+
+def test_parts_of_a_glora_see_their_rows_of_the_weight() -> None:
+    shapes = {"a1.weight": (8, 2), "a2.weight": (2, 8), "b1.weight": (56, 2), "b2.weight": (2, 8)}
+    whole = GLoRA({key: random(*shape, seed=seed) for seed, (key, shape) in enumerate(shapes.items())}, 1.0)
+    expected, changes, _ = sliced(whole)
+    assert torch.allclose(changes, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("blocks", [14, 4])

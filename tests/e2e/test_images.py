@@ -1,6 +1,5 @@
 """The Images tab with many pictures, odd uploads, and captions typed while other things go on."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +9,13 @@ from PIL import Image, ImageFilter
 from tests.conftest import wait
 from tests.e2e.conftest import Page, Server, Visit, copy_project
 from tests.e2e.test_page import cards, new_project, upload
+from tests.integration.data.test_uploads import png
 from tests.tiny_captioners import make_tagger
 
 
 def picture(seed: int, size: tuple[int, int] = (1024, 768)) -> Image.Image:
     cells = np.random.default_rng(seed).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     return Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
-
-
-def png(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    picture(seed, (200, 200)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def choose(page: Page, project: str) -> None:

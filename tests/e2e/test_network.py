@@ -237,6 +237,14 @@ def runs_of(server: Server) -> list[Path]:
     return [path.parent for path in (server.home / "outputs").glob("*/config.toml")]
 
 
+def test_what_an_address_in_a_request_names_is_not_fetched(shared: Server, web: httpx.Client) -> None:
+    """The fixture checks that no other machine was even looked up."""
+    assert web.get("/gradio_api/file=https://example.com/x.png").status_code == 404
+    file = {"path": "https://example.com/y.png", "meta": {"_type": "gradio.FileData"}}
+    assert "event: error" in raw_answer(web, "add_images", {"data": ["example-character", [file]]})
+    assert "example.com" not in shared.lookups.read_text()
+
+
 # How much may be sent -------------------------------------------------------------------------------------------
 
 

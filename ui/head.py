@@ -56,6 +56,7 @@ def build(log_out: str) -> Head:
     with gr.Row(elem_id="head", equal_height=False):
         gr.HTML("<img src='/favicon.ico' alt=''><h1>Limner</h1>", elem_id="title", js_on_load=read("viewer.js"))
         gr.HTML(js_on_load=read("fields.js"))
+        gr.HTML(js_on_load=read("unfinished.js"))
         with gr.Row(elem_id="projects", equal_height=False):
             narrow = {"container": False, "min_width": 120, "scale": 3}
             chooser = field(gr.Dropdown, "project", _("Project"), choices=[], **narrow)

@@ -174,12 +174,45 @@ test("an upload that is canceled or refused is over, and the page says why", asy
   await settle();
   requests[1].answer("This request is too large.");
   await settle();
-  drop("c.png");
+  assert.deepEqual(sent.map(([, { report, bad }]) => [report, bad]), [["This request is too large.", true]]);
+});
+
+test("an upload goes on after a restart of the server, and says so", async (t) => {
+  const { drop, requests, sent, state, window } = openUploads(t);
+  const cutOff = async (isThere) => {
+    window.fetch = async () => (isThere ? {} : Promise.reject(new Error("offline")));
+    requests.at(-1).onerror();
+    await settle();
+    const shown = state();
+    t.mock.timers.tick(2000);
+    await settle();
+    return shown;
+  };
+  drop("a.png");
   await settle();
-  requests[2].onerror();
+  const away = [false, "[[The server is not responding. The upload goes on when it does.]]"];
+  for (let times = 0; times < 5; times += 1) assert.deepEqual(await cutOff(false), away);
+  assert.deepEqual([requests.at(-1).body, sent], [["a.png"], []]);
+  requests.at(-1).answer({ project: "mira", report: "Added 1 image.", bad: false });
   await settle();
-  assert.deepEqual(sent.map(([, { report, bad }]) => [report, bad]),
-    [["This request is too large.", true], ["[[the server is not responding.]]", true]]);
+  assert.deepEqual([state()[0], sent], [true, [["end", { report: "Added 1 image.", bad: false }]]]);
+  drop("a file that is gone.png");
+  await settle();
+  for (let times = 0; times < 3; times += 1) await cutOff(true);
+  assert.deepEqual([state()[0], sent[1]], [true, ["end", { report: "[[The images could not be sent. Choose them again.]]", bad: true }]]);
+});
+
+test("an upload that waits for the server can be canceled", async (t) => {
+  const { drop, part, requests, sent, state, window } = openUploads(t);
+  window.fetch = async () => Promise.reject(new Error("offline"));
+  drop("a.png");
+  await settle();
+  requests[0].onerror();
+  await settle();
+  part(".cancel-upload").click();
+  t.mock.timers.tick(2000);
+  await settle();
+  assert.deepEqual([requests.length, state()[0], sent], [1, true, []]);
 });
 
 test("the page is not left unasked while images are on their way", async (t) => {

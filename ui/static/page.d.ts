@@ -48,6 +48,7 @@ declare global {
   }
 
   // Values of components; that of one which is not filled yet has no fields.
+  type Progress = (share: number) => void;
   type Added = { project: string; report: string; bad: boolean; trigger?: string }; // what became of files that were added
   type View<T> = { readonly value: T | { [field in keyof T]?: undefined } | null };
   type Removal = { project: string; names: string[] };

@@ -1,6 +1,7 @@
 // Adds images: those that are chosen, those of a folder, and those that are dropped anywhere while this tab is shown. They
 // go to the project that the page shows, one part after the other, and are taken in there whatever the page does.
 const AT_ONCE = 500; // files in one request
+const AGAIN = 2000, TRIES = 3; // milliseconds until it is sent again, and how often to a server that is there
 let running = /** @type {XMLHttpRequest | null} */ (null);
 let adding = Promise.resolve(), waiting = 0, round = 0; // a round ends when all is added or canceled
 let target = "", reports = "", bad = false;
@@ -20,12 +21,12 @@ function propose(/** @type {string | undefined} */ word) {
   for (const event of ["input", "blur"]) field.dispatchEvent(new Event(event, { bubbles: event === "input" }));
 }
 
-// Resolves to what the server says, or to nothing if the upload was canceled.
-function send(/** @type {string} */ project, /** @type {File[]} */ files, /** @type {(share: number) => void} */ progress) {
+// Resolves to what the server says, to nothing if the upload was canceled, and to "cut off" if the connection was.
+function send(/** @type {string} */ project, /** @type {File[]} */ files, /** @type {Progress} */ progress) {
   const request = new XMLHttpRequest(), body = new FormData();
   for (const file of files) body.append("files", file, file.webkitRelativePath || file.name);
   running = request;
-  return /** @type {Promise<Added | null>} */ (new Promise((resolve) => {
+  return /** @type {Promise<Added | "cut off" | null>} */ (new Promise((resolve) => {
     request.upload.onprogress = (event) => progress(event.loaded / event.total);
     request.onload = () => {
       try {
@@ -34,18 +35,32 @@ function send(/** @type {string} */ project, /** @type {File[]} */ files, /** @t
         resolve({ project, report: request.responseText || "[[the server is not responding.]]", bad: true });
       }
     };
-    request.onerror = () => resolve({ project, report: "[[the server is not responding.]]", bad: true });
+    request.onerror = () => resolve("cut off");
     request.onabort = () => resolve(null);
     request.open("POST", `/images?project=${encodeURIComponent(project)}`);
     request.send(body);
   }));
 }
 
+// Sends files until they have arrived. While the server is away, as it is while it starts again, this goes on.
+async function deliver(/** @type {string} */ project, /** @type {File[]} */ files, /** @type {Progress} */ progress, /** @type {number} */ of) {
+  for (let failures = 0; failures < TRIES;) {
+    const answer = await send(project, files, progress);
+    if (answer !== "cut off") return answer;
+    if (await fetch("/favicon.ico", { cache: "no-store" }).then(() => true, () => false)) failures += 1;
+    else part(".share").textContent = "[[The server is not responding. The upload goes on when it does.]]";
+    await new Promise((resume) => setTimeout(resume, AGAIN));
+    if (of !== round) return null;
+  }
+  return { project: "", report: "[[The images could not be sent. Choose them again.]]", bad: true };
+}
+
 async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
   part(".running-upload").hidden = false;
   for (let first = 0; first < files.length && of === round; first += AT_ONCE) {
     const some = files.slice(first, first + AT_ONCE);
-    const answer = await send(target || own(), some, (share) => tell((first + share * some.length) / files.length));
+    const progress = (/** @type {number} */ share) => tell((first + share * some.length) / files.length);
+    const answer = await deliver(target || own(), some, progress, of);
     if (!answer) break;
     target = answer.project || target;
     reports += (reports && " ") + answer.report;

@@ -272,6 +272,20 @@ test("what was typed last is sent as the page is left, and by the next page if t
   assert.deepEqual(requests.map(([, , field]) => field), ["1 mira trigger miraxo", "1 mira trigger miraxo"]);
 });
 
+test("a full disk is said once, and what was typed is sent until there is room", async (t) => {
+  const full = { status: 507, ok: false, json: async () => ({ refused: ["The disk is full."] }) };
+  const { requests, typeIn, window } = openFields(t, [full, full, STORED].map((answer) => Promise.resolve(answer))), asked = [];
+  window.limner = { ask: async (sentence) => asked.push(sentence) };
+  component(window, "fields");
+  typeIn("trigger", "miraxo");
+  for (const pause of [300, 3000, 3000]) {
+    t.mock.timers.tick(pause);
+    await settle();
+  }
+  assert.deepEqual([requests.length, asked], [3, ["The disk is full."]]);
+  assert.equal(window.sessionStorage.getItem("limner-typed-fields"), "[]");
+});
+
 test("the acts of a tab have an order, also across its pages", async (t) => {
   const { window } = openFields(t, []);
   component(window, "fields");

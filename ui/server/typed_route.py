@@ -30,7 +30,10 @@ async def receive(request: Request) -> Response:
         captions, fields, removals = (list(sent.get(kind, [])) for kind in ("captions", "fields", "removals"))
     except (foreign_text.ForeignTextError, UnicodeDecodeError, AttributeError, TypeError):
         return PlainTextResponse("", 400)
-    return JSONResponse({"refused": await asyncio.to_thread(_store, captions, fields, removals)})
+    try:
+        return JSONResponse({"refused": await asyncio.to_thread(_store, captions, fields, removals)})
+    except OSError as error:  # the browser says so and sends all of it again
+        return JSONResponse({"refused": [sentence(error)]}, 507)
 
 
 def _store(captions: list[Any], fields: list[Any], removals: list[Any]) -> list[str]:

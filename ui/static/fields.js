@@ -8,7 +8,7 @@ const drafts = /** @type {Map<string, Typed>} */ (new Map(JSON.parse(sessionStor
 // Pages of a tab come one after the other, so that they count on together. A tab that is duplicated is another one, although
 // browsers copy its storage: there, the name lies only between two pages.
 const page = sessionStorage.getItem(TAB) ?? Math.random().toString(36).slice(2);
-let timer = /** @type {number | undefined} */ (undefined), number = 0;
+let timer = /** @type {number | undefined} */ (undefined), number = 0, isDiskFull = false;
 sessionStorage.removeItem(TAB);
 
 function keep() {
@@ -43,8 +43,12 @@ async function send() {
   const answer = await post({ fields: sent.map(([, field]) => field) }).catch(() => null);
   if (!answer || answer.status >= 500 || UNDECIDED.includes(answer.status)) {
     later(AGAIN);
+    const wasFull = isDiskFull;
+    isDiskFull = answer?.status === 507;
+    if (answer && isDiskFull && !wasFull) await window.limner.ask((await answer.json()).refused.join(" "));
     return;
   }
+  isDiskFull = false;
   for (const [key, field] of sent) if (drafts.get(key) === field) drafts.delete(key);
   keep();
   const { refused = ["[[This could not be stored.]]"] } = answer.ok ? await answer.json() : {};

@@ -4,12 +4,14 @@ import time
 from html import escape
 from urllib.parse import quote
 
-from trainer import runs
+from trainer import runs, storage
 from trainer.base_models import MICRO
 from trainer.errors import UserError
 from trainer.i18n import _, duration, file_size, ngettext
 from trainer.runs import View, cards, events, queue
 from ui.state import base_model_choices, device_load, documentation
+
+FULL = 2**20  # bytes that are free on a disk on which hardly anything can be written
 
 
 def time_left(view: View) -> str:
@@ -203,12 +205,22 @@ def _next(view: View) -> str:
         case "stopped":
             return f"<p>{_('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>"
         case "interrupted":
-            step = max((checkpoint.step for checkpoint in view.state.checkpoints), default=0)
-            return _warning("<b>Training was interrupted.</b> <b>Resume</b> continues from step {step}.", step=step)
+            return _interrupted(view)
         case "failed":
             return failure(view.state)
         case _:
             return ""
+
+
+def _interrupted(view: View) -> str:
+    """Render what to do about a run whose worker is gone; on a full disk it could not write why."""
+    step = max((checkpoint.step for checkpoint in view.state.checkpoints), default=0)
+    if storage.free_space(view.run.folder) < FULL:
+        return _warning(
+            "<b>The disk is full.</b> Free some space, then click <b>Resume</b>: it continues from step {step}.",
+            step=step,
+        )
+    return _warning("<b>Training was interrupted.</b> <b>Resume</b> continues from step {step}.", step=step)
 
 
 def _done(view: View) -> str:

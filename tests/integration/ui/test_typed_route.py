@@ -7,6 +7,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from tests.conftest import small_disk
+from trainer import storage
 from trainer.data.captions import read_caption
 from ui.server import typed_route
 from ui.state import page_memory
@@ -36,6 +38,20 @@ def test_removals_of_a_page_that_was_left_are_done(character: Path) -> None:
     removals = [{"project": "rin", "names": names}, {"project": "../rin", "names": ["02.png"]}, {"project": "rin"}]
     assert send({"removals": [*removals, None]}) == 200
     assert [(character / name).exists() for name in ("01.png", "01.txt", "02.png")] == [False, False, True]
+
+
+def test_a_full_disk_is_said_and_what_was_typed_may_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    field = {"project": "rin", "name": "trigger", "value": "miraxo"}
+    with small_disk(tmp_path / "small", "1m") as disk:
+        monkeypatch.setenv("LIMNER_HOME", str(disk))
+        for folder in ("datasets/rin", "outputs"):
+            (disk / folder).mkdir(parents=True)
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(storage.free_space(disk)))
+        assert send({"fields": [field]}) == 507
+        ballast.unlink()
+        assert send({"fields": [field]}) == 200
+        assert page_memory.answer("rin", "trigger") == "miraxo"
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"[[[", b"[" * 9000, [], 7, {"fields": 3}, {"captions": {"a": 1}.__len__()}])

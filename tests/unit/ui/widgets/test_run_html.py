@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import small_disk
 from trainer import runs, storage
 from trainer.config import build
 from trainer.i18n import duration
@@ -40,6 +41,15 @@ def test_the_time_left_is_one_figure(run: Run) -> None:
     assert left("stopped", *slower) == ""
     texts = ["a few seconds", "40 s", "3 min", "2.5 h", "5 days"]
     assert [duration(count) for count in (2, 41, 200, 9000, 415_000)] == texts
+
+
+def test_a_run_that_a_full_disk_ended_says_so(home: Path, tmp_path: Path) -> None:
+    """Its worker could not write why it ended."""
+    with small_disk(tmp_path / "small", "1m") as disk:
+        run = runs.create(build({"name": "rin", "dataset": "rin"}), disk / "2026-11-24_140500_rin")
+        drawn = run_html.status(view(run, "interrupted", events.Checkpoint(step=25, folder="checkpoints/000025")))
+    assert "disk is full" in drawn
+    assert "from step 25" in drawn
 
 
 def test_the_status_says_where_a_run_is_and_why_it_failed(run: Run, home: Path) -> None:

@@ -173,7 +173,7 @@ def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -
         questions = {"preset": train.whole.preset, "base": train.whole.base}
         filling = settings.fill_on(files_tab.listing.apply, settings.use_run, train.whole, fills=questions)
         offering = try_out.offer_on(train.view.panel.end, warm_and_offer, trying, run=train.view.picker)
-        for shows, tab in ((filling.then, "train"), (offering.then, "try")):
+        for shows, tab in ((filling.success, "train"), (offering.success, "try")):
             listen(shows, None, js=f"() => document.querySelector('#tab-{tab}-button').click()")
         _share_trigger(images, train)
         head.connect(top)

@@ -332,3 +332,17 @@ def test_a_start_without_a_trigger_word_asks_once(shared: Server, visit: Visit) 
     assert not page.get_by_role("button", name="Train without a trigger word").is_visible()
     page.get_by_role("button", name="Start training").click()  # not asked again
     wait(lambda: len(list((shared.home / "outputs").glob("20*_plain*"))) == 2)
+
+
+def test_a_start_that_was_refused_can_be_made_again(shared: Server, visit: Visit) -> None:
+    project = copy_project("example-character", shared.home / "datasets" / "bare")
+    page = visit(shared)
+    choose(page, "bare")
+    tab(page, "Train")
+    for image in project.glob("*.png"):
+        image.unlink()
+    begin = page.locator("#start")
+    begin.click()
+    page.get_by_text("There are no images in this dataset.").wait_for()
+    begin.get_by_text("Start training").wait_for()
+    assert not begin.evaluate("button => button.inert")

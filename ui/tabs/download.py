@@ -20,7 +20,7 @@ from ui.state import adapter_choices, pending_uploads, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label, name
 from ui.widgets import run_html
 from ui.widgets.fields import field
-from ui.widgets.handlers import CHOICE, VIEW, Several, listen
+from ui.widgets.handlers import CHOICE, VIEW, Several, listen, listen_at_end
 from ui.widgets.templates import read
 
 SEARCHED_FROM = 5  # runs
@@ -87,7 +87,7 @@ def build(project: gr.Textbox, watch: RunWatcher) -> Tab:
     acts.append(listen(dropped.upload, look, {"path": dropped}, looking, show_progress="minimal"))
     draw = partial(listed, watch)
     for act in acts:  # what is searched for by then is listed, however late the act is answered
-        listen(act.then, draw, filtered, listed_in, kind=VIEW)
+        listen_at_end(act, draw, filtered, listed_in, kind=VIEW)
     listen([search.change, everywhere.input], draw, filtered, listed_in, kind=CHOICE)
     return Tab(filtered, listed_in, listing)
 

@@ -24,7 +24,7 @@ from ui.tabs.run_view import NEXT_TITLE, START_TITLE, RunView
 from ui.tabs.settings import Form
 from ui.widgets import settings_form, settings_widgets
 from ui.widgets.fields import field
-from ui.widgets.handlers import CHOICE, START, VIEW, Several, listen
+from ui.widgets.handlers import CHOICE, START, VIEW, Several, listen, listen_at_end
 from ui.widgets.templates import read
 
 EXPOSURES, STEPS = "form-training-exposures", "form-training-steps"
@@ -107,7 +107,7 @@ def build(project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> Ta
     _connect_form(tab)
     refilled = [preset.input, base.input, model.downloaded.change]
     for filling in tab_settings.connect(whole, refilled):
-        listen(filling.then, base_model.describe, {"base": base, "vae": widgets[VAE]}, described, kind=VIEW)
+        listen(filling.success, base_model.describe, {"base": base, "vae": widgets[VAE]}, described, kind=VIEW)
     _connect_start(tab, Start(start, place, no_trigger, without), sampler, watch)
     run_view.connect(view, project, sampler, watch)
     return tab
@@ -136,7 +136,7 @@ def _connect_form(tab: Tab) -> None:
     inputs = {**{name: parts[name] for name in ("sent", "project", "preset", "base")}, "effort": planned["effort"]}
     length = {"exposures": parts[EXPOSURES], "steps": parts[STEPS]}
     chosen = listen(planned["effort"].input, choose_effort, inputs, length, kind=CHOICE, js=tab_settings.STORED_FIRST)
-    listen(chosen.then, plan, answers, planned, kind=VIEW)
+    listen(chosen.success, plan, answers, planned, kind=VIEW)
     for name in ("preset", "base"):
         listen(parts[name].input, None, {name: parts[name]}, js=STORED.replace("FIELD", name))
 
@@ -169,7 +169,7 @@ def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWat
     for button, handler in ((parts.button, begin), (parts.without, begin_without)):
         listen(button.click, None, fills=start, js=BUSY)
         started = listen(button.click, handler, takes, fills, kind=START, js=TYPED_FIRST)
-        listen(started.then, None, fills=start, js=READY)
+        listen_at_end(started, None, fills=start, js=READY)
         listen(started.success, None, js=read("show_run.js"))
     listen(tab.trigger.input, lambda: {"question": gr.Column(visible=False)}, fills=question, kind=CHOICE)
 

@@ -25,7 +25,7 @@ from ui.tabs.comparison import Cell
 from ui.tabs.sample_form import DEFAULTS, NO_ADAPTER, OTHERS, SampleForm
 from ui.tabs.sample_images import Sheet
 from ui.widgets import run_html, settings_form
-from ui.widgets.handlers import CHOICE, VIEW, Handler, Untyped, listen
+from ui.widgets.handlers import CHOICE, VIEW, Handler, Untyped, listen, listen_at_end
 from ui.widgets.templates import read
 
 PAUSE = 0.3  # seconds between two updates while an image is generated
@@ -69,7 +69,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
         {"result": result, "files": form.files, "seed": form.seed},
         kind=CHOICE,
     )
-    listen(generating.then, lambda: {"recent": sample_images.recent()}, {}, {"recent": recent})
+    listen_at_end(generating, lambda: {"recent": sample_images.recent()}, {}, {"recent": recent})
     listen(form.cancel.click, sampler.cancel, kind=VIEW)
     notes = {"note": note, "hold": hold}
     listen(hold.click, partial(hold_training, watch, sampler), {"form": form.form, "label": hold}, notes)

@@ -80,6 +80,15 @@ def listen(
     return on(function, inputs, outputs, **settings)
 
 
+def listen_at_end(request: Untyped, *handler: Untyped, **options: Untyped) -> None:
+    """Call a handler as `listen` does, once a request of another listener has been answered or has failed.
+
+    Gradio's own `then` is silent after a failure.
+    """
+    for end in (request.success, request.failure):
+        listen(end, *handler, **options)
+
+
 def _components(named: Mapping[str, Any]) -> list[Any]:
     listed: list[Any] = []
     for value in named.values():

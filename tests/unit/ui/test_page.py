@@ -57,6 +57,9 @@ def test_the_page_has_private_handlers_ids_and_few_messages(home: Path) -> None:
     assert {entry.id for entry in train.ENTRIES} <= set(ids)
     assert len(ids) == len(set(ids))
     assert sum(len(call["targets"]) for call in calls) < 200
+    after = [call for call in calls if call["trigger_after"] is not None]
+    ends = [call["trigger_only_on_success"] or call["trigger_only_on_failure"] for call in after]
+    assert all(ends), "Gradio's `then` is silent after a failure"
     opening = next(call for call in calls if "load" in {kind for _, kind in call["targets"]})
     assert len(opening["outputs"]) < 100
     source = inspect.getsource(gradio.queueing)  # which may have other names one day

@@ -133,7 +133,8 @@ def _refusal(message: str, error: Exception, path: Path) -> UserError:
         )
     line = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)
     remedy = _("Check that it is complete and in safetensors format.")
-    return UserError(message, remedy, name=path.name, reason=line.partition(". If you want to")[0][:200])
+    reason = line.partition(". If you want to")[0][:200].rstrip(".")
+    return UserError(message, remedy, name=path.name, reason=f"{reason}.")
 
 
 def _vae_in_file(path: Path, family: FamilyName) -> nn.Module:

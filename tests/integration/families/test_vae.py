@@ -122,6 +122,7 @@ def test_weights_that_are_damaged_are_refused(
     with pytest.raises(UserError, match="The VAE 'vae' cannot be loaded") as caught:
         load(tiny_sd, vae=str(vae))
     assert str(tmp_path) not in str(caught.value)
+    assert ". Check that it is complete" in str(caught.value), "what a library says becomes a sentence"
     monkeypatch.setattr(AutoencoderKL, "from_pretrained", Mock(side_effect=OSError("too small. (os error 1455)")))
     with pytest.raises(UserError, match="There is not enough memory to load 'vae'"):
         load(tiny_sd, vae=str(vae))

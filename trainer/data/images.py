@@ -6,9 +6,11 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -91,23 +93,32 @@ def _read_header(path: Path, _size: int, _changed: int) -> tuple[int, int, int] 
     return None if width * height > MAX_PIXELS else (width, height, rotation)
 
 
+def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield the kind and the length of each chunk of a PNG, with the file at its data; what is not read is skipped.
+
+    PNG specification, third edition, section 5.3.
+    """
+    while len(start := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        end = file.tell() + length + 4  # and the checksum
+        yield kind, length
+        file.seek(end)
+
+
 def _without_pixels(path: Path) -> Path | io.BytesIO:
     """Return a PNG without its pixels, which Pillow decodes to look for an orientation behind them; other files as is.
 
-    Sizes of chunks and their order: PNG specification, third edition, sections 5.3 and 5.6.
+    Order of chunks: PNG specification, third edition, section 5.6.
     """
     with path.open("rb") as file:
         chunks = [file.read(len(PNG_SIGNATURE))]
         if chunks != [PNG_SIGNATURE]:
             return path
-        while len(start := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", start)
+        for kind, length in png_chunks(file):
             if kind == b"fdAT":  # what stands behind further frames is not about the first
                 break
             if kind in _PNG_HEADER:
-                chunks.append(start + file.read(length + 4))
-            else:
-                file.seek(length + 4, io.SEEK_CUR)
+                chunks.append(struct.pack(">I4s", length, kind) + file.read(length + 4))
     return io.BytesIO(b"".join([*chunks, _NO_PIXELS]))
 
 

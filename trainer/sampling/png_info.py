@@ -2,7 +2,7 @@
 
 import io
 import json
-import struct
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from trainer import foreign_text, storage
 from trainer.base_models import detect
 from trainer.config import PictureConfig
+from trainer.data.images import png_chunks
 from trainer.data.location import PNG_SIGNATURE
 from trainer.runs import archive
 
@@ -62,15 +63,11 @@ def read(path: Path) -> str:
     with path.open("rb") as file:
         if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
             return ""
-        for _chunk in range(MAX_CHUNKS):
-            head = file.read(8)
-            length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"IDAT")
+        for kind, length in islice(png_chunks(file), MAX_CHUNKS):
             if kind == b"IDAT":
                 break
             if kind == b"tEXt" and length <= MAX_TEXT:
                 key, _, text = file.read(length).partition(b"\0")
                 if key == KEY.encode():
                     return text.decode("latin-1")
-                length = 0
-            file.seek(length + 4, 1)  # and the checksum
     return ""

@@ -43,6 +43,8 @@ def test_listening_needs_a_password(tmp_path: Path, browser: Browser) -> None:
         assert stat.S_IMODE((made.home / "outputs" / ".password").stat().st_mode) == 0o600
         assert not left.exists()
         assert left.parent.parent.stat().st_mode & 0o777 == 0o700
+        for path in ("config", "gradio_api/info", "media/dataset/example-character/01.png", "gradio_api/heartbeat/x"):
+            assert httpx.get(f"{made.url}/{path}").status_code == 401
         page.goto(made.url)
         for password in ("wrong", printed(r"Password for the page: (\S+)", output)):
             page.get_by_label("Password").fill(password)

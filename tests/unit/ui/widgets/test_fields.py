@@ -13,7 +13,7 @@ LISTED = {"choices": [("None", "")], "value": ""}
 
 
 def sent(choice: object, **options: Any) -> object:  # noqa: ANN401 - options of a dropdown
-    """What a handler gets of a choice of a page whose state the server does not have."""
+    """Return the value that a handler receives from a page whose state the server has lost."""
 
     async def answer() -> object:
         with gr.Blocks() as page:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import runs
 from trainer.base_models import MICRO
 from trainer.i18n import _
 from trainer.runs import Run, short_address
@@ -28,7 +29,7 @@ from ui.widgets.handlers import CHOICE, START, VIEW, Several, listen, listen_at_
 from ui.widgets.templates import read
 
 EXPOSURES, STEPS = "form-training-exposures", "form-training-steps"
-DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click
+DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click, until its run has ended
 # Not by `interactive`: a plan that arrives meanwhile would turn the button on.
 BUSY = f"() => {{ document.querySelector('#start').inert = true; return {json.dumps(_('Starting ...'))}; }}"
 READY = (
@@ -69,6 +70,30 @@ class Start:
     place: gr.Radio
     no_trigger: gr.Column
     without: gr.Button
+
+
+@dataclass
+class LatestStart:
+    """The latest request of all pages to start a run, and that run."""
+
+    request: str = ""
+    run: Run | None = None
+    at: float = 0.0
+
+    def note(self, request: str, run: Run) -> None:
+        """Note that a request has started a run now."""
+        self.request, self.run, self.at = request, run, time.monotonic()
+
+    def same(self, request: str) -> Run | None:
+        """Return the run that a double click, or a request that was sent twice, has started already.
+
+        A run that has ended is not returned, however soon it did: who clicks after that asks for another one.
+        """
+        if self.run is None or request != self.request or time.monotonic() - self.at >= DOUBLE_CLICK:
+            return None
+        if runs.look(self.run).status not in runs.ACTIVE:
+            return None
+        return self.run
 
 
 def build(project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> Tab:
@@ -143,19 +168,17 @@ def _connect_form(tab: Tab) -> None:
 
 def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWatcher) -> None:
     """Start a run on a click; without a trigger word, ask once whether that is intended."""
-    latest: dict[str, tuple[float, str]] = {}  # the latest request, its time, and the run that it started
+    latest = LatestStart()
 
     def begin(answers: Answers, place: str) -> dict[str, Any]:
-        key = repr((answers, place))
-        before, run_id = latest.get(key, (-DOUBLE_CLICK, ""))
-        if time.monotonic() - before < DOUBLE_CLICK:  # a double click, or a request that was sent twice
-            return {"view": run_view.draw(watch, run_id)}
+        request = repr((answers, place))
+        if run := latest.same(request):
+            return {"view": run_view.draw(watch, run.id)}
         if asks_for_trigger(answers):
             checked_config(answers.project, answers.data())
             return {"question": gr.Column(visible=True)}
         run = run_actions.start(create(answers, run_actions.cluster() if place == CLUSTER else ""), sampler)
-        latest.clear()
-        latest[key] = time.monotonic(), run.id
+        latest.note(request, run)
         return {"question": gr.Column(visible=False), "view": run_view.draw(watch, run.id)}
 
     def begin_without(answers: Answers, place: str) -> dict[str, Any]:

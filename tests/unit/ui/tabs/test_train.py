@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from filelock import FileLock
 
 from tests.unit.ui.answers import FORM, answers, form_values
 from tests.unit.ui.widgets.test_run_html import STEP
@@ -54,6 +55,16 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     shutil.copytree(character, character.with_name("kim"))
     summary = plan(**{"form-subjects": "kim --trigger kmx2 --repeats 3", "form-training-steps": 140})
     assert "By subject: miraxo 20 times, kmx2 60 times." in summary
+
+
+def test_a_second_click_starts_again_what_has_ended(character: Path) -> None:
+    latest, run = train.LatestStart(), train.create(answers())
+    assert latest.same("miraxo") is None
+    latest.note("miraxo", run)
+    with FileLock(run.lock):
+        assert latest.same("miraxo") == run
+        assert latest.same("kim") is None
+    assert latest.same("miraxo") is None, "what was clicked after its end came to nothing"
 
 
 def test_the_plan_says_what_an_effort_takes(character: Path) -> None:

@@ -13,7 +13,7 @@ from trainer.cli.console import echo, echo_table
 from trainer.config import TrainConfig, adjustments, base_notes
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.i18n import _, duration
+from trainer.i18n import _, duration, ngettext
 from trainer.runs import Run, archive, cards, queue
 
 app = typer.Typer(help="Show the queue of runs, and change it.")
@@ -68,10 +68,17 @@ def takes(settings: TrainConfig) -> str:
     steps = adjustments.complete(settings, images).training.steps
     similar = runs.find_similar(settings)
     if similar and similar.seconds_per_step:
-        return _("about {time} for {n} steps", time=duration(similar.seconds_per_step * steps), n=steps)
+        time = duration(similar.seconds_per_step * steps)
+        return ngettext("about {time} for {n} step", "about {time} for {n} steps", steps, time=time)
     if seconds := pace.seconds_per_step(settings):
         least, most = (duration(steps * each) for each in seconds)
-        return _("{least} to {most} for {n} steps, as computed", least=least, most=most, n=steps)
+        return ngettext(
+            "{least} to {most} for {n} step, as computed",
+            "{least} to {most} for {n} steps, as computed",
+            steps,
+            least=least,
+            most=most,
+        )
     return ""
 
 

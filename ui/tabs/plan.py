@@ -72,30 +72,30 @@ def _summary(config: TrainConfig, examples: Sequence[Example], images: int, simi
     training = adjustments.complete(config, images).training
     steps = training.steps
     exposures = steps * training.batch_size * training.gradient_accumulation / images
-    times, base = round(exposures), escape(PurePath(config.model.base).name)
+    seen = _seen(exposures)
     if similar and similar.seconds_per_step:
-        size = ngettext(
-            "<b>{n} image, {steps} steps on {base}</b>: each image is seen about {times} times, in about {time} here.",
-            "<b>{n} images, {steps} steps on {base}</b>: each image is seen about {times} times, in about {time} here.",
-            images,
-            steps=steps,
-            times=times,
-            base=base,
-            time=duration(similar.seconds_per_step * steps),
-        )
+        seen = _("{seen}, in about {time} here", seen=seen, time=duration(similar.seconds_per_step * steps))
         cost = _memory(similar)
     else:
-        size = ngettext(
-            "<b>{n} image, {steps} steps on {base}</b>: each image is seen about {times} times.",
-            "<b>{n} images, {steps} steps on {base}</b>: each image is seen about {times} times.",
-            images,
-            steps=steps,
-            times=times,
-            base=base,
-        )
         cost = _computed(config, steps)
+    size = _(
+        "<b>{images}, {steps} on {base}</b>: {seen}.",
+        images=ngettext("{n} image", "{n} images", images),
+        steps=ngettext("{n} step", "{n} steps", steps),
+        base=escape(PurePath(config.model.base).name),
+        seen=seen,
+    )
     subjects = _subjects(examples, exposures) if config.subjects else ""
     return [sentence for sentence in (size, subjects, cost, _text_encoder(config), _disk()) if sentence]
+
+
+def _seen(exposures: float) -> str:
+    """Say how often a run sees each image."""
+    if exposures < 1:
+        return _("not every image is seen")
+    if exposures < 1.5:
+        return _("each image is seen about once")
+    return ngettext("each image is seen about {n} time", "each image is seen about {n} times", round(exposures))
 
 
 def _computed(config: TrainConfig, steps: int) -> str:

@@ -37,6 +37,8 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     assert "disk space" not in summary
     assert effort.value == "balanced"
     assert [words for words, _ in effort.choices] == ["Quick look", "Balanced", "Thorough"]
+    assert "1 step on micro</b>: not every image is seen." in plan(**{"form-training-steps": 1})
+    assert "2 steps on micro</b>: each image is seen about once." in plan(**{"form-training-steps": 2})
     assert "7 steps" in plan(**{"form-training-steps": 7})
     run_settings.merge("rin", {"form-training-steps": 7})
     assert "7 steps" in train.plan_images("rin")["summary"], "whatever the form has, which may still be being filled"

@@ -16,6 +16,7 @@ from trainer import foreign_text, paths, processes, storage
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 
+ASKED_EVERY = 0.5  # seconds between the answers to a request that waits for its turn
 IDLE = 600.0  # seconds after which the sampler process ends, to free its memory
 COMMAND = (sys.executable, "-m", "trainer", "sampler")
 
@@ -32,7 +33,6 @@ class SamplerClient:
         self._timer: threading.Timer | None = None
         self._request: PictureConfig | None = None  # being generated
         self.notes: dict[str, list[str]] = {}  # sentences on images that have any, by their files
-        self.canceled = 0  # number of calls of `cancel`; a caller that generates several images checks it between them
 
     def warm(self) -> None:
         """Start the process unless it runs, without waiting until it is ready."""
@@ -48,51 +48,58 @@ class SamplerClient:
         self._restart_timer()
 
     def generate(self, request: PictureConfig) -> Iterator[tuple[int, int]]:
-        """Generate an image into `request.out`; yields (steps done, steps), beginning with (0, steps).
+        """Generate an image into `request.out`; yields (steps done, steps), beginning with (0, steps) while it waits.
 
         Raises:
             UserError: the sampler refused the request, or it died.
         """
-        with self._turn:
-            self._request = request
-            process, finished = None, False
-            try:
-                yield 0, request.steps
-                self.warm()
-                process = self._process
-                if process is None:
-                    raise UserError("Image generation was interrupted.", "Try again.")
-                _send(process, request)
-                for answer in _answers(process):
-                    if "progress" in answer:
-                        yield int(answer["progress"]), int(answer["of"])
-                    elif "error" in answer:
-                        finished = True
-                        raise UserError(str(answer["error"]), str(answer.get("remedy", "")))
-                    elif "done" in answer:
-                        finished = True
-                        if notes := answer.get("notes"):
-                            self.notes[request.out] = notes
-                        return
-                finished = True
-                self._forget(process)
-                raise UserError(
-                    "Image generation was interrupted.", "Generate the image again; training runs have priority."
-                )
-            finally:
-                if process is not None and not finished:
-                    # The page closed, or it canceled: the next request must not read the answers to this one.
-                    _cancel_file(request).touch()
-                    _drain(process)
-                self._request = None
-                storage.remove(_cancel_file(request))
-                self._restart_timer()
+        while not self._turn.acquire(timeout=ASKED_EVERY):
+            yield 0, request.steps  # so that the caller can give up
+        try:
+            yield from self._generate(request)
+        finally:
+            self._turn.release()
 
-    def cancel(self) -> None:
-        """Cancel the image that is being generated, and those that were to follow it."""
-        self.canceled += 1
-        if self._request:
-            _cancel_file(self._request).touch()
+    def _generate(self, request: PictureConfig) -> Iterator[tuple[int, int]]:
+        """Generate an image, as `generate` does, in its turn."""
+        self._request = request
+        process, finished = None, False
+        try:
+            yield 0, request.steps
+            self.warm()
+            process = self._process
+            if process is None:
+                raise UserError("Image generation was interrupted.", "Try again.")
+            _send(process, request)
+            for answer in _answers(process):
+                if "progress" in answer:
+                    yield int(answer["progress"]), int(answer["of"])
+                elif "error" in answer:
+                    finished = True
+                    raise UserError(str(answer["error"]), str(answer.get("remedy", "")))
+                elif "done" in answer:
+                    finished = True
+                    if notes := answer.get("notes"):
+                        self.notes[request.out] = notes
+                    return
+            finished = True
+            self._forget(process)
+            raise UserError(
+                "Image generation was interrupted.", "Generate the image again; training runs have priority."
+            )
+        finally:
+            if process is not None and not finished:
+                # The page closed, or it canceled: the next request must not read the answers to this one.
+                _cancel_file(request).touch()
+                _drain(process)
+            self._request = None
+            storage.remove(_cancel_file(request))
+            self._restart_timer()
+
+    def cancel(self, request: PictureConfig) -> None:
+        """Cancel the image of a request if it is being generated now, rather than that of another page."""
+        if self._request is request:
+            _cancel_file(request).touch()
 
     def close(self) -> None:
         """End the process, even in the middle of an image."""

@@ -1,11 +1,13 @@
 """Form of the Try out tab: its components, and the values that its handlers get, both by name."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
 
+from trainer.config import PictureConfig
 from trainer.i18n import _
 from ui.state import adapter_choices
 from ui.tabs import comparison
@@ -17,9 +19,20 @@ OTHERS = 3  # adapters beside the first
 NO_ADAPTER = (_("None"), "")
 
 
+@dataclass
+class Progress:
+    """State of what a page generates: the request whose turn it is, and how often the user has canceled."""
+
+    request: PictureConfig | None = None
+    canceled: int = 0
+
+
 @dataclass(frozen=True)
 class SampleForm:
-    """Values of the form. `files` are the images on the page, `others` the further adapters with their strengths."""
+    """Values of the form. `files` are the images on the page, `others` the further adapters with their strengths.
+
+    `progress` is shared by all requests of a page, so that *Cancel* reaches those that are being answered.
+    """
 
     adapter: str
     prompt: str
@@ -39,6 +52,7 @@ class SampleForm:
     table_chosen: str = ""
     table_strengths: str = comparison.GRID_STRENGTHS
     others: tuple[tuple[str, float], ...] = ()
+    progress: Progress = dataclasses.field(default_factory=Progress, compare=False)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "SampleForm":
@@ -69,6 +83,7 @@ class Components:
     size: gr.Textbox
     negative: gr.Textbox
     files: gr.State
+    progress: gr.State
     base: gr.Textbox
     vae: gr.Textbox
     table_rows: gr.Radio
@@ -123,6 +138,7 @@ def build() -> Components:
         **_advanced(),
         **_others(),
         files=gr.State([]),
+        progress=gr.State(Progress()),
         defaults=gr.State(DEFAULTS),
         generate=generate,
         cancel=cancel,

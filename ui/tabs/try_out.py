@@ -22,12 +22,13 @@ from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_form, sample_images
 from ui.tabs.comparison import Cell
-from ui.tabs.sample_form import DEFAULTS, NO_ADAPTER, OTHERS, SampleForm
+from ui.tabs.sample_form import DEFAULTS, NO_ADAPTER, OTHERS, Progress, SampleForm
 from ui.tabs.sample_images import Sheet
 from ui.widgets import run_html, settings_form
 from ui.widgets.handlers import CHOICE, VIEW, Handler, Untyped, listen, listen_at_end
 from ui.widgets.templates import read
 
+WAITING = 16  # pages that wait for the images of others; in the queue of Gradio, where more wait, none can cancel
 PAUSE = 0.3  # seconds between two updates while an image is generated
 SIDE = configs.micro_resolution()
 MINIATURE = _(
@@ -68,9 +69,10 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
         {"form": form.form},
         {"result": result, "files": form.files, "seed": form.seed},
         kind=CHOICE,
+        concurrency_limit=WAITING,
     )
     listen_at_end(generating, lambda: {"recent": sample_images.recent()}, {}, {"recent": recent})
-    listen(form.cancel.click, sampler.cancel, kind=VIEW)
+    listen(form.cancel.click, partial(cancel, sampler), {"progress": form.progress}, kind=VIEW)
     notes = {"note": note, "hold": hold}
     listen(hold.click, partial(hold_training, watch, sampler), {"form": form.form, "label": hold}, notes)
     drawn = {"recent": recent, "previews": previews, **notes}
@@ -296,15 +298,18 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
     if len(form.files) == len(cells):
         sheet.files = list(form.files)
     paths.sample_images().mkdir(parents=True, exist_ok=True)
-    canceled = sampler.canceled
+    progress, canceled = form.progress, form.progress.canceled
     for number, request in enumerate(requests):
+        progress.request = request
         try:
             for note in _progress(sampler, request):
                 yield sheet.html(busy=number, note=note), form.files, seed
+                if progress.canceled != canceled:  # while it waited for the image of another page
+                    break
         except UserError:
-            if sampler.canceled == canceled:
+            if progress.canceled == canceled:
                 raise
-        if sampler.canceled != canceled:
+        if progress.canceled != canceled:
             sheet.facts += ". " + _("Canceled")
             # Images of an earlier request do not stand beside those of this one.
             sheet.files[number:] = [""] * (len(cells) - number)
@@ -314,6 +319,13 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
         sheet.facts += "".join(f". {note}" for note in notes if note not in sheet.facts)
     sample_images.prune()
     yield sheet.html(), sheet.files, seed
+
+
+def cancel(sampler: SamplerClient, progress: Progress) -> None:
+    """Cancel the image that a page waits for, and those that were to follow it."""
+    progress.canceled += 1
+    if progress.request:
+        sampler.cancel(progress.request)
 
 
 def _facts(request: PictureConfig) -> str:

@@ -34,7 +34,6 @@ def sample_form(adapter: str, **changes: Any) -> SampleForm:  # noqa: ANN401 - a
 class FakeSampler:
     def __init__(self) -> None:
         self.requests: list[PictureConfig] = []
-        self.canceled = 0
         self.notes: dict[str, list[str]] = {}
 
     def generate(self, request: PictureConfig) -> Iterator[tuple[int, int]]:

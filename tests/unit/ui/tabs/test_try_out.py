@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from tests.hostile.pictures import chunk, png
 from tests.unit.base_models.test_detect import SD15, SDXL, write
 from tests.unit.ui.answers import FakeSampler, sample_form
+from tests.unit.ui.state.test_sampler_client import SERVER
 from trainer import paths, runs
 from trainer.errors import UserError
 from trainer.runs import Run, checkpoints, events
@@ -131,6 +132,22 @@ def test_images_are_generated_once_and_strength_zero_is_plain(finished: Run) -> 
     assert drawn(form, sampler)[1][1] != files[1], "it was written again"
     fresh = dataclasses.replace(form, new_seed=True)
     assert len({drawn(fresh, sampler)[2] for _ in range(2)}) == 2
+
+
+def test_cancel_ends_the_images_of_its_own_page(finished: Run) -> None:
+    sampler = SamplerClient([sys.executable, "-c", SERVER])
+    first, second = (sample_form(finished.id, view="strengths", seed=seed) for seed in (1.0, 2.0))
+    images, waiting = (try_out.generate(sampler, RunWatcher(), form) for form in (first, second))
+    assert "Getting ready" in next(images)[0]
+    assert "Getting ready" in next(waiting)[0], "while the other page has its turn"
+    try_out.cancel(sampler, second.progress)
+    *_, (html, files, _) = waiting
+    assert ("Canceled" in html, any(files)) == (True, False)
+    *_, (html, files, _) = images
+    assert ("Canceled" in html, all(files)) == (False, True)
+    *_, (html, files, _) = try_out.generate(sampler, RunWatcher(), second)
+    assert ("Canceled" in html, all(files)) == (False, True), "asked for again"
+    sampler.close()
 
 
 def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:

@@ -48,6 +48,26 @@ test("a view of another run, or an older one, is not drawn, and a button acts on
   assert.deepEqual(sent.slice(2), [["stop"]], "the plan is made anew when the last run has ended");
 });
 
+test("a run that was started is shown though an answer about the one before was made after its own and came first", (t) => {
+  const window = openPage(t), { part, update } = component(window, "run_view");
+  const answer = (revision, run, asked = run) => update({ revision, asked, run, stamp: "", runs: [], parts: { status: `${run} ${revision}` } });
+  const shown = () => part("#status").textContent;
+  answer(1, "a", "");
+  answer(3, "a");
+  answer(2, "b", "");
+  assert.equal(shown(), "b 2");
+  answer(4, "a");
+  assert.equal(shown(), "b 2");
+  answer(5, "b");
+  window.limnerRun.choose("c");
+  answer(2, "b", "");
+  answer(6, "b");
+  assert.equal(shown(), "b 5", "it is shown once, whatever is chosen later");
+  window.limnerRun.seen("b");
+  answer(7, "b");
+  assert.equal(shown(), "b 7", "the list of runs says which one is chosen");
+});
+
 test("runs are renamed and files deleted only if that is confirmed, runs are deleted at once", async (t) => {
   const window = openPage(t), questions = [];
   const { part, sent } = component(window, "runs", { html: `<button class="rename" data-run="r" data-name="old">

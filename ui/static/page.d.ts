@@ -28,7 +28,7 @@ declare global {
       dependencies: { id: number; outputs: number[] }[];
       components: { id: number; type: string; props: { elem_id?: string } }[];
     };
-    limnerRun: { choose(run: string): void; seen(): { stamp?: string; runs?: string[] } }; // of run_view.js
+    limnerRun: { choose(run: string): void; seen(run?: string | null): { stamp?: string; runs?: string[] } }; // of run_view.js
     limnerForm: { // of form_notes.js
       store(): Promise<void>;
       save(file: { name: string; text: string }): void;

@@ -1,19 +1,28 @@
 // The view of a run is one value. One that is about another run than the chosen one, or older than what is drawn, came late and
-// is dropped. Buttons act on the run that they were drawn for.
+// is dropped. One that chooses a run is drawn once, also if a newer one about the run before it came first. Buttons act on the
+// run that they were drawn for.
 const root = element, part = /** @type {Find} */ (root.querySelector.bind(root));
 const view = /** @type {View<RunView>} */ (props);
 const PRESSED = 3000; // milliseconds in which a second click is the same one
 const inside = new WeakMap(); // the HTML in each part
-let drawn = /** @type {RunView | null} */ (null), wanted = "";
+let drawn = /** @type {RunView | null} */ (null), wanted = "", latestChoice = 0;
 let isPressed = false; // a button, which would get no click if it were replaced now
 window.limnerRun = {
   choose(run) { wanted = run; },
-  seen: () => (drawn ? { stamp: drawn.stamp, runs: drawn.runs } : {}),
+  seen(run) {
+    wanted = run ?? "";
+    return drawn ? { stamp: drawn.stamp, runs: drawn.runs } : {};
+  },
 };
+
+function isLate(/** @type {RunView} */ { revision, asked }) {
+  if (!asked) return revision <= latestChoice;
+  return revision <= (drawn?.revision ?? 0) || (wanted !== "" && asked !== wanted);
+}
 
 function show() {
   const value = view.value?.revision ? view.value : null;
-  if (isPressed || !value || value.revision <= (drawn?.revision ?? 0) || (value.asked && wanted && value.asked !== wanted)) return;
+  if (isPressed || !value || isLate(value)) return;
   for (const [id, html] of Object.entries(value.parts)) {
     const area = document.querySelector(/** @type {"#status"} */ (`#${id}`));
     if (area && inside.get(area) !== html) area.innerHTML = html;
@@ -23,6 +32,7 @@ function show() {
   if (drawn?.parts.dock && !value.parts.dock) trigger("stop");
   if (value.run !== wanted && new URL(location.href).searchParams.has("run")) window.limner?.show({ run: value.run });
   [drawn, wanted] = [value, value.run];
+  if (!value.asked) latestChoice = value.revision;
 }
 
 document.addEventListener("pointerdown", ({ target }) => { isPressed = Boolean(target.closest("button[data-event]")); });

@@ -42,7 +42,7 @@ STARTS: dict[str, Callable[[str | None, SamplerClient], Run]] = {
     "again": run_actions.retry,
 }
 CHOSEN = "(run) => { window.limnerRun.choose(run); window.limner.show({ run }); }"
-SEEN = "(run, compared, project) => [run, compared, project, window.limnerRun.seen()]"
+SEEN = "(run, compared, project) => [run, compared, project, window.limnerRun.seen(run)]"
 Button = tuple[str, str, str, str]  # act, text, event that it triggers, look
 _REVISIONS = itertools.count(int(1000 * time.time()))  # they grow from one start of the server to the next, too
 

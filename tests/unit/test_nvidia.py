@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from trainer import nvidia
+from trainer import nvidia, processes
 from trainer.nvidia import Card
 from ui.state import device_load
 
@@ -103,6 +104,18 @@ def test_the_load_of_the_cards_is_asked(driver: Path, monkeypatch: pytest.Monkey
     for script in ("exit 9", "echo '0, [N/A], 1, 2, x'"):
         answering(driver, script)
         assert nvidia.usage() == []
+
+
+def test_the_load_of_the_processor_is_told_to_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_load, "VALID", 0.0)
+    busy = processes.start([sys.executable, "-c", "while True: pass"])
+    loads = []
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as thread:
+            loads.append(thread.submit(device_load.current, "CPU").result())
+    busy.kill()
+    busy.wait()
+    assert all(load and 0 < load.busy <= 1 for load in loads)
 
 
 def test_devices_are_made_by_the_drivers_program(driver: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

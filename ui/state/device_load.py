@@ -9,6 +9,7 @@ import psutil
 from trainer import nvidia
 
 VALID = 3.0  # seconds that an answer is used for
+MEASURED_FOR = 0.1  # seconds; without them psutil would count from this thread's last request, and say 0 to its first
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def current(device: str, card: str = "") -> Load | None:
 
 def _of_cpu() -> Load:
     memory = psutil.virtual_memory()
-    return Load(psutil.cpu_percent() / 100, memory.total - memory.available, memory.total)
+    return Load(psutil.cpu_percent(MEASURED_FOR) / 100, memory.total - memory.available, memory.total)
 
 
 def _of_card(device: str, number: str) -> Load | None:

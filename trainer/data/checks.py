@@ -21,6 +21,7 @@ CUT = 0.15  # share of an image
 BLURRED = 0.6
 TRANSPARENT = 0.02  # share of an image
 BACKGROUND = 0.6  # share of the images
+NOT_READ = (*images.CONVERTED, *images.UNSUPPORTED)  # extensions of images that only an upload may take in
 _NOUNS = """
     person people human man men woman women girl girls boy boys child children kid baby lady guy male female
     character creature animal cat kitten dog puppy horse bird fox wolf bear rabbit dragon monster robot doll toy
@@ -70,6 +71,7 @@ def examine(
     problems = [
         *_check_images(files, whole, known.damaged),
         *_check_folders(folder),
+        *_check_left_out(folder),
         *_check_caption_files(folder, files),
         *_check_masks(folder, files),
         *_check_captions(whole, trigger, base),
@@ -101,6 +103,20 @@ def _check_folders(folder: Path) -> Iterator[Problem]:
             yield Problem("folder", subfolder.name, message)
 
 
+def _check_left_out(folder: Path) -> Iterator[Problem]:
+    with os.scandir(folder) as entries:
+        listed = sorted((entry.name, entry.is_symlink()) for entry in entries if not entry.name.startswith("."))
+    for name, is_link in listed:
+        stem, extension = os.path.splitext(name)
+        lower = extension.lower()
+        if is_link and lower in images.SUFFIXES:
+            yield Problem("left out", name, _("It is a link to an image."))
+        elif lower in NOT_READ:
+            yield Problem("left out", name, _("{form} is not read here.", form=lower[1:].upper()))
+        elif lower in captions.FORMS and extension != lower and not (folder / (stem + lower)).exists():
+            yield Problem("left out", name, _("Its ending has capital letters."))
+
+
 def _check_caption_files(folder: Path, files: Sequence[Path]) -> Iterator[Problem]:
     stems = Counter(file.stem for file in files)
     for stem, number in stems.items():
@@ -109,8 +125,9 @@ def _check_caption_files(folder: Path, files: Sequence[Path]) -> Iterator[Proble
             yield Problem("shared caption", f"{stem}.txt", message)
     names = sorted(os.listdir(folder))
     texts = {stem for stem, extension in map(os.path.splitext, names) if extension == ".txt"}
+    left_out = {stem for stem, extension in map(os.path.splitext, names) if extension.lower() in NOT_READ}
     for stem, extension in map(os.path.splitext, names):
-        if extension in captions.FORMS and stem not in stems:
+        if extension in captions.FORMS and stem not in stems and stem not in left_out:
             yield Problem("lonely caption", stem + extension, _("This caption has no image."))
     for stem, extension in map(os.path.splitext, names):
         if extension == ".caption" and stem in texts and stem in stems:

@@ -28,6 +28,14 @@ MEDIA_TYPES = {
 }
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # a JPEG of several images (MPO) opens as its first
 CONVERTED = (".heic", ".heif", ".avif")  # extensions of what is stored as PNG
+UNSUPPORTED = {  # what people may take for images that can be trained, by extension
+    ".svg": "SVG",
+    ".jxl": "JPEG XL",
+    ".gif": "GIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".psd": "Photoshop",
+}
 MAX_PIXELS = 64_000_000
 THUMBNAIL_EFFORT = 2  # of WebP, 0 to 6; its default of 4 takes more than twice the time, for files 3 % smaller
 THUMBNAIL = 320

@@ -27,14 +27,6 @@ MAX_RATIO = 200
 MAX_LISTED = 8  # refused files that are named
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 _SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
-_UNSUPPORTED = {
-    ".svg": "SVG",
-    ".jxl": "JPEG XL",
-    ".gif": "GIF",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".psd": "Photoshop",
-}
 
 
 @dataclass
@@ -238,7 +230,7 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
         data = images.storable(data)
     except UserError as error:
         reason = error.message
-        if form := _UNSUPPORTED.get(PurePosixPath(name).suffix.lower()):
+        if form := images.UNSUPPORTED.get(PurePosixPath(name).suffix.lower()):
             reason = _("{form} images are not supported; export it as PNG or JPEG", form=form)
         report.refused.append((_display_name(name), reason))
         return None
@@ -353,7 +345,7 @@ def _zip_entries(name: str, path: Path, report: Report, wanted: Callable[[str], 
             entry = info.filename.replace("\\", "/")
             if _is_hidden(entry) or not wanted(entry):
                 continue
-            known = (*images.SUFFIXES, *images.CONVERTED, *_UNSUPPORTED)
+            known = (*images.SUFFIXES, *images.CONVERTED, *images.UNSUPPORTED)
             if PurePosixPath(entry).suffix.lower() not in known and not _is_caption(entry):
                 report.refused.append((_display_name(entry), _("not an image")))
                 continue

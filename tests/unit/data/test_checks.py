@@ -190,6 +190,22 @@ def test_a_caption_is_too_long_from_the_first_token_not_read(six: Path, base: st
         assert [(problem.name, problem.message) for problem in problems] == expected
 
 
+def test_files_that_are_left_out_are_said(character: Path) -> None:
+    (character / "link.png").symlink_to(character / "01.png")
+    for name in ("scan.TIFF", "scan.txt", "moving.gif", "photo.heic", ".hidden.gif", "notes.md"):
+        (character / name).touch()
+    (character / "02.txt").rename(character / "02.TXT")
+    problems = checks.examine(character).problems
+    assert {problem.name: problem.message for problem in problems if problem.kind == "left out"} == {
+        "02.TXT": "Its ending has capital letters.",
+        "link.png": "It is a link to an image.",
+        "moving.gif": "GIF is not read here.",
+        "photo.heic": "HEIC is not read here.",
+        "scan.TIFF": "TIFF is not read here.",
+    }
+    assert "lonely caption" not in {problem.kind for problem in problems}, "of an image that is left out, it is kept"
+
+
 def test_images_in_subfolders_are_said(character: Path) -> None:
     for name in ("10_rin", "masks", ".hidden", "empty"):
         (character / name).mkdir()

@@ -44,8 +44,8 @@ def source(image: Path) -> Path | None:
 
 
 def read_caption(image: Path) -> str:
-    """Read the caption of an image as one line; "" if there is none."""
-    return one_line(_read(image))
+    """Read the caption of an image as one line; "" if there is none, or only commas."""
+    return " ".join(lines(_read(image)))
 
 
 def read_text(image: Path) -> str:
@@ -95,8 +95,8 @@ def parse_metadata(data: bytes) -> dict[str, str]:
 
 
 def lines(text: str) -> list[str]:
-    """Return the lines of a text that are not blank, each as `one_line` returns it."""
-    return [line for line in map(one_line, text.splitlines()) if line]
+    """Return the lines of a text that have more than white space and commas, each as `one_line` returns it."""
+    return [line for line in map(one_line, text.splitlines()) if line.strip(", ")]
 
 
 def one_line(text: str) -> str:

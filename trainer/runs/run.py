@@ -22,6 +22,7 @@ State is derived from the log and the lock, never stored, so it is right after a
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -177,11 +178,15 @@ def create(config: TrainConfig, folder: Path | None = None, cluster: str = "") -
             "Choose another one, or resume the run in it.",
             name=folder.name,
         )
-    (folder / "ask").mkdir()
     run = Run(folder)
-    run.save_config(config)
-    if cluster:
-        storage.write(folder / CLUSTER, cluster)
+    try:
+        (folder / "ask").mkdir()
+        if cluster:
+            storage.write(folder / CLUSTER, cluster)
+        run.save_config(config)
+    except OSError:  # the disk is full
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return run
 
 

@@ -184,7 +184,7 @@ class _Parts:
             raise UserError(
                 "An upload may have at most {number} files.", "Upload fewer at a time, or a .zip.", number=MAX_FILES
             )
-        self._name = options[b"filename"].decode(errors="replace")
+        self._name = options[b"filename"].decode(errors="replace").replace("%22", '"')  # as browsers write a quote
         path = self._folder / str(len(self.files)) / file_name(self._name)
         path.parent.mkdir()
         self._file = storage.open_passing(path)

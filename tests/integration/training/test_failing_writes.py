@@ -145,6 +145,7 @@ def test_whichever_write_of_an_action_fails(
         if changed:
             assert undo.undo(used / "datasets" / "rin")
         assert not list(used.rglob("*.part*")), number
+        assert not list((used / "outputs").glob("20*")), "nothing stays of a run that could not be created"
         for image in dataset.image_files(used / "datasets" / "rin"):
             if image.name not in images_before:
                 assert captions.read_caption(image), "no image without its caption"

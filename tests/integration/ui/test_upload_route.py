@@ -203,11 +203,11 @@ def add(project: str, content: bytes) -> dict[str, Any]:
 def test_images_are_taken_in_by_the_project_they_are_sent_to() -> None:
     for name in ("rin", "example-character"):
         dataset.create(name)
-    files = [("a/1.png", png(1)), ("b/1.png", png(2)), ("b/1.txt", b"miraxo, red"), ("c.png", b"no image")]
+    files = [("a/1.png", png(1)), ("b/1.png", png(2)), ("b/1.txt", b"miraxo, red"), ("c%22.png", b"no image")]
     answer = add("rin", body(files))
     assert (answer["project"], answer["bad"]) == ("rin", True)
     assert "Added 2 images" in answer["report"]
-    assert "c.png" in answer["report"], "it says which file was refused"
+    assert 'c".png' in answer["report"], "it says which file was refused; browsers send a quote as %22"
     captions = {read_caption(image) for image in dataset.image_files(paths.datasets() / "rin")}
     assert captions == {"", "miraxo, red"}, "equal names in two folders stay apart"
     for number, name in enumerate(("my-pictures", "my-pictures-2")):

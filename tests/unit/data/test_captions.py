@@ -1,7 +1,10 @@
 """Captions in the encodings that people's files have, and with class words for triggers."""
 
+from pathlib import Path
+
 import pytest
 
+from trainer.data import captions
 from trainer.data.captions import REPLACEMENT, decode_text, of_class, with_trigger, without_trigger
 
 
@@ -13,6 +16,14 @@ def test_a_text_in_another_encoding_is_no_row_of_odd_letters(text: str, encoding
     decoded = decode_text(text.encode(encoding))
     assert REPLACEMENT in decoded
     assert not any("À" <= letter <= "ÿ" for letter in decoded)
+
+
+def test_commas_alone_are_no_caption(tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    image.with_suffix(".txt").write_text(" , ,\n")
+    assert (captions.read_caption(image), captions.read_text(image)) == ("", "")
+    image.with_suffix(".txt").write_text(",\na fox, red\n,,\n")
+    assert (captions.read_caption(image), captions.read_captions(image)) == ("a fox, red", ("a fox, red",))
 
 
 def test_triggers_are_whole_words() -> None:

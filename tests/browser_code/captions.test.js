@@ -165,6 +165,21 @@ test("a removal is asked for again while the server is away", async (t) => {
   assert.deepEqual([names(), removals.length, sent[0][1].bad], ["a.png b.png", 4, true]);
 });
 
+test("what a server never answers is asked for again, and nothing waits for it without limit", async (t) => {
+  const { area, calls, of, removals, sent, window } = open(t);
+  type(area("b.png"), "a red dog");
+  of("a.png").querySelector(".remove").click();
+  let isOver = false;
+  window.limnerSaved().then(() => { isOver = true; });
+  for (let second = 0; second < 250 && !isOver; second += 1) {
+    await settle();
+    t.mock.timers.tick(1000);
+  }
+  await settle();
+  assert.deepEqual([isOver, removals.length, sent[0][1].bad], [true, 4, true]);
+  assert.ok(calls.length > 1, "a caption is sent again");
+});
+
 test("images whose removal was not answered are removed by the next page", async (t) => {
   const { of, removals, window } = open(t), posted = [];
   window.limnerFields.post = async ({ removals: sent }) => posted.push(structuredClone(sent));

@@ -54,7 +54,7 @@ test("an action is applied to the cards that are selected and still there", asyn
 const finding = (kind, values = {}) => ({
   kind, title: kind, effect: "Effect.", remedy: "Remedy.", files: "", look: "", show: "yes", button: "Mend", pairs: [], remove: ["a.png"], ...values,
 });
-const overview = (values = {}) => ({ findings: [finding("blurred")], heading: "1 problem", serious: "yes", tags: [], sizes: null, ...values });
+const overview = (values = {}) => ({ findings: [finding("blurred")], heading: "1 problem", serious: "yes", tags: [], sizes: [], ...values });
 
 test("what the user opened or closed stays so when the value changes", (t) => {
   const { part, update } = component(openPage(t), "overview", { value: overview() });
@@ -94,10 +94,10 @@ test("pairs of images that are nearly the same are viewed side by side", (t) => 
 });
 
 test("bars are as long as buckets are full", (t) => {
-  const sizes = { title: "Buckets", bars: [{ label: "512 x 512", count: 8 }, { label: "448 x 576", count: 2 }] };
+  const sizes = [{ label: "512 x 512", count: 8 }, { label: "448 x 576", count: 2 }];
   const { element, part } = component(openPage(t), "overview", { value: overview({ sizes }) });
-  const [full, quarter] = [...element.querySelectorAll("rect")].map((item) => Number(item.getAttribute("width")));
-  assert.deepEqual([full, part(".sizes").hidden], [4 * quarter, false]);
+  const bars = [...element.querySelectorAll("meter")].map((bar) => ["max", "value"].map((name) => bar.getAttribute(name)));
+  assert.deepEqual([bars, part(".sizes").hidden], [[["8", "8"], ["8", "2"]], false]);
 });
 
 // What a browser does of XMLHttpRequest, at the test's word.

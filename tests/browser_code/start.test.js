@@ -51,13 +51,18 @@ function filling(t) {
 }
 const NOTHING = { __type__: "update" };
 
-test("a comma after a zero is a decimal point, and one after other digits stays the browser's", (t) => {
+test("a comma in a number is a decimal point, and the field says so until it is left", (t) => {
   const { window } = start(t), inserted = [];
   window.document.execCommand = (...command) => inserted.push(command);
-  window.document.body.innerHTML = '<input type="number" value="0"><input type="number" value="1"><input value="0">';
-  const fields = [...window.document.querySelectorAll("input")];
-  const dropped = fields.map((field) => fire(field, "beforeinput", { data: "," }).defaultPrevented);
-  assert.deepEqual([dropped, inserted], [[true, false, false], [["insertText", false, "."]]]);
+  window.document.body.innerHTML = '<input type="number"><input>';
+  const [number, text] = window.document.querySelectorAll("input");
+  const typed = [[number, ","], [number, "-1,5"], [number, "1.5"], [number, null], [text, ","]];
+  const isTaken = typed.map(([field, data]) => fire(field, "beforeinput", { data }).defaultPrevented);
+  assert.deepEqual(isTaken, [true, true, false, false, false]);
+  assert.deepEqual(inserted, [["insertText", false, "."], ["insertText", false, "-1.5"]]);
+  assert.match(number.validationMessage, /decimal point/);
+  fire(number, "blur");
+  assert.equal(number.validationMessage, "");
 });
 
 test("an answer fills what nobody has edited since its request left", async (t) => {

@@ -26,6 +26,12 @@ let removing = Promise.resolve();
 const REMOVALS = "limner-unanswered-removals";
 const unanswered = /** @type {Set<Removal>} */ (new Set(JSON.parse(sessionStorage.getItem(REMOVALS) ?? "[]")));
 
+const LIMIT = 30_000; // milliseconds after which an answer counts as lost
+const pause = (/** @type {number} */ delay) => /** @type {Promise<null>} */ (new Promise((resume) => setTimeout(resume, delay, null)));
+const answered = /** @type {<T>(request: Promise<T>) => Promise<T | null>} */ (
+  (request) => Promise.race([request.catch(() => null), pause(LIMIT)])
+);
+
 const view = /** @type {View<CaptionGrid>} */ (props);
 const box = () => /** @type {HTMLElement | null} */ (element.querySelector(".captions"));
 const project = () => box()?.dataset.project ?? "";
@@ -198,7 +204,7 @@ async function save(/** @type {string} */ key) {
   const sent = typed.get(key);
   if (busy.has(key) || !sent || conflicts.has(key)) return;
   busy.add(key);
-  const answer = await server.save_caption(sent).catch(() => null);
+  const answer = await answered(server.save_caption(sent));
   busy.delete(key);
   if (answer?.ok === true && "conflict" in answer) {
     failure = "";
@@ -248,7 +254,7 @@ async function measure() {
   measuring = true;
   const name = project();
   let answer = /** @type {Awaited<ReturnType<Server["measure"]>> | null} */ ({ ok: true, left: 1 });
-  while (answer?.ok && answer.left > 0 && name === project()) answer = await server.measure({ project: name }).catch(() => null);
+  while (answer?.ok && answer.left > 0 && name === project()) answer = await answered(server.measure({ project: name }));
   measuring = false;
   if (answer?.ok) trigger("end"); // "load" would be called by Gradio itself as well
 }
@@ -270,8 +276,8 @@ function ask(/** @type {Removal} */ removal) {
   removing = removing.then(async () => {
     let answer = null; // none comes to a page that is being left, and none from a server that is starting again
     for (let tries = 0; !answer && tries < 4; tries += 1) {
-      if (tries) await new Promise((resume) => setTimeout(resume, 500 * tries));
-      answer = await server.remove(removal).catch(() => null);
+      if (tries) await pause(500 * tries);
+      answer = await answered(server.remove(removal));
     }
     unanswered.delete(removal);
     for (const key of keys) {
@@ -335,7 +341,7 @@ window.limnerSaved = async () => {
   await removing;
   for (let tries = 0; typed.size > conflicts.size && tries < 50; tries += 1) {
     for (const key of typed.keys()) save(key);
-    await new Promise((resume) => setTimeout(resume, 100));
+    await pause(100);
   }
 };
 // What is still to be saved when the page is left; the next page of this tab tries again.

@@ -4,6 +4,7 @@ const STORE = "limner-typed-fields", TAB = "limner-tab", PAUSE = 300, AGAIN = 30
 const UNDECIDED = [401, 403, 408, 429]; // the session has ended, or the server has too much to do: it may be taken later
 const MOST = 60_000; // bytes of a request that may outlive its page, a little less than what browsers allow
 const NAMES = /** @type {Record<string, string>} */ ({ trigger: "trigger", "train-trigger": "trigger", class: "class" });
+const isStored = (/** @type {string} */ id) => id in NAMES || id === "name" || id.startsWith("form-"); // see form_notes.js
 const drafts = /** @type {Map<string, Typed>} */ (new Map(JSON.parse(sessionStorage.getItem(STORE) ?? "[]")));
 // Pages of a tab come one after the other, so that they count on together. A tab that is duplicated is another one, although
 // browsers copy its storage: there, the name lies only between two pages.
@@ -55,7 +56,7 @@ async function send() {
   if (refused.length) await window.limner.ask(refused.join(" "));
 }
 
-window.limnerFields = { store: (fields) => (draft(fields), send()), moment, post };
+window.limnerFields = { store: (fields) => (draft(fields), send()), moment, post, isStored };
 document.addEventListener("input", ({ target }) => {
   const name = NAMES[target.closest?.(Object.keys(NAMES).map((id) => `#${id}`).join())?.id ?? ""];
   if (!name || !target.matches("input, textarea")) return;

@@ -1,6 +1,5 @@
 // Problems and tags. What the user opened or closed stays so when the value changes. Captions are inserted as text:
 // overview.html contains no values, as Gradio would run a value in a template as a program.
-const ROW = 20, WIDE = 320;
 const opened = new Map();
 const view = /** @type {View<Overview>} */ (props);
 
@@ -51,7 +50,8 @@ function draw() {
   doctor.querySelector("ul").replaceChildren(...value.findings.map(row));
   tags.hidden = !value.tags.length;
   tags.querySelector(".chips").replaceChildren(...value.tags.map(chip));
-  drawBuckets(element.querySelector(".sizes"), value.sizes);
+  element.querySelector(".sizes").hidden = !value.sizes.length;
+  element.querySelector(".bars").replaceChildren(...value.sizes.map(bucket));
   restore();
 }
 
@@ -83,31 +83,13 @@ element.addEventListener("click", (event) => {
     trigger("select", { tag: button.dataset.tag });
   }
 });
-// The buckets of a dataset as bars.
-function svg(/** @type {keyof SVGElementTagNameMap} */ tag, /** @type {Attributes} */ attributes, text = "") {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.textContent = text;
+// The buckets of a dataset, each with a bar.
+function bucket(/** @type {Bucket} */ { label, count }, /** @type {number} */ _place, /** @type {Bucket[]} */ [largest]) {
+  const made = document.createElement("li"), bar = document.createElement("meter");
+  bar.setAttribute("max", largest.count);
+  bar.setAttribute("value", count);
+  made.append(label, bar, String(count));
   return made;
-}
-
-function bars(/** @type {Sizes} */ { bars: counts, title }) {
-  const chart = svg("svg", { viewBox: `0 0 ${WIDE} ${ROW * counts.length}`, role: "img", "aria-label": title });
-  const most = Math.max(...counts.map(({ count }) => count));
-  counts.forEach(({ label, count }, row) => {
-    chart.append(
-      svg("text", { x: 84, y: ROW * row + 14, "text-anchor": "end" }, label),
-      svg("rect", { x: 92, y: ROW * row + 3, width: Math.max(2, 190 * count / most), height: ROW - 6, rx: 3 }),
-      svg("text", { x: 98 + Math.max(2, 190 * count / most), y: ROW * row + 14 }, String(count)),
-    );
-  });
-  return chart;
-}
-
-function drawBuckets(/** @type {HTMLElement} */ part, /** @type {Sizes | null} */ value) {
-  part.hidden = !value;
-  if (!value) return;
-  part.querySelector(".charts").replaceChildren(bars(value));
 }
 watch("value", draw);
 draw();

@@ -17,6 +17,7 @@ declare global {
       store(fields: Record<string, string | boolean>): Promise<void>;
       moment(): Moment;
       post(typed: object): Promise<Response>;
+      isStored(id: string): boolean; // whether what is typed in this field is stored
     };
     limner: { // of start.js
       open(project: string, report?: string): void;
@@ -68,11 +69,9 @@ declare global {
   type Side = Record<"name" | "url" | "text", string>;
   type Finding = { pairs: [kept: Side, copy: Side][]; remove: string[] } & Record<
     "kind" | "title" | "effect" | "remedy" | "files" | "look" | "button" | "show", string>;
-  type Sizes = {
-    bars: { label: string; count: number }[]; title: string;
-  };
+  type Bucket = { label: string; count: number };
   type Overview = {
-    findings: Finding[]; heading: string; serious: string; sizes: Sizes | null; tags: { tag: string; count: number }[];
+    findings: Finding[]; heading: string; serious: string; sizes: Bucket[]; tags: { tag: string; count: number }[];
   };
   type Point = [step: number, loss: number, rate: number];
   type Curve = {
@@ -143,8 +142,8 @@ type Box =
   | "#captions" | "#status" | "#previews" | "#status [data-run]" | "#log-text" | "#train-form" | "#tab-train-button" | "[id^='form-']" | "[id^='form-'], #name" | ".section" | ".found"
   | "p.changed, p.conflict" | "h2" | "p" | ".card" | ".run-row" | ".cards" | ".cut" | ".proposed" | ".file" | ".conflict"
   | ".tokens" | ".badges" | ".only" | ".filter" | ".keys" | ".proposals" | ".proposals .count" | ".empty"
-  | ".none-left" | ".no-pictures" | ".pages" | "q" | ".title" | ".play" | ".advice" | ".quiet" | ".doctor" | ".tags" | ".sizes"
-  | ".chips" | ".charts" | "summary" | "ul" | "li" | "li[data-run]" | "tbody tr" | "thead th" | "th" | ".selection"
+  | ".none-left" | ".no-pictures" | ".pages" | "q" | ".title" | ".play" | ".advice" | ".quiet" | ".doctor" | ".tags" | ".sizes" | ".bars"
+  | ".chips" | "summary" | "ul" | "li" | "li[data-run]" | "tbody tr" | "thead th" | "th" | ".selection"
   | ".count" | ".uncover" | ".running-upload" | ".share" | ".cancel-upload" | "figcaption" | ".finding" | ".reading"
   | ".other" | ".nearest" | ".sheet" | ".strip, .pictures, .cards" | "span" | ".loss-tools" | ".whole" | ".legend"
   | ".status" | ".edit" | ".cropping" | ".original" | ".paint" | ".painting-tools" | ".erase";

@@ -36,12 +36,16 @@
       field.dispatchEvent(again);
     }, 60);
   }, true);
-  // In many languages browsers drop a comma that is typed in a number, so that 0,0001 became 1. After a zero it parts no thousands.
+  // Browsers drop a comma that is typed or pasted in a number, so that 1,5 became 15. As it may also have been meant to part
+  // thousands, the field says how it is read.
   document.addEventListener("beforeinput", (event) => {
     const field = /** @type {HTMLInputElement} */ (event.target);
-    if (event.data !== "," || field.type !== "number" || field.value !== "0") return;
+    if (!event.data?.includes(",") || field.type !== "number") return;
     event.preventDefault();
-    document.execCommand("insertText", false, ".");
+    document.execCommand("insertText", false, event.data.replaceAll(",", "."));
+    field.setCustomValidity("[[A comma is read as a decimal point. Type a thousand as 1000.]]");
+    field.reportValidity();
+    field.addEventListener("blur", () => field.setCustomValidity(""), { once: true });
   });
   document.addEventListener("focusout", (event) => { // a dropdown shows its choice only by this
     if (/** @type {Element} */ (event.target).matches("[role=listbox]")) note(event);

@@ -1,7 +1,6 @@
 // What was typed in a field that the server does not store, such as a prompt, is put back after a reload of its page.
 // Gradio reloads a page by itself when the server was away, and draws most fields only when their tab is opened.
 const STORE = "limner-unfinished-fields";
-const STORED = "#project, #form-notes, [id^=form-], #trigger, #train-trigger, #class"; // see fields.js
 const isReload = performance.getEntriesByType("navigation").some((entry) => "type" in entry && entry.type === "reload");
 const project = () => new URL(location.href).searchParams.get("project") ?? "";
 const before = JSON.parse(sessionStorage.getItem(STORE) ?? "{}");
@@ -29,7 +28,7 @@ const drawing = new MutationObserver(restore);
 document.addEventListener("input", ({ target }) => {
   const block = target.closest?.(".block[id]"), id = block?.id ?? "";
   const type = window.gradio_config?.components.find(({ props }) => props.elem_id === id)?.type ?? "";
-  if (!["textbox", "number"].includes(type) || block?.matches(STORED)) return;
+  if (!["textbox", "number"].includes(type) || window.limnerFields.isStored(id)) return;
   missing.delete(id);
   edited.add(id);
 });

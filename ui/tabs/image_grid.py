@@ -287,14 +287,12 @@ def overview(project: Project) -> dict[str, Any]:
     }
 
 
-def _sizes(project: Project) -> dict[str, Any] | None:
+def _sizes(project: Project) -> list[dict[str, Any]]:
     """Return how many images each bucket has, the most common first."""
     if not project.examples or not project.resolution:
-        return None
+        return []
     counts = Counter(checks.assigned_buckets(project.examples, project.resolution)).most_common(BARS)
-    bars = [{"label": f"{width} x {height}", "count": count} for (width, height), count in counts]
-    title = _("Buckets at a resolution of {resolution}", resolution=project.resolution)
-    return {"bars": bars, "title": title}
+    return [{"label": f"{width} x {height}", "count": count} for (width, height), count in counts]
 
 
 def _pairs(project: Project) -> list[list[dict[str, str]]]:

@@ -238,16 +238,16 @@ def test_buckets_are_counted_at_the_resolution(home: Path) -> None:
     for name, size in {"a": (300, 300), "b": (300, 300), "c": (600, 300)}.items():
         Image.new("RGB", size).save(folder / f"{name}.png")
     sizes = image_grid.overview(image_grid.read("rin"))["sizes"]
-    assert sizes["bars"] == [{"label": "128 x 128", "count": 2}, {"label": "192 x 64", "count": 1}]
+    assert sizes == [{"label": "128 x 128", "count": 2}, {"label": "192 x 64", "count": 1}]
     page_memory.remember("rin", "settings", '{"training": {"resolution": 256}}')
     project = image_grid.read("rin")
-    assert image_grid.overview(project)["sizes"]["bars"][0] == {"label": "256 x 256", "count": 2}
+    assert image_grid.overview(project)["sizes"][0] == {"label": "256 x 256", "count": 2}
     facts = [item["facts"] for item in image_grid.cards(project, Selection())["items"]]
     assert facts[0] == "300 x 300 pixels · trained at 256 x 256"
     page_memory.remember("rin", "settings", "[]")
     assert image_grid.read("rin").resolution == 128
     dataset.create("none")
-    assert image_grid.overview(image_grid.read("none"))["sizes"] is None
+    assert image_grid.overview(image_grid.read("none"))["sizes"] == []
 
 
 def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:

@@ -94,7 +94,7 @@ class Sheet:
         if busy is not None:
             facts += ". " + _("Image {number} of {all}.", number=busy + 1, all=len(self.cells))
             done = ""
-        elif self.view == "slide":
+        elif self.view == "slide" and all(self.files):
             return f"<div class='pictures count-1 done'>{self._slider()}</div><p class='quiet'>{escape(facts)}</p>"
         figures = []
         for number, (cell, file) in enumerate(zip(self.cells, self.files, strict=True)):

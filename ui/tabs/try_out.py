@@ -299,6 +299,7 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
         sheet.files = list(form.files)
     paths.sample_images().mkdir(parents=True, exist_ok=True)
     progress, canceled = form.progress, form.progress.canceled
+    failure: UserError | None = None
     for number, request in enumerate(requests):
         progress.request = request
         try:
@@ -306,11 +307,12 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
                 yield sheet.html(busy=number, note=note), form.files, seed
                 if progress.canceled != canceled:  # while it waited for the image of another page
                     break
-        except UserError:
-            if progress.canceled == canceled:
-                raise
+        except UserError as error:
+            failure = error
         if progress.canceled != canceled:
-            sheet.facts += ". " + _("Canceled")
+            failure = UserError("Canceled", "")
+        if failure:
+            sheet.facts += f". {failure.message}"
             # Images of an earlier request do not stand beside those of this one.
             sheet.files[number:] = [""] * (len(cells) - number)
             break
@@ -319,6 +321,8 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
         sheet.facts += "".join(f". {note}" for note in notes if note not in sheet.facts)
     sample_images.prune()
     yield sheet.html(), sheet.files, seed
+    if failure and progress.canceled == canceled:
+        raise failure
 
 
 def cancel(sampler: SamplerClient, progress: Progress) -> None:

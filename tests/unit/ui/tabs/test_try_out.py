@@ -150,6 +150,20 @@ def test_cancel_ends_the_images_of_its_own_page(finished: Run) -> None:
     sampler.close()
 
 
+@pytest.mark.parametrize("view", ["slide", "grid"])
+def test_images_that_will_not_come_are_no_longer_waited_for(finished: Run, view: str) -> None:
+    """Neither with words on their progress, nor as broken images under the slider."""
+    sampler = SamplerClient([sys.executable, "-c", SERVER])
+    form = sample_form(finished.id, view=view, prompt="die")
+    drawn: list[Any] = []
+    with pytest.raises(UserError, match="interrupted"):
+        drawn.extend(try_out.generate(sampler, RunWatcher(), form))
+    html, files, _ = drawn[-1]
+    assert ("interrupted" in html, any(files)) == (True, False)
+    assert not any(words in html for words in ("Getting ready", "waiting", "/media/picture/'", "uncover"))
+    sampler.close()
+
+
 def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:
     def table(**axes: str) -> list[comparison.Cell]:
         return comparison.cells("grid", finished.id, 1.0, RunWatcher(), comparison.Axes(**axes))

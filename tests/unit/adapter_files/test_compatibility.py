@@ -131,12 +131,11 @@ def parts_of(kind: str, down: Tensor, up: Tensor) -> Tensors:
     loha = {f"hada_w{n}_a": torch.ones(rows, 2) for n in (1, 2)} | {"alpha": TWO}
     loha |= {f"hada_w{n}_b": torch.ones(2, columns) for n in (1, 2)}
     lokr = {"lokr_w1": torch.ones(4, 4), "alpha": TWO}
-    cores = {
-        "lokr_t2": torch.ones(2, 2, *kernel),
-        "lokr_w2_a": torch.ones(2, rows // 4),
-        "lokr_w2_b": torch.ones(2, down.shape[1] // 4),
-    }
+    cores = {"lokr_t2": torch.ones(2, 2, *kernel), "lokr_w2_a": torch.ones(2, rows // 4)}
+    cores["lokr_w2_b"] = torch.ones(2, down.shape[1] // 4)
     factors = {"lokr_w2_a": torch.ones(rows // 4, 2), "lokr_w2_b": torch.ones(2, columns // 4)}
+    glora = {"a1.weight": narrow.transpose(0, 1), "a2.weight": narrow, "b1.weight": up, "b2.weight": down}
+    ia3 = {"weight": torch.ones(rows, 1, 1, 1), "on_input": torch.tensor(0.0)}
     blocks = torch.ones(rows // 4, 4, 4)
     kinds: dict[str, Tensors] = {
         "LoHa": loha,
@@ -154,16 +153,8 @@ def parts_of(kind: str, down: Tensor, up: Tensor) -> Tensors:
         "Tucker LoCon": tucker if is_convolution else lora,
         "DyLoRA of LyCORIS": lora | {"lora_up.weight": up.flatten(1)},
         "LoRA and bias": plain | {"alpha": torch.tensor(1.0), "diff_b": torch.ones(rows)},
-        "IA3 of a convolution": {"weight": torch.ones(rows, 1, 1, 1), "on_input": torch.tensor(0.0)}
-        if is_convolution
-        else lora,
-        "GLoRA": {
-            "a1.weight": narrow.transpose(0, 1),
-            "a2.weight": narrow,
-            "b1.weight": up,
-            "b2.weight": down,
-            "alpha": TWO,
-        },
+        "IA3 of a convolution": ia3 if is_convolution else lora,
+        "GLoRA": glora | {"alpha": TWO},
         "OFT": {"oft_blocks": blocks, "alpha": torch.tensor(0.0)},
         "constrained OFT": {"oft_blocks": blocks, "alpha": torch.tensor(1e-3)},
         "OFTv2": {"oft_R.weight": torch.ones(columns // 4, 6)},

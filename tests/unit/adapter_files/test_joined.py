@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.unit.adapter_files.test_modules import random
 from trainer.adapter_files import joined
@@ -45,62 +44,49 @@ def test_parts_of_any_ranks_come_back(ranks: dict[str, int], trained: bool) -> N
         assert torch.allclose(back[name].delta(), module.delta(), atol=1e-6)
 
 
-def sliced(whole: Module) -> tuple[Tensor, Tensor, dict[Place, Module]]:
-    """The change of a joined layer, those of its parts in their order, and the parts."""
+def lokr(blocks: int, *, is_plain: bool) -> LoKr:
+    """Return a LoKr of blocks of rows; one that is not plain has magnitudes and biases, and a factor in two parts."""
+    first, rows = {"lokr_w1": random(blocks, 2)}, 56 // blocks
+    if is_plain:
+        return LoKr(first | {"lokr_w2": random(rows, 4)}, 1.0)
+    second = {"lokr_w2_a": random(rows, 2), "lokr_w2_b": random(2, 4, seed=1)}
+    return LoKr(first | second | {"dora_scale": random(56, 1).abs(), "diff_b": random(56)}, 1.0)
+
+
+def ia3(*shape: int, on_input: float) -> IA3:
+    return IA3({"weight": random(*shape), "on_input": torch.tensor(on_input)})
+
+
+GLORA = {"a1.weight": (8, 2), "a2.weight": (2, 8), "b1.weight": (56, 2), "b2.weight": (2, 8)}
+TURNED = {"oft_blocks": random(14, 4, 4), "rescale": random(56, 1, seed=1)}
+# Joined layers, the kind of their parts, and how far rounding may lead. LyCORIS and ai-toolkit train those of FLUX.1,
+# FLUX.2 and Chroma as one. Of a LoKr, a part has whole blocks of 4 rows, and cuts those of 14.
+JOINED: list[tuple[Module, str, float]] = [
+    (lokr(14, is_plain=True), "LoKr", 1e-8),
+    (lokr(4, is_plain=True), "full", 1e-8),
+    (lokr(14, is_plain=False), "LoKr with DoRA", 1e-5),
+    (lokr(4, is_plain=False), "DoRA", 1e-5),
+    (GLoRA({key: random(*shape, seed=seed) for seed, (key, shape) in enumerate(GLORA.items())}, 1.0), "GLoRA", 1e-6),
+    (Oft(TURNED, 0.0), "OFT", 1e-5),
+    (Oft(TURNED, 1e-3), "OFT", 1e-5),  # which limits the norm of all blocks together
+    (OftV2({"oft_R.weight": random(2, 6)}), "OFTv2", 1e-5),
+    (ia3(8, on_input=1.0), "IA3", 1e-5),
+    *((ia3(*shape, on_input=0.0), "IA3", 1e-8) for shape in ((56,), (56, 1), (1, 56))),
+]
+
+
+@pytest.mark.parametrize(("whole", "part_kind", "rounding"), JOINED)
+def test_parts_change_their_rows_as_the_whole_does(whole: Module, part_kind: str, rounding: float) -> None:
     weight = random(56, 8, seed=9)
-    parts = joined.apart(ALL_OF_A_BLOCK, whole, originally=True)
-    rows = weight.split(list(SIZES.values()))
-    changes = [part.delta(own) for part, own in zip(parts.values(), rows, strict=True)]
-    return whole.delta(weight), torch.cat(changes), parts
-
-
-@pytest.mark.parametrize(
-    ("blocks", "alike"),
-    [(14, True), (4, False)],  # 4 rows each, of which a part has whole ones; 14 rows each, which a part cuts
-)
-def test_parts_of_a_lokr_are_its_rows(blocks: int, alike: bool) -> None:
-    """LyCORIS and ai-toolkit train the joined layers of FLUX.1, FLUX.2 and Chroma as one."""
-    expected, changes, parts = sliced(LoKr({"lokr_w1": random(blocks, 2), "lokr_w2": random(56 // blocks, 4)}, 1.0))
-    assert torch.allclose(changes, expected)
-    assert [part.delta().shape[0] for part in parts.values()] == list(SIZES.values())
-    assert {type(part) for part in parts.values()} == {LoKr if alike else Full}
-
-
-def test_parts_of_a_glora_see_their_rows_of_the_weight() -> None:
-    shapes = {"a1.weight": (8, 2), "a2.weight": (2, 8), "b1.weight": (56, 2), "b2.weight": (2, 8)}
-    whole = GLoRA({key: random(*shape, seed=seed) for seed, (key, shape) in enumerate(shapes.items())}, 1.0)
-    expected, changes, _ = sliced(whole)
-    assert torch.allclose(changes, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("blocks", [14, 4])
-def test_parts_of_a_lokr_with_magnitudes_of_rows(blocks: int) -> None:
-    parts = {"lokr_w1": random(blocks, 2), "lokr_w2_a": random(56 // blocks, 2), "lokr_w2_b": random(2, 4, seed=1)}
-    expected, changes, parts_of = sliced(LoKr({**parts, "dora_scale": random(56, 1).abs(), "diff_b": random(56)}, 1.0))
-    assert torch.allclose(changes, expected, atol=1e-5)
-    assert torch.equal(torch.cat([part.parts["diff_b"] for part in parts_of.values()]), random(56))
-    assert {kind(part) for part in parts_of.values()} == {"LoKr with DoRA" if blocks == 14 else "DoRA"}
-
-
-@pytest.mark.parametrize("limit", [0.0, 1e-3])
-def test_parts_of_an_oft_keep_the_limit_of_all(limit: float) -> None:
-    """It limits the norm of all blocks together, which the blocks themselves tell."""
-    whole = Oft({"oft_blocks": random(14, 4, 4), "rescale": random(56, 1, seed=1)}, limit)
-    expected, changes, _ = sliced(whole)
-    assert torch.allclose(changes, expected, atol=1e-5)
-
-
-def test_a_change_of_inputs_is_that_of_each_part() -> None:
-    for whole in (OftV2({"oft_R.weight": random(2, 6)}), IA3({"weight": random(8), "on_input": torch.tensor(1.0)})):
-        expected, changes, parts = sliced(whole)
-        assert torch.allclose(changes, expected, atol=1e-5)
-        assert list(parts.values()) == [whole] * 4
-
-
-@pytest.mark.parametrize("shape", [(56,), (56, 1), (1, 56)])
-def test_factors_of_outputs_are_those_of_each_part(shape: tuple[int, ...]) -> None:
-    expected, changes, _ = sliced(IA3({"weight": random(*shape), "on_input": torch.tensor(0.0)}))
-    assert torch.allclose(changes, expected)
+    parts = joined.apart(ALL_OF_A_BLOCK, whole, originally=True).values()
+    changes = [part.delta(rows) for part, rows in zip(parts, weight.split(list(SIZES.values())), strict=True)]
+    assert torch.allclose(torch.cat(changes), whole.delta(weight), atol=rounding)
+    assert [len(change) for change in changes] == list(SIZES.values())
+    assert {kind(part) for part in parts} == {part_kind}
+    if "diff_b" in whole.parts:
+        assert torch.equal(torch.cat([part.parts["diff_b"] for part in parts]), whole.parts["diff_b"])
+    if kind(whole) == "OFTv2" or whole.parts.get("on_input") == 1:
+        assert list(parts) == [whole] * 4, "a change of inputs is that of each part"
 
 
 @pytest.mark.parametrize(
@@ -118,29 +104,30 @@ def test_what_needs_the_rows_of_other_parts_stays_joined(whole: Module) -> None:
     assert (joined.apart(ALL_OF_A_BLOCK, whole, originally=True) is None) != is_whole
 
 
-def test_halves_without_columns_change_places() -> None:
-    """Of biases alone, factors of outputs and OFT, the tensors do not tell the columns."""
-    place, weight = Place("transformer", "norm_out.linear"), random(16, 8, seed=3)
-    for whole in (
-        Oft({"oft_blocks": random(4, 4, 4)}, 0.0),
-        IA3({"weight": random(16), "on_input": torch.tensor(0.0)}),
-    ):
-        (module,) = joined.apart(place, whole, originally=True, family="sd3").values()
-        assert torch.allclose(module.delta(weight.roll(8, 0)), whole.delta(weight).roll(8, 0), atol=1e-6)
-    (module,) = joined.apart(place, Full({"diff_b": random(16)}), originally=True, family="sd3").values()
-    assert torch.equal(module.parts["diff_b"], random(16).roll(8))
+# Layers of 16 rows. Biases alone, factors of outputs and OFT do not tell their columns.
+HALVES = {
+    "LoKr": LoKr({"lokr_w1": random(4, 2), "lokr_w2": random(4, 4)}, 1.0),
+    "LoKr of one block": LoKr({"lokr_w1": random(1, 2), "lokr_w2": random(16, 4)}, 1.0),
+    "OFT": Oft({"oft_blocks": random(4, 4, 4)}, 0.0),
+    "IA3": ia3(16, on_input=0.0),
+}
 
 
-@pytest.mark.parametrize("blocks", [4, 1])
-def test_halves_of_a_lokr_change_places_as_those_of_a_lora(blocks: int) -> None:
+@pytest.mark.parametrize("whole", HALVES.values(), ids=HALVES)
+def test_halves_change_places_as_those_of_a_lora(whole: Module) -> None:
     """Shift and scale of the last modulation are in the other order in the original code than in diffusers."""
-    whole = LoKr({"lokr_w1": random(blocks, 2), "lokr_w2": random(16 // blocks, 4)}, 1.0)
-    (module,) = joined.apart(Place("transformer", "norm_out.linear"), whole, originally=True).values()
-    assert torch.allclose(module.delta(), whole.delta().roll(8, 0))
-    place = Place("transformer", "norm_out.linear")
+    place, weight = Place("transformer", "norm_out.linear"), random(16, 8, seed=3)
     for family, moved in {"sd3": 8, "z_image": 0}.items():
         (module,) = joined.apart(place, whole, originally=True, family=family).values()  # type: ignore[arg-type]
-        assert torch.allclose(module.delta(), whole.delta().roll(moved, 0))
+        assert torch.allclose(module.delta(weight.roll(moved, 0)), whole.delta(weight).roll(moved, 0))
+
+
+def test_halves_change_places_where_nothing_else_names_the_family() -> None:
+    place, whole, biases = Place("transformer", "norm_out.linear"), HALVES["LoKr"], Full({"diff_b": random(16)})
+    (module,) = joined.apart(place, whole, originally=True).values()
+    assert torch.allclose(module.delta(), whole.delta().roll(8, 0))
+    (module,) = joined.apart(place, biases, originally=True, family="sd3").values()
+    assert torch.equal(module.parts["diff_b"], random(16).roll(8))
 
 
 @pytest.mark.parametrize("rows", [3, 8, 55])

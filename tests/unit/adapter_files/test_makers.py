@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from tests.unit.adapter_files.test_modules import random
-from trainer.adapter_files import modules, reader, safetensors_reader, writer
+from tests.unit.adapter_files.test_modules import random, read_back
+from trainer.adapter_files import modules, reader, writer
 from trainer.adapter_files.peft_settings import METADATA
 from trainer.adapter_files.reader import AdapterFile
 from trainer.errors import UserError
@@ -152,6 +152,7 @@ def test_oft_of_onetrainer_turns_inputs_and_kernels(blocks: int, scaled: bool) -
     sizes = {name_of(LINEAR): 12, name_of(CONVOLUTION): 12, name_of(WIDE): 36}
     tensors = of_onetrainer(sizes, blocks=blocks, scaled=scaled)
     file = reader.of_tensors(tensors, "x")
+    again = read_back(writer.write(file.modules, file.metadata, form="kohya", precision="fp32"))
     for name, columns in sizes.items():
         upper, size = tensors[f"{name}.oft_R.weight"], columns // blocks
         if blocks == 4:
@@ -159,16 +160,11 @@ def test_oft_of_onetrainer_turns_inputs_and_kernels(blocks: int, scaled: bool) -
         rotation = neumann(upper / (2 * math.sqrt(size - 1)) if scaled else upper, size)
         weight = random(8, columns, seed=9)
         expected = weight @ (rotation.T if name == name_of(LINEAR) else rotation)
-        for module in (file.modules[name], again(file)[name]):
+        for module in (file.modules[name], again.modules[name]):
             assert torch.allclose(weight + module.delta(weight), expected, atol=1e-6)
     assert ("oft_R.terms" in file.modules[name_of(LINEAR)].parts) is False, "it stays as OneTrainer reads it"
     assert modules.fits(module, (8, 36))
     assert not modules.fits(module, (8, 35))
-
-
-def again(file: AdapterFile) -> dict[str, modules.Module]:
-    data = writer.write(file.modules, file.metadata, form="kohya", precision="fp32")
-    return dict(reader.of_file(safetensors_reader.parse(data, "x")).modules)
 
 
 def test_oft_of_onetrainer_is_known_by_its_names_or_metadata() -> None:
@@ -209,7 +205,7 @@ def test_biases_of_a_lora_are_read_in_any_form_of_names(tmp_path: Path) -> None:
     bias = next(tensor for key, tensor in tensors.items() if key.endswith(".bias"))
     own = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
     generic = {key.replace(f"base_model.model.{LINEAR}", own): tensor for key, tensor in tensors.items()}
-    (module,) = reader.of_file(safetensors_reader.parse(save(generic), "x")).modules.values()
+    (module,) = read_back(save(generic)).modules.values()
     assert torch.equal(modules.bias_change(module), bias)
 
 
@@ -246,7 +242,4 @@ def test_onetrainer_names_the_family_in_its_own_way(architecture: str, family: s
     tensors |= {f"final_layer.linear.{ending}": tensor.clone() for ending, tensor in parts.items()}
     file = reader.of_tensors(tensors, "x", {"modelspec.architecture": architecture, "ot_branch": "master"})
     assert file.family == family
-    assert file.modules.keys() == {
-        "lora_transformer_transformer_blocks_0_attn_to_out_0",
-        "lora_transformer_proj_out",
-    }
+    assert file.modules.keys() == {"lora_transformer_transformer_blocks_0_attn_to_out_0", "lora_transformer_proj_out"}

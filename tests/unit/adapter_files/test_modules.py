@@ -7,6 +7,7 @@ from torch import Tensor
 
 from trainer.adapter_files import low_rank, modules, reader, safetensors_reader, summary, writer
 from trainer.adapter_files.modules import Module
+from trainer.adapter_files.reader import AdapterFile
 from trainer.errors import UserError
 
 LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -18,9 +19,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def read_back(data: bytes) -> AdapterFile:
+    return reader.of_file(safetensors_reader.parse(data, "x"))
+
+
 def read(name: str, **parts: Tensor) -> Module:
     tensors = {f"{name}.{ending.replace('__', '.')}": tensor for ending, tensor in parts.items()}
-    return reader.of_file(safetensors_reader.parse(save(tensors), "x")).modules[name]
+    return read_back(save(tensors)).modules[name]
 
 
 def rotation(block: Tensor) -> Tensor:
@@ -148,8 +153,6 @@ def test_each_kind_is_written_as_it_was_read() -> None:
     parts = {f"{LINEAR}.oft_blocks": random(2, 3, 3), f"{LINEAR}.alpha": torch.tensor(0.0)}
     parts |= {f"{CONVOLUTION}.diff": random(5, 6, 3, 3), f"{NORM}.w_norm": random(4), f"{NORM}.b_norm": random(4)}
     file = reader.of_tensors(parts, "x")
-    again = reader.of_file(
-        safetensors_reader.parse(writer.write(file.modules, {}, form="kohya", precision="fp32"), "x")
-    )
+    again = read_back(writer.write(file.modules, {}, form="kohya", precision="fp32"))
     assert again.kinds == file.kinds == {"OFT", "full", "norm"}
     assert all(torch.equal(again.tensors[key], tensor) for key, tensor in parts.items())

@@ -63,9 +63,8 @@ def test_a_dora_under_dotted_names_keeps_the_axis_of_its_magnitudes() -> None:
 
 
 def only(name: str, tensors: dict[str, torch.Tensor]) -> Module:
-    (module,) = reader.of_tensors(
-        {f"{name}.{end}": tensor.contiguous() for end, tensor in tensors.items()}, "x"
-    ).modules.values()
+    named = {f"{name}.{ending}": tensor.contiguous() for ending, tensor in tensors.items()}
+    (module,) = reader.of_tensors(named, "x").modules.values()
     return module
 
 
@@ -75,11 +74,7 @@ def test_forms_of_convolutions_that_only_their_makers_have() -> None:
     down, up, second, other = random(2, 6, 3, 3), random(4, 2), random(2, 6, 3, 3, seed=1), random(4, 2, seed=1)
     dylora = only(name, {"lora_down.weight": down, "lora_up.weight": up} | alpha)
     assert torch.allclose(dylora.delta(), 0.5 * up @ down.flatten(1))
-    loha = {
-        "hada_w1_a": up[..., None, None],
-        "hada_w2_a": other[..., None, None],
-        "hada_w1_b": down,
-        "hada_w2_b": second,
-    }
+    loha = {"hada_w1_a": up[..., None, None], "hada_w1_b": down}
+    loha |= {"hada_w2_a": other[..., None, None], "hada_w2_b": second}
     expected = 0.5 * (up @ down.flatten(1)) * (other @ second.flatten(1))
     assert torch.allclose(only(name, loha | alpha).delta(), expected)

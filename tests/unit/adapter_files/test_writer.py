@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from tests.unit.adapter_files.test_modules import LINEAR, random
+from tests.unit.adapter_files.test_modules import LINEAR, random, read_back
 from trainer.adapter_files import low_rank, peft_settings, reader, safetensors_reader, summary, writer
 from trainer.adapter_files.modules import LoHa, LoKr, Lora, Module
 from trainer.adapter_files.writer import Precision
@@ -60,10 +60,6 @@ def module(kind: str, rank: int, shape: tuple[int, ...], alpha: float, seed: int
     if kind in magnitudes:
         parts["dora_scale"] = random(*magnitudes[kind], seed=seed).abs() + 0.1
     return Lora(parts, alpha)
-
-
-def read_back(data: bytes) -> reader.AdapterFile:
-    return reader.of_file(safetensors_reader.parse(data, "x"))
 
 
 def same(one: dict[str, Module], two: dict[str, Module]) -> bool:

@@ -5,9 +5,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def wait(what: Callable[[], object], *, every: float = 0.05) -> None:
 def unmeasured() -> dict[str, str]:
     """Return the environment of this process for a child that does not measure its coverage, which halves its speed."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+
+
+def python(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Python in the checkout, in the environment of this process unless it is given."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, encoding="utf-8")
 
 
 def free_port() -> int:

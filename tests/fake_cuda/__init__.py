@@ -11,14 +11,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import CHECKOUT, unmeasured
+from tests.conftest import python, unmeasured
 
 GUARD = Path(__file__).with_name("guard.cpp")
 
@@ -42,8 +41,7 @@ def waits(cache: Path, *arguments: str) -> list[str]:
 
 def _run(cache: Path, program: str, *arguments: str) -> Any:  # noqa: ANN401 - what it prints
     environment = {**unmeasured(), "LIMNER_FAKE_CUDA_GUARD": str(compiled(cache))}
-    command = [sys.executable, "-m", f"tests.fake_cuda.{program}", *arguments]
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+    done = python("-m", f"tests.fake_cuda.{program}", *arguments, environment=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, python
 from tests.hostile.attacks import listening
 from trainer import confinement
 
@@ -58,6 +58,6 @@ def test_a_process_with_a_second_thread_is_not_confined_in_part() -> None:
         "from trainer import confinement\n"
         "confinement.confine([])"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True)
+    done = python("-c", program)
     assert done.returncode
     assert "before it has a second thread" in done.stderr

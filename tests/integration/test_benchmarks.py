@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from tests.conftest import CHARACTER, CHECKOUT, unmeasured
+from tests.conftest import CHARACTER, CHECKOUT, python, unmeasured
 
 
 @pytest.mark.nightly
@@ -88,8 +88,5 @@ print(fault_injection.loss_factor(1))
 @pytest.mark.parametrize("switch", ["", "0", "true"])
 def test_no_fault_strikes_where_no_test_asks_for_it(switch: str) -> None:
     """That they strike where a test asks for them is what the tests with real workers need."""
-    environment = os.environ | {
-        "LIMNER_FAULT": "nan@1,oom@1,full@1,hang@1,enospc@1,eio@1,kill@1",
-        "LIMNER_TEST": switch,
-    }
-    assert subprocess.run([sys.executable, "-c", CODE], capture_output=True, env=environment).stdout == b"1.0\n"
+    faults = {"LIMNER_FAULT": "nan@1,oom@1,full@1,hang@1,enospc@1,eio@1,kill@1", "LIMNER_TEST": switch}
+    assert python("-c", CODE, environment=os.environ | faults).stdout == "1.0\n"

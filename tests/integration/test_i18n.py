@@ -4,8 +4,6 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 from babel.messages import pofile
 
 from scripts import translations
-from tests.conftest import CHECKOUT, unmeasured
+from tests.conftest import CHECKOUT, python, unmeasured
 from trainer.errors import UserError
 from trainer.i18n import _
 from ui.widgets import templates
@@ -30,15 +28,13 @@ def both(value: str | tuple[str, ...]) -> tuple[str, ...]:
 def in_german(code: str, **variables: str) -> Any:  # noqa: ANN401 - JSON
     """What a program says as JSON that runs in German."""
     environment = unmeasured() | {"LANGUAGE": "de", "PYTHONIOENCODING": "utf-8"} | variables
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, cwd=CHECKOUT, encoding="utf-8", env=environment)
+    done = python("-c", code, environment=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_the_command_line_is_in_english_as_its_help_is() -> None:
-    command = [sys.executable, "-m", "trainer", "check", "nowhere"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | {"LANGUAGE": "de"})
+    done = python("-m", "trainer", "check", "nowhere", environment=os.environ | {"LANGUAGE": "de"})
     assert done.stderr.startswith("There is no dataset"), done.stderr
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT, HANG, unmeasured
+from tests.conftest import CHECKOUT, HANG, python, unmeasured
 from tests.integration.runs.test_processes import limner
 from trainer import runs, selftest
 from trainer.selftest import Case
@@ -148,5 +148,5 @@ sys.exit(str([name for name in ("torch", "diffusers", "transformers", "peft") if
 
 @pytest.mark.slow
 def test_commands_and_the_page_import_no_library_of_models() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, cwd=CHECKOUT)
+    done = python("-c", WITHOUT_TORCH)
     assert not done.stderr.strip(), done.stderr

@@ -1,8 +1,6 @@
 """What takes long and is run before a release: kills, soaks, ten thousand images, and transformers in real width."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests import single_file, tiny
-from tests.conftest import CHECKOUT
+from tests.conftest import python
 from tests.integration.families.models import options_of
 from tests.integration.families.test_vae import quantize
 from tests.integration.training.test_train import losses, settings
@@ -35,7 +33,7 @@ pytestmark = pytest.mark.nightly
     ids=["three hundred kills", "a soak", "ten thousand images"],
 )
 def test_a_bench_finds_nothing_wrong(command: tuple[str, ...]) -> None:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=CHECKOUT, capture_output=True, text=True)
+    done = python("-m", *command)
     print(done.stdout)
     assert done.returncode == 0, done.stderr[-4000:]
 

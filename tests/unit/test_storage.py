@@ -1,13 +1,12 @@
 """Writing: whole or not at all, whatever happens in between."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
+from tests.conftest import python
 from trainer import storage
 from trainer.cli import adapter_files
 
@@ -84,7 +83,7 @@ storage.write_chunks(Path(sys.argv[1]), chunks())
 
 def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path: Path) -> None:
     out = tmp_path / "merged [1].safetensors"
-    subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
+    python("-c", KILLED, out)
     (part,) = tmp_path.iterdir()
     names = (f".{out.name}.{os.getpid()}-00000000.part", ".other.safetensors.99-00000000.part", ".x.part")
     others = [tmp_path / name for name in names]

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import HANG, wait
-from tests.e2e.conftest import CHECKOUT, EXAMPLES, Server, Visit, browser, make_home, serving, visit
+from tests.conftest import HANG, python, wait
+from tests.e2e.conftest import EXAMPLES, Server, Visit, browser, make_home, serving, visit
 from tests.e2e.test_page import advanced, cards, finished, new_project, points, start, tab, upload
 from trainer import runs
 
@@ -63,10 +61,9 @@ def both(tmp_path: Path) -> Iterator[tuple[Server, Visitor, Visitor]]:
 
 
 def add(name: str, environment: dict[str, str]) -> str:
-    command = [sys.executable, "-m", "trainer", "add-person", name]
-    return subprocess.run(
-        command, cwd=CHECKOUT, env={**os.environ, **environment}, check=True, capture_output=True, text=True
-    ).stdout
+    added = python("-m", "trainer", "add-person", name, environment=os.environ | environment)
+    assert added.returncode == 0, added.stderr
+    return added.stdout
 
 
 def test_two_people_do_not_meet_what_is_the_others(both: tuple[Server, Visitor, Visitor], visit: Visit) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ import uvicorn
 
 from limner_extensions.people import accounts
 from limner_extensions.people.per_user_proxy import PerUserProxy
-from tests.conftest import CHECKOUT, HANG, wait
+from tests.conftest import HANG, python, wait
 from ui.launch import bind
 from ui.server import security
 from ui.server.security import SecurityMiddleware
@@ -210,5 +209,5 @@ sys.exit(str([name for name in ("gradio", "fastapi", "torch", "numpy") if name i
 
 
 def test_the_proxy_imports_no_more_than_it_needs() -> None:
-    done = subprocess.run([sys.executable, "-c", PROXY], capture_output=True, text=True, cwd=CHECKOUT)
+    done = python("-c", PROXY)
     assert not done.stderr.strip(), done.stderr

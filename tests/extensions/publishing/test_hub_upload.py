@@ -3,13 +3,12 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests import fake_hub
-from tests.conftest import CHECKOUT
+from tests.conftest import python
 from tests.fake_hub import FakeHub
 from trainer.runs import Run
 
@@ -41,10 +40,8 @@ for line in sys.argv[1:]:
 
 def published(fake: FakeHub, run: Run, *lines: str) -> subprocess.CompletedProcess[str]:
     words = [f"{line} {run.folder} --to {run.folder.parent / f'rin-{number}'}" for number, line in enumerate(lines)]
-    environment = {**os.environ, "HF_ENDPOINT": fake.url, "HF_HOME": str(run.folder.parent / "hf")}
-    environment.pop("HF_HUB_OFFLINE")
-    command = [sys.executable, "-c", EACH, *words]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=environment)
+    hub = {"HF_ENDPOINT": fake.url, "HF_HOME": str(run.folder.parent / "hf"), "HF_HUB_OFFLINE": "0"}
+    return python("-c", EACH, *words, environment=os.environ | hub)
 
 
 @pytest.mark.slow

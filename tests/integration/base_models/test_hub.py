@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from tests import fake_hub
-from tests.conftest import CHECKOUT, unmeasured
+from tests.conftest import CHECKOUT, python, unmeasured
 from tests.fake_hub import FakeHub
 from trainer import config, families
 from trainer.base_models import MICRO_FOLDER, detect, hub
@@ -45,8 +45,7 @@ def environment(fake: FakeHub, home: Path) -> dict[str, str]:
 
 
 def download(fake: FakeHub, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trainer", "download", *arguments]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=environment(fake, home))
+    return python("-m", "trainer", "download", *arguments, environment=environment(fake, home))
 
 
 @pytest.mark.slow
@@ -105,9 +104,7 @@ ALL = "import sys; from trainer.cli.commands import main; print([main(['download
 def test_what_cannot_be_downloaded_is_said(fake: FakeHub, home: Path) -> None:
     fake.gated.add("anna/gated")
     fake.repositories["anna/gated"] = dict(fake.repositories[BASE])
-    command = [sys.executable, "-c", ALL, *REFUSED]
-    env = {**os.environ, **environment(fake, home)}
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=env)
+    done = python("-c", ALL, *REFUSED, environment=os.environ | environment(fake, home))
     assert done.stdout == f"{[2] * len(REFUSED)}\n", done.stderr
     assert [sentence for sentence in REFUSED.values() if sentence not in done.stderr] == []
     fake.url = "http://127.0.0.1:9"

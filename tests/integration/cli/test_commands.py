@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors.torch import save
 from typer.testing import CliRunner
 
 from tests import tiny
-from tests.conftest import unmeasured
+from tests.conftest import python, unmeasured
 from tests.integration.adapter_files.test_adapter_files import exported
 from tests.integration.runs.test_processes import limner
 from tests.integration.training.test_train import finished
@@ -236,10 +235,10 @@ def test_a_large_file_takes_the_memory_of_a_few_layers(tmp_path: Path) -> None:
     small, file = (str(large(tmp_path / f"{count}.safetensors", count, 64)) for count in (1, 60))
     commands = [["resize", small, "--rank", "2"], ["resize", file, "--rank", "2"], ["merge", file, f"{file}:0.5"]]
     commands = [[*command, "--out", str(tmp_path / "out")] for command in (*commands, ["convert", file])]
-    command = [sys.executable, "-c", PEAKS, json.dumps(commands)]
     environment = unmeasured() | {"OMP_NUM_THREADS": "1"}  # threads would not live on in a fork
     environment |= {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is given back at once
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = python("-c", PEAKS, json.dumps(commands), environment=environment)
+    assert done.returncode == 0, done.stderr
     base, *peaks = (1024 * int(size) for size in re.findall(r"peak (\d+)", done.stdout))
     assert len(peaks) == 3
     for (name, *_), peak in zip(commands[1:], peaks, strict=True):

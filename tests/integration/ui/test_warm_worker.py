@@ -3,14 +3,13 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import CHECKOUT, unmeasured, wait
+from tests.conftest import python, unmeasured, wait
 from tests.integration.runs.test_processes import make
 from trainer import runs
 from trainer.runs import control
@@ -85,7 +84,7 @@ def test_before_the_first_run_it_measures_the_machine(character: Path) -> None:
 def test_it_ends_with_the_page_however_that_ends(home: Path) -> None:
     code = "import os; from ui.state import warm_worker as w; w.prepare(); print(w._waiting.pid, flush=True); "
     code += "os._exit(9)"
-    page = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    page = python("-c", code)
     assert page.returncode == 9
     wait(lambda: not psutil.pid_exists(int(page.stdout)))
 

@@ -12,11 +12,10 @@ from typing import Any
 import peft
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.integration.families.models import load
+from tests.integration.families.models import fresh, load
 from tests.integration.training import test_adapter_kinds
 from tests.integration.training.test_train import cases, disturb, finished, settings
 from tests.single_file import write as single_file
@@ -43,10 +42,6 @@ def draw(pipeline: Any) -> Tensor:  # noqa: ANN401 - diffusers' pipelines are un
     with torch.no_grad():
         latents: Tensor = pipeline("rin, smiling", generator=torch.Generator().manual_seed(1), **options).images
     return latents
-
-
-def fresh(base: Path) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
-    return DiffusionPipeline.from_pretrained(base, local_files_only=True)
 
 
 def exported(base: Path, seed: int = 0, **options: Any) -> tuple[Run, Tensor, Family]:  # noqa: ANN401 - any settings

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,13 @@ def options_of(kind: str) -> dict[str, Any]:
     """Return the settings of a run that trains the text encoders, too, if they take an adapter, with small previews."""
     text_encoder = bool(FAMILIES[family_of(kind)].text_encoders)
     return {"training__text_encoder": text_encoder, "preview__prompts": ["rin --w 64 --h 64"]}
+
+
+def fresh(base: Path, **parts: None) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
+    """Return a model as diffusers' own pipeline."""
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(base, local_files_only=True, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def load(base: Path, **model: Any) -> Family:  # noqa: ANN401 - any settings

@@ -27,14 +27,7 @@ from tests.integration.families.models import (
     question,
     taken_from,
 )
-from tests.integration.training.test_train import (
-    assert_resumes,
-    attached,
-    cases,
-    disturb,
-    losses,
-    settings,
-)
+from tests.integration.training.test_train import assert_resumes, attached, cases, disturb, losses, settings
 from trainer import families
 from trainer.adapter_files import reader, writer
 from trainer.base_models import detect, vae

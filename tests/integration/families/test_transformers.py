@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import single_file
-from tests.integration.families.models import answer, each, family_of, load, options_of
+from tests.integration.families.models import answer, each, family_of, fresh, load, options_of
 from tests.integration.training.test_train import attached, disturb, settings
 from trainer import config, families, runs
 from trainer.adapter_files import compatibility, reader, writer
@@ -42,78 +42,57 @@ MOST = 2  # of 255 that a pixel may differ where weights are changed instead of 
 
 def own_embeddings(family: Family, prompts: list[str] = PROMPTS) -> tuple[Tensor, ...]:
     """Prompt embeddings as the family's own pipeline makes them: text, and pooled or the mask."""
-    if family.spec.name == "flux":
-        return family.pipeline().encode_prompt(prompts, None)[:2]
-    if family.spec.name == "chroma":
-        return family.pipeline().encode_prompt(prompts, do_classifier_free_guidance=False)[:3:2]
-    if family.spec.name == "z_image":
-        return tuple(family.pipeline().encode_prompt(list(prompts), do_classifier_free_guidance=False)[0])
-    if family.spec.name == "flux2_klein":
-        return family.pipeline().encode_prompt(prompts)[:1]
-    if family.spec.name == "qwen_image":
-        text, mask = family.pipeline().encode_prompt(prompts, max_sequence_length=512)
+    name, encode_prompt = family.spec.name, family.pipeline().encode_prompt
+    if name == "flux":
+        return encode_prompt(prompts, None)[:2]
+    if name == "chroma":
+        return encode_prompt(prompts, do_classifier_free_guidance=False)[:3:2]
+    if name == "z_image":
+        return tuple(encode_prompt(list(prompts), do_classifier_free_guidance=False)[0])
+    if name == "flux2_klein":
+        return encode_prompt(prompts)[:1]
+    if name in ("qwen_image", "krea2"):  # the text encoder of Krea 2 is a part of the published one
+        text, mask = encode_prompt(prompts, max_sequence_length=512)
         return (text,) if mask is None else (text, mask)
-    if family.spec.name == "krea2":  # whose text encoder is a part of the published one
-        return family.pipeline().encode_prompt(prompts, max_sequence_length=512)
-    return family.pipeline().encode_prompt(prompts, None, None, do_classifier_free_guidance=False)[::2]
+    return encode_prompt(prompts, None, None, do_classifier_free_guidance=False)[::2]
 
 
 def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Tensor, *more: Tensor) -> Tensor:
     """As the training script of diffusers for the family asks the transformer; Chroma's pipeline, which has none."""
-    if family.spec.name == "z_image":
+    name, pipeline = family.spec.name, family.pipeline()
+    count, channels, *sides = noisy.shape
+    if name == "z_image":
         inputs = [latents[:, None] for latents in noisy], (1000 - timesteps) / 1000, [text, *more]
         return -torch.stack(family.denoiser(*inputs, return_dict=False)[0])[:, :, 0]
-    if family.spec.name == "flux2_klein":
-        packs = diffusers.Flux2KleinPipeline._patchify_latents(noisy)
-        image_ids, text_ids = (
-            diffusers.Flux2KleinPipeline._prepare_latent_ids(packs),
-            diffusers.Flux2KleinPipeline._prepare_text_ids(text),
-        )
-        inputs = {
-            "encoder_hidden_states": text,
-            "timestep": timesteps / 1000,
-            "img_ids": image_ids,
-            "txt_ids": text_ids,
-        }
-        packed = diffusers.Flux2KleinPipeline._pack_latents(packs)
-        output = family.denoiser(hidden_states=packed, guidance=None, return_dict=False, **inputs)[0]
-        return diffusers.Flux2KleinPipeline._unpatchify_latents(
-            diffusers.Flux2KleinPipeline._unpack_latents_with_ids(output, image_ids)
-        )
-    if family.spec.name == "qwen_image":
-        count, channels, *sides = noisy.shape
-        packed = diffusers.QwenImagePipeline._pack_latents(noisy, count, channels, *sides)
-        shapes = [(1, *(side // 2 for side in sides))] * count
-        mask = more[0] if more else None
-        inputs = {"encoder_hidden_states": text, "encoder_hidden_states_mask": mask, "timestep": timesteps / 1000}
-        output = family.denoiser(hidden_states=packed, img_shapes=shapes, return_dict=False, **inputs)[0]
-        return diffusers.QwenImagePipeline._unpack_latents(output, *(8 * side for side in sides), 8)[:, :, 0]
-    (pooled,) = more
-    if family.spec.name == "krea2":
-        (count, channels, *sides), pipeline = noisy.shape, family.pipeline()
-        packed = pipeline._pack_latents(noisy, count, channels, *sides)
-        places = pipeline.prepare_position_ids(text.shape[1], *(side // 2 for side in sides), noisy.device)
-        inputs = {"encoder_hidden_states": text, "encoder_attention_mask": pooled, "timestep": timesteps / 1000}
-        output = family.denoiser(hidden_states=packed, position_ids=places, return_dict=False, **inputs)[0]
-        return pipeline._unpack_latents(output, *(8 * side for side in sides))[:, :, 0]
-    if family.spec.name in ("flux", "chroma"):
-        side = noisy.shape[-1]
-        packed = diffusers.FluxPipeline._pack_latents(noisy, len(noisy), 16, side, side)
-        image_ids = diffusers.FluxPipeline._prepare_latent_image_ids(
-            len(noisy), side // 2, side // 2, noisy.device, noisy.dtype
-        )
-        inputs = {"encoder_hidden_states": text, "timestep": timesteps / 1000, "img_ids": image_ids}
-        inputs |= {"txt_ids": torch.zeros(text.shape[1], 3)}
-        if family.spec.name == "flux":
-            inputs |= {"guidance": torch.ones(len(noisy)), "pooled_projections": pooled}
-        else:
-            mask = family.pipeline()._prepare_attention_mask(len(noisy), packed.shape[1], torch.bool, pooled.bool())
-            inputs |= {"attention_mask": mask}
-        output = family.denoiser(hidden_states=packed, return_dict=False, **inputs)[0]
-        return diffusers.FluxPipeline._unpack_latents(output, side * 8, side * 8, 8)
-    inputs = {"encoder_hidden_states": text, "pooled_projections": pooled, "timestep": timesteps}
-    result: Tensor = family.denoiser(hidden_states=noisy, return_dict=False, **inputs)[0]
-    return result
+    options: dict[str, Any] = {"encoder_hidden_states": text, "timestep": timesteps, "return_dict": False}
+    if name.startswith("sd3"):
+        return family.denoiser(hidden_states=noisy, pooled_projections=more[0], **options)[0]
+    options["timestep"] = timesteps / 1000
+    if name == "flux2_klein":
+        packs = pipeline._patchify_latents(noisy)
+        places = pipeline._prepare_latent_ids(packs)
+        options |= {"img_ids": places, "txt_ids": pipeline._prepare_text_ids(text), "guidance": None}
+        output = family.denoiser(hidden_states=pipeline._pack_latents(packs), **options)[0]
+        return pipeline._unpatchify_latents(pipeline._unpack_latents_with_ids(output, places))
+    tokens, grid = pipeline._pack_latents(noisy, count, channels, *sides), [side // 2 for side in sides]
+    pixels = [8 * side for side in sides]
+    if name == "qwen_image":
+        options |= {"encoder_hidden_states_mask": more[0] if more else None, "img_shapes": [(1, *grid)] * count}
+        output = family.denoiser(hidden_states=tokens, **options)[0]
+        return pipeline._unpack_latents(output, *pixels, 8)[:, :, 0]
+    if name == "krea2":
+        places = pipeline.prepare_position_ids(text.shape[1], *grid, noisy.device)
+        output = family.denoiser(hidden_states=tokens, encoder_attention_mask=more[0], position_ids=places, **options)[
+            0
+        ]
+        return pipeline._unpack_latents(output, *pixels)[:, :, 0]
+    places = pipeline._prepare_latent_image_ids(count, *grid, noisy.device, noisy.dtype)
+    options |= {"img_ids": places, "txt_ids": torch.zeros(text.shape[1], 3)}
+    if name == "flux":
+        options |= {"guidance": torch.ones(count), "pooled_projections": more[0]}
+    else:
+        options["attention_mask"] = pipeline._prepare_attention_mask(count, tokens.shape[1], torch.bool, more[0].bool())
+    return pipeline._unpack_latents(family.denoiser(hidden_states=tokens, **options)[0], *pixels, 8)
 
 
 SENTENCES = ("chroma", "z_image", "flux2_klein", "qwen_image", "krea2")  # of which they read
@@ -193,12 +172,6 @@ def drawn(pipeline: Any, family: Family, prompt: str, negative: str, guidance: f
     with torch.no_grad():
         image = pipeline(generator=rng, num_inference_steps=3, **SIZE, **options).images[0]
     return np.asarray(image).astype(int)
-
-
-def fresh(base: Path, **parts: None) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(base, local_files_only=True, **parts)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.mark.parametrize("kind", each(SENTENCES))
@@ -312,11 +285,8 @@ def test_layers_outside_the_blocks_are_layers(
     known = layer_shapes.of_folder(bases[family], family)
     shapes = {name.partition(":")[2]: shape for name, shape in known.items() if name.startswith("transformer:")}
     tensors, deltas = dict[str, Tensor](), dict[str, Tensor]()
-    for path in (
-        path
-        for path in shapes
-        if not transformer_names.block(path) or path.endswith((".0.attn.to_out.0", "layers.0.attention.to_out.0"))
-    ):
+    attention = (".0.attn.to_out.0", "layers.0.attention.to_out.0")
+    for path in [path for path in shapes if not transformer_names.block(path) or path.endswith(attention)]:
         if naming == "joined" and path.startswith("distilled_guidance_layer"):  # at which diffusers stops
             continue
         original = transformer_names.original(path, family).replace(".", "_")
@@ -356,42 +326,32 @@ def test_layers_outside_the_blocks_are_layers(
         assert not adapted or torch.allclose(layer.get_delta_weight("default_0").flatten(1), delta, atol=1e-5)
 
 
-def of_t5(family: FamilyName, prefix: str, rank: int = 2) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A LoRA of a miniature's T5 and of a block, with an alpha of half its rank, and its changes by path."""
+def of_t5(family: Family, prefix: str, rank: int = 2) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A LoRA of all layers of T5 and of one in a block, with an alpha of half its rank, and its changes by path."""
     dotted, block = prefix.endswith("."), "transformer_blocks.0.attn.to_out.0"
-    names = {path: f"{prefix}{path if dotted else path.replace('.', '_')}" for path in T5_SHAPES}
+    layers = dict(family.prompt_encoders()["t5xxl"].named_modules())
+    layers = {path: layer for path, layer in layers.items() if isinstance(layer, torch.nn.Linear)}
+    names = {path: f"{prefix}{path if dotted else path.replace('.', '_')}" for path in layers}
     names[block] = f"transformer.{block}" if dotted else f"lora_transformer_{block.replace('.', '_')}"
-    shapes = T5_SHAPES | {block: (16, 16) if family == "sd3" else (32, 32)}
+    layers[block] = family.denoiser.get_submodule(block)
     tensors, deltas = dict[str, Tensor](), dict[str, Tensor]()
     for number, (path, name) in enumerate(names.items()):
-        rng = generator(number)
-        down, up = torch.randn(rank, shapes[path][1], generator=rng), torch.randn(shapes[path][0], rank, generator=rng)
+        (rows, columns), rng = layers[path].weight.shape, generator(number)
+        down, up = torch.randn(rank, columns, generator=rng), torch.randn(rows, rank, generator=rng)
         parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(rank / 2)}
         tensors |= {f"{name}.{ending}": part for ending, part in parts.items()}
         deltas[path] = 0.5 * up @ down
     return tensors, deltas
 
 
-T5_SHAPES = {
-    f"encoder.block.0.layer.{layer}": shape
-    for layer, shape in {
-        **dict.fromkeys((f"0.SelfAttention.{name}" for name in "qkv"), (32, 40)),
-        "0.SelfAttention.o": (40, 32),
-        **dict.fromkeys(("1.DenseReluDense.wi_0", "1.DenseReluDense.wi_1"), (48, 40)),
-        "1.DenseReluDense.wo": (40, 48),
-    }.items()
-}
-
-
 @pytest.mark.parametrize(("family", "prefix"), [("sd3", "lora_te3_"), ("flux", "text_encoder_2.")])
 def test_layers_of_t5_are_layers(bases: dict[str, Path], tmp_path: Path, family: FamilyName, prefix: str) -> None:
     """sd-scripts and OneTrainer train them on request, under names that `test_layer_names` has."""
-    tensors, deltas = of_t5(family, prefix)
-    file = tmp_path / "x.safetensors"
+    live, file = load(bases[family]), tmp_path / "x.safetensors"
+    tensors, deltas = of_t5(live, prefix)
     save_file(tensors, file, writer.of_family(family, "flow"))
-    adapter = reader.read(file)
-    live = load(bases[family])
-    before = {path: live.prompt_encoders()["t5xxl"].get_submodule(path).weight.clone() for path in T5_SHAPES}
+    adapter, t5 = reader.read(file), [path for path in deltas if path.startswith("encoder.")]
+    before = {path: live.prompt_encoders()["t5xxl"].get_submodule(path).weight.clone() for path in t5}
     with families.patched(live, [(adapter, 0.5)]):
         for path, weight in before.items():
             change = live.prompt_encoders()["t5xxl"].get_submodule(path).weight - weight
@@ -412,7 +372,7 @@ def test_layers_of_t5_are_left_out_where_the_base_has_none(
 ) -> None:
     without = bases["sd3-5-medium"]
     file, alone = tmp_path / "x.safetensors", tmp_path / "alone.safetensors"
-    tensors, _deltas = of_t5("sd3", "lora_te3_")
+    tensors, _deltas = of_t5(load(bases["sd3"]), "lora_te3_")
     facts = writer.of_family("sd3", "flow")
     save_file(tensors, file, facts)
     save_file({key: tensor for key, tensor in tensors.items() if "lora_te3_" not in key}, alone, facts)

@@ -14,12 +14,11 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.integration.families.models import CPU, answer, load, question
+from tests.integration.families.models import CPU, answer, fresh, load, question
 from tests.integration.training.test_train import finished, losses, mute, same, settings
 from tests.single_file import write
 from trainer import config, families, runs
@@ -200,10 +199,9 @@ def test_weights_that_are_not_finite_are_refused(bases: dict[str, Path], tmp_pat
 def test_a_distilled_base_is_sampled_as_its_authors_do(bases: dict[str, Path], tmp_path: Path, title: str) -> None:
     (kind,) = [kind for kind in name_hints.FEW_STEP_KINDS if kind.title == title]
     base = shutil.copytree(bases["sdxl"], tmp_path / f"base_{title}")
-    pipeline: Any = DiffusionPipeline.from_pretrained(base, local_files_only=True)
+    pipeline = fresh(base)
     scheduler = getattr(diffusers, kind.scheduler)
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **kind.scheduler_options)
-    pipeline.set_progress_bar_config(disable=True)
     options = {"negative_prompt": "", "num_inference_steps": kind.steps, "guidance_scale": kind.guidance}
     expected = pipeline("rin", generator=torch.Generator().manual_seed(1), **options).images[0]
     preview = config.build({"name": "x", "dataset": "x", "model": {"base": str(base)}}).preview
@@ -216,8 +214,7 @@ def test_a_distilled_base_is_sampled_as_its_authors_do(bases: dict[str, Path], t
 
 
 def test_images_are_those_of_diffusers(tiny_sd: Path) -> None:
-    pipeline = DiffusionPipeline.from_pretrained(tiny_sd, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = fresh(tiny_sd)
     if not hasattr(pipeline.text_encoder, "text_model"):  # diffusers asks for it, transformers 5 has it no more
         object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
     negative = pipeline.encode_prompt("hat", CPU, 1, False, clip_skip=1)[0]

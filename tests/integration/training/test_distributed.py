@@ -32,8 +32,7 @@ OPTIONS |= {"preview__every": 4, "preview__prompts": ("rin", "rin, red", "red"),
 
 @pytest.fixture
 def alone(character: Path, tiny_sd: Path) -> Run:
-    run = finished(tiny_sd, **OPTIONS)
-    return run
+    return finished(tiny_sd, **OPTIONS)
 
 
 @pytest.mark.slow

@@ -12,14 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.integration.families.models import Card, answer, equal, gradients, load
 from tests.integration.training.test_settings import pixels
-from tests.integration.training.test_train import (
-    assert_resumes,
-    disturb,
-    finished,
-    same,
-    save,
-    settings,
-)
+from tests.integration.training.test_train import assert_resumes, disturb, finished, same, save, settings
 from tests.tiny import make_sd, make_z_image
 from trainer import families, foreign_text, runs
 from trainer.adapter_files import reader

@@ -190,11 +190,8 @@ def test_the_commands_take_datasets_there_and_back(character: Path, tmp_path: Pa
     recipe.write_text(json.dumps(GUI | {"pretrained_model_name_or_path": "owner/name"}), encoding="utf-8")
     limner("import-recipe", recipe, "--dataset", character, "--out", tmp_path / "mira.toml")
     mira = config.load(tmp_path / "mira.toml")
-    assert (mira.name, mira.dataset, mira.training.steps) == (
-        "mira",
-        str(character),
-        10 * 7,
-    )  # of 14 images, two a batch
+    assert (mira.name, mira.dataset) == ("mira", str(character))
+    assert mira.training.steps == 10 * 7  # of 14 images, two a batch
     assert tomllib.loads(CliRunner().invoke(app, ["import-recipe", str(recipe)]).stdout)["name"] == "Mira-s-recipe"
     output = CliRunner().invoke(app, ["check", str(tmp_path)]).output
     assert "d.toml names /data/leo --trigger tuvani --class boy --regularization /data/boys, /data/kim" in output
@@ -224,10 +221,14 @@ def built(changes: dict[str, Any]) -> config.TrainConfig:
     return config.build(config.nested(PLAIN | changes))
 
 
-def check_differences(before: config.TrainConfig, after: config.TrainConfig, notes: tuple[str, ...]) -> None:
-    again = flat(after.model_dump(mode="json"))
-    for path, value in flat(before.model_dump(mode="json")).items():
-        same = again.get(path) == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value)
+def check_read_back(tmp_path: Path, settings: config.TrainConfig, text: str, notes: tuple[str, ...]) -> None:
+    """Check that a config of sd-scripts says what the settings do, but for what notes name."""
+    file, known = tmp_path / "kohya.toml", PLAIN | {"model.family": settings.model.family}
+    file.write_text(text, encoding="utf-8")
+    again = config.build(config.merge(config.nested(known), reading.read(file).settings))
+    after = flat(again.model_dump(mode="json"))
+    for path, value in flat(settings.model_dump(mode="json")).items():
+        same = after.get(path) == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value)
         assert same or path.startswith(NOT_SAID) or any(path in note for note in notes), path
 
 
@@ -270,10 +271,7 @@ def check_differences(before: config.TrainConfig, after: config.TrainConfig, not
 def test_what_it_says_comes_back_as_it_was(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = built(changes)
     exported = kohya_export.export(settings, images=20)
-    file = tmp_path / "kohya.toml"
-    file.write_text(exported.text, encoding="utf-8")
-    again = config.build(config.merge(config.nested(PLAIN), reading.read(file).settings))
-    check_differences(settings, again, exported.notes)
+    check_read_back(tmp_path, settings, exported.text, exported.notes)
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
@@ -298,13 +296,11 @@ def test_flow_matching_comes_back_as_it_was(tmp_path: Path, family: str, changes
     if family == "flux":
         assert "--clip_l ... --t5xxl ... --ae ..." in exported.text
         assert (values["guidance_scale"], values["model_prediction_type"]) == (settings.model.guidance, "raw")
-    file = tmp_path / "kohya.toml"
-    file.write_text(exported.text, encoding="utf-8")
+    text = exported.text
     if values["network_module"] == "lycoris.kohya":  # the family then follows from the path of one of its parts
         mark = {"sd3": "clip_g", "flux": "ae"}[family]
-        file.write_text(f'{exported.text}\n{mark} = "part.safetensors"', encoding="utf-8")
-    again = config.build(config.merge(config.nested(PLAIN | {"model.family": family}), reading.read(file).settings))
-    check_differences(settings, again, exported.notes)
+        text += f'\n{mark} = "part.safetensors"'
+    check_read_back(tmp_path, settings, text, exported.notes)
 
 
 def test_what_it_cannot_say_of_flow_matching_is_named() -> None:

@@ -252,12 +252,15 @@ def test_a_config_of_limner_without_what_belongs_to_its_run(tmp_path: Path) -> N
 
 def test_paths_that_are_not_on_this_machine_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "here.safetensors").touch()
-    files = {"adapter.start": "/home/me/first.safetensors", "preview.base": "/home/me/turbo"}
-    recipe = read(tmp_path, toml({"adapter.kind": "lora", "model.training_adapter": ""} | files))
+    assert read(tmp_path, toml({"adapter.kind": "lora", "model.training_adapter": ""})).notes == ()
+    files = {"adapter.start": "/home/me/first.safetensors", "model.training_adapter": "C:/turbo.x"}
+    files["preview.base"] = "/home/me/turbo"
+    recipe = read(tmp_path, toml({"adapter.kind": "lora"} | files))
     reason = "Names, paths and accounts of that machine or run, not part of a recipe"
     assert not files.keys() & flat(recipe.settings).keys()
     assert recipe.notes == (f"{reason}: {', '.join(files)}.",)
     kept = {"preview.base": "someone/turbo", "adapter.start": str(tmp_path / "here.safetensors")}
+    kept["model.training_adapter"] = "someone/turbo/turbo.safetensors"
     assert flat(read(tmp_path, toml({"adapter.kind": "lora"} | kept)).settings).items() >= kept.items()
 
 

@@ -28,7 +28,7 @@ def make_blip(folder: Path) -> Path:
     text = transformers.BlipTextConfig(encoder_hidden_size=16, projection_dim=8, sep_token_id=3, **TEXT)
     vision = transformers.BlipVisionConfig(projection_dim=8, **VISION)
     settings = transformers.BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
-    _save(transformers.BlipForConditionalGeneration, settings, folder)
+    save_random(transformers.BlipForConditionalGeneration, settings, folder)
     images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
     transformers.BlipProcessor(images, _bert(folder)).save_pretrained(folder)
     return folder
@@ -56,8 +56,8 @@ def make_tagger(folder: Path) -> Path:
 def make_git(folder: Path) -> Path:
     """Save a GIT of random weights, which writes some of `WORDS`."""
     settings = transformers.GitConfig(vision_config=transformers.GitVisionConfig(**VISION).to_dict(), **TEXT)
-    _save(transformers.GitForCausalLM, settings, folder)
-    transformers.GitProcessor(_clip_images(), _bert(folder)).save_pretrained(folder)
+    save_random(transformers.GitForCausalLM, settings, folder)
+    transformers.GitProcessor(clip_images(), _bert(folder)).save_pretrained(folder)
     return folder
 
 
@@ -72,7 +72,7 @@ def make_blip2(folder: Path) -> Path:
     parts = {"vision_config": vision, "qformer_config": between, "text_config": text}
     image = {"num_query_tokens": 3, "image_token_index": tokenizer.convert_tokens_to_ids("<image>")}
     settings = transformers.Blip2Config(**{name: part.to_dict() for name, part in parts.items()}, **image)
-    _save(transformers.Blip2ForConditionalGeneration, settings, folder)
+    save_random(transformers.Blip2ForConditionalGeneration, settings, folder)
     images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
     transformers.Blip2Processor(images, tokenizer, num_query_tokens=3).save_pretrained(folder)
     return folder
@@ -91,8 +91,8 @@ def make_florence(folder: Path) -> Path:
     vision = Florence2VisionConfig(**widths, **heads, **lengths)
     parts = {"text_config": text.to_dict(), "vision_config": vision.to_dict()}
     settings = transformers.Florence2Config(**parts, image_token_id=tokenizer.image_token_id)
-    _save(transformers.Florence2ForConditionalGeneration, settings, folder)
-    images = _clip_images(64)
+    save_random(transformers.Florence2ForConditionalGeneration, settings, folder)
+    images = clip_images(64)
     images.image_seq_length = 5
     transformers.Florence2Processor(images, tokenizer).save_pretrained(folder)
     return folder
@@ -150,11 +150,12 @@ def _tokenizer() -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=extra, **names)
 
 
-def _clip_images(side: int = 32) -> CLIPImageProcessorPil:
+def clip_images(side: int = 32) -> CLIPImageProcessorPil:
     sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     return CLIPImageProcessorPil(**sizes, do_convert_rgb=True)
 
 
-def _save(model_class: Any, settings: Any, folder: Path) -> None:  # noqa: ANN401 - transformers is untyped
+def save_random(model_class: Any, settings: Any, folder: Path, **options: bool) -> None:  # noqa: ANN401 - untyped
+    """Save a model of random weights."""
     with seeded(3):
-        model_class(settings).save_pretrained(folder)
+        model_class(settings, **options).save_pretrained(folder)

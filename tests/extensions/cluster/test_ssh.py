@@ -3,10 +3,8 @@
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -83,7 +81,7 @@ def machine(folder: Path, fault: str = "") -> Iterator[Machine]:
         patch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            _wait_for(port)
+            wait(lambda: b"Server listening" in (folder / "sshd.log").read_bytes())
             yield Machine(f"ssh://127.0.0.1:{port}{folder / 'limner'}", home, known_hosts, psutil.Process(server.pid))
         finally:
             server.terminate()
@@ -94,14 +92,6 @@ def _script(path: Path, lines: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{lines}\n", encoding="utf-8")
     path.chmod(0o700)
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(100):
-        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.05)
-    raise AssertionError("the server does not listen")
 
 
 def never() -> None:

@@ -11,7 +11,6 @@ import torch
 import transformers
 from filelock import FileLock
 from PIL import Image
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from limner_extensions.measuring import endpoints, features, panel
 from limner_extensions.measuring import job as jobs
@@ -21,7 +20,7 @@ from limner_extensions.measuring.table import Figure, Row, Table
 from tests.conftest import CHARACTER, STYLE
 from tests.integration.families.models import load
 from tests.integration.training.test_train import finish, settings
-from tests.tiny import seeded
+from tests.tiny_captioners import VISION, clip_images, save_random
 from trainer import config, paths, runs
 from trainer.base_models import MICRO_FOLDER
 from trainer.base_models.spec import Blocks
@@ -35,8 +34,6 @@ from trainer.worker import work
 from ui.state import page_memory
 from ui.state.sampler_client import SamplerClient
 
-SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-SMALL |= {"image_size": 32, "patch_size": 16}
 CROP = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
 
 
@@ -48,30 +45,25 @@ def make_clip(folder: Path) -> Path:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = transformers.CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=20, **sizes, **marks)
-    vision = transformers.CLIPVisionConfig(intermediate_size=16, **SMALL)
+    vision = transformers.CLIPVisionConfig(**VISION)
     settings = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
-    _save(transformers.CLIPModel, settings, folder)
-    CLIPImageProcessorPil(**CROP).save_pretrained(folder)
+    save_random(transformers.CLIPModel, settings, folder)
+    clip_images().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def make_dinov2(folder: Path) -> Path:
-    _save(transformers.Dinov2Model, transformers.Dinov2Config(**SMALL), folder)
+    save_random(transformers.Dinov2Model, transformers.Dinov2Config(**VISION), folder)
     transformers.BitImageProcessor(**CROP).save_pretrained(folder)
     return folder
 
 
 def make_dino(folder: Path) -> Path:
     """Without the pooling layer, as those that are published."""
-    _save(transformers.ViTModel, transformers.ViTConfig(intermediate_size=16, **SMALL), folder, add_pooling_layer=False)
+    save_random(transformers.ViTModel, transformers.ViTConfig(**VISION), folder, add_pooling_layer=False)
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
-
-
-def _save(model_class: Any, settings: Any, folder: Path, **options: bool) -> None:  # noqa: ANN401 - untyped
-    with seeded(2):
-        model_class(settings, **options).save_pretrained(folder)
 
 
 # peft's, when an adapter is loaded beside another one.

@@ -1,28 +1,19 @@
 """Several uploads at once, each by a process of its own as the page starts it: nothing is lost or mixed up."""
 
-import io
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.unit.data.test_dataset import png
 from trainer import paths, storage
 from trainer.data import caption_edits, dataset, sandbox
 from trainer.data.captions import read_caption
 from trainer.errors import UserError
 
 TOGETHER, EACH = 4, 15
-
-
-def png(seed: int, size: int = 80) -> bytes:
-    cells = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(cells).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def together(work: Callable[[int], object], count: int) -> list[object]:
@@ -77,9 +68,7 @@ def test_masks_are_paired_with_their_images(home: Path, tmp_path: Path) -> None:
         path.write_bytes(data)
         return name, path
 
-    mask = io.BytesIO()
-    Image.new("RGB", (80, 80), "white").save(mask, "PNG")
-    masks = [mask.getvalue() + bytes([number]) for number in range(6)]  # each other bytes, the same image
+    masks = [png("white") + bytes([number]) for number in range(6)]  # each other bytes, the same image
     names = ["01.png", "02.png", "set/03.png", "images/04.jpg", "05.png"]
     places = ["01.mask.png", "02-masklabel.png", "set/masks/03.png", "mask/04.png", "set/Masks/none.png"]
     files = [(name, png(number)) for number, name in enumerate(names, 1)] + list(zip(places, masks, strict=False))

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from tests.integration.data.test_uploads import png
+from tests.unit.data.test_dataset import png
 from trainer import paths
 from trainer.data import dataset
 from trainer.data.captions import read_caption

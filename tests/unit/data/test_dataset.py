@@ -17,7 +17,7 @@ from trainer.data import dataset, images, uploads
 from trainer.data.uploads import Report
 
 
-def png(color: str | tuple[int, ...] = "red", size: tuple[int, int] = (80, 80), mode: str = "RGB") -> bytes:
+def png(color: str | int | tuple[int, ...] = "red", size: tuple[int, int] = (80, 80), mode: str = "RGB") -> bytes:
     return saved(Image.new(mode, size, color), "PNG")
 
 

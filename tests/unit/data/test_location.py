@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tests.hostile.pictures import saved
 from trainer.data import dataset, location, uploads
 
 GPS, ORIENTATION, CAMERA = 0x8825, 0x0112, 0x010F
@@ -24,7 +25,6 @@ def photo(form: str, *, order: str = "<", xmp: bytes = XMP, compressed: bool = F
     exif.endian = order
     exif[ORIENTATION], exif[CAMERA] = 6, "A camera with a long name"
     exif[GPS] = {1: "N", 2: (52.0, 31.0, 12.5), 3: "E", 4: (13.0, 24.0, 30.5), 18: "WGS-84"}
-    buffer = io.BytesIO()
     options: dict[str, object] = {"exif": exif}
     if form in ("JPEG", "WEBP"):
         options["xmp"] = xmp
@@ -34,8 +34,7 @@ def photo(form: str, *, order: str = "<", xmp: bytes = XMP, compressed: bool = F
         info.add_text("Raw profile type exif", "00000000", zip=True)
         info.add_text("Title", "kept")
         options["pnginfo"] = info
-    image.save(buffer, form, lossless=True, **options)
-    return buffer.getvalue()
+    return saved(image, form, lossless=True, **options)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -68,9 +67,8 @@ def test_several_images_in_a_file_compressed_text_and_files_without_a_place() ->
     assert not PLACE.search(cleaned)
     assert len(cleaned) == len(data)
     for form in ("JPEG", "PNG", "WEBP", "BMP"):
-        buffer = io.BytesIO()
-        Image.new("RGB", (20, 20), "red").save(buffer, form)
-        assert location.removed(buffer.getvalue()) == buffer.getvalue()
+        plain = saved(Image.new("RGB", (20, 20), "red"), form)
+        assert location.removed(plain) == plain
     with Image.open(io.BytesIO(location.removed(photo("PNG", compressed=True)))) as image:
         image.load()
         assert set(image.info) & {"XML:com.adobe.xmp", "xmp", "Raw profile type exif"} == set()

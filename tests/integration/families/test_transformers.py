@@ -82,9 +82,8 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
         return pipeline._unpack_latents(output, *pixels, 8)[:, :, 0]
     if name == "krea2":
         places = pipeline.prepare_position_ids(text.shape[1], *grid, noisy.device)
-        output = family.denoiser(hidden_states=tokens, encoder_attention_mask=more[0], position_ids=places, **options)[
-            0
-        ]
+        options |= {"encoder_attention_mask": more[0], "position_ids": places}
+        output = family.denoiser(hidden_states=tokens, **options)[0]
         return pipeline._unpack_latents(output, *pixels)[:, :, 0]
     places = pipeline._prepare_latent_image_ids(count, *grid, noisy.device, noisy.dtype)
     options |= {"img_ids": places, "txt_ids": torch.zeros(text.shape[1], 3)}

@@ -15,6 +15,7 @@ from benchmarks.loaders import comfy_names
 from benchmarks.narrow import Base
 from trainer.adapter_files import safetensors_reader, writer
 from trainer.adapter_files.modules import Module
+from trainer.adapter_files.peft_settings import METADATA
 from trainer.base_models import layer_names
 
 RANK = 4
@@ -227,6 +228,13 @@ def settings(tensors: Parts) -> dict[str, str]:
     return safetensors_reader.parse(data, "x").metadata
 
 
+def with_biases(metadata: dict[str, str]) -> dict[str, str]:
+    """The settings of adapters as PEFT has them for `lora_bias=True`; it takes layers that have a bias."""
+    parts = json.loads(metadata[METADATA])
+    parts |= {f"{key.partition('.')[0]}.lora_bias": True for key in parts}
+    return metadata | {METADATA: json.dumps(parts)}
+
+
 def own(base: Base) -> Iterator[tuple[str, Parts]]:
     """Kinds that Limner trains, as its writer names and scales them."""
     for text in (True, False):
@@ -312,10 +320,11 @@ def others(base: Base) -> Iterator[tuple[str, Parts, dict[str, str]]]:
         }
         yield f"LoRA and biases{where}", half | biases, {}
         of_peft = {f"{dotted(key.partition('.')[0])}.lora_B.bias": bias for key, bias in biases.items()}
-        yield f"PEFT LoRA with biases{where}", peft(half) | of_peft, settings(half)
+        biased = {key: tensor for key, tensor in half.items() if f"{key.partition('.')[0]}.diff_b" in biases}
+        yield f"PEFT LoRA with biases{where}", peft(biased) | of_peft, with_biases(settings(biased))
         no_conv = {key: tensor for key, tensor in adapter(base, oft_of_onetrainer, text=text).items()}
         of_unet = {f"unet.{key}": value for key, value in OFT_SETTINGS.items()}
-        by_peft = {"lora_adapter_metadata": json.dumps(of_unet)}
+        by_peft = {METADATA: json.dumps(of_unet)}
         yield f"PEFT OFT{where}", renamed(no_conv, dotted, {}) if not text else {}, by_peft
     equal = adapter(base, lambda s: lora(s, RANK))
     yield "OneTrainer DoRA", adapter(base, lambda s: dora(s, by_input=True, alpha=1.0)), {}

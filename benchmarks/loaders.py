@@ -378,11 +378,12 @@ def diffusers(base: Base) -> Callable[[Path], Changes]:
             for path, module in (getattr(pipeline, component, None) or nn.Module()).named_modules():
                 if isinstance(module, BaseTunerLayer):
                     name = layer_names.kohya(Place(component, path.removeprefix("text_model.")), base.family)
-                    weight = module.get_base_layer().weight
-                    weight.data.copy_(base.tensor(name, "weight"))
-                    before = weight.detach().clone()
+                    own = dict(module.get_base_layer().named_parameters())
+                    for part, parameter in own.items():
+                        parameter.data.copy_(base.tensor(name, part))
+                    before = {part: parameter.detach().clone() for part, parameter in own.items()}
                     module.merge()
-                    changes[f"{name}.weight"] = weight.detach() - before
+                    changes |= {f"{name}.{part}": own[part].detach() - tensor for part, tensor in before.items()}
         return changes
 
     return load

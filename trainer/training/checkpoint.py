@@ -246,7 +246,11 @@ def check_unchanged(before: Record, now: Record) -> None:
     """
     remedy = _("Restore it, or start a new run.")
     if before.dataset_sha256 != now.dataset_sha256:
-        raise UserError("The images or captions of the dataset changed since this run started.", remedy)
+        raise UserError(
+            "The images or captions of the dataset changed since this run started.",
+            "Restore them, or start a new run. Under Start from (adapter.start), name the newest "
+            "adapter.safetensors in the checkpoints of this run, and it goes on from there.",
+        )
     if before.base_sha256 != now.base_sha256:
         raise UserError("The base model changed since this run started.", remedy)
     if before.vae_sha256 != now.vae_sha256:

@@ -18,7 +18,7 @@ from trainer import paths, runs
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
-from ui.state import audit, documentation, projects
+from ui.state import audit, documentation, projects, run_watcher
 from ui.widgets.templates import read
 
 router = APIRouter()
@@ -138,7 +138,7 @@ def checkpoint(run_id: str, step: int) -> FileResponse:
     path = checkpoints.adapter_file(run, step)
     if step < 0 or not path.is_file() or path.is_symlink():
         raise HTTPException(404)
-    return _attachment(path, f"{run.config().name}-{step:06d}.safetensors")
+    return _attachment(path, f"{run_watcher.name(run)}-{step:06d}.safetensors")
 
 
 @router.get("/download/{run_id}/peft")

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -208,12 +209,14 @@ def usual_settings(adapter: str, base: str = "") -> configs.TrainConfig:
 
     Otherwise what suits that base, or the built-in one; the clip skip remains that of the adapter.
     """
-    run = adapter_choices.run_of(adapter)
-    base = paths.unquoted(base)
-    if run and not base:
-        return run.config()
+    base, trained = paths.unquoted(base), None
+    if run := adapter_choices.run_of(adapter):
+        with suppress(UserError, OSError):  # its settings are damaged; generating says so
+            trained = run.config()
+    if trained and not base:
+        return trained
     config = settings_form.standard("character", base)
-    clip_skip = run.config().model.clip_skip if run else adapter_choices.clip_skip(adapter)
+    clip_skip = trained.model.clip_skip if trained else adapter_choices.clip_skip(adapter)
     model = config.model.model_copy(update={"clip_skip": clip_skip or config.model.clip_skip})
     return config.model_copy(update={"model": model})
 
@@ -390,10 +393,11 @@ def base_of(adapter: str, name: str = "", vae: str = "") -> configs.ModelConfig:
     Raises:
         UserError: a name cannot be one of a base model or a VAE.
     """
-    run = adapter_choices.run_of(adapter)
-    model = run.config().model if run else configs.ModelConfig()
+    model = configs.ModelConfig()
     if name := paths.unquoted(name):
         model = configs.check(configs.ModelConfig, {"base": name})
+    elif run := adapter_choices.run_of(adapter):
+        model = run.config().model
     if vae := paths.unquoted(vae):
         model = configs.check(configs.ModelConfig, {**model.model_dump(), "vae": vae})
     return model

@@ -8,7 +8,7 @@ from trainer import runs, storage
 from trainer.base_models import MICRO
 from trainer.errors import UserError
 from trainer.i18n import _, duration, file_size, ngettext
-from trainer.runs import View, cards, events, queue
+from trainer.runs import View, cards, checkpoints, events, queue
 from ui.state import base_model_choices, device_load, documentation
 
 FULL = 2**20  # bytes that are free on a disk on which hardly anything can be written
@@ -202,6 +202,8 @@ def _next(view: View) -> str:
     match view.status:
         case "finished":
             return _done(view)
+        case "stopped" if view.state.step and not _resumes_at(view):
+            return _warning("Stopped. Its checkpoints are no longer there: <b>Resume</b> starts again.")
         case "stopped":
             return f"<p>{_('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>"
         case "interrupted":
@@ -212,9 +214,14 @@ def _next(view: View) -> str:
             return ""
 
 
+def _resumes_at(view: View) -> int:
+    """Return the step of the newest checkpoint that is still there; 0 without any."""
+    return max((int(folder.name) for folder in checkpoints.folders(view.run)), default=0)
+
+
 def _interrupted(view: View) -> str:
     """Render what to do about a run whose worker is gone; on a full disk it could not write why."""
-    step = max((checkpoint.step for checkpoint in view.state.checkpoints), default=0)
+    step = _resumes_at(view)
     if storage.free_space(view.run.folder) < FULL:
         return _warning(
             "<b>The disk is full.</b> Free some space, then click <b>Resume</b>: it continues from step {step}.",

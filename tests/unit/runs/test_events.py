@@ -35,6 +35,11 @@ SOME = st.lists(
 )
 
 
+def test_a_log_that_cannot_be_read_has_no_events(tmp_path: Path) -> None:
+    assert read(tmp_path, 7) == ([], 7), "here it is a folder; it may also be of another user"
+    assert read(tmp_path / "none", 7) == ([], 0)
+
+
 @given(SOME, st.integers(0, 40))
 def test_folding_in_pieces_is_folding_in_one_go(log: list[Event], cut: int) -> None:
     whole, first = fold(State(), log), fold(State(), log[:cut])

@@ -65,6 +65,14 @@ def test_what_was_changed_in_the_tab_stays(finished: Run) -> None:
     assert offer("gone")["adapter"]["value"] == finished.id
 
 
+def test_a_run_with_damaged_settings_takes_no_adapter_away(finished: Run) -> None:
+    finished.config_file.write_text("not = [toml")
+    assert finished.id in [key for _, key in offer("")["adapter"]["choices"]]
+    assert try_out.base_of(finished.id, "micro").base == "micro"
+    with pytest.raises(UserError, match="not a TOML file"):
+        drawn(sample_form(finished.id))
+
+
 def test_the_newest_previews_are_there_before_an_image(finished: Run) -> None:
     for step in (1, 3):
         finished.report(events.Preview(step=step, file=f"previews/00000{step}_0.png", prompt="rin, calm", seed=1))

@@ -47,7 +47,8 @@ def test_a_run_that_a_full_disk_ended_says_so(home: Path, tmp_path: Path) -> Non
     """Its worker could not write why it ended."""
     with small_disk(tmp_path / "small", "1m") as disk:
         run = runs.create(build({"name": "rin", "dataset": "rin"}), disk / "2026-11-24_140500_rin")
-        drawn = run_html.status(view(run, "interrupted", events.Checkpoint(step=25, folder="checkpoints/000025")))
+        (run.folder / "checkpoints" / "000025").mkdir(parents=True)
+        drawn = run_html.status(view(run, "interrupted"))
     assert "disk is full" in drawn
     assert "from step 25" in drawn
 
@@ -56,7 +57,11 @@ def test_the_status_says_where_a_run_is_and_why_it_failed(run: Run, home: Path) 
     step = events.Step(step=10, loss=1, **STEP)
     began = events.Began(pid=1, cards=("0", "2"))
     assert "on CPU · cards 0, 2" in run_html.status(view(run, "running", began, events.Warned(message="x")))
-    drawn = run_html.status(view(run, "interrupted", events.Checkpoint(step=25, folder="checkpoints/000025")))
+    stopped = view(run, "stopped", step, events.Checkpoint(step=10, folder="checkpoints/000010"))
+    assert "no longer there: <b>Resume</b> starts again" in run_html.status(stopped)
+    (run.folder / "checkpoints" / "000025").mkdir(parents=True)
+    assert "continues from here" in run_html.status(stopped)
+    drawn = run_html.status(view(run, "interrupted"))
     assert "interrupted" in drawn
     assert "from step 25" in drawn
     assert "busy" in run_html.status(view(run, "running", step))

@@ -18,10 +18,10 @@ import pytest
 from playwright.sync_api import Error
 
 from tests.conftest import HANG, wait
-from tests.e2e.conftest import Browser, BrowserContext, Page, Server, copy_project
+from tests.e2e.conftest import Browser, BrowserContext, Page, Route, Server, copy_project
 from tests.e2e.slow_network import Hold, SlowNetwork, Way
 from tests.e2e.test_images import fill, png
-from trainer import storage
+from trainer import config, runs, storage
 
 TYPED = "04.png"  # the image whose caption is typed, which no act removes
 NUMBERS = count()  # each case has projects of its own: the server may still be at work for the one before
@@ -355,6 +355,36 @@ def test_an_act_at_the_end_of_another(shared: Server, network: SlowNetwork, cont
         page.get_by_label("Name of the new project").fill("made")
         page.get_by_role("button", name="Create", exact=True).click()
         page.wait_for_function("new URL(location.href).searchParams.get('project') === 'made'")
+
+
+def test_restore_waits_for_the_run_that_was_just_deleted(shared: Server, context: BrowserContext) -> None:
+    here, page = next(iter(begin(shared))), context.new_page()
+    page.set_default_timeout(HANG * 1000)
+    names = ["2026-01-01_000000_first", "2026-01-01_000001_last"]
+    last = names[-1]
+    for name in names:
+        runs.create(config.build({"name": "mira", "dataset": here}), shared.home / "outputs" / name)
+    page.goto(f"{shared.url}/?project={here}&tab=download")
+    late: list[Route] = []
+
+    def hold_last(route: Route) -> None:
+        if f'"run":"{last}","file"' in (route.request.post_data or ""):
+            late.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/gradio_api/run/predict*", hold_last)
+    for name in names:
+        row = page.locator(f".run-row[data-run='{name}']")
+        row.locator(".more summary").click()
+        row.get_by_role("button", name="Delete").click()
+        wait(lambda: late or page.locator("#restore-run").is_visible())
+    wait(lambda: late)
+    page.locator("#restore-run").click()
+    time.sleep(PERSON)
+    late.pop().fallback()
+    wait(lambda: [folder.name for folder in (shared.home / "outputs").glob("2026-01-01*")] == [last])
+    page.locator(f".run-row[data-run='{last}']:not(.leaving)").wait_for()
 
 
 def test_an_answer_changes_no_field_that_was_edited_after_its_request(

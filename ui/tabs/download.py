@@ -24,6 +24,12 @@ from ui.widgets.handlers import CHOICE, VIEW, Several, listen, listen_at_end
 from ui.widgets.templates import read
 
 SEARCHED_FROM = 5  # runs
+# Waits for the run that was just deleted, as long as its row is out of sight; see runs.js.
+AFTER_DELETION = """async () => {
+  const isLeaving = () => document.querySelector(".run-row.leaving")?.getAnimations().length;
+  while (isLeaving()) await new Promise((resume) => setTimeout(resume, 100));
+  return [];
+}"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ def build(project: gr.Textbox, watch: RunWatcher) -> Tab:
         return {"path": None, "description": take(path)}
 
     looking = {"path": dropped, "description": description}
-    acts = [listen(listing.delete, remove), listen(listing.select, rename), listen(undo.click, restore)]
+    acts = [listen(listing.delete, remove), listen(listing.select, rename)]
+    acts.append(listen(undo.click, restore, js=AFTER_DELETION))
     acts.append(listen(dropped.upload, look, {"path": dropped}, looking, show_progress="minimal"))
     draw = partial(listed, watch)
     for act in acts:  # what is searched for by then is listed, however late the act is answered

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,17 @@ def python(*arguments: str | Path, environment: Mapping[str, str] | None = None)
     """Run Python in the checkout, in the environment of this process unless it is given."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, encoding="utf-8")
+
+
+@contextmanager
+def little_memory(most: int) -> Iterator[None]:
+    """Check that fewer bytes are allocated inside the `with`."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
 
 def free_port() -> int:

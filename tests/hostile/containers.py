@@ -191,6 +191,13 @@ def adapters() -> dict[str, tuple[bytes, str]]:
     }  # fmt: skip
 
 
+def offer(home: Path, *files: tuple[str, bytes]) -> list[tuple[str, Path]]:
+    """Files as the page passes them on: the name that the user knows, the bytes under another one."""
+    folder = home / "uploads"
+    folder.mkdir(exist_ok=True)
+    return [(name, write(folder, f"u{number}", data)) for number, (name, data) in enumerate(files)]
+
+
 def write(folder: Path, name: str, data: bytes) -> Path:
     path = folder / name
     path.write_bytes(data)

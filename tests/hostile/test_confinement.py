@@ -36,14 +36,16 @@ def test_a_confined_process_writes_and_reaches_nothing_else(tmp_path: Path) -> N
     assert (tmp_path / "own" / "folder" / "renamed").read_text() == "written"
 
 
+HARMLESS = """
+from tests.hostile import attacks
+attempts = attacks._attempts
+attacks._attempts = lambda *places: {name: act for name, act in attempts(*places).items() if name != "end the parent"}
+attacks.main()
+"""
+
+
 def test_the_same_attacks_succeed_where_nothing_confines_them(tmp_path: Path) -> None:
-    program = (
-        "import sys; from tests.hostile import attacks\n"
-        "all_of_them = attacks._attempts\n"
-        "attacks._attempts = lambda *a: {k: v for k, v in all_of_them(*a).items() if k not in ('end the parent',)}\n"
-        "attacks.main()"
-    )
-    succeeded = attack(tmp_path, [sys.executable, "-c", program])
+    succeeded = attack(tmp_path, [sys.executable, "-c", HARMLESS])
     files = {"create a file", "append to a file", "truncate a file", "write by another program"}
     assert set(succeeded) >= {*files, "write to a temporary file of the system"}
     assert set(succeeded) >= {"connect", "send a datagram", "listen", "connect to a program of this machine"}
@@ -52,12 +54,7 @@ def test_the_same_attacks_succeed_where_nothing_confines_them(tmp_path: Path) ->
 
 
 def test_a_process_with_a_second_thread_is_not_confined_in_part() -> None:
-    program = (
-        "import threading, time\n"
-        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
-        "from trainer import confinement\n"
-        "confinement.confine([])"
-    )
-    done = python("-c", program)
+    thread = "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    done = python("-c", f"{thread}; from trainer import confinement; confinement.confine([])")
     assert done.returncode
     assert "before it has a second thread" in done.stderr

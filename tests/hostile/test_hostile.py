@@ -21,6 +21,7 @@ from PIL import Image
 
 from tests.conftest import HANG
 from tests.hostile import MARK, Refused, Taken, containers, pictures, texts
+from tests.hostile.containers import offer
 from trainer import families, paths, storage
 from trainer.adapter_files import reader, safetensors_reader, summary
 from trainer.base_models import detect
@@ -64,13 +65,6 @@ def assert_in_words(text: str, home: Path) -> None:
     assert not re.search(r"Traceback|/tmp|site-packages|\.py\b|Error\b|Exception|<class|0x[0-9a-f]{6}", text), text
     assert text.isprintable()
     assert len(text) < 2000
-
-
-def offer(home: Path, *files: tuple[str, bytes]) -> list[tuple[str, Path]]:
-    """Files as the page passes them on: the name that the user knows, the bytes under another one."""
-    folder = home / "uploads"
-    folder.mkdir(exist_ok=True)
-    return [(name, containers.write(folder, f"u{number}", data)) for number, (name, data) in enumerate(files)]
 
 
 def add(folder: Path, *files: tuple[str, bytes]) -> Report:

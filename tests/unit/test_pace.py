@@ -68,10 +68,8 @@ def test_a_pass_multiplies_as_often_as_torch_counts(model: str) -> None:
     positions = len(config.get("axes_dims_rope", ()))
     with torch.device("meta"):
         denoiser, once = getattr(diffusers, config["_class_name"]).from_config(config), torch.zeros(1)
-        text, pooled = (
-            torch.zeros(1, tokens, *filter(None, widths)),
-            torch.zeros(1, config.get("pooled_projection_dim", 1280)),
-        )
+        text = torch.zeros(1, tokens, *filter(None, widths))
+        pooled = torch.zeros(1, config.get("pooled_projection_dim", 1280))
         latents = torch.zeros(1, config["in_channels"], width, width)
         packed = torch.zeros(1, width * width // 4, config["in_channels"]) if positions else latents
         inputs = {"sample": latents, "hidden_states": packed, "x": [latents[0, :, None]], "timestep": once, "t": once}

@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from limner_extensions.cluster import border, relay
 from limner_extensions.cluster.border import Border
 from limner_extensions.cluster.node import PIECE, News, Node, NodeLostError
 from limner_extensions.cluster.ssh_machine import Address, _SshNode
+from tests.conftest import little_memory
 from trainer import config, runs, storage
 from trainer.errors import UserError
 from trainer.runs import Run, events, run_files
@@ -60,17 +60,6 @@ class Lying(Node):
         return piece
 
 
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """Check that little memory is allocated inside the `with`."""
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < MEMORY
-    finally:
-        tracemalloc.stop()
-
-
 class Victim:
     """A run here, and a key beside it that nobody else should ever see."""
 
@@ -96,7 +85,7 @@ class Victim:
             self.placed.append(Lying(self.root / f"node-{len(self.placed)}", lie, pieces))
             return self.placed[-1]
 
-        with little_memory(), pytest.raises(UserError) as error:
+        with little_memory(MEMORY), pytest.raises(UserError) as error:
             relay.work(self.run, SimpleNamespace(place=place))
         received = b"".join(piece for node in self.placed for piece in node.received)
         assert SECRET not in received
@@ -292,7 +281,7 @@ def test_bytes_that_are_no_answer_end_the_connection(
     ssh.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(server))}\n", encoding="utf-8")
     ssh.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with little_memory(), pytest.raises((NodeLostError, UserError)) as error, ssh_node() as node:
+    with little_memory(MEMORY), pytest.raises((NodeLostError, UserError)) as error, ssh_node() as node:
         relay.check_version(Border(cast(Node, node), tmp_path).about())
     assert len(str(error.value)) < 2000
     assert "\x1b" not in str(error.value)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from tests.conftest import CHECKOUT, HANG, unmeasured, wait
+from tests.unit.runs.test_run import status
 from tests.workers import Workers
 from trainer import config, runs
 from trainer.cli.commands import main
@@ -43,10 +44,6 @@ def limner(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         except SystemExit as ended:
             code = int(ended.code or 0)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
-
-
-def status(run: Run) -> str:
-    return runs.look(run).status
 
 
 def processes(run: Run) -> list[int]:

@@ -75,7 +75,7 @@ JOINED: list[tuple[Module, str, float]] = [
 ]
 
 
-@pytest.mark.parametrize(("whole", "part_kind", "rounding"), JOINED)
+@pytest.mark.parametrize(("whole", "part_kind", "rounding"), JOINED, ids=[part_kind for _, part_kind, _ in JOINED])
 def test_parts_change_their_rows_as_the_whole_does(whole: Module, part_kind: str, rounding: float) -> None:
     weight = random(56, 8, seed=9)
     parts = joined.apart(ALL_OF_A_BLOCK, whole, originally=True).values()

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from tests.hostile import containers
-from tests.hostile.containers import write
 from tests.hostile.pictures import saved
 from trainer.data import dataset, images, uploads
 from trainer.data.uploads import Report
@@ -22,10 +21,7 @@ def png(color: str | int | tuple[int, ...] = "red", size: tuple[int, int] = (80,
 
 
 def add(folder: Path, *files: tuple[str, bytes]) -> Report:
-    """Add files as the page passes them on: the name that the user knows, the bytes under another one."""
-    incoming = folder.parent.parent / "uploads"
-    incoming.mkdir(exist_ok=True)
-    return uploads.add(folder, [(name, write(incoming, str(n), data)) for n, (name, data) in enumerate(files)])
+    return uploads.add(folder, containers.offer(folder.parent.parent, *files))
 
 
 def pixel(path: Path) -> object:

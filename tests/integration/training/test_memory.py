@@ -126,7 +126,7 @@ def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainCo
     [
         (8, 1400, (1, "off")),
         (6, 200, (6, "off")),  # in four parts there would be two images in the largest
-        (8, 90, (8, "half")),
+        (8, 84, (8, "half")),  # between 72 and 96, as the memory of the process itself moves by some MB
     ],
 )
 def test_the_first_rung_that_fits_is_taken(

@@ -254,7 +254,7 @@ async function measure() {
   measuring = true;
   const name = project();
   let answer = /** @type {Awaited<ReturnType<Server["measure"]>> | null} */ ({ ok: true, left: 1 });
-  while (answer?.ok && answer.left > 0 && name === project()) answer = await answered(server.measure({ project: name }));
+  while (answer?.ok && answer.left > 0 && name === project()) answer = await server.measure({ project: name }).catch(() => null);
   measuring = false;
   if (answer?.ok) trigger("end"); // "load" would be called by Gradio itself as well
 }

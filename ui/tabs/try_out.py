@@ -303,6 +303,7 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
     paths.sample_images().mkdir(parents=True, exist_ok=True)
     progress, canceled = form.progress, form.progress.canceled
     failure: UserError | None = None
+    ended = ""  # why further images do not come
     for number, request in enumerate(requests):
         progress.request = request
         try:
@@ -311,11 +312,11 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
                 if progress.canceled != canceled:  # while it waited for the image of another page
                     break
         except UserError as error:
-            failure = error
+            failure, ended = error, error.message
         if progress.canceled != canceled:
-            failure = UserError("Canceled", "")
-        if failure:
-            sheet.facts += f". {failure.message}"
+            failure, ended = None, _("Canceled")
+        if ended:
+            sheet.facts += f". {ended}"
             # Images of an earlier request do not stand beside those of this one.
             sheet.files[number:] = [""] * (len(cells) - number)
             break
@@ -324,7 +325,7 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
         sheet.facts += "".join(f". {note}" for note in notes if note not in sheet.facts)
     sample_images.prune()
     yield sheet.html(), sheet.files, seed
-    if failure and progress.canceled == canceled:
+    if failure:
         raise failure
 
 

@@ -66,13 +66,14 @@ def examine(
         everything = dataset.read(folder)
     known = image_stats.look(folder)
     whole = [example for example in everything if example.name not in known.damaged]
-    names = {example.name for example in whole}
-    stats = {name: image for name, image in known.stats.items() if name in names}
+    sound = {example.name for example in whole}
+    stats = {name: image for name, image in known.stats.items() if name in sound}
+    names = sorted(os.listdir(folder))
     problems = [
         *_check_images(files, whole, known.damaged),
         *_check_folders(folder),
-        *_check_left_out(folder),
-        *_check_caption_files(folder, files),
+        *_check_left_out(folder, names, files),
+        *_check_caption_files(names, files),
         *_check_masks(folder, files),
         *_check_captions(whole, trigger, base),
         *_check_sizes(whole, resolution),
@@ -103,13 +104,14 @@ def _check_folders(folder: Path) -> Iterator[Problem]:
             yield Problem("folder", subfolder.name, message)
 
 
-def _check_left_out(folder: Path) -> Iterator[Problem]:
-    with os.scandir(folder) as entries:
-        listed = sorted((entry.name, entry.is_symlink()) for entry in entries if not entry.name.startswith("."))
-    for name, is_link in listed:
+def _check_left_out(folder: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[Problem]:
+    read = {file.name for file in files}
+    for name in names:
+        if name in read or name.startswith("."):
+            continue
         stem, extension = os.path.splitext(name)
         lower = extension.lower()
-        if is_link and lower in images.SUFFIXES:
+        if lower in images.SUFFIXES and (folder / name).is_symlink():
             yield Problem("left out", name, _("It is a link to an image."))
         elif lower in NOT_READ:
             yield Problem("left out", name, _("{form} is not read here.", form=lower[1:].upper()))
@@ -117,13 +119,12 @@ def _check_left_out(folder: Path) -> Iterator[Problem]:
             yield Problem("left out", name, _("Its ending has capital letters."))
 
 
-def _check_caption_files(folder: Path, files: Sequence[Path]) -> Iterator[Problem]:
+def _check_caption_files(names: Sequence[str], files: Sequence[Path]) -> Iterator[Problem]:
     stems = Counter(file.stem for file in files)
     for stem, number in stems.items():
         if number > 1:
             message = _("{number} images share this caption file.", number=number)
             yield Problem("shared caption", f"{stem}.txt", message)
-    names = sorted(os.listdir(folder))
     texts = {stem for stem, extension in map(os.path.splitext, names) if extension == ".txt"}
     left_out = {stem for stem, extension in map(os.path.splitext, names) if extension.lower() in NOT_READ}
     for stem, extension in map(os.path.splitext, names):

@@ -27,6 +27,7 @@ class Kind:
     button: str = ""
     fatal: bool = False
     hint: bool = False  # good to know, but not a mistake
+    excludes: bool = False  # files that people may take for part of the dataset are not trained
 
     @property
     def titles(self) -> tuple[str, str]:

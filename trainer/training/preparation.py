@@ -160,6 +160,4 @@ def warn(run: Run, config: TrainConfig, family: Family, captions: list[str]) -> 
         kind = KINDS[problem.kind]
         names = f" ({', '.join(problem.names[:5])})" if problem.names else ""
         message = f"{problem.title} {_(kind.effect)} {_(kind.remedy)}{names}"
-        run.report(
-            events.Warned(message=message, about_images=problem.kind not in ("unreadable", "folder", "left out"))
-        )
+        run.report(events.Warned(message=message, about_images=not kind.excludes))

@@ -38,8 +38,8 @@ def test_an_open_page_takes_little_memory_and_keeps_its_own_choices(character: P
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0] / 5)
             tracemalloc.stop()
-        own = states["1, 4"].blocks_config.blocks
-        return min(sizes), {block.elem_id for key, block in own.items() if block is not blocks.default_config.blocks[key]}
+        own, fresh = states["1, 4"].blocks_config.blocks, blocks.default_config.blocks
+        return min(sizes), {block.elem_id for key, block in own.items() if block is not fresh[key]}
 
     size, own = in_loop(opening)
     assert size < LARGEST

@@ -353,6 +353,6 @@ def test_a_start_that_was_refused_can_be_made_again(shared: Server, visit: Visit
         image.unlink()
     for route in held:
         route.continue_()
-    page.get_by_text("There are no images in this dataset.").wait_for()
+    page.get_by_test_id("toast-text").filter(has_text="There are no images in this dataset.").wait_for()
     begin.get_by_text("Start training").wait_for()
     assert not begin.evaluate("button => button.inert")

@@ -2,6 +2,8 @@
 
 import gc
 import re
+import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -105,6 +107,25 @@ def test_parts_of_a_batch_teach_what_the_whole_does(character: Path, tiny_sd: Pa
     assert close(newest(parts), newest(whole))
     assert not same(newest(parts), newest(whole)), "sums in another order differ in their last bits"
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not count it, and a short peak is missed")
+def test_a_peak_of_no_time_is_measured() -> None:
+    present = psutil.Process().memory_info().rss
+    with memory.peak() as highest:
+        len(b"x" * 256 * MB)  # no other thread runs meanwhile
+    assert highest[0] - present == pytest.approx(256 * MB, abs=32 * MB)
+
+
+def test_a_peak_that_no_system_counts_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processes, "_FORGET", tmp_path / "none")
+    present = psutil.Process().memory_info().rss
+    with memory.peak() as highest:
+        block, deadline = b"x" * 256 * MB, time.monotonic() + 60
+        while highest[0] < present + 200 * MB and time.monotonic() < deadline:
+            time.sleep(memory.SAMPLED_EVERY)
+        del block
+    assert highest[0] - present == pytest.approx(256 * MB, abs=32 * MB)
 
 
 def heavy(sizes: dict[str, int], touched: list[MemoryPlan]) -> Callable[[TrainConfig], None]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import psutil
@@ -23,6 +24,8 @@ Untyped: TypeAlias = Any  # objects of diffusers, transformers and others that h
 PINNED_AT_ONCE = 2**29  # bytes
 LEFT = 2**29  # bytes of an accelerator to leave free, for the screen and for what its libraries take later
 Precision = Literal["fp32", "bf16", "fp16"]
+# Linux counts the most memory that a process has had since it was told to begin (proc_pid_clear_refs(5)).
+_FORGET, _COUNTED = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _CPU_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.cpu, where this build of torch has them
 # What errors of a device that has failed at its work say; their class differs by version.
 _FAULTS = (
@@ -206,20 +209,48 @@ def limit_memory(device: torch.device, most: float) -> None:
         module.set_per_process_memory_fraction(min(1.0, most / _free_and_total(device)[1]), _numbered(device))
 
 
-def reset_peak(device: torch.device) -> None:
-    """Reset the peaks that `peak_memory` and `peak_reserved` return."""
-    if hasattr(_module(device), "reset_peak_memory_stats"):
+def reset_peak(device: torch.device) -> bool:
+    """Reset the peaks that `peak_memory` and `peak_reserved` return; return False where nobody counts them."""
+    if device.type == "cpu":
+        return _reset_main_memory()
+    counts = hasattr(_module(device), "reset_peak_memory_stats")
+    if counts:
         _module(device).reset_peak_memory_stats(device)
+    return counts
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the bytes of tensors on a device at their peak; where that is not counted, those that are there now."""
+    """Return the bytes of tensors on a device at their peak; where that is not counted, those that are there now.
+
+    On a CPU it is all that this process has had.
+    """
     module = _module(device)
     if device.type == "cpu":
-        return psutil.Process().memory_info().rss
+        return max(_peak_of_main_memory(), psutil.Process().memory_info().rss)
     if device.type == "mps":
         return int(module.current_allocated_memory())
     return int(module.max_memory_allocated(device))
+
+
+def _reset_main_memory() -> bool:
+    try:
+        counter = os.open(_FORGET, os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        return os.write(counter, b"5") == 1
+    except OSError:  # a kernel without it
+        return False
+    finally:
+        os.close(counter)
+
+
+def _peak_of_main_memory() -> int:
+    """Return what Linux has counted; 0 elsewhere."""
+    if not _COUNTED.exists():
+        return 0
+    lines = _COUNTED.read_text(encoding="utf-8").splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def peak_reserved(device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """Start Limner's own programs as processes of their own, in the same way on every system.
 
 They read and write UTF-8, whatever the system's code page. On Windows they open no console window, and Ctrl-C in the
-console of the page, or closing it, does not reach them. Here is also what a process has for itself: output and memory.
+console of the page, or closing it, does not reach them. Here is also what a process sets for itself: output and malloc.
 """
 
 import ctypes
@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Any
 
 from trainer import paths
@@ -20,8 +19,6 @@ PIPE = subprocess.PIPE
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _KEPT = 2**30 + 2**29  # bytes that may stay free at the end of the heap
 _INCREMENT = 2**26  # bytes by which the heap grows
-# Linux counts the most memory that a process has had since it was told to begin (proc_pid_clear_refs(5)).
-_FORGET, _COUNTED = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def start(
@@ -85,26 +82,6 @@ def trim_malloc() -> None:
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
-
-
-def reset_peak() -> bool:
-    """Let `peak_memory` count from here on; return False where the system cannot do that."""
-    try:
-        counter = os.open(_FORGET, os.O_WRONLY)
-    except OSError:
-        return False
-    try:
-        return os.write(counter, b"5") == 1
-    except OSError:  # a kernel without it
-        return False
-    finally:
-        os.close(counter)
-
-
-def peak_memory() -> int:
-    """Return the most bytes of main memory that this process has had since `reset_peak`, which must have worked."""
-    line = next(line for line in _COUNTED.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -1,12 +1,14 @@
 """Questions about hardware, answered by backends that are not here."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import psutil
 import pytest
 import torch
 
@@ -184,6 +186,9 @@ def test_the_cpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (cpu.type, devices.is_accelerator(cpu), devices.name(cpu)) == ("cpu", False, "CPU")
     assert (devices.count(), devices.names()) == (0, [])
     assert devices.available_memory(cpu) > devices.peak_memory(cpu) > 0
+    before = psutil.Process().memory_info().rss
+    len(b"x" * (256 * 2**20))
+    assert devices.peak_memory(cpu) > before + 200 * 2**20 or sys.platform != "linux", "though it is gone again"
     assert devices.unused_memory(cpu) > 0
     devices.limit_memory(cpu, GB)  # has no such limit
     assert devices.best_precision(cpu) in ("bf16", "fp32")

@@ -211,11 +211,11 @@ def peak() -> Iterator[list[float]]:
     Where the system does not count it, a thread looks again and again, and can miss a short one on a busy machine.
     """
     highest = [0.0]
-    if processes.reset_peak():
+    if devices.reset_peak(torch.device("cpu")):
         try:
             yield highest
         finally:
-            highest[0] = float(processes.peak_memory())
+            highest[0] = float(devices.peak_memory(torch.device("cpu")))
         return
     process, done = psutil.Process(), threading.Event()
 

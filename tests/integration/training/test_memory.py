@@ -22,7 +22,7 @@ from tests.conftest import CHECKOUT
 from tests.fake_cuda import measure, waits
 from tests.integration.sampling.test_sampler import before_each, run_out
 from tests.integration.training.test_train import attached, cases, finish, finished, losses, same, settings
-from trainer import families, processes, runs
+from trainer import devices, families, processes, runs
 from trainer.config import ModelConfig, TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
@@ -118,7 +118,7 @@ def test_a_peak_of_no_time_is_measured() -> None:
 
 
 def test_a_peak_that_no_system_counts_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(processes, "_FORGET", tmp_path / "none")
+    monkeypatch.setattr(devices, "_FORGET", tmp_path / "none")
     present = psutil.Process().memory_info().rss
     with memory.peak() as highest:
         block, deadline = b"x" * 256 * MB, time.monotonic() + 60

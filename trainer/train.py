@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from trainer import devices, families, fault_injection, storage
 from trainer.config import TrainConfig
-from trainer.families import cpu_kernels
+from trainer.families.hardware import cpu_kernels
 from trainer.optim.schedules import Stable
 from trainer.rng import generator
 from trainer.runs import Run, events

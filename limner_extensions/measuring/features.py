@@ -25,7 +25,8 @@ from trainer.captioning.loading import load_model
 from trainer.config import ModelConfig
 from trainer.devices import Untyped, sampling_dtype
 from trainer.errors import UserError
-from trainer.families import Conditioning, Family, encode_images, loading
+from trainer.families import Conditioning, Family, encode_images
+from trainer.families.files import loading
 from trainer.i18n import _
 from trainer.rng import generator
 from trainer.sampling import sampler

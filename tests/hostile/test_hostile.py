@@ -30,7 +30,7 @@ from trainer.data import checks, dataset, images, uploads
 from trainer.data.captions import MAX_BYTES, REPLACEMENT, caption_file
 from trainer.data.uploads import Report
 from trainer.errors import UserError
-from trainer.families import loading
+from trainer.families.files import loading
 from ui.state import adapter_choices
 from ui.tabs import download, image_grid
 

@@ -16,7 +16,7 @@ from trainer import families, runs
 from trainer.base_models import detect
 from trainer.base_models.registry import FamilyName
 from trainer.config import ModelConfig
-from trainer.families import loading, text_encoder_loading
+from trainer.families.files import loading, text_encoders
 from trainer.rng import generator
 from trainer.train import train
 
@@ -44,7 +44,7 @@ def test_a_single_file_of_their_real_width_is_the_folder_and_trains(
 ) -> None:
     folder = getattr(tiny, f"make_{kind}")(tmp_path / kind, wide=True)
     configs = single_file.write_configs(tmp_path / "configs", {kind: folder})
-    for module in (loading, text_encoder_loading):
+    for module in (loading, text_encoders):
         monkeypatch.setattr(module, "CONFIGS", configs)
     file = single_file.write(folder, tmp_path / "base.safetensors")
     assert detect.look(file).family == kind

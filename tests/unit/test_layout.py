@@ -37,7 +37,7 @@ def test_a_family_is_named_in_its_files_and_the_registry() -> None:
     names = re.compile("|".join(registry.FAMILIES))
     own = {
         CHECKOUT / f"trainer/{package}/{name}.py"
-        for package in ("base_models", "families")
+        for package in ("base_models/specs", "families")
         for name in registry.FAMILIES
     }
     own |= {CHECKOUT / "trainer/adapter_files/programs.py", CHECKOUT / "limner_extensions/recipes/families.py"}

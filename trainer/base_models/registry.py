@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from trainer.base_models import chroma, flux, flux2_klein, krea2, qwen_image, sd3, sd15, sd21, sdxl, z_image
 from trainer.base_models.spec import FamilySpec, Transformer, UNet
+from trainer.base_models.specs import chroma, flux, flux2_klein, krea2, qwen_image, sd3, sd15, sd21, sdxl, z_image
 
 FamilyName = Literal["sd15", "sd21", "sdxl", "sd3", "flux", "chroma", "z_image", "flux2_klein", "qwen_image", "krea2"]
 FAMILIES: dict[FamilyName, FamilySpec] = {

@@ -18,9 +18,9 @@ from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import adapter_location, layer_names
 from trainer.config.adapter import AdapterConfig, Lora, target_layers
 from trainer.errors import UserError
-from trainer.families import offload
 from trainer.families.adapter_layers import ADAPTER, Layer, LoraPair, check_size, decompose, drop_ranks, known
 from trainer.families.family import Family
+from trainer.families.hardware import offload
 from trainer.i18n import _
 
 NOTED = 0.005  # share of the effect of the adapter to start from that a run may lose without a note

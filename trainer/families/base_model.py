@@ -20,11 +20,13 @@ from trainer.base_models.spec import FamilySpec
 from trainer.config import ModelConfig
 from trainer.devices import Precision
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import frozen_adapter, gradient_checkpointing, loading, offload
+from trainer.families import frozen_adapter
 from trainer.families.adapter import named
 from trainer.families.family import Family
+from trainer.families.files import loading
 from trainer.families.frozen_adapter import FrozenAdapter
-from trainer.families.quantize import quantize
+from trainer.families.hardware import gradient_checkpointing, offload
+from trainer.families.hardware.quantize import quantize
 
 Result = TypeVar("Result")
 BYTES_PER_PIXEL = 4096  # that the VAE takes in fp32: 3072 to decode, as tests/fake_cuda counts, and what kernels need

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from trainer import devices
 from trainer.base_models.detect import Base
 from trainer.families.family import Conditioning
+from trainer.families.files.loading import Pipeline
 from trainer.families.flux import T5_TOKENS, Flux
-from trainer.families.loading import Pipeline
 
 
 class Chroma(Flux):

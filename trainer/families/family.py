@@ -17,8 +17,9 @@ from trainer.base_models.detect import Base
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import PredictionType
 from trainer.devices import Untyped
-from trainer.families import loading, offload
-from trainer.families.loading import Pipeline
+from trainer.families.files import loading
+from trainer.families.files.loading import Pipeline
+from trainer.families.hardware import offload
 from trainer.families.noise import NoiseSchedule
 
 Conditioning = dict[str, Tensor]

@@ -16,7 +16,7 @@ from trainer import devices
 from trainer.base_models.detect import Base
 from trainer.devices import Untyped
 from trainer.families.family import JOINT_TARGETS, Conditioning, Family
-from trainer.families.loading import Pipeline
+from trainer.families.files.loading import Pipeline
 from trainer.families.noise import FlowNoise
 
 T5_TOKENS = 512

@@ -15,8 +15,8 @@ from trainer import devices
 from trainer.base_models.detect import Base
 from trainer.devices import Untyped
 from trainer.families.family import Conditioning
+from trainer.families.files.loading import Pipeline
 from trainer.families.flux import Flux
-from trainer.families.loading import Pipeline
 
 TOKENS = 512  # that the pipeline reads
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")

@@ -12,9 +12,9 @@ from torch import Tensor
 from trainer import devices
 from trainer.base_models.detect import Base
 from trainer.devices import Untyped
-from trainer.families import loading
 from trainer.families.family import LENGTHS, Conditioning, stacked, without_padding
-from trainer.families.loading import Pipeline
+from trainer.families.files import loading
+from trainer.families.files.loading import Pipeline
 from trainer.families.qwen_image import TOKENS, QwenImage
 
 

@@ -14,9 +14,9 @@ from trainer import devices
 from trainer.base_models.detect import Base
 from trainer.base_models.spec import PredictionType
 from trainer.devices import Untyped
-from trainer.families import loading
 from trainer.families.family import Conditioning, Family
-from trainer.families.loading import Pipeline
+from trainer.families.files import loading
+from trainer.families.files.loading import Pipeline
 from trainer.families.noise import DiscreteNoise
 
 

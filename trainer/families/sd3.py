@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.base_models.detect import Base
 from trainer.families.family import JOINT_TARGETS, Conditioning, Family
-from trainer.families.loading import Pipeline
+from trainer.families.files.loading import Pipeline
 from trainer.families.noise import FlowNoise
 
 T5_TOKENS, MOST_T5_TOKENS = 256, 512  # that the pipeline reads, and that T5 can read

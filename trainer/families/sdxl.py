@@ -14,7 +14,7 @@ from trainer import devices
 from trainer.base_models import layer_names
 from trainer.base_models.detect import Base
 from trainer.families.family import Conditioning
-from trainer.families.loading import Pipeline
+from trainer.families.files.loading import Pipeline
 from trainer.families.sd import SD, tokenize
 
 

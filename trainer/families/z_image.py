@@ -13,9 +13,9 @@ from torch import Tensor
 
 from trainer.base_models.detect import Base
 from trainer.devices import Untyped
-from trainer.families import loading
 from trainer.families.family import LENGTHS, Conditioning, Family
-from trainer.families.loading import Pipeline
+from trainer.families.files import loading
+from trainer.families.files.loading import Pipeline
 from trainer.families.noise import FlowNoise
 
 TOKENS = 512  # that the pipeline reads

@@ -31,11 +31,10 @@ from trainer.families import (
     encoding_precision,
     fingerprint,
     fingerprints,
-    gradient_checkpointing,
-    offload,
     on_device,
     without_padding,
 )
+from trainer.families.hardware import gradient_checkpointing, offload
 from trainer.i18n import _
 from trainer.training import augment, tensor_cache
 from trainer.training.augment import Size, View

@@ -20,7 +20,8 @@ from trainer import devices, processes
 from trainer.config import TrainConfig, adjustments
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family, gradient_checkpointing, offload
+from trainer.families import Family
+from trainer.families.hardware import gradient_checkpointing, offload
 from trainer.i18n import _
 from trainer.runs import Run, events
 from trainer.training import distributed

@@ -15,7 +15,8 @@ from trainer.base_models import name_hints
 from trainer.base_models.layer_names import DENOISER_PREFIXES
 from trainer.config import PictureConfig, PreviewConfig, TrainConfig, prompt_lines
 from trainer.errors import is_out_of_memory
-from trainer.families import Adapter, Family, loading
+from trainer.families import Adapter, Family
+from trainer.families.files import loading
 from trainer.families.frozen_adapter import FrozenAdapter
 from trainer.i18n import _
 from trainer.runs import Run, events

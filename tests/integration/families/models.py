@@ -15,7 +15,8 @@ from tests.tiny import MAKERS
 from trainer import families
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.config import ModelConfig
-from trainer.families import Adapter, Family, offload
+from trainer.families import Adapter, Family
+from trainer.families.hardware import offload
 from trainer.rng import generator
 
 KINDS = tuple(MAKERS)

@@ -36,7 +36,8 @@ from trainer.cli.commands import main
 from trainer.config import PictureConfig
 from trainer.config.adapter import Lora
 from trainer.errors import UserError
-from trainer.families import Family, gradient_checkpointing, offload
+from trainer.families import Family
+from trainer.families.hardware import gradient_checkpointing, offload
 from trainer.rng import generator
 from trainer.sampling import sampler
 from trainer.training import memory

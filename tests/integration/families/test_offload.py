@@ -15,7 +15,7 @@ from tests.integration.training.test_train import attached, disturb
 from trainer import families
 from trainer.adapter_files import reader
 from trainer.base_models.registry import FAMILIES
-from trainer.families import gradient_checkpointing, offload, quantize
+from trainer.families.hardware import gradient_checkpointing, offload, quantize
 
 
 @pytest.mark.parametrize("base", ["sd15", "chroma"])

@@ -27,8 +27,10 @@ from trainer.config import PictureConfig
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.families import Family, quantize, text_encoder_loading
+from trainer.families import Family
 from trainer.families.family import LENGTHS, without_padding
+from trainer.families.files import text_encoders
+from trainer.families.hardware import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
 from trainer.training import encode, export
@@ -467,13 +469,13 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
     save_file(tensors, file)
     large = FAMILIES["flux"].large_encoder
     assert large
-    own = text_encoder_loading.large(file, large, folder, torch.float32)
+    own = text_encoders.large(file, large, folder, torch.float32)
     theirs = load(bases["flux"]).encoders()["t5xxl"]
     assert all(torch.equal(own.state_dict()[key], value) for key, value in theirs.state_dict().items())
     tensors.pop("encoder.final_layer_norm.weight")
     save_file(tensors, file)
     with pytest.raises(ValueError, match=r"t5xxl.safetensors has no encoder.final_layer_norm.weight"):
-        text_encoder_loading.large(file, large, folder, torch.float32)
+        text_encoders.large(file, large, folder, torch.float32)
 
 
 PACKED = ("z_image", "flux2_klein", "qwen_image", "krea2")

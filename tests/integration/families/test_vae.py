@@ -21,7 +21,7 @@ from trainer import families
 from trainer.adapter_files import reader
 from trainer.config import PictureConfig
 from trainer.errors import UserError
-from trainer.families import vae_loading, weights
+from trainer.families.files import vaes, weights
 from trainer.rng import generator
 from trainer.sampling import sampler
 
@@ -53,7 +53,7 @@ def test_a_vae_of_videos_is_read_under_either_names(tmp_path: Path) -> None:
     save_file(original, tmp_path / "wan.safetensors")
     assert "encoder.conv1.weight" in original
     for path in (tmp_path / "wan.safetensors", tmp_path / "vae" / "diffusion_pytorch_model.safetensors"):
-        loaded = vae_loading.in_file(path, AutoencoderKLQwenImage, tmp_path / "vae", ("vae.",)).state_dict()
+        loaded = vaes.in_file(path, AutoencoderKLQwenImage, tmp_path / "vae", ("vae.",)).state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items())
 
 

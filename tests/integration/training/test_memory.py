@@ -26,7 +26,8 @@ from trainer import devices, families, processes, runs
 from trainer.config import ModelConfig, TrainConfig
 from trainer.data import dataset
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Family, gradient_checkpointing, offload
+from trainer.families import Family
+from trainer.families.hardware import gradient_checkpointing, offload
 from trainer.optim.optimizers import ROWS
 from trainer.runs import Run, events
 from trainer.train import train

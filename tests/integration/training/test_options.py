@@ -24,7 +24,8 @@ from trainer.config import TrainConfig
 from trainer.data import dataset, images
 from trainer.data.captions import contains_trigger
 from trainer.errors import UserError
-from trainer.families import Family, cpu_kernels
+from trainer.families import Family
+from trainer.families.hardware import cpu_kernels
 from trainer.families.sd import tokenize
 from trainer.rng import generator
 from trainer.runs import events

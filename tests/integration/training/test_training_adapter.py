@@ -20,7 +20,8 @@ from trainer.base_models import detect, name_hints
 from trainer.config import ModelConfig, PictureConfig, base_notes
 from trainer.config.adapter import AdapterConfig, LoKr, Lora
 from trainer.errors import UserError
-from trainer.families import gradient_checkpointing, loading
+from trainer.families.files import loading
+from trainer.families.hardware import gradient_checkpointing
 from trainer.sampling import sampler
 
 

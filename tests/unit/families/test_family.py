@@ -13,8 +13,9 @@ from torch import nn
 
 from trainer import families
 from trainer.config import ModelConfig
-from trainer.families import loading, offload, quantize, weights
-from trainer.families.weights import fingerprint
+from trainer.families.files import loading, weights
+from trainer.families.files.weights import fingerprint
+from trainer.families.hardware import offload, quantize
 
 
 class Part(nn.Linear):

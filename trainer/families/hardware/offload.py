@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainer import devices
 from trainer.devices import Untyped
-from trainer.families import quantize
+from trainer.families.hardware import quantize
 
 ALIGNED = 512  # bytes, to a multiple of which a weight is placed in a slot
 

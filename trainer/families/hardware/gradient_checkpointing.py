@@ -17,8 +17,8 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from trainer.base_models.spec import Modules
 from trainer.errors import UserError
-from trainer.families import offload
 from trainer.families.family import Family
+from trainer.families.hardware import offload
 
 Recomputed = Literal["off", "feed-forward", "half", "transformers", "all"]  # as in training.gradient_checkpointing
 Waiting = Literal["off", "half", "all"]  # as in training.offload

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.large_encoders import t5
 from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Size, TextEncoder, Transformer, clip_l
+from trainer.base_models.specs.large_encoders import t5
 from trainer.i18n import _
 
 _SECOND = {"attn2.to_q": 1, "attn2.to_k": 1, "attn2.to_v": 1}

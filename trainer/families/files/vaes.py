@@ -7,7 +7,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, conv
 from torch import Tensor, nn
 
 from trainer.devices import Untyped
-from trainer.families import weights
+from trainer.families.files import weights
 
 _CONVOLUTIONS = ("encoder.quant_conv.", "decoder.post_quant_conv.")  # which are of the whole VAE in diffusers
 _STATISTICS = "bn."  # of latents, by which they are normalized

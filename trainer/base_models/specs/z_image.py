@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trainer.base_models.large_encoders import qwen3
 from trainer.base_models.spec import Blocks, FamilySpec, Shape, Transformer, repeated
+from trainer.base_models.specs.large_encoders import qwen3
 
 _ATTENTION = {"attention.to_q": 1, "attention.to_k": 1, "attention.to_v": 1}
 _MODULATION = "adaLN_modulation.0"

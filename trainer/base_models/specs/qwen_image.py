@@ -7,8 +7,8 @@ that files have the names of diffusers, too.
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.large_encoders import QWEN25_VL
 from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Transformer, repeated
+from trainer.base_models.specs.large_encoders import QWEN25_VL
 
 _STREAMS = ("img", "txt")
 _LAYERS = (

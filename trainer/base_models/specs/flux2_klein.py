@@ -8,8 +8,8 @@ Its folder says it, too.
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.large_encoders import qwen3
 from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Shape, Size, Transformer, repeated
+from trainer.base_models.specs.large_encoders import qwen3
 
 _DOUBLE = Blocks(
     original="double_blocks",

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trainer.base_models import flux
-from trainer.base_models.large_encoders import t5
 from trainer.base_models.spec import Blocks, FamilySpec, Shape, Transformer
+from trainer.base_models.specs import flux
+from trainer.base_models.specs.large_encoders import t5
 
 _MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
 _GUIDANCE = "distilled_guidance_layer"

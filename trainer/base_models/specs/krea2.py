@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trainer.base_models.large_encoders import QWEN3_VL
 from trainer.base_models.spec import Blocks, FamilySpec, Shape, Transformer, repeated
+from trainer.base_models.specs.large_encoders import QWEN3_VL
 
 _TEXT_LAYERS = 12
 _LAYERS = {

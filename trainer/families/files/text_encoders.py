@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from trainer.base_models import CONFIGS, detect
 from trainer.base_models.registry import FamilyName
 from trainer.base_models.spec import LargeEncoder, TextEncoder
-from trainer.families import weights
+from trainer.families.files import weights
 
 UNPROJECTED = "text_projection.weight"
 IGNORED = ("position_ids", "logit_scale")  # last parts of keys that change nothing

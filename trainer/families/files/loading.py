@@ -28,7 +28,8 @@ from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.base_models.spec import DENOISER_KEYS, FamilySpec, LargeEncoder, PredictionType
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import frozen_adapter, text_encoder_loading, vae_loading, weights
+from trainer.families import frozen_adapter
+from trainer.families.files import text_encoders, vaes, weights
 from trainer.i18n import _
 
 Pipeline = Any  # of diffusers, which is untyped
@@ -60,7 +61,7 @@ def load_pipeline(
         options["vae"] = _load_vae(vae, family)
     try:
         large = spec.encoder_of(base.size)
-        is_there = large_encoder and large and (large.needed or text_encoder_loading.has_large(path, large))
+        is_there = large_encoder and large and (large.needed or text_encoders.has_large(path, large))
         if large and not is_there:
             options |= {large.component: None, large.tokenizer: None}
         if path.is_dir():
@@ -94,7 +95,7 @@ def _part_of_encoder(folder: Path, encoder: LargeEncoder, dtype: torch.dtype) ->
     if own == encoder.model:
         return {}
     path = folder / encoder.component
-    return {encoder.component: text_encoder_loading.large(path, encoder, path, dtype)}
+    return {encoder.component: text_encoders.large(path, encoder, path, dtype)}
 
 
 def _plain_scheduler(folder: Path) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def _refusal(message: str, error: Exception, path: Path) -> UserError:
 
 def _vae_in_file(path: Path, family: FamilyName) -> nn.Module:
     if FAMILIES[family].vae_class != "AutoencoderKL":
-        return vae_loading.in_file(path, getattr(diffusers, FAMILIES[family].vae_class), CONFIGS / family / "vae", VAE)
+        return vaes.in_file(path, getattr(diffusers, FAMILIES[family].vae_class), CONFIGS / family / "vae", VAE)
     vae: nn.Module = AutoencoderKL.from_single_file(
         _source(path, torch.float32, VAE),
         config=str(CONFIGS / family),
@@ -171,9 +172,9 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
     for encoder in spec.text_encoders:
         file = detect.find_beside(path, encoder.file_name)
         if encoder.old_embedding in keys - {encoder.embedding}:
-            parts[encoder.component] = text_encoder_loading.of_2022(path, base.family, encoder)
+            parts[encoder.component] = text_encoders.of_2022(path, base.family, encoder)
         elif file and encoder.embedding not in keys:
-            parts[encoder.component] = text_encoder_loading.in_file(file, base.family, encoder)
+            parts[encoder.component] = text_encoders.in_file(file, base.family, encoder)
         parts[encoder.tokenizer] = CLIPTokenizer.from_pretrained(
             CONFIGS / "clip", local_files_only=True, pad_token=encoder.pad_token
         )
@@ -184,7 +185,7 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
             own = base.size.configs if base.size and base.size.large_encoder else base.family
             config, precision = CONFIGS / own / large.component, _precision(large.component, spec, dtype)
             parts[large.tokenizer] = AutoTokenizer.from_pretrained(CONFIGS / large.texts, local_files_only=True)
-            parts[large.component] = text_encoder_loading.large(source, large, config, precision)
+            parts[large.component] = text_encoders.large(source, large, config, precision)
     if "vae" not in given:
         parts["vae"] = _vae_in_file(path, base.family)
     pipeline_class = getattr(diffusers, spec.pipeline)

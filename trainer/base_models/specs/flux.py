@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.base_models.large_encoders import t5
 from trainer.base_models.spec import ADD_QKV, QKV, Blocks, FamilySpec, Need, Shape, Transformer, clip_l, repeated
+from trainer.base_models.specs.large_encoders import t5
 from trainer.i18n import _
 
 DOUBLE = Blocks(

@@ -1,0 +1,1 @@
+"""Facts about each family of base models, as `FamilySpec`. Torch-free."""

@@ -36,7 +36,7 @@ from trainer.base_models import MICRO_FOLDER
 from trainer.data import dataset
 from trainer.data.captions import caption_file
 from trainer.runs import events
-from trainer.training.batches import Batch, Batches
+from trainer.training.inputs.batches import Batch, Batches
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PICTURES = CHECKOUT / "datasets" / "example-character"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from trainer import config, families, paths, storage
 from trainer.base_models import MICRO
 from trainer.data import dataset
-from trainer.training import encode
+from trainer.training.inputs import encode
 
 
 def main() -> None:

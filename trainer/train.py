@@ -18,7 +18,6 @@ from trainer.runs import Run, events
 from trainer.training import (
     checkpoint,
     distributed,
-    encode,
     export,
     held_out,
     memory,
@@ -29,8 +28,9 @@ from trainer.training import (
     ranks,
     result_check,
 )
-from trainer.training.batches import Batches
 from trainer.training.checkpoint import TrainState
+from trainer.training.inputs import encode
+from trainer.training.inputs.batches import Batches
 from trainer.training.loss import training_loss
 from trainer.training.optimizer_step import ExplodedError, Readings
 from trainer.training.recovery import Recovery, initial_state

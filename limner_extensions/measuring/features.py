@@ -30,7 +30,7 @@ from trainer.families.files import loading
 from trainer.i18n import _
 from trainer.rng import generator
 from trainer.sampling import sampler
-from trainer.training import augment
+from trainer.training.inputs import augment
 
 LITTLE = 0.25  # of the way from image to noise
 NOISES = 4  # that the denoiser's features are the mean of

@@ -25,7 +25,7 @@ from trainer.runs import Run, checkpoints, events
 from trainer.sampling import png_info
 from trainer.sampling.sampler import Sampler
 from trainer.training import held_out
-from trainer.training.tensor_cache import TensorCache, file_of
+from trainer.training.inputs.tensor_cache import TensorCache, file_of
 
 REFERENCES = 100  # training images at most that others are compared with
 BASE: Cell = (0, 0.0)  # the base model among the rows

@@ -7,7 +7,7 @@ from itertools import chain
 from trainer.config import TrainConfig, prompt_lines
 from trainer.data.captions import contains_trigger, of_class, with_trigger
 from trainer.data.dataset import Example
-from trainer.training import augment
+from trainer.training.inputs import augment
 
 # For datasets without captions, or with such as cannot be varied.
 SHORT = {

@@ -34,7 +34,7 @@ from trainer.families.files import loading
 from trainer.families.hardware import gradient_checkpointing
 from trainer.families.base_model import _model_class
 from trainer.training import optimizer_step
-from trainer.training.batches import Batch
+from trainer.training.inputs.batches import Batch
 
 TEXT_ENCODERS, LONGEST = "text-encoders", 512  # tokens of a text
 Measured = Callable[[str], AbstractContextManager[None]]

@@ -23,7 +23,7 @@ from tests.fake_cuda.program import FEW, TEXT_ENCODERS, Accelerator, build, sett
 from trainer import devices, families
 from trainer.families import Family
 from trainer.training import optimizer_step
-from trainer.training.batches import Batches, Pool, Pools
+from trainer.training.inputs.batches import Batches, Pool, Pools
 from trainer.training.loss import training_loss
 from trainer.training.recovery import initial_state
 

@@ -12,8 +12,8 @@ from trainer.i18n import _
 from trainer.rng import generator
 from trainer.runs import Run, events
 from trainer.training import distributed
-from trainer.training.batches import Batches
 from trainer.training.checkpoint import HELD_OUT, TrainState, lowest_step, restore
+from trainer.training.inputs.batches import Batches
 from trainer.training.loss import training_loss
 
 DRAWS = 8  # of noise and timestep for each image, the same at every step

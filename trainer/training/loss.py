@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.config.objective import ObjectiveConfig
 from trainer.families import Adapter, Conditioning, Family, stacked
 from trainer.families.noise import NoiseSchedule
-from trainer.training.batches import Batch
+from trainer.training.inputs.batches import Batch
 
 # Where noise hides everything, or nothing, a weight by the SNR would be infinite; sd-scripts has the same upper bound.
 LEAST_SNR, MOST_SNR = 1e-4, 1000.0

@@ -18,8 +18,8 @@ from trainer.errors import UserError
 from trainer.families import Adapter, Family
 from trainer.rng import generator, seed_dropout
 from trainer.runs import Run, events
-from trainer.training.batches import Batch, Batches
 from trainer.training.checkpoint import TrainState
+from trainer.training.inputs.batches import Batch, Batches
 from trainer.training.loss import add_noise, predict_base, training_loss
 
 EARLY = 0.15  # share of the steps in which the instability guard is on

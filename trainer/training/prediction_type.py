@@ -7,7 +7,7 @@ import torch
 from trainer.config import TrainConfig
 from trainer.families import Family, prediction_probe
 from trainer.runs import Run
-from trainer.training.batches import Batch
+from trainer.training.inputs.batches import Batch
 from trainer.training.loss import conditioned
 
 CLEAR = 0.9  # a ratio of two errors nearer to 1 than this says little

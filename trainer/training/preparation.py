@@ -18,7 +18,8 @@ from trainer.families import Family
 from trainer.i18n import _, ngettext
 from trainer.runs import Run, events
 from trainer.sampling.sampler import native_side
-from trainer.training import augment, checkpoint, distributed, held_out, previews
+from trainer.training import checkpoint, distributed, held_out, previews
+from trainer.training.inputs import augment
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEASURED = 1000  # images at most that are looked at for damage and the like before a run

@@ -33,8 +33,9 @@ from trainer.families.files import text_encoders
 from trainer.families.hardware import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
-from trainer.training import encode, export
-from trainer.training.batches import Batch
+from trainer.training import export
+from trainer.training.inputs import encode
+from trainer.training.inputs.batches import Batch
 from trainer.training.loss import draw_timesteps, training_loss
 
 PROMPTS = ["rin, smiling", "a portrait"]

@@ -36,7 +36,8 @@ from trainer.families.hardware import gradient_checkpointing
 from trainer.families.hardware.quantize import quantize
 from trainer.rng import generator
 from trainer.sampling import sampler
-from trainer.training import encode, prediction_type
+from trainer.training import prediction_type
+from trainer.training.inputs import encode
 
 
 def test_linear_adapters_without_dora_consist_of_matrices(bases: dict[str, Path]) -> None:

@@ -24,7 +24,7 @@ from trainer.data import captions, dataset
 from trainer.families import Family
 from trainer.families.family import TILE
 from trainer.sampling import sampler
-from trainer.training import augment
+from trainer.training.inputs import augment
 
 LARGE = TILE + 128
 

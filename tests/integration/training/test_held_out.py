@@ -14,7 +14,8 @@ from trainer.data import dataset
 from trainer.families import Family
 from trainer.runs import Run, archive, checkpoints, events
 from trainer.train import train
-from trainer.training import encode, held_out
+from trainer.training import held_out
+from trainer.training.inputs import encode
 from ui.widgets import loss_chart
 
 HELD: dict[str, Any] = {"held_out__share": 0.2, "held_out__every": 2}

@@ -31,7 +31,8 @@ from trainer.families.hardware import gradient_checkpointing, offload
 from trainer.optim.optimizers import ROWS
 from trainer.runs import Run, events
 from trainer.train import train
-from trainer.training import encode, memory, optimizer_step
+from trainer.training import memory, optimizer_step
+from trainer.training.inputs import encode
 from trainer.training.memory import GB, MemoryPlan
 from trainer.training.recovery import initial_state
 from trainer.worker import explain

@@ -30,9 +30,10 @@ from trainer.families.sd import tokenize
 from trainer.rng import generator
 from trainer.runs import events
 from trainer.train import train
-from trainer.training import augment, encode, loss, optimizer_step
-from trainer.training.batches import Batches
+from trainer.training import loss, optimizer_step
 from trainer.training.checkpoint import TrainState
+from trainer.training.inputs import augment, encode
+from trainer.training.inputs.batches import Batches
 from trainer.training.recovery import initial_state
 
 

@@ -23,7 +23,7 @@ from trainer.errors import UserError
 from trainer.families import Family
 from trainer.optim.optimizers import ROWS, Row
 from trainer.runs import Run, events
-from trainer.training import encode
+from trainer.training.inputs import encode
 
 # Other values of settings, by what has to be on so that they matter. Of most settings of captions, adapters, schedules,
 # losses and families, other tests say what they do.

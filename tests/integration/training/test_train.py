@@ -26,7 +26,8 @@ from trainer.families import Family
 from trainer.rng import generator
 from trainer.runs import Run, archive, checkpoints, events
 from trainer.train import train
-from trainer.training import batches, checkpoint, encode, preparation
+from trainer.training import checkpoint, preparation
+from trainer.training.inputs import batches, encode
 from trainer.training.loss import error, training_loss, weight
 
 Tensors = dict[str, Tensor]

@@ -18,10 +18,10 @@ from trainer.errors import UserError
 from trainer.families.noise import DiscreteNoise, FlowNoise, NoiseSchedule
 from trainer.optim.schedules import Constant, Cosine, Linear, Stable
 from trainer.rng import generator
-from trainer.training import augment
-from trainer.training.batches import Batch
+from trainer.training.inputs import augment
+from trainer.training.inputs.batches import Batch
+from trainer.training.inputs.tensor_cache import TensorCache
 from trainer.training.loss import add_noise, draw_timesteps, error, masked, weight
-from trainer.training.tensor_cache import TensorCache
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25])

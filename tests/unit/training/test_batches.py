@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.training.batches import Pool
+from trainer.training.inputs.batches import Pool
 
 BATCHES = 2000
 # Images by bucket, one letter per subject, and how often each subject's images are in an epoch.

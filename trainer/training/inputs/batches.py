@@ -15,7 +15,7 @@ from trainer.config import TrainConfig
 from trainer.data.captions import of_class
 from trainer.families import LENGTHS, Conditioning, stacked
 from trainer.rng import generator
-from trainer.training.tensor_cache import TensorCache
+from trainer.training.inputs.tensor_cache import TensorCache
 
 CONSIDERED = 100  # last batches of each resolution, among which the largest is searched
 

@@ -36,10 +36,10 @@ from trainer.families import (
 )
 from trainer.families.hardware import gradient_checkpointing, offload
 from trainer.i18n import _
-from trainer.training import augment, tensor_cache
-from trainer.training.augment import Size, View
-from trainer.training.batches import Batches, Pool, Pools
-from trainer.training.tensor_cache import TensorCache
+from trainer.training.inputs import augment, tensor_cache
+from trainer.training.inputs.augment import Size, View
+from trainer.training.inputs.batches import Batches, Pool, Pools
+from trainer.training.inputs.tensor_cache import TensorCache
 
 Progress = Callable[[str, int, int], None]
 FIRST = Fraction(0)

@@ -32,11 +32,11 @@ function start(t, address = "?project=mira") {
 }
 
 /** A page on which request 7 fills two fields and a report; `fill` sends one, and returns how to answer it and what arrives. */
-function filling(t) {
+function filling(t, kind = "textbox") {
   const window = openPage(t, `${TABS}<div class="block" id="steps"><input></div>`), calls = [];
   window.fetch = slowly(calls);
   expression(window, "start.js")();
-  const components = [["steps", "number"], ["rank", "json"], ["report", "html"]].map(([elem_id, type], id) => ({ id, type, props: { elem_id } }));
+  const components = [["steps", kind], ["rank", "json"], ["report", "html"]].map(([elem_id, type], id) => ({ id, type, props: { elem_id } }));
   window.gradio_config = { dependencies: [{ id: 7, outputs: [0, 1, 2] }], components };
   const fill = () => {
     const arrived = window.fetch("/gradio_api/run/predict", { body: JSON.stringify({ fn_index: 7 }) });
@@ -47,7 +47,7 @@ function filling(t) {
     };
   };
   const field = window.document.querySelector("#steps input");
-  return { field, fill, edit: () => type(field, "7") };
+  return { field, fill, edit: (text = "7") => type(field, text) };
 }
 const NOTHING = { __type__: "update" };
 
@@ -88,6 +88,21 @@ test("what was typed in the moment before Gradio fills a field once more is type
   edit();
   await fill()(6);
   assert.equal(moment("6"), "6", "also right after it was typed in");
+});
+
+test("a number reaches Gradio when typing pauses or the field is left", (t) => {
+  const { edit, field } = filling(t, "number"), taken = [];
+  field.addEventListener("input", () => taken.push(field.value));
+  for (const text of ["1", "", "", "1e-4"]) edit(text); // what a browser has of 1, 1e, 1e- and 1e-4
+  t.mock.timers.tick(60);
+  assert.deepEqual(taken, ["1e-4"]);
+  edit("5");
+  fire(field, "change");
+  assert.deepEqual(taken, ["1e-4", "5"]);
+  t.mock.timers.tick(60);
+  edit("");
+  t.mock.timers.tick(60);
+  assert.deepEqual(taken, ["1e-4", "5", ""], "what is no number is refused by the form");
 });
 
 test("of two answers, that to the later request stays, whichever comes first", async (t) => {

@@ -23,19 +23,29 @@
     return field?.id ?? "";
   };
   // Gradio fills a field once more in the moment after it has appeared: what was typed in this moment is typed again, once.
+  // A number reaches Gradio only when typing pauses or ends: 1e-4 passes through 1e, over which the number before was written.
   const retyped = /** @type {WeakSet<Event>} */ (new WeakSet());
+  let pass = () => {};
   document.addEventListener("input", (event) => {
+    if (retyped.has(event)) return;
     const field = /** @type {HTMLInputElement} */ (event.target), { value } = field, id = note(event);
     const type = window.gradio_config?.components.find(({ props }) => props.elem_id === id)?.type, number = changes.get(id);
-    if (!value || !["textbox", "number"].includes(type ?? "") || retyped.has(event)) return;
-    setTimeout(() => {
-      if (field.value === value || changes.get(id) !== number) return;
+    if (!["textbox", "number"].includes(type ?? "")) return;
+    let isHeld = type === "number";
+    if (isHeld) event.stopImmediatePropagation();
+    pass = () => {
+      const isFilled = value !== "" && field.value !== value;
+      if (changes.get(id) !== number || !(isHeld || isFilled)) return;
       const again = new Event("input", { bubbles: true });
-      field.value = value;
+      if (isFilled) field.value = value;
+      isHeld = false;
       retyped.add(again);
       field.dispatchEvent(again);
-    }, 60);
+    };
+    setTimeout(pass, 60);
   }, true);
+  document.addEventListener("change", () => pass(), true);
+  addEventListener("pagehide", () => pass(), true);
   // Browsers drop a comma that is typed or pasted in a number, so that 1,5 became 15. As it may also have been meant to part
   // thousands, the field says how it is read.
   document.addEventListener("beforeinput", (event) => {

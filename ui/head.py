@@ -10,7 +10,7 @@ from trainer import nvidia
 from trainer.i18n import _
 from ui.state import documentation, projects
 from ui.widgets.fields import field
-from ui.widgets.handlers import START, listen
+from ui.widgets.handlers import ANSWERED_FIRST, START, listen
 from ui.widgets.templates import read
 
 OPEN = "(next) => { if (next) window.limner.open(next.name); return []; }"
@@ -87,7 +87,7 @@ def connect(head: Head) -> None:
     acts = [
         listen([head.create.click, head.new_name.submit], _create, {"title": head.new_name}, opening, kind=START),
         listen(head.delete.click, _delete, {"name": head.project}, opening, js=read("delete_project.js"), kind=START),
-        listen(head.restore.click, _restore_deleted, {}, opening, kind=START),
+        listen(head.restore.click, _restore_deleted, {}, opening, kind=START, js=ANSWERED_FIRST),
     ]
     for act in acts:
         listen(act.success, None, {"next": head.opened}, js=OPEN)

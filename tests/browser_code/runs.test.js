@@ -90,6 +90,8 @@ test("runs are renamed and files deleted only if that is confirmed, runs are del
   assert.deepEqual(sent, [["select", { run: "r", name: "new" }], ["delete", { run: "", file: "f" }], ["apply", { run: "r" }]]);
   part(".run-row .bin").click();
   assert.ok(part(".run-row").classList.contains("leaving"));
+  fire(part(".run-row"), "animationend");
+  assert.ok(!part(".run-row").classList.contains("leaving"), "it was not deleted, or is there again");
   assert.deepEqual(sent.at(-1), ["delete", { run: "r", file: "" }]);
   part(".copy").click();
   await settle();

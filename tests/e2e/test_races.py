@@ -379,12 +379,34 @@ def test_restore_waits_for_the_run_that_was_just_deleted(shared: Server, context
         row.locator(".more summary").click()
         row.get_by_role("button", name="Delete").click()
         wait(lambda: late or page.locator("#restore-run").is_visible())
-    wait(lambda: late)
+    while not late:
+        page.wait_for_timeout(50)  # a route is taken only while the browser is waited for
     page.locator("#restore-run").click()
-    time.sleep(PERSON)
+    page.wait_for_timeout(1000 * PERSON)
     late.pop().fallback()
     wait(lambda: [folder.name for folder in (shared.home / "outputs").glob("2026-01-01*")] == [last])
     page.locator(f".run-row[data-run='{last}']:not(.leaving)").wait_for()
+
+
+def test_restore_waits_for_the_project_that_was_just_deleted(
+    shared: Server, network: SlowNetwork, context: BrowserContext
+) -> None:
+    here, there = begin(shared)
+    storage.move_to_bin(shared.home / "datasets" / there, shared.home / "datasets")
+    page = context.new_page()
+    page.set_default_timeout(HANG * 1000)
+    page.goto(f"{network.url}/?project={here}")
+    page.locator(".captions .card").first.wait_for()
+    page.get_by_role("button", name="Manage").click()
+    with network.holding(1, "there") as hold:
+        page.locator("#delete-project").click()
+        page.locator("dialog.ask[open] .yes").click()
+        wait(lambda: hold.held)
+        page.locator("#restore-project").click()
+        time.sleep(PERSON)
+        assert not (shared.home / "datasets" / there).exists()
+    network.settle()
+    assert not (shared.home / "datasets" / there).exists(), "it was not the one deleted last"
 
 
 def test_an_answer_changes_no_field_that_was_edited_after_its_request(

@@ -23,6 +23,7 @@ declare global {
       open(project: string, report?: string): void;
       show(change: { tab?: string; run?: string }): void;
       arrive(project: string): void;
+      answered(): Promise<unknown>; // when all requests of Gradio are answered that have been sent so far
       ask(question: string, text?: string): Promise<string>; // what was typed, or "yes"; "" if it was canceled
     };
     gradio_config: { // of Gradio

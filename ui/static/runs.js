@@ -15,3 +15,4 @@ element.addEventListener("click", async (event) => {
     trigger("delete", { run, file });
   }
 });
+element.addEventListener("animationend", ({ target }) => { target.classList.remove("leaving"); });

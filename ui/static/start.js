@@ -64,9 +64,14 @@
     const { type = "", props } = window.gradio_config.components.find(({ id }) => id === output) ?? {};
     return FIELDS.includes(type) ? props?.elem_id : undefined;
   };
-  const request = window.fetch;
-  window.fetch = async (address, options) => {
+  const request = window.fetch, unanswered = /** @type {Set<Promise<Response>>} */ (new Set());
+  window.fetch = (address, options) => {
     if (!String(address).includes("/gradio_api/run/")) return request(address, options);
+    const answer = send(address, options).finally(() => unanswered.delete(answer));
+    unanswered.add(answer);
+    return answer;
+  };
+  const send = async (/** @type {string | URL | Request} */ address, /** @type {RequestInit | undefined} */ options) => {
     const sent = ++latest, answer = await request(address, options);
     const { fn_index: number } = JSON.parse(String(options?.body));
     const fields = window.gradio_config.dependencies.find(({ id }) => id === number)?.outputs.map(fieldOf) ?? [];
@@ -98,6 +103,7 @@
       location.assign(`/?project=${encodeURIComponent(project)}`);
     },
     show: (change) => go(change),
+    answered: () => Promise.allSettled(unanswered),
     ask(question, text) {
       const field = box.querySelector("input"), isText = text !== undefined;
       const /** @type {HTMLElement} */ words = box.querySelector("span");

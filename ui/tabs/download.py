@@ -20,16 +20,10 @@ from ui.state import adapter_choices, pending_uploads, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label, name
 from ui.widgets import run_html
 from ui.widgets.fields import field
-from ui.widgets.handlers import CHOICE, VIEW, Several, listen, listen_at_end
+from ui.widgets.handlers import ANSWERED_FIRST, CHOICE, VIEW, Several, listen, listen_at_end
 from ui.widgets.templates import read
 
 SEARCHED_FROM = 5  # runs
-# Waits for the run that was just deleted, as long as its row is out of sight; see runs.js.
-AFTER_DELETION = """async () => {
-  const isLeaving = () => document.querySelector(".run-row.leaving")?.getAnimations().length;
-  while (isLeaving()) await new Promise((resume) => setTimeout(resume, 100));
-  return [];
-}"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ def build(project: gr.Textbox, watch: RunWatcher) -> Tab:
 
     looking = {"path": dropped, "description": description}
     acts = [listen(listing.delete, remove), listen(listing.select, rename)]
-    acts.append(listen(undo.click, restore, js=AFTER_DELETION))
+    acts.append(listen(undo.click, restore, js=ANSWERED_FIRST))
     acts.append(listen(dropped.upload, look, {"path": dropped}, looking, show_progress="minimal"))
     draw = partial(listed, watch)
     for act in acts:  # what is searched for by then is listed, however late the act is answered

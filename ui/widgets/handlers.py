@@ -39,6 +39,8 @@ START = Kind("once", Lock)  # a second click while it starts is the same one
 CHOICE = Kind("always_last")  # the last one counts; it gets no event data
 VIEW = Kind("multiple")
 TICK = Kind("once")  # of a timer: the next one comes anyway
+# Waits until what the page asked for before has been answered: what was deleted last is then what is restored.
+ANSWERED_FIRST = "() => window.limner.answered().then(() => [])"
 
 
 @dataclass(frozen=True)

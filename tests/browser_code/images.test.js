@@ -100,6 +100,16 @@ test("bars are as long as buckets are full", (t) => {
   assert.deepEqual([bars, part(".sizes").hidden], [[["8", "8"], ["8", "2"]], false]);
 });
 
+/** A file that is dropped, by its name, or a folder, which a browser lists a few at a time. */
+function entry(window, dropped, inside = "") {
+  if (typeof dropped === "string") {
+    const read = (give) => give(new window.File(["x"], dropped));
+    return { isFile: true, name: dropped, fullPath: `${inside}/${dropped}`, file: read };
+  }
+  const [[name, files]] = Object.entries(dropped), parts = files.map((file) => [entry(window, file, `${inside}/${name}`)]);
+  return { isFile: false, name, createReader: () => ({ readEntries: (give) => give(parts.shift() ?? []) }) };
+}
+
 // What a browser does of XMLHttpRequest, at the test's word.
 function openUploads(t, project = "mira") {
   const window = openPage(t, `<div id="captions"><div class="captions" data-project="${project}"></div></div>`);
@@ -121,7 +131,7 @@ function openUploads(t, project = "mira") {
   const shown = component(window, "uploads");
   Object.defineProperty(shown.element, "offsetParent", { value: window.document.body });
   const drop = (...names) => fire(window.document, "drop", {
-    dataTransfer: { types: ["Files"], files: names.map((name) => new window.File(["x"], name)) },
+    dataTransfer: { types: ["Files"], items: names.map((name) => ({ webkitGetAsEntry: () => entry(window, name) })) },
   });
   const state = () => [shown.part(".running-upload").hidden, shown.part(".share").textContent];
   return { ...shown, window, requests, opened, drop, state };
@@ -147,6 +157,19 @@ test("dropped images go to the project of the page, in parts that the server tak
   await settle();
   const report = "Added 500 images. 1 was refused. Added 1 image.";
   assert.deepEqual([state()[0], sent], [true, [["end", { report, bad: true }]]]);
+});
+
+test("a folder that is dropped is sent with all that is in it", async (t) => {
+  const { drop, requests, sent, state } = openUploads(t);
+  drop("single.png", { mine: ["a.png", { left: ["a.png", "a.txt"] }] });
+  await settle();
+  assert.deepEqual(requests[0].body, ["single.png", "mine/a.png", "mine/left/a.png", "mine/left/a.txt"]);
+  requests[0].answer({ project: "mira", report: "Added 3 images.", bad: false });
+  await settle();
+  drop({ empty: [] });
+  await settle();
+  assert.deepEqual([requests.length, state()[0]], [1, true]);
+  assert.deepEqual(sent[1], ["end", { report: "[[No files could be read in this folder.]]", bad: true }]);
 });
 
 test("images that go to a new project open it, with the report", async (t) => {

@@ -68,6 +68,7 @@ async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
     if (!answer.project) break;
     if (target === own()) propose(answer.trigger);
   }
+  if (!files.length) [reports, bad] = ["[[No files could be read in this folder.]]", true];
   running = null;
   waiting -= 1;
   if (waiting) return;
@@ -78,15 +79,29 @@ async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
   else if (added.report) trigger("end", added);
 }
 
-function take(/** @type {File[]} */ files) {
-  if (!files.length) return;
+function take(/** @type {File[] | Promise<File[]>} */ files) {
   waiting += 1;
   const of = round;
-  adding = adding.then(() => add(files, of));
+  adding = adding.then(async () => add(await files, of));
+}
+
+// The files in what was dropped, those of a folder with their paths in it, as they are when a folder is chosen.
+async function filesIn(/** @type {any} */ entry) { // of the file system
+  if (entry.isFile) {
+    const file = /** @type {File} */ (await new Promise((resolve, reject) => entry.file(resolve, reject)));
+    return [Object.defineProperty(file, "webkitRelativePath", { value: entry.fullPath.slice(1) })];
+  }
+  const reader = entry.createReader(), files = /** @type {File[]} */ ([]);
+  for (let some = [null]; some.length;) { // it lists a hundred at a time
+    some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    for (const each of some) files.push(...await filesIn(each));
+  }
+  return files;
 }
 
 element.addEventListener("change", ({ target }) => {
-  take([...(target.matches("input") && target.files || [])]);
+  const chosen = [...(target.matches("input") && target.files || [])];
+  if (chosen.length) take(chosen);
   if (target.matches("input")) target.value = ""; // the same file can be chosen again
 });
 part(".cancel-upload").addEventListener("click", () => {
@@ -97,7 +112,8 @@ for (const kind of /** @type {const} */ (["dragover", "drop"])) {
   document.addEventListener(kind, (event) => {
     if (!event.dataTransfer?.types.includes("Files") || !element.offsetParent) return;
     event.preventDefault();
-    if (kind === "drop") take([...event.dataTransfer.files]);
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+    if (kind === "drop") take(Promise.all(entries.map(filesIn)).then((all) => all.flat(), () => []));
   });
 }
 window.addEventListener("beforeunload", (event) => {

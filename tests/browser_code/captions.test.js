@@ -285,7 +285,7 @@ test("images are measured until none is left, by one request at a time", async (
 });
 
 test("what is typed for an image that is gone is not sent again and again", async (t) => {
-  const { area, calls, sent, status, window } = open(t);
+  const { area, calls, sent, status, window } = open(t, grid({ "a.png": "", "b.png": "", "c.png": "" }));
   type(area("a.png"), "a red cat");
   t.mock.timers.tick(600);
   calls[0].answer({ ok: true, gone: "a.png is no longer in the project." });
@@ -293,6 +293,14 @@ test("what is typed for an image that is gone is not sent again and again", asyn
   t.mock.timers.tick(10_000);
   assert.deepEqual([calls.length, window.sessionStorage.getItem("limner-unsaved-captions")], [1, "[]"]);
   assert.deepEqual([status(), sent], ["[[All captions are saved.]]", [["delete", { report: "a.png is no longer in the project.", bad: true }]]]);
+  type(area("b.png"), "a blue cat");
+  type(area("c.png"), "a green cat");
+  t.mock.timers.tick(600);
+  for (const [number, gone] of ["b.png: a blue cat.", "c.png: a green cat."].entries()) {
+    calls[number + 1].answer({ ok: true, gone });
+    await settle();
+  }
+  assert.equal(sent.at(-1)[1].report, "b.png: a blue cat. c.png: a green cat.", "no words are lost");
 });
 
 test("captions are text, whatever they contain", (t) => {

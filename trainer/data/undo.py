@@ -88,7 +88,7 @@ def last_title(folder: Path) -> str:
 
 
 def undo(folder: Path) -> Undone | None:
-    """Undo the latest change; None if there is none. A caption that was edited since stays as it is."""
+    """Undo the latest change; None if there is none. What was changed since stays as it is."""
     with dataset.captions_lock(folder):
         for path in reversed(_levels(folder)):
             level = foreign_text.read_own_table(path)

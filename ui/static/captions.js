@@ -13,6 +13,7 @@ const loaded = new Map(); // each caption as the server knew it when it was last
 const conflicts = new Map(); // what another page wrote since to a caption that was typed here; the user chooses
 const busy = new Set();
 let failure = "";
+let lost = ""; // what was said of captions whose images are gone
 let measuring = false; // the server is measuring images
 let settled = 0; // a timer: some time after the last save, the list above is redrawn
 let toFirst = false; // a page was turned with Enter: go on at its first caption
@@ -214,7 +215,8 @@ async function save(/** @type {string} */ key) {
   } else if (answer?.ok === true && "gone" in answer) {
     failure = "";
     typed.delete(key);
-    trigger("delete", { report: answer.gone, bad: true });
+    lost = [lost, answer.gone].filter(Boolean).join(" ");
+    trigger("delete", { report: lost, bad: true });
   } else if (answer?.ok === true) {
     failure = "";
     loaded.set(key, answer.caption);
@@ -301,6 +303,7 @@ element.addEventListener("input", (event) => {
   if (!area || !card) return;
   const key = keyOf(area);
   const base = typed.get(key)?.base ?? loaded.get(key);
+  lost = "";
   typed.set(key, { project: project(), name: area.dataset.name, text: area.value, base, ...window.limnerFields.moment() });
   describe(card);
   later(key, 600);

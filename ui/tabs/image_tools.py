@@ -85,11 +85,10 @@ def change_selected(
     names = projects.remaining(project, names)
     if not names:
         raise UserError("No image is selected.", "Tick the boxes of some images first.")
-    match action:
-        case "rotate":
-            title = ngettext("rotate {n} image", "rotate {n} images", len(names))
-            undo.edit_images(folder, image_edits.rotations(folder, names, 1), title)
-            return ngettext("Rotated {n} image.", "Rotated {n} images.", len(names))
+    if action == "rotate":
+        title = ngettext("rotate {n} image", "rotate {n} images", len(names))
+        undo.edit_images(folder, image_edits.rotations(folder, names, 1), title)
+        return ngettext("Rotated {n} image.", "Rotated {n} images.", len(names))
     tag, other = one_line(tag), one_line(other)
     if not tag:
         raise UserError("There is no tag yet.", "Type one.")

@@ -180,12 +180,12 @@ def status(text: str, *, bad: bool = False) -> str:
 @answered
 def save_caption(argument: dict[str, Any]) -> dict[str, Any]:
     """Save one caption; the grid calls this as it is typed, and shows both if another page wrote a different one."""
-    project, name = str(argument["project"]), str(argument["name"])
+    project, name, text = (str(argument[key]) for key in ("project", "name", "text"))
     try:
         image = projects.find_image(project, name)
     except UserError:  # another page removed it, or the project: sending this again would not help
-        return {"gone": _("The caption of {name} was not saved: the image is no longer in the project.", name=name)}
-    other = projects.save_caption(image, str(argument["text"]), argument.get("base"), Moment.read(argument))
+        return {"gone": _("{name} is no longer in the project. Its caption was not saved: {text}", name=name, text=text)}
+    other = projects.save_caption(image, text, argument.get("base"), Moment.read(argument))
     if other is not None:
         return {"conflict": other}
     written_at = time.monotonic()
@@ -263,7 +263,7 @@ def undo_captions(project: str, trigger: str, selection: Selection, label: str) 
         if label == image_grid.undo_label(folder):
             undone = undo.undo(folder)
     text = _("This was undone already, or something was changed since.")
-    if undone:
+    if undone and (undone.captions or undone.images):
         text = _("Undone: {what}.", what=undone.title)
         if undone.newer:
             text += " " + _("Captions that were edited since then were left alone: {number}.", number=undone.newer)

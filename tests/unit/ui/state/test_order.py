@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from trainer.data import caption_edits, image_stats
+from trainer.data import caption_edits, image_edits, image_stats, undo
 from trainer.data.captions import read_caption
 from trainer.data.dataset import write_caption
 from trainer.errors import UserError
@@ -88,6 +88,14 @@ def test_only_what_the_button_named_is_undone(character: Path) -> None:
     for _click in range(2):
         drawn = images.undo_captions("rin", "", Selection(), "Undo: make it a fox")
         assert (read_caption(image), drawn["undo"].value) == ("a cat", "Undo: make it a cat")
+
+
+def test_nothing_counts_as_undone_of_an_image_that_was_replaced(character: Path) -> None:
+    undo.edit_images(character, {"01.png": image_edits.Edit(turns=1)}, "rotate 01.png")
+    shutil.copy(character / "02.png", character / "01.png")
+    drawn = images.undo_captions("rin", "", Selection(), "Undo: rotate 01.png")
+    assert "something was changed since" in drawn["report"]
+    assert (character / "01.png").read_bytes() == (character / "02.png").read_bytes()
 
 
 def test_no_more_is_remembered_than_pages_can_need(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,10 +105,18 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def size(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def look(run: Run, before: View | None = None) -> View:
     """Return a snapshot of a run. Given an earlier one of it, only new events are read from the log."""
     state, offset = events.State(), 0
-    if before and before.run == run:
+    if before and before.run == run and size(run.log) >= before.offset:  # a shorter log is another one
         state, offset = before.state, before.offset
     # The lock is checked first: a worker that ends in between has written its last event by then.
     locked = is_locked(run.lock)

@@ -26,7 +26,8 @@ class RunWatcher:
         """Return the current view of a run; only new events are read, and none of a run that has ended."""
         with self._lock:
             known = self._views.get(run.folder)
-            if known and known.status not in runs.ACTIVE and known.offset == _size(run.log) and not _is_started(run):
+            is_over = known and known.status not in runs.ACTIVE and not _is_started(run)
+            if known and is_over and known.offset == runs.view.size(run.log):
                 return known
             view = runs.look(run, known)
             self._views[run.folder] = view
@@ -76,7 +77,7 @@ class RunWatcher:
         return [view for view in views if view.status == "running"] or views[-1:]
 
     def _may_be_active(self, run: Run) -> bool:
-        size = _size(run.log)
+        size = runs.view.size(run.log)
         if _is_started(run):
             return True
         if self._ended.get(run.folder) == size:
@@ -119,7 +120,7 @@ def stamp(view: View | None) -> tuple[Hashable, ...]:
     commands = tuple(sorted(path.name for path in (folder / "ask").glob("*")))
     position = queue.position(view.run) if view.status == "waiting" else 0
     silent = view.is_unresponsive(now), view.silence(now) // 60
-    return view.run.id, view.status, view.offset, commands, position, silent, _size(view.run.worker_log)
+    return view.run.id, view.status, view.offset, commands, position, silent, runs.view.size(view.run.worker_log)
 
 
 def label(run: Run) -> str:
@@ -154,10 +155,3 @@ def log_tail(run: Run) -> str:
 
 def _is_started(run: Run) -> bool:
     return (run.folder / "ask" / "start").exists()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

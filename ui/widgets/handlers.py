@@ -189,6 +189,9 @@ def help_link(error: Exception) -> str:
 def _explain(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return error
+    if isinstance(error, FileNotFoundError):  # deleted by another page or program while it was being read
+        LOG.warning("No longer there: %s", error.filename)
+        return UserError("A file or folder is no longer there.", "Reload the page to see what there is now.")
     return explain_disk(error)
 
 

@@ -55,6 +55,7 @@ def test_values_go_by_name_and_only_what_changes_is_sent() -> None:
     [
         (UserError("Is <b>full</b>.", "Empty it."), "Is &lt;b&gt;full&lt;/b&gt;. Empty it."),
         (KeyError("secret"), r"\(id "),
+        (FileNotFoundError(2, "no such file", "/secret"), "A file or folder is no longer there. Reload the page"),
     ],
 )
 def test_errors_become_messages(error: Exception, message: str) -> None:

@@ -56,7 +56,7 @@ def build(adapter: gr.Dropdown, sampler: SamplerClient) -> None:
             models = {"choices": kinds.choices(), "value": "", "allow_custom_value": True}
             other = _("Or the folder of a CLIP, DINO or DINOv2 model.")
             features = field(gr.Dropdown, "measure-features", _("Compare by the features of"), other, **models)
-            number = {"value": MeasureConfig().images, "precision": 0, "minimum": 4}
+            number = {"value": MeasureConfig().images, "precision": 0}  # the job checks its bounds
             each = _("For each checkpoint, and as many without the trigger word.")
             images = field(gr.Number, "measure-images", _("Images"), each, **number)
         with gr.Row(elem_classes="tools"):

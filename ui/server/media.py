@@ -200,9 +200,9 @@ def or_404(find: Callable[[], Result]) -> Result:
     """Return what is found.
 
     Raises:
-        HTTPException: 404, in place of a `UserError`.
+        HTTPException: 404 with its sentences, in place of a `UserError`.
     """
     try:
         return find()
-    except UserError:
-        raise HTTPException(404) from None
+    except UserError as error:
+        raise HTTPException(404, str(error)) from None

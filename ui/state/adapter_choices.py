@@ -108,10 +108,10 @@ def find(key: str) -> Path:
 
 
 def run_of(key: str) -> runs.Run | None:
-    """Return the run that the file of a key came from; None for a file from elsewhere."""
-    if not key or key.startswith(KEPT):
-        return None
-    return runs.find(key.partition("@")[0])
+    """Return the run that the file of a key came from; None for a file from elsewhere, or if the run is gone."""
+    with suppress(UserError):
+        return runs.find(key.partition("@")[0])
+    return None
 
 
 def clip_skip(key: str) -> int:

@@ -268,7 +268,7 @@ def test_the_table_is_on_the_page_in_reports_and_in_the_api(measurable: Run) -> 
 
 
 def test_an_adapter_from_elsewhere_has_no_checkpoints(home: Path) -> None:
-    for key in ("", "kept:other", None):
+    for key in ("", "kept:other", None, "2026-04-01_100000_deleted", "2026-04-01_100000_deleted@2"):
         html, begin, stop, timer = panel.draw(key).values()
         assert "trained here" in html
         assert (begin.interactive, stop.visible, timer.active) == (False, False, False)

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from trainer import config, paths, runs, storage
+from trainer.config import base_notes
 from trainer.errors import Change, UserError, explaining_files_in_use
 from trainer.runs import Run, checkpoints
 
@@ -30,12 +31,13 @@ def extend(run: Run, steps: int) -> None:
     It takes all of them, also if the held-out loss had ended it.
 
     Raises:
-        UserError: it is running, or never started.
+        UserError: it is running, never started, or its base model is gone.
     """
     view = runs.look(run)
     if view.status in runs.ACTIVE or not view.state.steps:
         raise UserError("This run cannot be extended now.", "Wait until it has ended.")
     settings = run.config()
+    base_notes.check(settings)
     training = settings.training.model_copy(update={"steps": view.state.steps + steps})
     held_out = settings.held_out.model_copy(update={"patience": 0})
     run.save_config(settings.model_copy(update={"training": training, "held_out": held_out}))

@@ -184,7 +184,8 @@ def save_caption(argument: dict[str, Any]) -> dict[str, Any]:
     try:
         image = projects.find_image(project, name)
     except UserError:  # another page removed it, or the project: sending this again would not help
-        return {"gone": _("{name} is no longer in the project. Its caption was not saved: {text}", name=name, text=text)}
+        lost = _("{name} is no longer in the project. Its caption was not saved: {text}", name=name, text=text)
+        return {"gone": lost}
     other = projects.save_caption(image, text, argument.get("base"), Moment.read(argument))
     if other is not None:
         return {"conflict": other}

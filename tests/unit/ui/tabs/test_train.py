@@ -313,7 +313,7 @@ def test_a_failed_run_is_trained_again_with_its_change(character: Path, monkeypa
     assert started[2].config().training.steps == 60
     run.config_file.write_text(run.config_file.read_text().replace('base = "micro"', 'base = "/gone.safetensors"'))
     run.report(FINISHED)
-    with pytest.raises(UserError, match="'gone.safetensors' does not exist"):
+    with pytest.raises(UserError, match=r"'gone\.safetensors' does not exist"):
         run_actions.extend(run.id, SamplerClient())
     assert run.config().training.steps == 60, "it stays as it was, finished"
 

@@ -96,7 +96,7 @@ test("of two pages that changed a caption, the user chooses", async (t) => {
     calls[0].answer({ ok: true, conflict: "theirs" });
     await settle();
     assert.equal(of("a.png").querySelector(".conflict q").textContent, "theirs");
-    assert.match(status(), /another page changed the caption of a\.png/);
+    assert.match(status(), /another page or program changed the caption of a\.png/);
     update(grid({ "a.png": "theirs", "b.png": "a dog" }, { at: 5 }));
     t.mock.timers.tick(10_000);
     assert.equal(calls.length, 1, "nothing is sent before the choice");

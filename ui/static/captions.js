@@ -188,7 +188,7 @@ function show() {
   const names = [...conflicts.keys()].map((key) => typed.get(key)?.name).join(", ");
   const text = failure
     ? "[[Not saved: {reason} Your text stays here, and saving is tried again.]]".replace("{reason}", () => failure)
-    : names ? "[[Not saved: another page changed the caption of {names}. Choose a text below the image.]]".replace("{names}", () => names)
+    : names ? "[[Not saved: another page or program changed the caption of {names}. Choose a text below the image.]]".replace("{names}", () => names)
     : typed.size ? "[[Saving…]]" : areas().length ? "[[All captions are saved.]]" : "";
   status.textContent = text;
   status.classList.toggle("bad", failure !== "" || names !== "");

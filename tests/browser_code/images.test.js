@@ -100,14 +100,20 @@ test("bars are as long as buckets are full", (t) => {
   assert.deepEqual([bars, part(".sizes").hidden], [[["8", "8"], ["8", "2"]], false]);
 });
 
-/** A file that is dropped, by its name, or a folder, which a browser lists a few at a time. */
+/** A file in a folder that is dropped, by its name, or null if it cannot be read; or a folder, listed a few at a time. */
 function entry(window, dropped, inside = "") {
-  if (typeof dropped === "string") {
-    const read = (give) => give(new window.File(["x"], dropped));
-    return { isFile: true, name: dropped, fullPath: `${inside}/${dropped}`, file: read };
+  if (dropped === null || typeof dropped === "string") {
+    const read = (give, fail) => (dropped ? give(new window.File(["x"], dropped)) : fail());
+    return { isFile: true, isDirectory: false, fullPath: `${inside}/${dropped}`, file: read };
   }
   const [[name, files]] = Object.entries(dropped), parts = files.map((file) => [entry(window, file, `${inside}/${name}`)]);
-  return { isFile: false, name, createReader: () => ({ readEntries: (give) => give(parts.shift() ?? []) }) };
+  return { isFile: false, isDirectory: true, createReader: () => ({ readEntries: (give) => give(parts.shift() ?? []) }) };
+}
+
+/** What a browser has of it: an image that is dragged from another page is no entry of the file system. */
+function dropItem(window, dropped) {
+  if (typeof dropped !== "string") return { kind: "file", webkitGetAsEntry: () => entry(window, dropped) };
+  return { kind: "file", webkitGetAsEntry: () => null, getAsFile: () => new window.File(["x"], dropped) };
 }
 
 // What a browser does of XMLHttpRequest, at the test's word.
@@ -131,7 +137,7 @@ function openUploads(t, project = "mira") {
   const shown = component(window, "uploads");
   Object.defineProperty(shown.element, "offsetParent", { value: window.document.body });
   const drop = (...names) => fire(window.document, "drop", {
-    dataTransfer: { types: ["Files"], items: names.map((name) => ({ webkitGetAsEntry: () => entry(window, name) })) },
+    dataTransfer: { types: ["Files"], items: names.map((name) => dropItem(window, name)) },
   });
   const state = () => [shown.part(".running-upload").hidden, shown.part(".share").textContent];
   return { ...shown, window, requests, opened, drop, state };
@@ -161,11 +167,13 @@ test("dropped images go to the project of the page, in parts that the server tak
 
 test("a folder that is dropped is sent with all that is in it", async (t) => {
   const { drop, requests, sent, state } = openUploads(t);
-  drop("single.png", { mine: ["a.png", { left: ["a.png", "a.txt"] }] });
+  drop("single.png", { mine: ["a.png", null, { left: ["a.png", "a.txt"] }] });
   await settle();
   assert.deepEqual(requests[0].body, ["single.png", "mine/a.png", "mine/left/a.png", "mine/left/a.txt"]);
   requests[0].answer({ project: "mira", report: "Added 3 images.", bad: false });
   await settle();
+  const report = "Added 3 images. [[Some files of the folder could not be read.]]";
+  assert.deepEqual(sent[0], ["end", { report, bad: true }], "one that cannot be read costs none of the others");
   drop({ empty: [] });
   await settle();
   assert.deepEqual([requests.length, state()[0]], [1, true]);

@@ -55,7 +55,8 @@ async function deliver(/** @type {string} */ project, /** @type {File[]} */ file
   return { project: "", report: "[[The images could not be sent. Choose them again.]]", bad: true };
 }
 
-async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
+async function add(/** @type {(File | null)[]} */ found, /** @type {number} */ of) {
+  const files = found.filter((file) => file !== null);
   part(".running-upload").hidden = false;
   for (let first = 0; first < files.length && of === round; first += AT_ONCE) {
     const some = files.slice(first, first + AT_ONCE);
@@ -68,7 +69,9 @@ async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
     if (!answer.project) break;
     if (target === own()) propose(answer.trigger);
   }
-  if (!files.length) [reports, bad] = ["[[No files could be read in this folder.]]", true];
+  if (!files.length) reports += "[[No files could be read in this folder.]]";
+  else if (files.length < found.length) reports += " [[Some files of the folder could not be read.]]";
+  bad ||= !files.length || files.length < found.length;
   running = null;
   waiting -= 1;
   if (waiting) return;
@@ -79,21 +82,22 @@ async function add(/** @type {File[]} */ files, /** @type {number} */ of) {
   else if (added.report) trigger("end", added);
 }
 
-function take(/** @type {File[] | Promise<File[]>} */ files) {
+function take(/** @type {(File | null)[] | Promise<(File | null)[]>} */ found) {
   waiting += 1;
   const of = round;
-  adding = adding.then(async () => add(await files, of));
+  adding = adding.then(async () => add(await found, of));
 }
 
-// The files in what was dropped, those of a folder with their paths in it, as they are when a folder is chosen.
+// The files in a folder that was dropped, with their paths in it as when a folder is chosen; null for what cannot be read.
 async function filesIn(/** @type {any} */ entry) { // of the file system
   if (entry.isFile) {
-    const file = /** @type {File} */ (await new Promise((resolve, reject) => entry.file(resolve, reject)));
-    return [Object.defineProperty(file, "webkitRelativePath", { value: entry.fullPath.slice(1) })];
+    const file = /** @type {File | null} */ (await new Promise((resolve) => { entry.file(resolve, () => resolve(null)); }));
+    if (file) Object.defineProperty(file, "webkitRelativePath", { value: entry.fullPath.slice(1) });
+    return [file];
   }
-  const reader = entry.createReader(), files = /** @type {File[]} */ ([]);
+  const reader = entry.createReader(), files = /** @type {(File | null)[]} */ ([]);
   for (let some = [null]; some.length;) { // it lists a hundred at a time
-    some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    some = await new Promise((resolve) => { reader.readEntries(resolve, () => resolve([])); });
     for (const each of some) files.push(...await filesIn(each));
   }
   return files;
@@ -112,8 +116,12 @@ for (const kind of /** @type {const} */ (["dragover", "drop"])) {
   document.addEventListener(kind, (event) => {
     if (!event.dataTransfer?.types.includes("Files") || !element.offsetParent) return;
     event.preventDefault();
-    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-    if (kind === "drop") take(Promise.all(entries.map(filesIn)).then((all) => all.flat(), () => []));
+    if (kind === "dragover") return;
+    const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+    take(Promise.all(items.map((item) => {
+      const entry = item.webkitGetAsEntry();
+      return entry?.isDirectory ? filesIn(entry) : [item.getAsFile()];
+    })).then((all) => all.flat()));
   });
 }
 window.addEventListener("beforeunload", (event) => {

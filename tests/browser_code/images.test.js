@@ -107,7 +107,7 @@ function entry(window, dropped, inside = "") {
     return { isFile: true, isDirectory: false, fullPath: `${inside}/${dropped}`, file: read };
   }
   const [[name, files]] = Object.entries(dropped), parts = files.map((file) => [entry(window, file, `${inside}/${name}`)]);
-  return { isFile: false, isDirectory: true, createReader: () => ({ readEntries: (give) => give(parts.shift() ?? []) }) };
+  return { isFile: false, isDirectory: true, createReader: () => ({ readEntries: (give, fail) => (name === "closed" ? fail() : give(parts.shift() ?? [])) }) };
 }
 
 /** What a browser has of it: an image that is dragged from another page is no entry of the file system. */
@@ -167,7 +167,7 @@ test("dropped images go to the project of the page, in parts that the server tak
 
 test("a folder that is dropped is sent with all that is in it", async (t) => {
   const { drop, requests, sent, state } = openUploads(t);
-  drop("single.png", { mine: ["a.png", null, { left: ["a.png", "a.txt"] }] });
+  drop("single.png", { mine: ["a.png", null, { closed: [] }, { left: ["a.png", "a.txt"] }] });
   await settle();
   assert.deepEqual(requests[0].body, ["single.png", "mine/a.png", "mine/left/a.png", "mine/left/a.txt"]);
   requests[0].answer({ project: "mira", report: "Added 3 images.", bad: false });

@@ -69,9 +69,10 @@ async function add(/** @type {(File | null)[]} */ found, /** @type {number} */ o
     if (!answer.project) break;
     if (target === own()) propose(answer.trigger);
   }
-  if (!files.length) reports += "[[No files could be read in this folder.]]";
-  else if (files.length < found.length) reports += " [[Some files of the folder could not be read.]]";
-  bad ||= !files.length || files.length < found.length;
+  let unread = "";
+  if (!files.length) unread = "[[No files could be read in this folder.]]";
+  else if (files.length < found.length) unread = "[[Some files of the folder could not be read.]]";
+  if (unread) [reports, bad] = [`${reports} ${unread}`.trim(), true];
   running = null;
   waiting -= 1;
   if (waiting) return;
@@ -97,7 +98,7 @@ async function filesIn(/** @type {any} */ entry) { // of the file system
   }
   const reader = entry.createReader(), files = /** @type {(File | null)[]} */ ([]);
   for (let some = [null]; some.length;) { // it lists a hundred at a time
-    some = await new Promise((resolve) => { reader.readEntries(resolve, () => resolve([])); });
+    some = await new Promise((resolve) => { reader.readEntries(resolve, () => { files.push(null); resolve([]); }); });
     for (const each of some) files.push(...await filesIn(each));
   }
   return files;

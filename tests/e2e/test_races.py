@@ -6,6 +6,7 @@ what is on the disk.
 """
 
 import json
+import re
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -165,15 +166,21 @@ def choose_preset(page: Page) -> None:
     page.locator("#preset").get_by_text("Style").click()
 
 
+def made_beside(place: str) -> str:
+    """Return a name that no project had before, as the server numbers one that had: by a project's or an address."""
+    return "made" + re.findall(r"here(\d+)", place)[-1]
+
+
 def create(page: Page) -> None:
     page.get_by_role("button", name="New project").click()
-    page.get_by_label("Name of the new project").fill("made")
+    page.get_by_label("Name of the new project").fill(made_beside(page.url))
     page.get_by_role("button", name="Create", exact=True).click()
 
 
-def created(state: State, _project: str) -> str:
-    state["made"] = Project({}, title="made")
-    return "made"
+def created(state: State, project: str) -> str:
+    name = made_beside(project)
+    state[name] = Project({}, title=name)
+    return name
 
 
 # Those that change something, of which each request is held back, and what is done meanwhile.

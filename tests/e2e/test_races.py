@@ -386,8 +386,7 @@ def test_restore_waits_for_the_run_that_was_just_deleted(shared: Server, context
         row.locator(".more summary").click()
         row.get_by_role("button", name="Delete").click()
         wait(lambda: late or page.locator("#restore-run").is_visible())
-    while not late:
-        page.wait_for_timeout(50)  # a route is taken only while the browser is waited for
+    wait(lambda: late or page.wait_for_timeout(50))  # a route is taken only while the browser is waited for
     page.locator("#restore-run").click()
     page.wait_for_timeout(1000 * PERSON)
     late.pop().fallback()

@@ -30,9 +30,9 @@ from trainer.base_models.layer_shapes import MODELS
 from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig
 from trainer.families import Family
+from trainer.families.base_model import _model_class
 from trainer.families.files import loading
 from trainer.families.hardware import gradient_checkpointing
-from trainer.families.base_model import _model_class
 from trainer.training import optimizer_step
 from trainer.training.inputs.batches import Batch
 

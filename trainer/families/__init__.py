@@ -17,4 +17,4 @@ from trainer.families.base_model import (
     read_other,
 )
 from trainer.families.family import LENGTHS, Conditioning, Family, stacked, without_padding
-from trainer.families.files.weights import fingerprint, fingerprints
+from trainer.families.files.weights import computed_buffers, fingerprint, fingerprints

@@ -43,7 +43,7 @@ def options_of(kind: str) -> dict[str, Any]:
     return {"training__text_encoder": text_encoder, "preview__prompts": ["rin --w 64 --h 64"]}
 
 
-def fresh(base: Path, **parts: None) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
+def fresh(base: Path, **parts: Any) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
     """Return a model as diffusers' own pipeline."""
     pipeline = diffusers.DiffusionPipeline.from_pretrained(base, local_files_only=True, **parts)
     pipeline.set_progress_bar_config(disable=True)

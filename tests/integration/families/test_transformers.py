@@ -23,7 +23,7 @@ from trainer.adapter_files import compatibility, reader, writer
 from trainer.base_models import CONFIGS, layer_shapes, transformer_names
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, FamilyName
 from trainer.cli.commands import main
-from trainer.config import PictureConfig
+from trainer.config import ModelConfig, PictureConfig
 from trainer.config.adapter import AdapterConfig, LoHa, LoKr, Lora
 from trainer.data import dataset
 from trainer.errors import UserError
@@ -143,6 +143,16 @@ def check_prediction(family: Family, base: Path, prompts: list[str]) -> None:
     assert any(gradient is not None and gradient.any() for gradient in gradients)
     for own, other in zip(gradients, expected, strict=True):
         assert (own is None and other is None) or torch.allclose(own, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", each(SENTENCES))
+def test_prompts_are_encoded_in_half_precision_as_diffusers_does(bases: dict[str, Path], kind: str) -> None:
+    """Positions of tokens are computed, not loaded: rounded, they would be those of other places in a long text."""
+    family = families.load(ModelConfig(base=str(bases[kind])), torch.device("cpu"), torch.bfloat16)
+    theirs = fresh(bases[kind], torch_dtype=torch.bfloat16).text_encoder.base_model  # some have a last layer
+    own, ids = family.pipeline().text_encoder, torch.arange(300).remainder(100)[None]
+    with torch.no_grad():
+        assert torch.equal(own(ids).last_hidden_state, theirs(ids).last_hidden_state)
 
 
 @pytest.mark.parametrize(("kind", "side"), [("flux", 512), ("flux", 1024), ("z_image", 1024)])

@@ -256,8 +256,14 @@ def _precision(name: str, spec: FamilySpec, dtype: torch.dtype) -> torch.dtype:
 
 
 def convert(part: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert a part of a pipeline to a precision, but for the modules that diffusers keeps in fp32."""
+    """Convert a part of a pipeline to a precision, but for the modules that diffusers keeps in fp32.
+
+    What is computed instead of loaded keeps its own precision, too: the frequencies of positions would be others.
+    """
+    computed = list(weights.computed_buffers(part))
     part.to(dtype)
+    for module, name, buffer in computed:
+        setattr(module, name, buffer)
     names = getattr(part, "_keep_in_fp32_modules", None) if isinstance(part, diffusers.ModelMixin) else None
     for path, module in part.named_modules():
         if path.rpartition(".")[2] in (names or ()):

@@ -205,6 +205,14 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def computed_buffers(part: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Yield the buffers of a model that are computed instead of loaded: the module that has one, its name and value."""
+    for module in part.modules():
+        for name in sorted(module._non_persistent_buffers_set):
+            if (buffer := module._buffers[name]) is not None:
+                yield module, name, buffer
+
+
 def _stamps(model: ModelConfig) -> Iterator[tuple[str, int, int]]:
     """Yield path, size in bytes and time in nanoseconds of each file that a part of a base model may come from.
 

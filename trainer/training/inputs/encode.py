@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer import devices, paths
 from trainer.base_models import MICRO, MICRO_FOLDER
@@ -27,6 +27,7 @@ from trainer.data.dataset import Example
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import (
     Family,
+    computed_buffers,
     encode_images,
     encoding_precision,
     fingerprint,
@@ -79,6 +80,8 @@ def build(
     if config.model.clip_skip > 1:
         for name in family.text_encoders:
             prints[name] += f" clip skip {config.model.clip_skip}"
+    for name, module in family.prompt_encoders().items():
+        prints[name] += _position_precision(module)
     encoder = _Encoder(family, config, TensorCache(), progress, prints, start)
     sides, regularization = config.training.resolutions, dataset.read_regularization(config.taught)
     with on_device(family, family.encoders()["vae"]):
@@ -88,6 +91,13 @@ def build(
         conditioning = _encode_prompts(encoder, resolutions[0], measured, examples[0].path.parent)
         preserved = encoder.generate_preserved()
     return Batches(resolutions, conditioning, encoder.cache, config, family.device, preserved, measured)
+
+
+def _position_precision(text_encoder: nn.Module) -> str:
+    """Return the precision of the positions of tokens if it is not that of the weights: it was, and encoded worse."""
+    own = next(text_encoder.parameters()).dtype
+    kinds = {buffer.dtype for _, _, buffer in computed_buffers(text_encoder) if buffer.is_floating_point()}
+    return "".join(sorted(f" {kind}" for kind in kinds - {own}))
 
 
 def _encode_prompts(encoder: "_Encoder", pools: Pools, measured: Pool | None, folder: Path) -> dict[str, Path]:

@@ -25,6 +25,7 @@ from tests.e2e.test_images import fill, png
 from trainer import config, runs, storage
 
 TYPED = "04.png"  # the image whose caption is typed, which no act removes
+BINNED = {"03": "20260101-000000-000000", "05": "20260102-000000-000000"}  # two, as *Restore* may be clicked twice
 NUMBERS = count()  # each case has projects of its own: the server may still be at work for the one before
 PERSON = 0.2  # seconds between two clicks of somebody who is quick
 SETTLED = 0.4  # seconds in which nothing may change any more
@@ -220,25 +221,27 @@ IN_CI.append(("remove", "restore"))
 
 
 def begin(server: Server) -> State:
-    """Two projects, named like here1 and there1, in which something was removed before; returns what is on the disk."""
+    """Two projects, named like here1 and there1, in which two were removed before; returns what is on the disk."""
     home, number = server.home, next(NUMBERS)
     (home / "datasets").rename(home / f"datasets before {number}")  # in one act, as a thumbnail may still be written
     names = (f"here{number}", f"there{number}")
     for name in names:
         folder = copy_project("example-character", home / "datasets" / name, "0[6-9].*", "1*")
-        binned = folder / storage.BIN / "20260101-000000-000000"
-        binned.mkdir(parents=True)
-        for file in folder.glob("05.*"):
-            file.rename(binned / file.name)
+        for image, folder_of_image in BINNED.items():
+            binned = folder / storage.BIN / folder_of_image
+            binned.mkdir(parents=True)
+            for file in folder.glob(f"{image}.*"):
+                file.rename(binned / file.name)
         (folder / TYPED).with_suffix(".txt").write_text("a person, surprised")  # without the trigger
     typed = [{"project": name, "name": "trigger", "value": "miraxo"} for name in names]
     urllib.request.urlopen(
         urllib.request.Request(f"{server.url}/typed", json.dumps({"fields": typed}).encode())
     ).close()
     now = state(home)
-    caption = (binned / "05.txt").read_text().strip()
-    for project in now.values():
-        project.removed.append([f"05.png\n{caption}"])
+    for image, folder_of_image in BINNED.items():
+        caption = (folder / storage.BIN / folder_of_image / f"{image}.txt").read_text().strip()
+        for project in now.values():
+            project.removed.append([f"{image}.png\n{caption}"])
     return now
 
 

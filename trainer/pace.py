@@ -28,7 +28,7 @@ _ONCE = re.compile(
     r"time_|^t_embedder|guidance_layer|add_embedding|norm\d?(_context)?\.linear|norm_out|adaLN_|stream_modulation|_mod\."
 )
 _OF_TEXT = re.compile(r"(context|cap)_embedder|add_[qkv]_proj|to_add_out|ff_context|txt_(in|mlp)")  # in transformers
-_KEYS_OF_TEXT = re.compile(r"attn2\.to_[kv]$")  # in a UNet
+_KEYS_OF_TEXT = re.compile(r"attn2\.to_[kv]$")  # in a UNet, and in blocks that the image alone passes
 
 
 def note(speeds: Mapping[str, float]) -> None:
@@ -125,18 +125,22 @@ def _level(path: str, levels: int) -> int:
 
 
 def _of_transformer(layers: Mapping[str, Shape], image: float, transformer: Transformer) -> float:
-    """Text and image attend to each other as one sequence (Esser et al. 2024, section 4), unless one is alone."""
+    """Text and image attend to each other as one sequence (Esser et al. 2024, section 4), or one is alone, or looks."""
     text, total = transformer.text_tokens, 0.0
     for path, shape in layers.items():
         blocks = transformer.blocks.get(transformer_names.block(path).rpartition(".")[0])
         tokens = blocks.tokens if blocks else "apart"
         times = blocks.apart_layers if blocks else 1
-        seen = {"apart": image, "both": image + text, "image": image, "text": float(text * times)}[tokens]
-        total += _places(path, seen, text, _OF_TEXT) * math.prod(shape)
+        seen = {"both": image + text, "text": float(text * times)}.get(tokens, image)
+        of_text = {"crossed": _KEYS_OF_TEXT}.get(tokens, _OF_TEXT)
+        total += _places(path, seen, text, of_text) * math.prod(shape)
         if path.endswith(("to_q", "to_qkv_mlp_proj")):
-            alone = tokens in ("image", "text") or ".attn2." in path
-            attended = seen if alone else image + text
-            total += 2 * shape[1] * attended * (times if times > 1 else attended)
+            alone = tokens in ("image", "text", "crossed") or ".attn2." in path
+            queries = seen if alone else image + text
+            keys = times if times > 1 else queries
+            if tokens == "crossed" and ".attn2." in path:
+                keys = text
+            total += 2 * shape[1] * queries * keys
     return total
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from trainer import config, families
-from trainer.base_models import CONFIGS
+from trainer.base_models import CONFIGS, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.layer_shapes import MODELS
 from trainer.base_models.registry import FAMILIES
@@ -58,6 +58,7 @@ FEW = {
     "flux2_klein": {"num_layers": 1, "num_single_layers": 1},
     "qwen_image": {"num_layers": 1},
     "krea2": {"num_layers": 1},
+    "anima": {"num_layers": 1},
     "z_image": {"n_layers": 1, "n_refiner_layers": 1},
 }
 
@@ -151,14 +152,15 @@ def build(base: str, **changes: object) -> Family:
     family, own = MODELS[base]
     folder, spec = CONFIGS / family, FAMILIES[family]
     components: dict[str, Any] = dict(spec.pipeline_options)
-    for name, origin in json.loads((folder / "model_index.json").read_text()).items():
+    for name, origin in json.loads(hub.index(folder).read_text()).items():
         if name.startswith("_") or not isinstance(origin, list) or name in components:
             continue
         large = spec.large_encoder
         own_class = large.model if large and name == large.component else origin[1]
         kind: Any = getattr({"diffusers": diffusers, "transformers": transformers}[origin[0]], own_class)
-        if name.startswith("tokenizer"):
-            texts = large.texts if large and name == large.tokenizer else "clip"
+        if name.endswith(("tokenizer", "tokenizer_2", "tokenizer_3")):
+            owners = [part for part in (large, spec.conditioner) if part and name == part.tokenizer]
+            texts = owners[0].texts if owners else "clip"
             component = kind.from_pretrained(CONFIGS / texts, local_files_only=True)
         elif name.startswith("text_encoder"):
             source = next(path for path in (own / name, folder / name) if path.is_dir())
@@ -174,7 +176,7 @@ def build(base: str, **changes: object) -> Family:
             precision = torch.float32 if name == "vae" else torch.bfloat16
             loading.convert(component, precision).requires_grad_(False).eval()
         components[name] = component
-    pipeline = getattr(diffusers, spec.pipeline)(**components)
+    pipeline = loading.pipeline_class(spec)(**components)
     model: Any = _model_class(spec)
     predicts = next(iter(spec.variants))
     return cast(Family, model(pipeline, Base(family, predicts, False, ""), CARD, single_file=False))

@@ -19,11 +19,11 @@ from trainer.adapter_files import joined, safetensors_reader
 from trainer.base_models import detect, layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Component, Place
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, Shape
+from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, NET, Shape
 from trainer.errors import UserError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-_OWN = (DENOISER_KEYS, "cond_stage_model.", "conditioner.", "text_encoders.")  # of a model, but for its VAE
+_OWN = (DENOISER_KEYS, NET, "cond_stage_model.", "conditioner.", "text_encoders.")  # of a model, but for its VAE
 _OPENCLIP = {
     "attn.out_proj": "self_attn.out_proj",
     "mlp.c_fc": "mlp.fc1",
@@ -203,7 +203,7 @@ def _in_file(
 
 def _transformer(path: Path, key: str, shape: Shape, family: FamilyName) -> Iterator[tuple[Place, str, Weight]]:
     """Find the layers whose weight or bias a transformer's tensor is: one, or the parts of a joined one."""
-    name, part = _split(key.removeprefix(DENOISER_KEYS))
+    name, part = _split(key.removeprefix(DENOISER_KEYS).removeprefix(NET))
     layer = transformer_names.from_original(name, family) if part else ""
     shares = transformer_names.parts(layer, family)
     if layer and not shares:

@@ -18,7 +18,7 @@ from trainer import foreign_text, paths
 from trainer.base_models import MICRO, MICRO_FOLDER, hub, name_hints, other_models
 from trainer.base_models.name_hints import FewStep
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
-from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, VAE_ENTRIES, FamilySpec, PredictionType, Size
+from trainer.base_models.spec import DENOISER_KEYS, DENOISERS, NET, VAE_ENTRIES, FamilySpec, PredictionType, Size
 from trainer.errors import UserError
 from trainer.foreign_text import MAX_HEADER, MAX_TENSORS
 from trainer.i18n import _
@@ -147,7 +147,7 @@ def _refusal(path: Path, reason: str, /, **values: object) -> UserError:
 
 
 def _look_at_folder(folder: Path) -> Base:
-    pipeline = read_json(folder / hub.INDEX).get("_class_name")
+    pipeline = read_json(hub.index(folder)).get("_class_name")
     if pipeline is None:
         raise _without_index(folder)
     if not any(spec.pipeline == pipeline for spec in FAMILIES.values()):
@@ -195,8 +195,8 @@ def _look_at_folder(folder: Path) -> Base:
 
 
 def _without_index(folder: Path) -> UserError:
-    if (folder / hub.INDEX).is_file():
-        return _refusal(folder, "its {file} is damaged", file=hub.INDEX)
+    if hub.index(folder).is_file():
+        return _refusal(folder, "its {file} is damaged", file=hub.index(folder).name)
     return UserError(
         "The folder {name!r} is not a diffusers model: it has no model_index.json.", REMEDY, name=folder.name
     )
@@ -215,7 +215,7 @@ def _look_at_transformer_folder(folder: Path, family: FamilyName, config: Mappin
         FAMILIES[family].first,
         zero_snr=False,
         reason="its family predicts it",
-        few_step=name_hints.of_family(names, FAMILIES[family], read_json(folder / hub.INDEX).get("is_distilled")),
+        few_step=name_hints.of_family(names, FAMILIES[family], read_json(hub.index(folder)).get("is_distilled")),
         has_vae=(folder / "vae" / "config.json").is_file(),
         size=size,
     )
@@ -403,7 +403,7 @@ def _read_header(path: Path, size: int, _modified: int) -> Header:
         try:
             header = foreign_text.parse_header(file.read(length))
             metadata = header.pop("__metadata__", {})
-            shapes = {key: list(entry["shape"]) for key, entry in header.items()}
+            shapes = {key.removeprefix(NET): list(entry["shape"]) for key, entry in header.items()}
             end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         except foreign_text.TooManyTensorsError:
             raise _refusal(path, "its file has more than {number} tensors", number=MAX_TENSORS) from None

@@ -3,6 +3,7 @@
 Only `hub_download` and `publishing.hub_upload` ever ask the hub; everything else sees what is in the hub's cache.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ NAME = re.compile(
     r"(\w[\w.-]{0,95}/\w[\w.-]{0,95})(?<!\.safetensors)(?:/(\w[\w. ()/-]{0,199}\.safetensors))?", re.ASCII
 )
 INDEX = "model_index.json"
+INDEXES = (INDEX, "modular_model_index.json")  # the latter of a pipeline that diffusers has in blocks
 # Folders of a repository that hold weights.
-WEIGHTS = (*DENOISERS, "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-NEEDED = (*WEIGHTS, "tokenizer", "tokenizer_2", "tokenizer_3", "scheduler")
+WEIGHTS = (*DENOISERS, "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "text_conditioner")
+NEEDED = (*WEIGHTS, "tokenizer", "tokenizer_2", "tokenizer_3", "t5_tokenizer", "scheduler")
 _HALF = re.compile(r"[\w-]+\.fp16(-\d+-of-\d+)?\.safetensors|[\w-]+\.safetensors\.index\.fp16\.json")
 _FULL = re.compile(r"[\w-]+\.safetensors(\.index\.json)?")
 
@@ -85,8 +87,12 @@ def cached(base: str, revision: str = "") -> Path | None:
         ValueError: a name or a revision that the cache cannot have.
     """
     repository, file = split(base)
-    path = try_to_load_from_cache(repository, file or INDEX, revision=revision or None)
-    if not isinstance(path, str):
+    names: Sequence[str] = INDEXES
+    if file:
+        names = [file]
+    paths = (try_to_load_from_cache(repository, name, revision=revision or None) for name in names)
+    path = next((path for path in paths if isinstance(path, str)), None)
+    if not path:
         return None
     if file:
         return Path(path)
@@ -95,6 +101,11 @@ def cached(base: str, revision: str = "") -> Path | None:
         part for name in DENOISERS for part in (folder / name).glob("*") if part.suffix in (".safetensors", ".bin")
     )
     return folder if any(weights) else None
+
+
+def index(folder: Path) -> Path:
+    """Return the file of a folder in diffusers format that lists its parts, whether it is there or not."""
+    return next((folder / name for name in INDEXES if os.path.isfile(folder / name)), folder / INDEX)
 
 
 def commit(path: Path) -> str:
@@ -113,12 +124,12 @@ def select(files: Sequence[RemoteFile]) -> list[RemoteFile]:
 
     Weights in fp16 are taken if every component has them, as they are half the size; otherwise those in full precision.
     """
-    if INDEX not in {file.path for file in files}:
+    index = [file for file in files if file.path in INDEXES]
+    if not index:
         return []
     parts = [file for file in files if file.folder in NEEDED]
     settings = [file for file in parts if not re.search(r"\.(safetensors|bin|ckpt|msgpack|onnx)", file.name)]
     halves = [file for file in parts if file.folder in WEIGHTS and _HALF.fullmatch(file.name)]
     full = [file for file in parts if file.folder in WEIGHTS and _FULL.fullmatch(file.name)]
     has_halves = {file.folder for file in halves} >= {file.folder for file in full}
-    index = [file for file in files if file.path == INDEX]
     return [*(halves if has_halves else full), *settings, *index]

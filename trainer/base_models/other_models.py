@@ -17,6 +17,14 @@ def _of_architecture(name: str) -> str:
     return _("a model of another architecture, {name}, which cannot be trained here", name=name)
 
 
+def _by_marks(*, of_family: bool) -> dict[str, tuple[str, ...]]:
+    return {
+        _of_architecture(name): tuple(known["marks"])
+        for name, known in _ARCHITECTURES.items()
+        if known.get("of_family", False) == of_family
+    }
+
+
 # Kinds by parts of their tensors' names. The first that is found names the file.
 FILES = {
     _("an adapter; choose it in Try out, and the base model it was trained on here"): (
@@ -25,7 +33,7 @@ FILES = {
         ".hada_w1_a",
         ".lokr_w1",
     ),
-    **{_of_architecture(name): tuple(known["marks"]) for name, known in _ARCHITECTURES.items()},
+    **_by_marks(of_family=False),
     DISTILLED: ("time_embed.cond_proj.", "time_embedding.cond_proj."),
     _("a motion module for AnimateDiff"): ("motion_modules.",),
     _("a ControlNet"): ("control_model.", "input_hint_block.", "controlnet_cond_embedding."),
@@ -35,6 +43,7 @@ FILES = {
 NAMED = {_of_architecture(name): str(known["names"]) for name, known in _ARCHITECTURES.items() if "names" in known}
 # A model of a kind that is known otherwise, or a part of one, if nothing else of a base model is in the file.
 PARTS = {
+    **_by_marks(of_family=True),
     _("a FLUX model that cannot be trained here"): ("double_blocks.",),
     _("a Stable Diffusion 3 model that cannot be trained here"): ("joint_blocks.",),
     _("the transformer of a FLUX model alone; give the whole folder"): ("single_transformer_blocks.",),

@@ -9,6 +9,7 @@ PredictionType = Literal["epsilon", "v_prediction", "flow"]
 Shape = tuple[int, ...]
 DENOISERS = ("unet", "transformer")  # components, as in folders in diffusers form
 DENOISER_KEYS = "model.diffusion_model."  # how the keys of a denoiser begin in a single file
+NET = "net."  # the same in files of Cosmos' kind, which have nothing else; left out when they are read
 VAE_ENTRIES = ("conv_in", "conv1")  # first layers of a VAE's halves; the latter in those of videos by their own names
 QKV = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1}  # parts of joined layers, with their shares of the rows
 ADD_QKV = {"attn.add_q_proj": 1, "attn.add_k_proj": 1, "attn.add_v_proj": 1}
@@ -116,6 +117,17 @@ class LargeEncoder:
 
 
 @dataclass(frozen=True)
+class Conditioner:
+    """A model between a family's text encoder and its transformer, in whose single file it lies; it stays frozen."""
+
+    component: str
+    model: str  # class of diffusers
+    single_file: str  # how its keys begin beside those of the transformer
+    tokenizer: str  # component of a tokenizer of its own
+    texts: str  # folder of that in the configs
+
+
+@dataclass(frozen=True)
 class Modules:
     """Names of a denoiser's modules as diffusers has them, by which memory is saved and features are read."""
 
@@ -137,8 +149,9 @@ class UNet:
     modules: Modules = Modules(("transformer_blocks",), ("ff",), ("attentions",), ("resnets",))
 
 
-# What passes a block: text and image with weights of their own, the same weights for both, or one of them alone.
-Tokens = Literal["apart", "both", "image", "text"]
+# What passes a block: text and image with weights of their own, the same weights for both, one of them alone, or the
+# image, which looks at the text in a layer of its own (`attn2`).
+Tokens = Literal["apart", "both", "image", "text", "crossed"]
 
 
 @dataclass(frozen=True)
@@ -226,11 +239,13 @@ class FamilySpec:
     name: str
     title: str
     model: str  # module and class in `trainer.families` that load it
-    pipeline: str  # class in a folder's `model_index.json`
+    pipeline: str  # class in a folder's index
     pipeline_options: Mapping[str, object]  # arguments that keep diffusers from loading parts that are not used
     vae_scale: float  # factor that brings the VAE's latents to about unit variance; 0 = it has statistics by channel
     text_encoders: tuple[TextEncoder, ...]
     variants: Mapping[PredictionType, int]  # native resolutions, by what is predicted; the first is of its configs
+    own_pipeline: str = ""  # module and class in `trainer.families`, if diffusers has only the blocks of a pipeline
+    conditioner: Conditioner | None = None
     ambiguous: bool = False  # its single files do not tell which variant they are
     clip_skip: bool = False  # programs let the user skip the last layers of its text encoder
     guided: bool = False  # its denoiser is told the guidance, which it is distilled to follow

@@ -200,7 +200,7 @@ def select(files: Sequence[RemoteFile]) -> list[RemoteFile]:
     """
     top = [file for file in files if not file.folder]
     names = {file.name for file in top}
-    if not names & {CONFIG, TAGS} or hub.INDEX in names:
+    if not names & {CONFIG, TAGS} or names & {*hub.INDEXES}:
         return []
     ending = ".safetensors"
     if {TAGS, ONNX} <= names and timm_version() < LEAST_TIMM:

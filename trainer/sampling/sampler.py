@@ -16,9 +16,10 @@ from trainer.base_models import MICRO, layer_names
 from trainer.config import ModelConfig, PictureConfig
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
-from trainer.families import Conditioning, Family, prediction_probe
+from trainer.families import Conditioning, Family
 from trainer.families.files import loading
 from trainer.families.hardware import offload
+from trainer.sampling import prediction_probe
 
 Progress = Callable[[int, int], None]
 Encoded = Mapping[str, Conditioning]  # by prompt

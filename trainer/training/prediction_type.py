@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 
 from trainer.config import TrainConfig
-from trainer.families import Family, prediction_probe
+from trainer.families import Family
 from trainer.runs import Run
+from trainer.sampling import prediction_probe
 from trainer.training.inputs.batches import Batch
 from trainer.training.loss import conditioned
 

@@ -117,9 +117,7 @@ def _model_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix == ".safetensors" or os.path.isfile(path / "model_index.json")
+        path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors" or os.path.isfile(hub.index(path))
     ]
 
 

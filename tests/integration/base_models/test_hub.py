@@ -132,6 +132,9 @@ def test_which_weights_of_a_repository_are_taken() -> None:
     selected = hub.select(remote(*halves, *whole, "model_index.json"))
     assert {file.path for file in selected} == {*halves, "model_index.json"}
 
+    parts = ["text_conditioner/model.safetensors", "t5_tokenizer/tokenizer.json", "modular_model_index.json"]
+    assert [file.path for file in hub.select(remote(*parts, "README.md"))] == parts, "of a pipeline in blocks"
+
 
 @pytest.mark.slow
 def test_the_prompts_of_the_card_give_its_pictures() -> None:

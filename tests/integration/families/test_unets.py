@@ -30,12 +30,12 @@ from trainer.config import PictureConfig
 from trainer.config.adapter import LoHa, LoKr, Lora
 from trainer.data import buckets, dataset
 from trainer.errors import UserError
-from trainer.families import Family, prediction_probe
+from trainer.families import Family
 from trainer.families.files import loading
 from trainer.families.hardware import gradient_checkpointing
 from trainer.families.hardware.quantize import quantize
 from trainer.rng import generator
-from trainer.sampling import sampler
+from trainer.sampling import prediction_probe, sampler
 from trainer.training import prediction_type
 from trainer.training.inputs import encode
 

@@ -7,12 +7,14 @@ the Hugging Face Hub. What a single file leaves out (configs, tokenizer) is in `
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import diffusers
 import torch
 import transformers
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, pipelines
 from diffusers.loaders.single_file import load_single_file_sub_model
 from safetensors import SafetensorError
@@ -25,7 +27,7 @@ from trainer.base_models import CONFIGS, detect, hub
 from trainer.base_models.detect import Base
 from trainer.base_models.name_hints import FewStep
 from trainer.base_models.registry import FAMILIES, FamilyName
-from trainer.base_models.spec import DENOISER_KEYS, FamilySpec, LargeEncoder, PredictionType
+from trainer.base_models.spec import DENOISER_KEYS, Conditioner, FamilySpec, LargeEncoder, PredictionType
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import frozen_adapter
@@ -55,7 +57,7 @@ def load_pipeline(
         UserError: files are missing or damaged.
     """
     family, spec = base.family, FAMILIES[base.family]
-    pipeline_class = getattr(diffusers, spec.pipeline)
+    kind = pipeline_class(spec)
     options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options}
     if vae:
         options["vae"] = _load_vae(vae, family)
@@ -72,11 +74,11 @@ def load_pipeline(
             options |= _plain_scheduler(path)
             if large and is_there:
                 options |= _part_of_encoder(path, large, _precision(large.component, spec, dtype))
-            pipeline = pipeline_class.from_pretrained(path, use_safetensors=True, **options)
+            pipeline = kind.from_pretrained(path, use_safetensors=True, **options)
         else:
             options |= _parts_of_file(path, base, dtype, options)
-            pipeline = _in_file(path, family, pipeline_class, dtype, options)
-            weights.check_all_used(path, denoiser(pipeline))
+            pipeline = _in_file(path, family, kind, dtype, options)
+            weights.check_all_used(path, denoiser(pipeline), spec.conditioner)
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
@@ -89,9 +91,17 @@ def load_pipeline(
     return pipeline
 
 
+def pipeline_class(spec: FamilySpec) -> Untyped:
+    """Return the class of a family's pipeline: of diffusers, or its own."""
+    if not spec.own_pipeline:
+        return getattr(diffusers, spec.pipeline)
+    module, _, name = spec.own_pipeline.partition(".")
+    return getattr(import_module(f"trainer.families.{module}"), name)
+
+
 def _part_of_encoder(folder: Path, encoder: LargeEncoder, dtype: torch.dtype) -> dict[str, Any]:
     """Return the large text encoder of a folder whose own class has more than is used, such as a last layer."""
-    _library, own = detect.read_json(folder / hub.INDEX)[encoder.component]
+    _library, own, *_ = detect.read_json(hub.index(folder))[encoder.component]
     if own == encoder.model:
         return {}
     path = folder / encoder.component
@@ -151,17 +161,15 @@ def _vae_in_file(path: Path, family: FamilyName) -> nn.Module:
     return vae
 
 
-def _in_file(
-    path: Path, family: FamilyName, pipeline_class: Untyped, dtype: torch.dtype, parts: Mapping[str, Any]
-) -> Pipeline:
+def _in_file(path: Path, family: FamilyName, kind: Untyped, dtype: torch.dtype, parts: Mapping[str, Any]) -> Pipeline:
     """Make a pipeline of parts that were loaded, and of others that diffusers loads from a single file."""
-    if hasattr(pipeline_class, "from_single_file"):
+    if hasattr(kind, "from_single_file"):
         config = str(CONFIGS / family)
-        return pipeline_class.from_single_file(str(path), config=config, torch_dtype=dtype, **parts)
-    scheduler_class = get_type_hints(pipeline_class.__init__)["scheduler"]
+        return kind.from_single_file(str(path), config=config, torch_dtype=dtype, **parts)
+    scheduler_class = get_type_hints(kind.__init__)["scheduler"]
     scheduler = scheduler_class.from_pretrained(CONFIGS / family / "scheduler", local_files_only=True)
     models = {name: part for name, part in parts.items() if name != "local_files_only"}
-    return pipeline_class(scheduler=scheduler, **models)
+    return kind(scheduler=scheduler, **models)
 
 
 def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,9 +196,13 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
             parts[large.component] = text_encoders.large(source, large, config, precision)
     if "vae" not in given:
         parts["vae"] = _vae_in_file(path, base.family)
-    pipeline_class = getattr(diffusers, spec.pipeline)
-    if base.size or not hasattr(pipeline_class, "from_single_file"):
-        parts[spec.denoiser] = _denoiser_in_file(path, base, pipeline_class, dtype)
+    if conditioner := spec.conditioner:
+        texts = CONFIGS / conditioner.texts
+        parts[conditioner.tokenizer] = AutoTokenizer.from_pretrained(texts, local_files_only=True)
+        parts[conditioner.component] = _conditioner_in_file(path, conditioner, CONFIGS / base.family, dtype)
+    kind = pipeline_class(spec)
+    if base.size or not hasattr(kind, "from_single_file"):
+        parts[spec.denoiser] = _denoiser_in_file(path, base, kind, dtype)
     if are_scaled:
         parts |= _multiplied_out(path, base.family, dtype, parts.keys() | given.keys())
     return parts
@@ -200,7 +212,7 @@ def _multiplied_out(path: Path, family: FamilyName, dtype: torch.dtype, known: C
     """Return the models in a scaled single file, but for those known already, as diffusers makes them of plain ones."""
     tensors, parts = weights.read_weights(path, dtype), dict[str, Any]()
     config = CONFIGS / family
-    components = foreign_text.read_json(config / "model_index.json")
+    components = foreign_text.read_json(hub.index(config))
     for name in components.keys() & {*hub.WEIGHTS} - {*known}:
         library, kind = components[name]
         if not library:
@@ -226,17 +238,19 @@ def _source(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...]) -> str | 
     return weights.read_weights(path, dtype, prefixes) if are_scaled else str(path)
 
 
-def _denoiser_in_file(path: Path, base: Base, pipeline_class: Untyped, dtype: torch.dtype) -> nn.Module:
+def _denoiser_in_file(path: Path, base: Base, kind: Untyped, dtype: torch.dtype) -> nn.Module:
     """Load the denoiser of one of a family's sizes, which has a config of its own, or of a pipeline for folders alone.
 
     Of the latter, diffusers knows the names without a prefix.
     """
-    denoiser_class = get_type_hints(pipeline_class.__init__)["transformer"]
-    if hasattr(pipeline_class, "from_single_file"):
+    denoiser_class = get_type_hints(kind.__init__)["transformer"]
+    if hasattr(kind, "from_single_file"):
         source = _source(path, dtype, (DENOISER_KEYS,))
     else:
         tensors = weights.read_weights(path, dtype, (DENOISER_KEYS,))
         source = {key.removeprefix(DENOISER_KEYS): tensor for key, tensor in tensors.items()}
+        if conditioner := FAMILIES[base.family].conditioner:
+            source = {key: part for key, part in source.items() if not key.startswith(conditioner.single_file)}
     denoiser: nn.Module = denoiser_class.from_single_file(
         source,
         config=str(CONFIGS / (base.size.configs if base.size else base.family)),
@@ -247,12 +261,28 @@ def _denoiser_in_file(path: Path, base: Base, pipeline_class: Untyped, dtype: to
     return denoiser
 
 
+def _conditioner_in_file(path: Path, conditioner: Conditioner, configs: Path, dtype: torch.dtype) -> nn.Module:
+    """Load the model between a text encoder and a transformer from the file of the latter.
+
+    Raises:
+        RuntimeError: weights are missing, or there are others.
+    """
+    kind = getattr(diffusers, conditioner.model)
+    with init_empty_weights():
+        model: nn.Module = kind.from_config(kind.load_config(configs / conditioner.component))
+    starts = (DENOISER_KEYS + conditioner.single_file, conditioner.single_file)
+    tensors = weights.read_weights(path, dtype, starts)
+    names = {key: key.removeprefix(DENOISER_KEYS).removeprefix(conditioner.single_file) for key in tensors}
+    model.load_state_dict({names[key]: tensor for key, tensor in tensors.items()}, assign=True)
+    return model
+
+
 def _precision(name: str, spec: FamilySpec, dtype: torch.dtype) -> torch.dtype:
     """Return the precision for a part of a pipeline: in fp16 the VAE's decoder and large text encoders overflow."""
     if name == "vae":
         return torch.float32
-    is_large = spec.large_encoder is not None and name == spec.large_encoder.component
-    return torch.bfloat16 if dtype == torch.float16 and is_large else dtype
+    wide = {part.component for part in (spec.large_encoder, spec.conditioner) if part}
+    return torch.bfloat16 if dtype == torch.float16 and name in wide else dtype
 
 
 def convert(part: nn.Module, dtype: torch.dtype) -> nn.Module:

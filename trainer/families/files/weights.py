@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from trainer import __version__, foreign_text, paths, storage
 from trainer.base_models import detect
 from trainer.base_models.registry import TRANSFORMERS
-from trainer.base_models.spec import DENOISER_KEYS
+from trainer.base_models.spec import DENOISER_KEYS, NET, Conditioner
 from trainer.config import ModelConfig
 from trainer.devices import Untyped
 from trainer.errors import UserError
@@ -45,13 +45,18 @@ _PARTS = re.compile(r"(model\.diffusion_model|cond_stage_model|conditioner|text_
 
 
 class Weights:
-    """Tensors of a safetensors file by key, with the interface of `safe_open`; scales are not among the keys."""
+    """Tensors of a safetensors file by key, with the interface of `safe_open`; scales are not among the keys.
+
+    Keys are without the `net.` that they have in some files of a denoiser alone.
+    """
 
     def __init__(self, file: Untyped, path: Path, dtype: torch.dtype | None) -> None:
         self._file, self._path, self._dtype = file, path, dtype
         self._keys: list[str] = []
         self._scales: dict[str, str] = {}  # by the key of the weight
-        for key in file.keys():  # noqa: SIM118 - not a dict
+        keys = file.keys()
+        self._in_file = {key.removeprefix(NET): key for key in keys}
+        for key in self._in_file:
             layer, _, last = key.rpartition(".")
             if last in SCALES:
                 self._scales[f"{layer}.{WEIGHT}" if layer else WEIGHT] = key
@@ -68,7 +73,7 @@ class Weights:
 
         Text encoders and VAEs come with what only their training needed.
         """
-        is_quantized = self._file.get_slice(key).get_dtype() in QUANTIZED
+        is_quantized = self._file.get_slice(self._in_file[key]).get_dtype() in QUANTIZED
         return key.startswith(DENOISER_KEYS) or bool(is_quantized and _PARTS.match(key))
 
     @property
@@ -82,7 +87,7 @@ class Weights:
 
     def shape(self, key: str) -> list[int]:
         """Return the shape of a weight."""
-        return list(self._file.get_slice(key).get_shape())
+        return list(self._file.get_slice(self._in_file[key]).get_shape())
 
     def get_tensor(self, key: str) -> Tensor:
         """Return a weight, multiplied out, in the precision that the file was opened for; None = that of the file.
@@ -90,9 +95,9 @@ class Weights:
         Raises:
             UserError: it is quantized in another way than by one factor, or one for each output.
         """
-        tensor: Tensor = self._file.get_tensor(key)
+        tensor: Tensor = self._file.get_tensor(self._in_file[key])
         if key in self._scales:
-            scale: Tensor = self._file.get_tensor(self._scales[key])
+            scale: Tensor = self._file.get_tensor(self._in_file[self._scales[key]])
             rows = bool(scale.ndim) and scale.numel() == scale.shape[0] == tensor.shape[0]
             if tensor.dtype not in SCALABLE or not (scale.numel() == 1 or rows):
                 raise self._refusal(self._scales[key])
@@ -131,8 +136,8 @@ def read_weights(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = (""
         return {key: tensors.get_tensor(key) for key in keys}
 
 
-def check_all_used(path: Path, denoiser: nn.Module) -> None:
-    """Check that a file has no more weights for a denoiser than the denoiser has.
+def check_all_used(path: Path, denoiser: nn.Module, conditioner: Conditioner | None) -> None:
+    """Check that a file has no more weights for a denoiser than the denoiser has, beside those of its conditioner.
 
     Raises:
         UserError: it has.
@@ -140,7 +145,12 @@ def check_all_used(path: Path, denoiser: nn.Module) -> None:
     with opened(path) as tensors:
         keys = tensors.keys()
         own = [key for key in keys if key.startswith(DENOISER_KEYS)] or [key for key in keys if not _PARTS.match(key)]
-        used = [key for key in own if key.removeprefix(DENOISER_KEYS) not in UNUSED]
+        names = {key: key.removeprefix(DENOISER_KEYS) for key in own}
+        used = [
+            key
+            for key, name in names.items()
+            if name not in UNUSED and not (conditioner and name.startswith(conditioner.single_file))
+        ]
         sizes = {key: math.prod(tensors.shape(key)) for key in used}
     surplus = sum(sizes.values()) - sum(tensor.numel() for tensor in denoiser.state_dict().values())
     if surplus > 0:

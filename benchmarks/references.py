@@ -49,6 +49,7 @@ OTHERS: dict[FamilyName, tuple[Reference | None, ...]] = {
     "flux2_klein": (None, constant(3e-5, 2, 500, 1 / 16), AI_TOOLKIT, constant(1e-4, 4, 500, 1)),
     "qwen_image": (None, constant(3e-4, 2, 500, 1 / 16), AI_TOOLKIT, constant(2e-4, 4, 500, 1)),
     "krea2": (None, constant(3e-4, 2, 500, 1 / 16), AI_TOOLKIT, constant(3e-4, 4, 500, 1)),
+    "anima": (constant(1e-4, 1, 1000, 1 / 8), constant(3e-5, 2, 500, 1 / 16), AI_TOOLKIT, None),
     "z_image": (None, constant(3e-4, 2, 500, 1 / 16), None, constant(1e-4, 4, 500, 1)),
 }
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.tiny import qwen3_tokenizer, t5_tokenizer
-from trainer.base_models import MICRO_FOLDER, layer_names, registry, transformer_names
+from trainer.base_models import MICRO_FOLDER, hub, layer_names, registry, transformer_names
 from trainer.base_models.registry import FamilyName
 
 VAE = {
@@ -75,6 +75,12 @@ KREA2 = {
     ".attn.norm_q.weight": ".attn.qknorm.qnorm.scale",
     ".attn.norm_k.weight": ".attn.qknorm.knorm.scale",
 }
+ANIMA = {"transformer_blocks.": "blocks.", "time_embed.norm.": "t_embedding_norm."}
+ANIMA |= {
+    f".attn{number}.norm_{name}.": f".{kind}_attn.{name}_norm."
+    for number, kind in ((1, "self"), (2, "cross"))
+    for name in "qk"
+}
 
 
 def write(folder: Path, path: Path, *, marks: tuple[str, ...] = (), metadata: dict[str, str] | None = None) -> Path:
@@ -118,7 +124,9 @@ def write_three(folder: Path, models: Path) -> Path:
     tensors = load_file(path)
     vae = registry.FAMILIES[_family(folder)].vae_file
     save_file(_taken(tensors, "vae."), models / "vae" / f"{vae}.safetensors")
-    save_file(_taken(tensors, "model.diffusion_model."), path)
+    own = _taken(tensors, "model.diffusion_model.")
+    start = "net." if (folder / "text_conditioner").exists() else ""  # as Anima is published
+    save_file({f"{start}{key}": value for key, value in own.items()}, path)
     return path
 
 
@@ -128,6 +136,7 @@ def _taken(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
 
 QWEN = {
     "qwen3_4b": "qwen_3_4b",
+    "qwen3_06b": "qwen_3_06b",
     "qwen25_7b": "qwen_2.5_vl_7b",
     "qwen3vl_4b": "qwen3vl_4b",
 }  # names in files, and of files
@@ -138,8 +147,9 @@ ENCODERS: dict[FamilyName, dict[str, str]] = {
 }
 ENCODERS |= {"chroma": T5_ALONE, "z_image": QWEN3, "flux2_klein": QWEN3}
 ENCODERS |= {"qwen_image": {"qwen25_7b": "text_encoder"}, "krea2": {"qwen3vl_4b": "text_encoder"}}
+ENCODERS["anima"] = {"qwen3_06b": "text_encoder"}
 NAMES: dict[FamilyName, dict[str, str]] = {"sd3": MMDIT, "z_image": Z_IMAGE, "qwen_image": {}, "krea2": KREA2}
-NAMES |= dict.fromkeys(("flux", "chroma", "flux2_klein"), FLUX)
+NAMES |= dict.fromkeys(("flux", "chroma", "flux2_klein"), FLUX) | {"anima": ANIMA}
 FIRST_LEVELS = {"t5xxl": "", **dict.fromkeys(QWEN, "model.")}
 
 
@@ -147,6 +157,8 @@ def _write_transformer(folder: Path, path: Path) -> Path:
     family = _family(folder)
     own = _transformer(folder / "transformer", family, NAMES[family])
     tensors = {f"model.diffusion_model.{key}": value for key, value in own}
+    if (conditioner := folder / "text_conditioner").exists():
+        tensors |= {f"model.diffusion_model.llm_adapter.{key}": value for key, value in _load(conditioner).items()}
     vae = "first_stage_model" if family == "sd3" else "vae"
     tensors |= {f"{vae}.{key}": value for key, value in _vae(folder / "vae")}
     for name, part in ENCODERS[family].items():
@@ -182,7 +194,7 @@ def _transformer(folder: Path, family: FamilyName, names: dict[str, str]) -> Ite
 
 
 def _family(folder: Path) -> FamilyName:
-    pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    pipeline = json.loads(hub.index(folder).read_text())["_class_name"]
     return next(name for name, spec in registry.FAMILIES.items() if spec.pipeline == pipeline)
 
 

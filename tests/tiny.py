@@ -206,12 +206,29 @@ def make_krea2(folder: Path) -> Path:
     return folder
 
 
+def make_anima(folder: Path) -> Path:
+    """Save an Anima model of about 0.2 million random parameters beside Qwen3's and T5's words."""
+    with seeded():
+        sizes = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 24, "adaln_lora_dim": 8}
+        rope = {"rope_scale": (1.0, 4.0, 4.0), "extra_pos_embed_type": None}
+        transformer = diffusers.CosmosTransformer3DModel(text_embed_dim=20, **sizes, **rope)
+        texts = {"source_dim": 16, "target_dim": 20, "model_dim": 20, "num_layers": 2, "num_attention_heads": 2}
+        conditioner = diffusers.AnimaTextConditioner(target_vocab_size=len(t5_tokenizer()), **texts)
+        parts = {"text_encoder": transformers.Qwen3Model(_qwen3(2)), "tokenizer": qwen3_tokenizer()}
+        vae = diffusers.AutoencoderKLQwenImage(base_dim=4)
+    parts |= {"text_conditioner": conditioner, "t5_tokenizer": t5_tokenizer(), "transformer": transformer, "vae": vae}
+    pipeline = diffusers.AnimaAutoBlocks().init_pipeline()
+    pipeline.update_components(scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), **parts)
+    pipeline.save_pretrained(str(folder), overwrite_modular_index=True)
+    return folder
+
+
 # Kinds of base models by name; that of a family is its name, before a hyphen where it has several.
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "sd15": make_sd, "sd21": make_sd21, "sd21-v": partial(make_sd21, objective="v_prediction"), "sdxl": make_sdxl,
     "sd3": make_sd3, "sd3-5-medium": partial(make_sd3, t5=False, dual=True), "flux": make_flux, "chroma": make_chroma,
     "z_image": make_z_image, "flux2_klein": make_flux2_klein,
-    "qwen_image": make_qwen_image, "krea2": make_krea2,
+    "qwen_image": make_qwen_image, "krea2": make_krea2, "anima": make_anima,
 }  # fmt: skip
 
 

@@ -163,6 +163,8 @@ NAMES: dict[FamilyName, RecipeNames] = {
     ),
     # Likewise: both shift as the scheduler of Krea 2 says.
     "krea2": RecipeNames(("krea2", "KREA_2"), "", Flow(_krea_shift, dynamic=_krea_shift)),
+    # Likewise at 82173b1 and 7c7ce14: both take the shift of the scheduler, OneTrainer if it is to depend on the size.
+    "anima": RecipeNames(("anima", "ANIMA"), "", Flow(lambda _side: 3.0, dynamic=lambda _side: 3.0)),
 }
 SPECS = {name: FAMILIES[family] for family, row in NAMES.items() for name in row.names}
 # Models that recipes name and that none here is for, and how settings for them begin in kohya's GUI.

@@ -62,7 +62,7 @@ def test_the_figures_are_those_of_the_documentation() -> None:
     titles = {"sdxl": "Stable Diffusion XL", "sd3-5-medium": "Stable Diffusion 3.5 Medium"}
     titles |= {"sd3-5-large": "Stable Diffusion 3.5 Large", "flux": "FLUX.1", "z_image": "Z-Image", "chroma": "Chroma"}
     titles |= {"flux2_klein": "FLUX.2 klein", "flux2_klein-9b": "FLUX.2 klein 9B", "qwen_image": "Qwen-Image"}
-    titles |= {"krea2": "Krea 2"}
+    titles |= {"krea2": "Krea 2", "anima": "Anima"}
     for model, title in titles.items():
         (row,) = re.findall(rf"^\| {re.escape(title)}, 1024 pixels \| (.*) \|$", text, re.M)
         assert card_memory.figures(model) == tuple(map(float, row.split(" | "))), model

@@ -52,7 +52,9 @@ ROUNDED = {"chroma": 0.02, "z_image": 1e-4, "krea2": 1e-6}
 
 
 SIDES = {"sd15": 256, "micro": 128}  # of the image, in pixels
-SIDES |= dict.fromkeys(("sdxl", "sd3-5-medium", "flux", "chroma", "flux2_klein", "qwen_image", "krea2", "z_image"), 512)
+SIDES |= dict.fromkeys(
+    ("sdxl", "sd3-5-medium", "flux", "chroma", "flux2_klein", "qwen_image", "krea2", "z_image", "anima"), 512
+)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,10 @@ def test_a_pass_multiplies_as_often_as_torch_counts(model: str) -> None:
     width = SIDES[model] // layer_shapes.vae_factor(model)
     config: dict[str, Any] = json.loads((folder / FAMILIES[family].denoiser / "config.json").read_text())
     tokens = {"unet": 77, "sd3": 333}.get(family if family in TRANSFORMERS else "unet", 512)
-    widths = [config.get(f"{name}_dim") for name in ("cross_attention", "joint_attention", "cap_feat", "text_hidden")]
+    widths = [
+        config.get(f"{name}_dim")
+        for name in ("cross_attention", "joint_attention", "cap_feat", "text_hidden", "text_embed")
+    ]
     widths.insert(0, config.get("num_text_layers"))
     positions = len(config.get("axes_dims_rope", ()))
     with torch.device("meta"):
@@ -82,6 +87,9 @@ def test_a_pass_multiplies_as_often_as_torch_counts(model: str) -> None:
             inputs["guidance"] = once
         if family == "z_image":  # its own looks at values
             denoiser.rope_embedder = lambda ids: torch.zeros(len(ids), 64, dtype=torch.complex64)
+        if family == "anima":  # one frame, with a mask behind its channels
+            inputs["hidden_states"] = torch.zeros(1, config["in_channels"] + 1, 1, width, width)
+            denoiser.register_to_config(concat_padding_mask=False)
         names = inspect.signature(denoiser.forward).parameters
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             denoiser(**{name: inputs[name] for name in names if name in inputs})

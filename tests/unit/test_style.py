@@ -103,16 +103,16 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 36_458, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 46_470, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 26_178, lines(".py", "tests")),
+    ("lines of trainer and ui (27,000)", 36_741, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 46_755, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 26_304, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_842, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 3, modules),
     ("functions of more than 60 lines (1)", 1, counted(lambda name: sum(n > 60 for n in lengths(name)), *PROGRAM)),
     ("positional results of more than three values in ui (0)", 2, counted(positional, "ui")),
     ("`fmt: skip` in the program (0)", 1, matches(r"# fmt: skip", *ALL)),
     ("`fmt: skip` in tests (0)", 49, matches(r"# fmt: skip", "tests")),
-    ("`noqa` in the program (25)", 20, matches(r"# noqa", *ALL)),
+    ("`noqa` in the program (25)", 21, matches(r"# noqa", *ALL)),
     ("docstrings that ask or begin with `Tell whether` (0)", 0, counted(asking, *ALL)),
     ("conditional expressions (12 per 1,000 lines)", 743, counted(conditional, *PROGRAM)),
     ("variables whose names say nothing, in the program (0)", 0, counted(vague, *ALL)),
@@ -120,7 +120,7 @@ TOTALS: list[tuple[str, int, Figure]] = [
 ]
 LONGEST: list[tuple[str, int, Figure]] = [
     ("lines of the longest function (80)", 77, longest_function),
-    ("lines of the longest file (450)", 430, lines(".py", *PROGRAM)),
+    ("lines of the longest file (450)", 447, lines(".py", *PROGRAM)),
     ("bytes of the README (8,192)", 4_801, lambda: Counter({"README.md": len(text("README.md").encode())})),
 ]
 RATES: list[tuple[str, float, str]] = [

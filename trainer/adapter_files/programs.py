@@ -379,6 +379,21 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
         ),
         "SD.Next": Support(("joined", "dotted", "generic dotted", "bare", "bare original", *_GENERIC)),
     },
+    # ComfyUI's names are those of Comfy-Org/ComfyUI 17358c8f (`comfy/lora.py`), InvokeAI's of 8e71a8a5
+    # (`anima_lora_conversion_utils.py`), sd-scripts' of 48d368fa (`networks/lora_anima.py`), SD.Next's of 058a7f0c
+    # (`pipelines/anima/anima_lora.py`), read on 2026-12-02. Forge and A1111 have no Anima at the commits above.
+    "anima": {
+        "ComfyUI": Support(("joined", *_GENERIC)),
+        "InvokeAI": Support(("joined", *_GENERIC), beside=dict.fromkeys(_GENERIC, "drops"), refuses_unmatched=True),
+        "sd-scripts": Support(("joined",), kinds=("LoRA",)),
+        "diffusers": Support(
+            ("dotted", "generic peft"),
+            kinds=_OF_PEFT,
+            stops=dict.fromkeys(("generic", "generic dotted"), _("it stops at these names")),
+            beside={"dotted": "stops", "generic peft": "stops"},
+        ),
+        "SD.Next": Support(("joined", "lycoris", *_GENERIC)),
+    },
 }
 
 
@@ -427,4 +442,6 @@ METADATA: dict[FamilyName, MetadataNames] = {
     # As OneTrainer and musubi-tuner (modelspec) and ai-toolkit name it.
     "qwen_image": MetadataNames({"flow": ("Qwen-Image", "qwen_image")}, ("Qwen-Image", "qwen_image", "qwen-image")),
     "krea2": MetadataNames({"flow": ("Krea-2", "krea2")}, ("Krea-2", "krea2")),  # likewise
+    # As OneTrainer (modelspec) and sd-scripts 48d368fa (`anima_train_network.py`) name it.
+    "anima": MetadataNames({"flow": ("Anima", "anima")}, ("Anima", "anima")),
 }

@@ -3,9 +3,23 @@
 from typing import Literal
 
 from trainer.base_models.spec import FamilySpec, Transformer, UNet
-from trainer.base_models.specs import chroma, flux, flux2_klein, krea2, qwen_image, sd3, sd15, sd21, sdxl, z_image
+from trainer.base_models.specs import (
+    anima,
+    chroma,
+    flux,
+    flux2_klein,
+    krea2,
+    qwen_image,
+    sd3,
+    sd15,
+    sd21,
+    sdxl,
+    z_image,
+)
 
-FamilyName = Literal["sd15", "sd21", "sdxl", "sd3", "flux", "chroma", "z_image", "flux2_klein", "qwen_image", "krea2"]
+FamilyName = Literal[
+    "sd15", "sd21", "sdxl", "sd3", "flux", "chroma", "z_image", "flux2_klein", "qwen_image", "krea2", "anima"
+]
 FAMILIES: dict[FamilyName, FamilySpec] = {
     "sd15": sd15.SPEC,
     "sd21": sd21.SPEC,
@@ -17,6 +31,7 @@ FAMILIES: dict[FamilyName, FamilySpec] = {
     "flux2_klein": flux2_klein.SPEC,
     "qwen_image": qwen_image.SPEC,
     "krea2": krea2.SPEC,
+    "anima": anima.SPEC,
 }
 UNETS: dict[FamilyName, UNet] = {name: spec.unet for name, spec in FAMILIES.items() if spec.unet}
 TRANSFORMERS: dict[FamilyName, Transformer] = {

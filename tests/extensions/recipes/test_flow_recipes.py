@@ -95,6 +95,11 @@ ONE_TRAINER += [
     ("flux2_klein", KLEIN, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
     ("qwen_image", QWEN, [shifted(sigmoid(z), QWEN_1024) for z in NORMAL]),
     ("krea2", KREA, [shifted(sigmoid(z), KREA_1024) for z in NORMAL]),
+    (
+        "anima",
+        {"base_model_name": "circlestone-labs/Anima-Base-v1.0-Diffusers", "model_type": "ANIMA"},
+        [shifted(sigmoid(z), 3) for z in NORMAL],
+    ),
 ]
 AI_TOOLKIT: list[tuple[FamilyName, str, list[float]]] = [
     ("flux", "sigmoid", [sigmoid(z) for z in NORMAL]),
@@ -104,6 +109,7 @@ AI_TOOLKIT: list[tuple[FamilyName, str, list[float]]] = [
     ("flux2_klein", "shift", [shifted(u, FLUX_1024) for u in SHARES]),
     ("qwen_image", "shift", [shifted(u, QWEN_1024) for u in SHARES]),
     ("krea2", "shift", [shifted(u, KREA_1024) for u in SHARES]),
+    ("anima", "shift", [shifted(u, 3) for u in SHARES]),
 ]
 JOBS = {
     "flux": FLUX_JOB,
@@ -114,6 +120,7 @@ JOBS = {
     ),
     "qwen_image": FLUX_JOB.replace("is_flux: true", 'arch: "qwen_image:2512"'),
     "krea2": FLUX_JOB.replace("is_flux: true", 'arch: "krea2:turbo"'),
+    "anima": FLUX_JOB.replace("is_flux: true", "arch: anima"),
 }
 
 
@@ -273,7 +280,13 @@ def test_base_and_rank_of_flux2_klein_are_those_of_the_recipe(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("family", "title"),
-    [("z_image", "Z-Image"), ("flux2_klein", "FLUX.2 klein"), ("qwen_image", "Qwen-Image"), ("krea2", "Krea 2")],
+    [
+        ("z_image", "Z-Image"),
+        ("flux2_klein", "FLUX.2 klein"),
+        ("qwen_image", "Qwen-Image"),
+        ("krea2", "Krea 2"),
+        ("anima", "Anima"),
+    ],
 )
 def test_no_settings_are_written_for_what_sd_scripts_do_not_train(family: str, title: str) -> None:
     with pytest.raises(UserError, match=f"cannot write settings of sd-scripts for {title}"):

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.tiny import MAKERS
 from trainer import families
+from trainer.base_models import hub
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.config import ModelConfig
 from trainer.families import Adapter, Family
@@ -44,7 +45,12 @@ def options_of(kind: str) -> dict[str, Any]:
 
 
 def fresh(base: Path, **parts: Any) -> Any:  # noqa: ANN401 - diffusers' pipelines are untyped
-    """Return a model as diffusers' own pipeline."""
+    """Return a model as diffusers' own pipeline, or the one of its blocks."""
+    if hub.index(base).name != hub.INDEX:
+        blocks = diffusers.ModularPipeline.from_pretrained(str(base), local_files_only=True)
+        blocks.load_components(**parts)
+        blocks.set_progress_bar_config(disable=True)
+        return blocks
     pipeline = diffusers.DiffusionPipeline.from_pretrained(base, local_files_only=True, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -56,6 +56,7 @@ KNOWN_AS = {
     "sd3-5-medium": ("stable-diffusion-3-5-medium/lora", "sd3"),
     "qwen_image": ("Qwen-Image/lora", "qwen_image"),
     "krea2": ("Krea-2/lora", "krea2"),
+    "anima": ("Anima/lora", "anima"),
 }
 
 
@@ -104,7 +105,7 @@ def test_a_single_file_is_the_folder(bases: dict[str, Path], tiny_configs: Path,
     if kind in UNETS:
         assert torch.equal(single.noise.alphas_cumprod, folder.noise.alphas_cumprod)
     assert single.base.size == folder.base.size
-    own = {"sd21-v": 96} | dict.fromkeys(("z_image", "flux2_klein", "qwen_image", "krea2"), 1024)
+    own = {"sd21-v": 96} | dict.fromkeys(("z_image", "flux2_klein", "qwen_image", "krea2", "anima"), 1024)
     assert sampler.native_side(single) == own.get(kind, 64)
     assert single.spec == folder.spec
 
@@ -243,6 +244,7 @@ CURVES = {
     "chroma": [1.632514, 1.6272266, 1.5953755, 1.6061697, 1.5689824, 1.5397148],
     "qwen_image": [1.6678941, 1.7684604, 1.7449988, 1.7214386, 1.729954, 1.7187471],
     "krea2": [1.8188163, 1.8011022, 1.8288896, 1.8538855, 1.873345, 1.8453413],
+    "anima": [1.8086495, 1.7969929, 1.8075638, 1.8107677, 1.8304272, 1.784595],
     "sd3-5-medium": [4.077464, 4.184826, 4.145877, 4.162012, 4.153721, 4.144662],
 }
 

@@ -4,16 +4,20 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.models.transformers import transformer_cosmos
+from diffusers.modular_pipelines.anima.encoders import AnimaTextEncoderStep
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from safetensors.torch import load as parse
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from tests import single_file
 from tests.integration.families.models import answer, each, family_of, fresh, load, options_of
@@ -39,13 +43,21 @@ from trainer.training.inputs.batches import Batch
 from trainer.training.loss import draw_timesteps, training_loss
 
 PROMPTS = ["rin, smiling", "a portrait"]
+# In the place of torchvision, with which Anima's pipeline resizes a mask.
+RESIZING = SimpleNamespace(
+    functional=SimpleNamespace(resize=lambda mask, size, interpolation: interpolate(mask, size, mode=interpolation)),
+    InterpolationMode=SimpleNamespace(NEAREST="nearest"),
+)
 SIZE: dict[str, Any] = {"width": 64, "height": 64}
 MOST = 2  # of 255 that a pixel may differ where weights are changed instead of adapted
 
 
 def own_embeddings(family: Family, prompts: list[str] = PROMPTS) -> tuple[Tensor, ...]:
     """Prompt embeddings as the family's own pipeline makes them: text, and pooled or the mask."""
-    name, encode_prompt = family.spec.name, family.pipeline().encode_prompt
+    name = family.spec.name
+    if name == "anima":
+        return (_of_blocks(family.pipeline(), prompts),)
+    encode_prompt = family.pipeline().encode_prompt
     if name == "flux":
         return encode_prompt(prompts, None)[:2]
     if name == "chroma":
@@ -60,6 +72,17 @@ def own_embeddings(family: Family, prompts: list[str] = PROMPTS) -> tuple[Tensor
     return encode_prompt(prompts, None, None, do_classifier_free_guidance=False)[::2]
 
 
+def _of_blocks(pipeline: Any, prompts: list[str]) -> Tensor:  # noqa: ANN401 - Anima's
+    """Prompt embeddings as the blocks of diffusers make them of all prompts at once, with masks."""
+    encode = AnimaTextEncoderStep.encode_prompt
+    encoded = encode(pipeline, prompts, prepare_unconditional_embeds=False, device=pipeline.device)
+    masks = {
+        f"{name}_attention_mask": encoded[f"{part}_attention_mask"]
+        for name, part in (("source", "qwen"), ("target", "t5"))
+    }
+    return pipeline.text_conditioner(encoded["qwen_prompt_embeds"], encoded["t5_input_ids"], **masks)
+
+
 def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Tensor, *more: Tensor) -> Tensor:
     """As the training script of diffusers for the family asks the transformer; Chroma's pipeline, which has none."""
     name, pipeline = family.spec.name, family.pipeline()
@@ -71,6 +94,8 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
     if name.startswith("sd3"):
         return family.denoiser(hidden_states=noisy, pooled_projections=more[0], **options)[0]
     options["timestep"] = timesteps / 1000
+    if name == "anima":
+        return family.denoiser(hidden_states=noisy[:, :, None], **options)[0][:, :, 0]
     if name == "flux2_klein":
         packs = pipeline._patchify_latents(noisy)
         places = pipeline._prepare_latent_ids(packs)
@@ -97,7 +122,7 @@ def their_prediction(family: Family, noisy: Tensor, timesteps: Tensor, text: Ten
     return pipeline._unpack_latents(family.denoiser(hidden_states=tokens, **options)[0], *pixels, 8)
 
 
-SENTENCES = ("chroma", "z_image", "flux2_klein", "qwen_image", "krea2")  # of which they read
+SENTENCES = ("chroma", "z_image", "flux2_klein", "qwen_image", "krea2", "anima")  # of which they read
 PREDICTED = dict.fromkeys(("sd3", "sd3-5-medium", "flux"), (PROMPTS,))
 PREDICTED |= dict.fromkeys(SENTENCES, ([""], ["a", "", "a red fox " * 300]))  # each text is read up to its own length
 
@@ -181,6 +206,12 @@ def drawn(pipeline: Any, family: Family, prompt: str, negative: str, guidance: f
             embeddings, mask = own_embeddings(family, [text])
             options |= {f"{start}prompt_embeds": embeddings, f"{start}prompt_attention_mask": mask.bool()}
     rng = torch.Generator().manual_seed(1)
+    if family.spec.name == "anima":
+        pipeline.update_components(guider=diffusers.ClassifierFreeGuidance(guidance_scale=guidance))
+        texts = {"prompt": prompt, "negative_prompt": negative, "output": "images"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transformer_cosmos, "transforms", RESIZING, raising=False)
+            return np.asarray(pipeline(generator=rng, num_inference_steps=3, **SIZE, **texts)[0]).astype(int)
     with torch.no_grad():
         image = pipeline(generator=rng, num_inference_steps=3, **SIZE, **options).images[0]
     return np.asarray(image).astype(int)
@@ -284,6 +315,8 @@ OUTSIDE = {
     ("krea2", "joined"): {"ComfyUI", "InvokeAI", "SD.Next"},
     ("krea2", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
     ("z_image", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
+    ("anima", "joined"): {"ComfyUI", "InvokeAI", "sd-scripts", "SD.Next"},
+    ("anima", "dotted"): {"diffusers"},
     ("sd3", "joined"): {"ComfyUI", "Forge", "sd-scripts"},
 }
 
@@ -297,7 +330,7 @@ def test_layers_outside_the_blocks_are_layers(
     known = layer_shapes.of_folder(bases[family], family)
     shapes = {name.partition(":")[2]: shape for name, shape in known.items() if name.startswith("transformer:")}
     tensors, deltas = dict[str, Tensor](), dict[str, Tensor]()
-    attention = (".0.attn.to_out.0", "layers.0.attention.to_out.0")
+    attention = (".0.attn.to_out.0", ".0.attn1.to_out.0", "layers.0.attention.to_out.0")
     for path in [path for path in shapes if not transformer_names.block(path) or path.endswith(attention)]:
         if naming == "joined" and path.startswith("distilled_guidance_layer"):  # at which diffusers stops
             continue
@@ -333,7 +366,7 @@ def test_layers_outside_the_blocks_are_layers(
         in_block = family != "sd3" and "blocks" in path
         if (family, naming) == ("flux2_klein", "joined"):
             in_block = not path.startswith(("norm_out", "double_stream", "single_stream"))
-        in_block &= family != "krea2"  # of which it reads its own names
+        in_block &= family not in ("krea2", "anima")  # of which it reads its own names
         assert adapted == (verdicts["diffusers"].loads or naming == "onetrainer" or in_block)
         assert not adapted or torch.allclose(layer.get_delta_weight("default_0").flatten(1), delta, atol=1e-5)
 
@@ -443,6 +476,7 @@ QUANTIZED = {
     "flux2_klein": r"(single_)?transformer_blocks\.",
     "qwen_image": r"transformer_blocks\.",
     "krea2": r"(transformer_blocks|text_fusion\..*_blocks)\.",
+    "anima": r"transformer_blocks\.\d+\.(attn1|attn2|ff)\.",
 }
 
 
@@ -489,7 +523,7 @@ def test_t5_is_read_from_a_file_of_its_own(bases: dict[str, Path], tmp_path: Pat
         text_encoders.large(file, large, folder, torch.float32)
 
 
-PACKED = ("z_image", "flux2_klein", "qwen_image", "krea2")
+PACKED = ("z_image", "flux2_klein", "qwen_image", "krea2", "anima")
 
 
 def test_texts_are_cut_behind_the_longest() -> None:
@@ -593,6 +627,7 @@ def test_a_size_is_one_of_whole_tokens(bases: dict[str, Path], kind: str) -> Non
 
 READS = {"z_image": ("lycoris_", {"ComfyUI", "SD.Next"}), "flux2_klein": ("lora_transformer_", {"ComfyUI"})}
 READS |= {"qwen_image": ("lora_unet_", {"ComfyUI", "InvokeAI"}), "krea2": ("lora_unet_", {"ComfyUI", "SD.Next"})}
+READS["anima"] = ("lora_unet_", {"ComfyUI", "InvokeAI", "SD.Next"})
 
 
 @pytest.mark.parametrize(
@@ -603,8 +638,9 @@ READS |= {"qwen_image": ("lora_unet_", {"ComfyUI", "InvokeAI"}), "krea2": ("lora
         ("z_image", LoKr(rank=2)),
         ("qwen_image", LoKr(rank=2)),
         ("krea2", LoHa(rank=2)),
+        ("anima", LoKr(rank=2)),
     ],
-    ids=["DoRA", "LoHa", "LoKr", "LoKr of Qwen-Image", "LoHa of Krea 2"],
+    ids=["DoRA", "LoHa", "LoKr", "LoKr of Qwen-Image", "LoHa of Krea 2", "LoKr of Anima"],
 )
 def test_kinds_that_cannot_be_joined_have_names_that_comfyui_reads(
     bases: dict[str, Path], tmp_path: Path, kind: AdapterConfig, name: FamilyName

@@ -173,7 +173,8 @@ def assert_same_base(scaled: object, plain: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["sdxl scale_weight", "sd3-5-medium weight_scale", "sd3 apart", "qwen_image three", "krea2 three"]
+    "case",
+    ["sdxl scale_weight", "sd3-5-medium weight_scale", "sd3 apart", "qwen_image three", "krea2 three", "anima three"],
 )
 def test_a_single_file_is_multiplied_out(bases: dict[str, Path], tiny_configs: Path, tmp_path: Path, case: str) -> None:
     """So are text encoders in files of their own."""

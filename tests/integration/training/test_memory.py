@@ -318,8 +318,20 @@ MEASURED_AT_NIGHT = {
     "FLUX.2 klein 9B, 1024 pixels": "flux2_klein-9b",
     "Qwen-Image, 1024 pixels": "qwen_image",
     "Krea 2, 1024 pixels": "krea2",
+    "Anima, 1024 pixels": "anima",
 }
-WAITING = ("sd15", "sdxl text-encoders", "sd3", "flux", "chroma", "z_image", "flux2_klein", "qwen_image", "krea2")
+WAITING = (
+    "sd15",
+    "sdxl text-encoders",
+    "sd3",
+    "flux",
+    "chroma",
+    "z_image",
+    "flux2_klein",
+    "qwen_image",
+    "krea2",
+    "anima",
+)
 
 
 @pytest.mark.nightly

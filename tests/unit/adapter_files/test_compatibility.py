@@ -358,7 +358,7 @@ def of_transformer(family: FamilyName, form: Form) -> Tensors:
     modules: dict[str, Module] = {}
     for name, shape in layer_shapes.known(family).items():
         place = Place(*name.split(":"))
-        is_attention = bool({"attn", "attention"} & {*place.path.split(".")})
+        is_attention = bool({"attn", "attn1", "attention"} & {*place.path.split(".")})
         if place.component == "transformer" and is_attention and not transformer_names.parts(place.path):
             parts = {"lora_down.weight": torch.ones(1, shape[1]), "lora_up.weight": torch.ones(shape[0], 1)}
             modules[layer_names.kohya(place, family)] = Lora(parts, 1.0)
@@ -378,6 +378,8 @@ TRANSFORMERS: dict[tuple[FamilyName, Form], dict[str, str]] = {
     ("qwen_image", "peft"): {"refuses": "A1111 Forge sd-scripts"},
     ("krea2", "kohya"): {"refuses": "A1111 Forge sd-scripts", "nothing": "diffusers"},
     ("krea2", "peft"): {"refuses": "A1111 Forge sd-scripts"},
+    ("anima", "kohya"): {"refuses": "A1111 Forge", "nothing": "diffusers"},
+    ("anima", "peft"): {"refuses": "A1111 Forge InvokeAI", "nothing": "ComfyUI sd-scripts SD.Next"},
     ("z_image", "kohya"): {"refuses": "A1111 Forge InvokeAI sd-scripts"},
     ("z_image", "peft"): {"refuses": "A1111 Forge sd-scripts"},
 }

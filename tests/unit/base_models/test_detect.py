@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from trainer import config
-from trainer.base_models import CONFIGS, detect, vae
+from trainer.base_models import CONFIGS, detect, hub, vae
 from trainer.data import dataset
 from trainer.errors import UserError
 
@@ -149,6 +149,9 @@ COUNTS = {
     "flux2_klein-9b": {"transformer": 9_078_581_248, "text_encoder": 8_190_735_360},
     "qwen_image": {"transformer": 20_430_401_088, "vae": 126_892_531, "text_encoder": 8_292_166_656},
     "krea2": {"transformer": 12_820_073_036, "vae": 126_892_531, "text_encoder": 4_437_815_808},
+    "anima": {
+        "transformer": 1_956_405_248, "vae": 126_892_531, "text_encoder": 596_049_920, "text_conditioner": 134_663_680,
+    },
     "z_image": {"transformer": 6_154_908_736, "vae": 83_819_683, "text_encoder": 4_022_468_096},
     "sd3-5-medium": {"transformer": 2_243_171_520},
     "sd3-5-large": {"transformer": 8_056_627_520},
@@ -161,7 +164,7 @@ def test_the_settings_for_single_files_give_the_published_models(family: str, co
     import torch
     import transformers
 
-    index = json.loads((CONFIGS / family.partition("-")[0] / "model_index.json").read_text())
+    index = json.loads(hub.index(CONFIGS / family.partition("-")[0]).read_text())
     for part, count in counts.items():
         library, name = index[part]
         kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
@@ -272,6 +275,14 @@ KREA = {
     "text_encoders.qwen3vl_4b.transformer.model.embed_tokens.weight": [151936, 2560],
     "vae.decoder.conv1.weight": [384, 16, 3, 3, 3],
 }
+ANIMA = {
+    f"{UNET}llm_adapter.out_proj.weight": [1024, 1024],
+    f"{UNET}blocks.0.self_attn.q_proj.weight": [2048, 2048],
+    f"{UNET}x_embedder.proj.1.weight": [2048, 68],
+    "text_encoders.qwen3_06b.transformer.model.embed_tokens.weight": [151936, 1024],
+    "vae.decoder.conv1.weight": [384, 16, 3, 3, 3],
+}
+COSMOS = {key.replace(UNET, "net."): shape for key, shape in ANIMA.items() if UNET in key and "llm_adapter" not in key}
 LUMINA = renamed(without(Z_IMAGE, "text_encoders."), "adaLN_modulation.0", "adaLN_modulation.1")
 BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = {
     "SD 1.5": (SD15, {}, ("Stable Diffusion 1.x", "epsilon", False)),
@@ -297,6 +308,8 @@ BASES: dict[str, tuple[Shapes, dict[str, str], tuple[str, str | None, bool]]] = 
     "Z-Image": (Z_IMAGE, {}, ("Z-Image", "flow", False)),
     "Qwen-Image": (QWEN, {}, ("Qwen-Image", "flow", False)),
     "Krea 2": (KREA, {}, ("Krea 2", "flow", False)),
+    "Anima": (ANIMA, {}, ("Anima", "flow", False)),
+    "Anima as it is published": (renamed(ANIMA, UNET, "net."), {}, ("Anima", "flow", False)),
 }
 
 REFUSED: dict[str, tuple[Shapes, str]] = {
@@ -324,6 +337,9 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
     "Qwen-Image 2.1": (QWEN | {f"{UNET}txt_in.text_norm.weight": [1]}, r", Qwen-Image 2\.1,"),
     "Krea 2 without Qwen3-VL": (without(KREA, "text_encoders."), r"has no Qwen3-VL\. Put its file, qwen3vl_4b"),
     "Krea 2 for editing": (KREA | {f"{UNET}first.weight": [6144, 128]}, "made for inpainting or editing"),
+    "Anima without Qwen3": (without(ANIMA, "text_encoders."), r"has no Qwen3\. Put its file, qwen_3_06b"),
+    "Anima for editing": (ANIMA | {f"{UNET}x_embedder.proj.1.weight": [2048, 136]}, "made for inpainting or editing"),
+    "Cosmos": (COSMOS, ", Cosmos,"),
     "Lumina 2": (LUMINA, ", Lumina 2,"),
     "Sana": ({"blocks.0.cross_attn.q_linear.weight": [1], "blocks.0.cross_attn.kv_linear.weight": [1]}, ", Sana,"),
     "PixArt": ({"blocks.0.cross_attn.kv_linear.weight": [1], "t_block.1.weight": [1]}, ", PixArt,"),
@@ -499,6 +515,7 @@ def test_models_for_edits_are_known_by_their_names(tmp_path: Path, name: str) ->
         ("QwenImageLayeredPipeline", {"in_channels": 64}, ", Qwen-Image-Layered,"),
         ("ZImageOmniPipeline", {"in_channels": 16}, ", Z-Image Omni,"),
         ("ZImagePipeline", {"in_channels": 33}, "made for inpainting or editing"),
+        ("CosmosTextToWorldPipeline", {"in_channels": 16}, ", Cosmos,"),
         ("LatentConsistencyModelPipeline", {}, "a latent consistency model"),
         ("StableDiffusionXLPipeline", {"time_cond_proj_dim": 256}, "a latent consistency model"),
         ("StableDiffusionPipeline", {"cross_attention_dim": 768, "in_channels": 9}, "inpainting or editing"),

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from limner_extensions.recipes.draft import Draft
-from limner_extensions.recipes.families import FLOWS, OTHER_MODELS, OTHER_WORDS, FlowScript, ScriptedFlow
+from limner_extensions.recipes.families import FLOWS, NAMES, OTHER_MODELS, OTHER_WORDS, FlowScript, ScriptedFlow
 from limner_extensions.recipes.flow import MORE_LAYERS, Levels, above_zero, refusal, set_levels
 from limner_extensions.recipes.values import flag, is_idle, number, text, words
+from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec
 from trainer.config.adapter import AdapterConfig
 from trainer.config.objective import ObjectiveConfig
+from trainer.errors import UserError
 from trainer.i18n import _
 
 SCRIPTS = [script for _spec, script in FLOWS]
@@ -51,7 +53,7 @@ def find(draft: Draft, *, gui: bool) -> FamilySpec | None:
     """Return the family with flow matching that a recipe is for, None if it is for a UNet.
 
     Raises:
-        UserError: it is for a model that Limner does not train.
+        UserError: it is for a model that Limner does not train, or does not read such settings for.
     """
     words = [str(draft.values.get(key, "")) for key in ("network_module", "LoRA_type", "base_model_version")]
     words += [key for key, value in draft.values.items() if key.endswith("_checkbox") and str(value).lower() == "true"]
@@ -64,8 +66,20 @@ def find(draft: Draft, *, gui: bool) -> FamilySpec | None:
     if spec:
         names += str(draft.values.get("model_type", ""))
     if others or OTHER_MODELS.search(names):
-        raise refusal()
+        raise _unread(names)
     return spec
+
+
+def _unread(names: str) -> UserError:
+    """Return the error for a recipe of a family that is only read from other programs, or of no family."""
+    family = next((family for family, row in NAMES.items() if not row.script and row.names[0] in names), None)
+    if not family:
+        return refusal()
+    return UserError(
+        "Settings of sd-scripts for {family} are not read.",
+        "Give a recipe of OneTrainer or ai-toolkit for it, or begin with a preset.",
+        family=FAMILIES[family].title,
+    )
 
 
 def leave_unused(draft: Draft, flow: ScriptedFlow | None, *, gui: bool) -> None:

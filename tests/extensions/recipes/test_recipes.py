@@ -321,11 +321,12 @@ def test_train_as_an_adapter_was(
         (json.dumps(GUI | {"more": [{str(n): n} for n in range(6000)]}), "too large"),
         (json.dumps(GUI | {"lumina_checkbox": True}), "not for a model that Limner trains"),
         (toml(SCRIPT | {"network_module": "networks.lora_flux2"}), "not for a model that Limner trains"),
+        (toml(SCRIPT | {"network_module": "networks.lora_anima"}), "Settings of sd-scripts for Anima are not read"),
         (AI_TOOLKIT.replace("arch: sdxl", "arch: flux2"), "not for a model that Limner trains"),
         (json.dumps(ONE_TRAINER | {"model_type": "FLUX_FILL_DEV_1"}), "not for a model that"),
         (json.dumps(ONE_TRAINER | {"training_method": "EMBEDDING"}), "does not train an adapter"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 @pytest.mark.timeout(120)
 def test_hostile_and_other_files_are_refused_in_words(tmp_path: Path, text: str, message: str) -> None:

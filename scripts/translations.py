@@ -35,6 +35,7 @@ CALLS = {
     "_warning": (0,),
     "ngettext": (0, 1),
     "UserError": (0, 1),
+    "MissingPartError": (0, 1),
     "_counted": (1, 2),
 }
 PLURALS = ("ngettext", "_counted")

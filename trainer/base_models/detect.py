@@ -35,6 +35,10 @@ SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
 _VAE_KEYS = {f"{prefix}.decoder.{layer}.weight" for prefix in ("first_stage_model", "vae") for layer in VAE_ENTRIES}
 
 
+class MissingPartError(UserError):
+    """A single file of a family that lacks a part, whose file can be put beside it."""
+
+
 @dataclass(frozen=True)
 class Base:
     """Detected base model; its prediction type is None where the files do not tell, and `reason` says what told it.
@@ -306,8 +310,8 @@ def _check_text_encoders(path: Path, spec: FamilySpec, shapes: Mapping[str, list
         raise _without(path, spec.title, large.title, large.file_name)
 
 
-def _without(path: Path, family: str, part: str, file: str) -> UserError:
-    return UserError(
+def _without(path: Path, family: str, part: str, file: str) -> MissingPartError:
+    return MissingPartError(
         "The base model {name!r} looks like {family}, but has no {part}.",
         "Put its file, {file}.safetensors, into the same folder, or, in ComfyUI, into text_encoders. "
         "Or give a folder in diffusers format.",

@@ -17,7 +17,10 @@ SHOWN = 8  # of the bases used before
 SEARCHED = 300  # files of the folders of other programs that are looked at
 DEPTH = 3  # folders below such a folder
 # Where other programs keep base models, below the folder that they are installed in.
-PROGRAM_FOLDERS = ("models/checkpoints", "models/Stable-diffusion")  # ComfyUI; A1111 and Forge
+PROGRAM_FOLDERS = (
+    *("models/checkpoints", "models/diffusion_models", "models/unet"),  # ComfyUI
+    "models/Stable-diffusion",  # A1111 and Forge
+)
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,11 @@ def choices() -> list[tuple[str, str]]:
     """Return (label, base) of each: built in, on this machine, used before, and well-known ones to download."""
     labels = {MICRO: _("Micro, built in")}
     for path in _model_files(paths.models()):
-        family, reason = _family(path)
-        labels.setdefault(str(path), f"{path.stem}, {family}" if family else reason)
+        labels.setdefault(str(path), _look(path).label)
     for path in _files_of_programs():
-        family, _reason = _family(path)
-        if family:
-            labels.setdefault(str(path), f"{path.stem}, {family}")
+        look = _look(path)
+        if look.is_base:
+            labels.setdefault(str(path), look.label)
     for base in _used():
         name = Path(base).stem if detect.is_here(base) else base
         labels.setdefault(base, _("{base}, used before", base=name))
@@ -140,21 +142,29 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if name.endswith(".safetensors"))
 
 
-def _family(path: Path) -> tuple[str, str]:
-    """Return the title of a base model's family; "" if it cannot be used, and why not."""
+@dataclass(frozen=True)
+class _Look:
+    """Words for a file or folder in the list; whether it is a base model, also one that lacks a part."""
+
+    label: str
+    is_base: bool
+
+
+def _look(path: Path) -> _Look:
     try:
-        state = path.stat()
+        stats = [place.stat() for place in (path, *filter(Path.is_dir, detect.folders_beside(path)))]
     except OSError:  # a link that leads nowhere
-        return "", _("The base model {name!r} does not exist.", name=path.name)
-    return _family_of_version(path, state.st_mtime_ns, state.st_size)
+        return _Look(_("The base model {name!r} does not exist.", name=path.name), is_base=False)
+    # What is beside a file changes with its folder.
+    return _look_at_version(path, stats[0].st_size, *(stat.st_mtime_ns for stat in stats))
 
 
 @lru_cache(maxsize=1000)
-def _family_of_version(path: Path, _changed: int, _size: int) -> tuple[str, str]:
+def _look_at_version(path: Path, _size: int, *_changed: int) -> _Look:
     try:
-        return detect.look(path).title, ""
+        return _Look(f"{path.stem}, {detect.look(path).title}", is_base=True)
     except UserError as error:
-        return "", error.message
+        return _Look(error.message, isinstance(error, detect.MissingPartError))
 
 
 def _used() -> list[str]:

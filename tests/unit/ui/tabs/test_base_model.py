@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from tests import fake_hub
 from tests.conftest import wait
-from tests.unit.base_models.test_detect import SD15, SDXL, UNET, write
+from tests.unit.base_models.test_detect import ANIMA, SD15, SDXL, UNET, renamed, without, write
 from tests.unit.ui.answers import answers
 from trainer import config, paths, runs
 from trainer.errors import UserError
@@ -102,6 +102,19 @@ def test_a_model_that_cannot_be_read_is_listed_with_its_reason(home: Path, tmp_p
         "The base model 'gone.safetensors' does not exist.",
     }
     assert "its model_index.json is damaged" in described(str(models / "nested"))[0]
+
+
+def test_models_without_encoders_are_listed_where_comfyui_has_them(home: Path) -> None:
+    """Those of transformers are in a folder of their own, and so are their text encoders."""
+    models = home / "ComfyUI" / "models"
+    for folder in ("checkpoints", "diffusion_models", "text_encoders"):
+        (models / folder).mkdir(parents=True)
+    write(models / "checkpoints" / "fox.safetensors", SDXL)
+    write(models / "diffusion_models" / "anima.safetensors", without(renamed(ANIMA, UNET, "net."), "text_encoders."))
+    base_model.set_folders(str(models.parent), "micro")
+    assert "The base model 'anima.safetensors' looks like Anima, but has no Qwen3." in listed()
+    write(models / "text_encoders" / "qwen_3_06b_base.safetensors", {"x": [1]})
+    assert {"fox, Stable Diffusion XL", "anima, Anima"} <= {*listed()}
 
 
 @pytest.mark.parametrize("program", ["models/checkpoints", ""])

@@ -21,6 +21,7 @@ from tests.integration.families.models import (
     each,
     equal,
     family_of,
+    fresh,
     gradients,
     load,
     options_of,
@@ -37,6 +38,7 @@ from trainer.config import PictureConfig
 from trainer.config.adapter import Lora
 from trainer.errors import UserError
 from trainer.families import Family
+from trainer.families.files import loading
 from trainer.families.hardware import gradient_checkpointing, offload
 from trainer.rng import generator
 from trainer.sampling import sampler
@@ -84,6 +86,25 @@ def test_a_folder_is_known_by_its_settings_or_refused(bases: dict[str, Path], ki
     words = rf"is {FAMILIES[family_of(kind)].title}.*, but the settings say .*Set the family to 'auto'"
     with pytest.raises(UserError, match=words):
         load(bases[kind], family=other)
+
+
+@pytest.mark.parametrize("kind", each(KINDS))
+def test_half_precision_is_that_of_diffusers(bases: dict[str, Path], kind: str) -> None:
+    """Of each weight, and of what is computed beside them; of encoders whose class is another, `test_transformers`."""
+    own = loading.load_pipeline(bases[kind], detect.look(bases[kind]), None, torch.bfloat16)
+    missing = dict.fromkeys(("text_encoder_3", "tokenizer_3")) if kind == "sd3-5-medium" else {}
+    theirs = fresh(bases[kind], torch_dtype=torch.bfloat16, **missing)
+    compared = set()
+    for name, part in own.components.items():
+        other = getattr(theirs, name)
+        if isinstance(part, torch.nn.Module) and type(part) is type(other) and name != "vae":  # which stays in fp32
+            assert precisions(part) == precisions(other), name
+            compared.add(name)
+    assert FAMILIES[family_of(kind)].denoiser in compared
+
+
+def precisions(part: torch.nn.Module) -> dict[str, torch.dtype]:
+    return {name: tensor.dtype for name, tensor in (*part.named_parameters(), *part.named_buffers())}
 
 
 # Diffusers knows the real width of FLUX and Chroma alone.

@@ -13,7 +13,6 @@ from limner_extensions.recipes.draft import NEUTRAL, Draft, Recipe
 from limner_extensions.recipes.families import SPECS, Flow, flow_of, names_of
 from limner_extensions.recipes.flow import MORE_LAYERS, Levels, note_family, refusal, set_levels
 from limner_extensions.recipes.values import choice, flag, flat, number, pairs, positive, side, text, whole
-from trainer.base_models.spec import FamilySpec
 from trainer.errors import UserError
 from trainer.optim.optimizers import ROWS
 
@@ -44,6 +43,7 @@ DIRECT: dict[str, tuple[str, Callable[[object], Any]]] = {
     "sample.guidance_scale": ("preview.guidance", number),
     "sample.sample_steps": ("preview.steps", positive),
 }
+OF_ANY_MODEL = ("captions.", "images.", "preview.negative_prompt", "preview.seed")  # how paths of ours begin
 OPTIMIZERS = pairs("""
     adamw=adamw adam=adamw adamw8bit=adamw8bit adam8bit=adamw8bit lion=lion lion8bit=lion adafactor=adafactor
     prodigy=prodigy prodigy8bit=prodigy
@@ -93,15 +93,18 @@ def is_recipe(data: Mapping[str, Any]) -> bool:
 
 
 def read(data: Mapping[str, Any], images: int) -> Recipe:
-    """Read a job file.
+    """Read a job file; of one for a model that Limner does not train, what holds for any model.
 
     Raises:
-        UserError: it does not train an adapter, or for a model that Limner does not train.
+        UserError: it does not train an adapter, or for a model that edits images.
     """
     del images  # the length of a job is in steps
     values = {key.removeprefix("config.process.0.").removeprefix("config."): value for key, value in flat(data).items()}
     draft = Draft(values)
-    spec = _family(draft)
+    names = _names(draft)
+    if other := next((name for name in names if name not in SPECS), ""):
+        return _of_other_model(draft, other)
+    spec = next((SPECS[name] for name in names), None)  # none of a UNet that it does not tell
     flow = flow_of(spec)
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= NEUTRAL | {"training.steps": 1000, "objective.unmasked_weight": 0.0}
@@ -131,23 +134,43 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     return draft.finish("ai-toolkit", USUAL)
 
 
-def _family(draft: Draft) -> FamilySpec | None:
-    """Return the family that a job is for, None for one of the UNets that it does not tell."""
+def _names(draft: Draft) -> list[str]:
+    """Return the names of the family that a job is for; [] for one of the UNets that it does not tell."""
     architecture, _, variant = draft.get("model.arch", text, "").lower().partition(":")
     marks = [key.removeprefix("model.") for key in draft.values if key.startswith("model.is_")]
     variants = [mark for mark in marks if draft.get(f"model.{mark}", flag, False) and mark not in UNETS]
     names = [*([architecture] if architecture else []), *variants]
-    if any(name not in SPECS for name in names) or "edit" in variant:
+    if "edit" in variant:
         raise refusal()
     if not any(key.startswith("network.") for key in draft.values):
         raise UserError("This recipe of ai-toolkit does not train an adapter.", "Give one with a network.")
-    return SPECS[names[0]] if names else None
+    return names
+
+
+def _of_other_model(draft: Draft, name: str) -> Recipe:
+    """Read of a job how images and captions are used, the rank, and the prompts of previews."""
+    taken = {key: row for key, row in DIRECT.items() if row[0].startswith(OF_ANY_MODEL)}
+    draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=taken)
+    draft.apply(taken)
+    _set_sizes(draft)
+    _set_rank(draft)
+    _set_previews(draft)
+    draft.note(
+        "The recipe is for {model}, which Limner does not train: the size of images, the use of captions, the rank and "
+        "the preview prompts were taken. Choose a base model; the rest is as its preset has it.",
+        model=name,
+    )
+    return draft.finish("ai-toolkit", USUAL)
 
 
 def _set_passes_and_size(draft: Draft) -> None:
     keys = ("train.gradient_accumulation", "train.gradient_accumulation_steps")
     passes = [count for key in keys if (count := draft.get(key, positive, None))]
     draft.set("training.gradient_accumulation", max(passes, default=1), *keys)
+    _set_sizes(draft)
+
+
+def _set_sizes(draft: Draft) -> None:
     sides = draft.get("datasets.0.resolution", _sides, [(512, True)])
     sections.set_resolutions(draft, sides, draft.values.get("datasets.0.resolution"), "datasets.0.resolution")
 
@@ -160,23 +183,18 @@ def _sides(sizes: object) -> list[sections.Side]:
 def _set_adapter(draft: Draft, flow: Flow | None) -> None:
     kind = draft.get("network.type", text, "lora").lower()
     ours = sections.set_kind(draft, kind, KINDS, "network.type")
-    rank_key = draft.first("network.rank", "network.linear")
-    rank = draft.get(rank_key, positive, None) or 4
-    alpha_key = draft.first("network.linear_alpha", "network.alpha")
-    alpha = draft.get(alpha_key, number, 1.0)
+    rank, alpha_key = _set_rank(draft)
     if ours == "lokr":
         if draft.get("network.lokr_full_rank", flag, True):
             draft.note("ai-toolkit trains whole matrices for LoKr; here they have a rank.")
             draft.leave("no counterpart", "network.lokr_full_rank")
-            alpha = float(rank)
+            draft.set("adapter.alpha", float(rank), alpha_key)
         if factor := draft.get("network.lokr_factor", positive, None):
             draft.set("adapter.factor", factor, "network.lokr_factor")
     else:
         draft.set("adapter.dora", kind == "dora", *(["network.type"] * (kind == "dora")))
         draft.take("adapter.dropout", "network.dropout", number, 0.0)
         draft.leave("off", "network.lokr_full_rank", "network.lokr_factor")
-    draft.set("adapter.rank", rank, rank_key)
-    draft.set("adapter.alpha", alpha, alpha_key)
     conv = draft.get("network.conv", positive, None)
     draft.set(
         "adapter.targets", "conv" if conv else "attention+ff", "network.conv", *(["network.conv_alpha"] * bool(conv))
@@ -194,6 +212,16 @@ def _set_adapter(draft: Draft, flow: Flow | None) -> None:
         names = draft.values.get(f"network.{name}")
         if isinstance(names, list) and names:
             draft.set("adapter.blocks", [str(item) for item in names], f"network.{name}")
+
+
+def _set_rank(draft: Draft) -> tuple[int, str]:
+    """Set rank and alpha; return the rank, and the setting that says the alpha."""
+    rank_key = draft.first("network.rank", "network.linear")
+    rank = draft.get(rank_key, positive, None) or 4
+    alpha_key = draft.first("network.linear_alpha", "network.alpha")
+    draft.set("adapter.rank", rank, rank_key)
+    draft.take("adapter.alpha", alpha_key, number, 1.0)
+    return rank, alpha_key
 
 
 def _set_optimizer(draft: Draft) -> None:

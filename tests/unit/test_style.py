@@ -104,8 +104,8 @@ def per_thousand_words(pattern: str) -> float:
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
     ("lines of trainer and ui (27,000)", 36_755, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 46_784, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 26_339, lines(".py", "tests")),
+    ("lines of Python but tests and benchmarks (35,500)", 46_812, lines(".py", *ALL)),
+    ("lines of tests (22,000)", 26_350, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_842, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 3, modules),
     ("functions of more than 60 lines (1)", 1, counted(lambda name: sum(n > 60 for n in lengths(name)), *PROGRAM)),
@@ -114,7 +114,7 @@ TOTALS: list[tuple[str, int, Figure]] = [
     ("`fmt: skip` in tests (0)", 49, matches(r"# fmt: skip", "tests")),
     ("`noqa` in the program (25)", 21, matches(r"# noqa", *ALL)),
     ("docstrings that ask or begin with `Tell whether` (0)", 0, counted(asking, *ALL)),
-    ("conditional expressions (12 per 1,000 lines)", 742, counted(conditional, *PROGRAM)),
+    ("conditional expressions (12 per 1,000 lines)", 741, counted(conditional, *PROGRAM)),
     ("variables whose names say nothing, in the program (0)", 0, counted(vague, *ALL)),
     ("variables whose names say nothing, in tests (20)", 3, counted(vague, "tests")),
 ]

@@ -309,6 +309,18 @@ def test_train_as_an_adapter_was(
     built(recipe)
 
 
+def test_of_a_recipe_for_another_model_its_data_prompts_and_rank_are_taken(tmp_path: Path) -> None:
+    """Of ai-toolkit, which trains many: the others' settings are left to the presets, and named."""
+    whole, other = (read(tmp_path, AI_TOOLKIT.replace("arch: sdxl", arch)) for arch in ("arch: sdxl", "arch: hidream"))
+    full, part = flat(whole.settings), flat(other.settings)
+    assert part.items() <= full.items()
+    assert {"adapter.rank", "adapter.alpha", "training.resolution", "preview.prompts"} <= part.keys()
+    assert not [path for path in part if path.startswith(("optimizer.", "model.", "objective."))]
+    assert any("for hidream, which Limner does not train" in note for note in other.notes)
+    assert any("train.lr" in note for note in other.notes)
+    built(other)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -322,11 +334,10 @@ def test_train_as_an_adapter_was(
         (json.dumps(GUI | {"lumina_checkbox": True}), "not for a model that Limner trains"),
         (toml(SCRIPT | {"network_module": "networks.lora_flux2"}), "not for a model that Limner trains"),
         (toml(SCRIPT | {"network_module": "networks.lora_anima"}), "Settings of sd-scripts for Anima are not read"),
-        (AI_TOOLKIT.replace("arch: sdxl", "arch: flux2"), "not for a model that Limner trains"),
         (json.dumps(ONE_TRAINER | {"model_type": "FLUX_FILL_DEV_1"}), "not for a model that"),
         (json.dumps(ONE_TRAINER | {"training_method": "EMBEDDING"}), "does not train an adapter"),
     ],
-    ids=range(13),
+    ids=range(12),
 )
 @pytest.mark.timeout(120)
 def test_hostile_and_other_files_are_refused_in_words(tmp_path: Path, text: str, message: str) -> None:

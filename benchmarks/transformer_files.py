@@ -31,6 +31,7 @@ CONFIG = {
     "pooled_projection_dim": 64, "num_key_value_heads": 1, "intermediate_size": 192, "timestep_embed_dim": 48,
     "text_hidden_dim": 96, "num_text_layers": 12, "num_layerwise_text_blocks": 2, "num_refiner_text_blocks": 2,
     "text_num_attention_heads": 2, "text_num_key_value_heads": 2, "text_intermediate_size": 160,
+    "text_embed_dim": 96, "adaln_lora_dim": 32, "mlp_ratio": 4.0,
 }  # fmt: skip
 COMFY_CONFIG = {"layers": 2, "depth": 2, "num_blocks": 2, "depth_single_blocks": 2, "hidden_size": 128}
 Effects = dict[str, Tensor]  # changes of weights, by the original names of layers
@@ -109,7 +110,8 @@ def comfyui(narrow: Narrow) -> Callable[[dict[str, Tensor]], Effects]:
 
     held = {f"diffusion_model.{name}.weight": narrow.original(name) for name in narrow.layers}
     usual = "Flux" if "single_transformer_blocks" in TRANSFORMERS[narrow.family].blocks else "SD3"
-    kind: Any = getattr(comfy.model_base, {"qwen_image": "QwenImage", "krea2": "Krea2"}.get(narrow.family, usual))
+    own = {"qwen_image": "QwenImage", "krea2": "Krea2", "anima": "BaseModel"}  # the last has no names but the usual
+    kind: Any = getattr(comfy.model_base, own.get(narrow.family, usual))
 
     class Model(kind):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -142,12 +144,17 @@ def sd_scripts(narrow: Narrow) -> Callable[[dict[str, Tensor]], Effects]:
     Checkout.of("sd-scripts").add(".")
     stand_in("torchvision", "cv2", "imagesize", "voluptuous", "toml")
     single = "single_transformer_blocks" in TRANSFORMERS[narrow.family].blocks
-    if single:
+    if narrow.family == "anima":
+        from networks import lora_anima as network
+    elif single:
         from networks import lora_flux as network
     else:
         from networks import lora_sd3 as network
     blocks = {"x_block": "SingleDiTBlock", "context_block": "SingleDiTBlock"}
     groups = {"double_blocks": "DoubleStreamBlock", "single_blocks": "SingleStreamBlock"}
+    if narrow.family == "anima":
+        blocks = {"x_embedder": "PatchEmbed", "final_layer": "FinalLayer"}
+        groups = {"blocks": "Block", "t_embedder": "TimestepEmbedding"}
     root = nn.Module()
     for name in narrow.layers:
         owner, above = root, ""

@@ -103,8 +103,8 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 36_755, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 46_812, lines(".py", *ALL)),
+    ("lines of trainer and ui (27,000)", 36_757, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 46_814, lines(".py", *ALL)),
     ("lines of tests (22,000)", 26_350, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_842, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 3, modules),
@@ -120,7 +120,7 @@ TOTALS: list[tuple[str, int, Figure]] = [
 ]
 LONGEST: list[tuple[str, int, Figure]] = [
     ("lines of the longest function (80)", 77, longest_function),
-    ("lines of the longest file (450)", 447, lines(".py", *PROGRAM)),
+    ("lines of the longest file (450)", 449, lines(".py", *PROGRAM)),
     ("bytes of the README (8,192)", 4_801, lambda: Counter({"README.md": len(text("README.md").encode())})),
 ]
 RATES: list[tuple[str, float, str]] = [

@@ -384,7 +384,9 @@ SUPPORT: dict[FamilyName, Mapping[str, Support]] = {
     # (`pipelines/anima/anima_lora.py`), read on 2026-12-02. Forge and A1111 have no Anima at the commits above.
     "anima": {
         "ComfyUI": Support(("joined", *_GENERIC)),
-        "InvokeAI": Support(("joined", *_GENERIC), beside=dict.fromkeys(_GENERIC, "drops"), refuses_unmatched=True),
+        "InvokeAI": Support(
+            ("joined", *_GENERIC), outside=_GENERIC, beside=dict.fromkeys(_GENERIC, "drops"), refuses_unmatched=True
+        ),
         "sd-scripts": Support(("joined",), kinds=("LoRA",)),
         "diffusers": Support(
             ("dotted", "generic peft"),

@@ -315,7 +315,7 @@ OUTSIDE = {
     ("krea2", "joined"): {"ComfyUI", "InvokeAI", "SD.Next"},
     ("krea2", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
     ("z_image", "dotted"): {"ComfyUI", "InvokeAI", "diffusers", "SD.Next"},
-    ("anima", "joined"): {"ComfyUI", "InvokeAI", "sd-scripts", "SD.Next"},
+    ("anima", "joined"): {"ComfyUI", "sd-scripts", "SD.Next"},
     ("anima", "dotted"): {"diffusers"},
     ("sd3", "joined"): {"ComfyUI", "Forge", "sd-scripts"},
 }

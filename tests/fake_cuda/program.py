@@ -31,7 +31,7 @@ from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig
 from trainer.families import Family
 from trainer.families.base_model import _model_class
-from trainer.families.files import loading
+from trainer.families.files import classes, loading
 from trainer.families.hardware import gradient_checkpointing
 from trainer.training import optimizer_step
 from trainer.training.inputs.batches import Batch
@@ -176,7 +176,7 @@ def build(base: str, **changes: object) -> Family:
             precision = torch.float32 if name == "vae" else torch.bfloat16
             loading.convert(component, precision).requires_grad_(False).eval()
         components[name] = component
-    pipeline = loading.pipeline_class(spec)(**components)
+    pipeline = classes.pipeline(spec)(**components)
     model: Any = _model_class(spec)
     predicts = next(iter(spec.variants))
     return cast(Family, model(pipeline, Base(family, predicts, False, ""), CARD, single_file=False))

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -23,7 +22,7 @@ from trainer.errors import UserError, is_out_of_memory
 from trainer.families import frozen_adapter
 from trainer.families.adapter import named
 from trainer.families.family import Family
-from trainer.families.files import loading
+from trainer.families.files import classes, loading
 from trainer.families.frozen_adapter import FrozenAdapter
 from trainer.families.hardware import gradient_checkpointing, offload
 from trainer.families.hardware.quantize import quantize
@@ -105,8 +104,7 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype, *, large_
 
 
 def _model_class(spec: FamilySpec) -> type[Family]:
-    module, _, name = spec.model.partition(".")
-    family: type[Family] = getattr(import_module(f"trainer.families.{module}"), name)
+    family: type[Family] = classes.of_family(spec, spec.model)
     return family
 
 

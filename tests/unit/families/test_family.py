@@ -1,6 +1,7 @@
 """Bringing parts of a model to its device and back, on a device that this machine need not have."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 
 from trainer import families
+from trainer.base_models import registry
 from trainer.config import ModelConfig
-from trainer.families.files import loading, weights
+from trainer.errors import UserError
+from trainer.families.files import classes, loading, weights
 from trainer.families.files.weights import fingerprint
 from trainer.families.hardware import offload, quantize
 
@@ -46,6 +49,13 @@ def test_parts_that_were_moved_before_memory_ran_out_go_back() -> None:
     with pytest.raises(ValueError, match="x"), families.on_device(FAMILY, parts[0]):
         raise ValueError("x")
     assert parts[0].places[-2:] == ["cuda", "cpu"], "after an error inside, too"
+
+
+def test_a_family_that_diffusers_does_not_know_yet_says_so() -> None:
+    spec = registry.FAMILIES["krea2"]
+    for older in (replace(spec, pipeline="OfTomorrow"), replace(spec, own_pipeline="of_tomorrow.Pipeline")):
+        with pytest.raises(UserError, match=rf"Krea 2 needs a newer version of diffusers than {diffusers.__version__}"):
+            classes.pipeline(older)
 
 
 def test_a_fingerprint_is_of_values_and_not_of_their_order() -> None:

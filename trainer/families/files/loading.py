@@ -7,7 +7,6 @@ the Hugging Face Hub. What a single file leaves out (configs, tokenizer) is in `
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -31,7 +30,7 @@ from trainer.base_models.spec import DENOISER_KEYS, Conditioner, FamilySpec, Lar
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
 from trainer.families import frozen_adapter
-from trainer.families.files import text_encoders, vaes, weights
+from trainer.families.files import classes, text_encoders, vaes, weights
 from trainer.i18n import _
 
 Pipeline = Any  # of diffusers, which is untyped
@@ -57,7 +56,7 @@ def load_pipeline(
         UserError: files are missing or damaged.
     """
     family, spec = base.family, FAMILIES[base.family]
-    kind = pipeline_class(spec)
+    kind = classes.pipeline(spec)
     options: dict[str, Any] = {"local_files_only": True, **spec.pipeline_options}
     if vae:
         options["vae"] = _load_vae(vae, family)
@@ -89,14 +88,6 @@ def load_pipeline(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _refusal("The base model {name!r} cannot be loaded: {reason}", error, path) from error
     return pipeline
-
-
-def pipeline_class(spec: FamilySpec) -> Untyped:
-    """Return the class of a family's pipeline: of diffusers, or its own."""
-    if not spec.own_pipeline:
-        return getattr(diffusers, spec.pipeline)
-    module, _, name = spec.own_pipeline.partition(".")
-    return getattr(import_module(f"trainer.families.{module}"), name)
 
 
 def _part_of_encoder(folder: Path, encoder: LargeEncoder, dtype: torch.dtype) -> dict[str, Any]:
@@ -200,7 +191,7 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
         texts = CONFIGS / conditioner.texts
         parts[conditioner.tokenizer] = AutoTokenizer.from_pretrained(texts, local_files_only=True)
         parts[conditioner.component] = _conditioner_in_file(path, conditioner, CONFIGS / base.family, dtype)
-    kind = pipeline_class(spec)
+    kind = classes.pipeline(spec)
     if base.size or not hasattr(kind, "from_single_file"):
         parts[spec.denoiser] = _denoiser_in_file(path, base, kind, dtype)
     if are_scaled:

@@ -144,17 +144,17 @@ def sd_scripts(narrow: Narrow) -> Callable[[dict[str, Tensor]], Effects]:
     Checkout.of("sd-scripts").add(".")
     stand_in("torchvision", "cv2", "imagesize", "voluptuous", "toml")
     single = "single_transformer_blocks" in TRANSFORMERS[narrow.family].blocks
+    blocks = {"x_block": "SingleDiTBlock", "context_block": "SingleDiTBlock"}
+    groups = {"double_blocks": "DoubleStreamBlock", "single_blocks": "SingleStreamBlock"}
     if narrow.family == "anima":
         from networks import lora_anima as network
+
+        blocks = {"x_embedder": "PatchEmbed", "final_layer": "FinalLayer"}
+        groups = {"blocks": "Block", "t_embedder": "TimestepEmbedding"}
     elif single:
         from networks import lora_flux as network
     else:
         from networks import lora_sd3 as network
-    blocks = {"x_block": "SingleDiTBlock", "context_block": "SingleDiTBlock"}
-    groups = {"double_blocks": "DoubleStreamBlock", "single_blocks": "SingleStreamBlock"}
-    if narrow.family == "anima":
-        blocks = {"x_embedder": "PatchEmbed", "final_layer": "FinalLayer"}
-        groups = {"blocks": "Block", "t_embedder": "TimestepEmbedding"}
     root = nn.Module()
     for name in narrow.layers:
         owner, above = root, ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from limner_extensions.recipes import optimization, sections
-from limner_extensions.recipes.draft import NEUTRAL, Draft, Recipe
+from limner_extensions.recipes.draft import NEUTRAL, Draft, Reason, Recipe
 from limner_extensions.recipes.families import SPECS, Flow, flow_of, names_of
 from limner_extensions.recipes.flow import MORE_LAYERS, Levels, note_family, refusal, set_levels
 from limner_extensions.recipes.values import choice, flag, flat, number, pairs, positive, side, text, whole
@@ -75,6 +75,7 @@ DECIDED_HERE = re.compile(
     r"sample\.(sampler|format|walk_seed|fps|num_frames|sample_start_step|width|height)|network\.(transformer_only|"
     r"split_multistage_loras|layer_offloading|old_lokr_format)"
 )
+LEFT: Mapping[Reason, re.Pattern[str]] = {"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}
 USUAL = pairs("""
     train.noise_scheduler=ddpm train.content_or_style=balanced train.min_denoising_steps=0
     train.max_denoising_steps=999 train.loss_type=mse train.timestep_type=sigmoid train.cfg_scale=1.0
@@ -106,7 +107,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
         return _of_other_model(draft, other)
     spec = next((SPECS[name] for name in names), None)  # none of a UNet that it does not tell
     flow = flow_of(spec)
-    draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=DIRECT)
+    draft.leave_matching(LEFT, but=DIRECT)
     draft.settings |= NEUTRAL | {"training.steps": 1000, "objective.unmasked_weight": 0.0}
     if flow:
         draft.leave(
@@ -150,7 +151,7 @@ def _names(draft: Draft) -> list[str]:
 def _of_other_model(draft: Draft, name: str) -> Recipe:
     """Read of a job how images and captions are used, the rank, and the prompts of previews."""
     taken = {key: row for key, row in DIRECT.items() if row[0].startswith(OF_ANY_MODEL)}
-    draft.leave_matching({"of that machine": OF_THAT_MACHINE, "decided here": DECIDED_HERE}, but=taken)
+    draft.leave_matching(LEFT, but=taken)
     draft.apply(taken)
     _set_sizes(draft)
     _set_rank(draft)

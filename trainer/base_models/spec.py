@@ -298,6 +298,13 @@ class FamilySpec:
         return size.large_encoder if size and size.large_encoder else self.large_encoder
 
     @property
+    def conditioner_keys(self) -> tuple[str, ...]:
+        """Prefixes of the keys of its conditioner in a single file; () if it has none."""
+        if not self.conditioner:
+            return ()
+        return DENOISER_KEYS + self.conditioner.single_file, self.conditioner.single_file
+
+    @property
     def prefixes(self) -> dict[str, str]:
         """Prefixes of the text encoders' layers in adapter files, by component."""
         return {encoder.component: encoder.prefix for encoder in self.text_encoders}

@@ -95,22 +95,13 @@ class Anima(Family):
         pipeline.transformer.register_to_config(concat_padding_mask=False)
         pipeline.transformer.patch_embed.register_forward_pre_hook(_with_mask)
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape [c, h, w] of the latents of an image at its native resolution."""
-        side = self.spec.variants["flow"] // int(self._pipeline.vae_scale_factor)
-        return self.spec.vae_channels, side, side
-
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
         return self.generate_from_prompts(prompt, seed=seed, steps=steps, guidance=guidance, side=side)
 
     def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from encoded prompts; sides are rounded down to whole tokens."""
-        scale = int(self._pipeline.vae_scale_factor)
-        native = self.latent_shape[1] * scale
-        options |= {name: (options.get(name) or native) // (2 * scale) * 2 * scale for name in ("height", "width")}
-        return super().sample(prompt, negative, **options).squeeze(2)
+        return super().sample(prompt, negative, **options | self._sides(options)).squeeze(2)
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Encode prompts as the pipeline does: embeddings [b, 512, width] of T5's words, and zeros behind them."""

@@ -80,8 +80,17 @@ class Family:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape [c, h, w] of the latents of an image at its native resolution."""
-        return loading.latent_shape(self._pipeline)
+        """Shape [c, h, w] of the latents of an image at its native resolution, which some denoisers have on record."""
+        config: Any = loading.denoiser(self._pipeline).config
+        native = self.spec.variants[self.spec.first] // int(self._pipeline.vae_scale_factor)
+        side = int(config.get("sample_size") or native)
+        return self.spec.vae_channels, side, side
+
+    def _sides(self, options: Mapping[str, Any]) -> dict[str, int]:
+        """Return the height and width of an image in pixels, in whole tokens of 2 x 2 latents."""
+        scale = int(self._pipeline.vae_scale_factor)
+        native, token = self.latent_shape[1] * scale, 2 * scale
+        return {name: (options.get(name) or native) // token * token for name in ("height", "width")}
 
     @property
     def dtype(self) -> torch.dtype:

@@ -43,12 +43,6 @@ class Flux(Family):
         slope = (config.max_shift - config.base_shift) / (many - few)
         return math.exp(config.base_shift + slope * (tokens - few))
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape [c, h, w] of the latents of an image at its native resolution."""
-        side = int(self._pipeline.default_sample_size)
-        return self.spec.vae_channels, side, side
-
     def set_guidance(self, guidance: float) -> None:
         """Tell the transformer this guidance in training; sampling has its own."""
         self._guidance = guidance

@@ -28,28 +28,21 @@ class Krea2(QwenImage):
             pipeline.register_to_config(is_distilled=True)
         super().__init__(pipeline, base, device, single_file=single_file)
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape [c, h, w] of the latents of an image at its native resolution."""
-        side = self.spec.variants["flow"] // int(self._pipeline.vae_scale_factor)
-        return self.spec.vae_channels, side, side
-
     def sample(self, prompt: Conditioning, negative: Conditioning, **options: Untyped) -> Tensor:
         """Generate scaled latents [1, c, h, w] from encoded prompts.
 
         The pipeline counts guidance from 0, which is none, and takes sides of whole tokens.
         """
-        scale = int(self._pipeline.vae_scale_factor)
-        native = self.latent_shape[1] * scale
-        height, width = ((options.get(name) or native) // (2 * scale) * 2 * scale for name in ("height", "width"))
+        scale, sides = int(self._pipeline.vae_scale_factor), self._sides(options)
         texts = [without_padding(encoded)["text"][0] for encoded in (prompt, negative)]
         rows = stacked({"text": texts})["text"]  # the pipeline has one list of positions for both
         prompts: dict[str, Any] = {}
         for start, row, text in zip(("", "negative_"), rows, texts, strict=True):
             mask = torch.arange(len(row), device=row.device) < len(text)
             prompts |= {f"{start}prompt_embeds": row[None], f"{start}prompt_embeds_mask": mask[None]}
-        options |= {"height": height, "width": width, "guidance_scale": options["guidance_scale"] - 1}
-        return self._unpack(loading.sample(self._pipeline, prompts, options), height // scale, width // scale)
+        options |= {**sides, "guidance_scale": options["guidance_scale"] - 1}
+        latents = (side // scale for side in sides.values())
+        return self._unpack(loading.sample(self._pipeline, prompts, options), *latents)
 
     def _encode(self, prompt: str) -> Tensor:
         """Return the embedding [tokens, layers, width] of a prompt, which does not depend on others beside it."""

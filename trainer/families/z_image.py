@@ -32,12 +32,6 @@ class ZImage(Family):
         shift = float(pipeline.scheduler.config.shift)
         self.noise = FlowNoise(lambda _shape: shift)
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape [c, h, w] of the latents of an image at its native resolution."""
-        side = self.spec.variants["flow"] // int(self._pipeline.vae_scale_factor)
-        return self.spec.vae_channels, side, side
-
     def generate_latents(self, prompt: str, *, seed: int, steps: int, guidance: float, side: int) -> Tensor:
         """Generate the scaled latents [c, side/8, side/8] of an image, the same for the same request."""
         return super().generate_latents(prompt, seed=seed, steps=steps, guidance=guidance - 1, side=side)
@@ -47,14 +41,12 @@ class ZImage(Family):
 
         The pipeline counts guidance from 0, which is none, and takes sides of whole tokens.
         """
-        token = 2 * self._pipeline.vae_scale_factor
-        sides = {name: side // token * token for name in ("width", "height") if (side := options.get(name))}
         prompts: dict[str, Any] = {
             "prompt_embeds": self._texts(prompt),
             "negative_prompt_embeds": self._texts(negative),
         }
         guidance = options["guidance_scale"] - 1
-        return loading.sample(self._pipeline, prompts, {**options, **sides, "guidance_scale": guidance})
+        return loading.sample(self._pipeline, prompts, {**options, **self._sides(options), "guidance_scale": guidance})
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
         """Encode prompts as the pipeline does: Qwen3's hidden states before its last layer [b, tokens, width].

@@ -77,7 +77,7 @@ def load_pipeline(
         else:
             options |= _parts_of_file(path, base, dtype, options)
             pipeline = _in_file(path, family, kind, dtype, options)
-            weights.check_all_used(path, denoiser(pipeline), spec.conditioner)
+            weights.check_all_used(path, denoiser(pipeline), but=spec.conditioner_keys)
         pipeline.set_progress_bar_config(disable=True)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
@@ -190,7 +190,7 @@ def _parts_of_file(path: Path, base: Base, dtype: torch.dtype, given: Mapping[st
     if conditioner := spec.conditioner:
         texts = CONFIGS / conditioner.texts
         parts[conditioner.tokenizer] = AutoTokenizer.from_pretrained(texts, local_files_only=True)
-        parts[conditioner.component] = _conditioner_in_file(path, conditioner, CONFIGS / base.family, dtype)
+        parts[conditioner.component] = _conditioner_in_file(path, spec, conditioner, dtype)
     kind = classes.pipeline(spec)
     if base.size or not hasattr(kind, "from_single_file"):
         parts[spec.denoiser] = _denoiser_in_file(path, base, kind, dtype)
@@ -238,10 +238,9 @@ def _denoiser_in_file(path: Path, base: Base, kind: Untyped, dtype: torch.dtype)
     if hasattr(kind, "from_single_file"):
         source = _source(path, dtype, (DENOISER_KEYS,))
     else:
-        tensors = weights.read_weights(path, dtype, (DENOISER_KEYS,))
+        others = FAMILIES[base.family].conditioner_keys
+        tensors = weights.read_weights(path, dtype, (DENOISER_KEYS,), but=others)
         source = {key.removeprefix(DENOISER_KEYS): tensor for key, tensor in tensors.items()}
-        if conditioner := FAMILIES[base.family].conditioner:
-            source = {key: part for key, part in source.items() if not key.startswith(conditioner.single_file)}
     denoiser: nn.Module = denoiser_class.from_single_file(
         source,
         config=str(CONFIGS / (base.size.configs if base.size else base.family)),
@@ -252,7 +251,7 @@ def _denoiser_in_file(path: Path, base: Base, kind: Untyped, dtype: torch.dtype)
     return denoiser
 
 
-def _conditioner_in_file(path: Path, conditioner: Conditioner, configs: Path, dtype: torch.dtype) -> nn.Module:
+def _conditioner_in_file(path: Path, spec: FamilySpec, conditioner: Conditioner, dtype: torch.dtype) -> nn.Module:
     """Load the model between a text encoder and a transformer from the file of the latter.
 
     Raises:
@@ -260,9 +259,8 @@ def _conditioner_in_file(path: Path, conditioner: Conditioner, configs: Path, dt
     """
     kind = getattr(diffusers, conditioner.model)
     with init_empty_weights():
-        model: nn.Module = kind.from_config(kind.load_config(configs / conditioner.component))
-    starts = (DENOISER_KEYS + conditioner.single_file, conditioner.single_file)
-    tensors = weights.read_weights(path, dtype, starts)
+        model: nn.Module = kind.from_config(kind.load_config(CONFIGS / spec.name / conditioner.component))
+    tensors = weights.read_weights(path, dtype, spec.conditioner_keys)
     names = {key: key.removeprefix(DENOISER_KEYS).removeprefix(conditioner.single_file) for key in tensors}
     model.load_state_dict({names[key]: tensor for key, tensor in tensors.items()}, assign=True)
     return model
@@ -373,12 +371,6 @@ def generate_latents(pipeline: Pipeline, prompt: str, *, seed: int, steps: int, 
             output_type="latent",
         ).images[0]
     return latents
-
-
-def latent_shape(pipeline: Pipeline) -> tuple[int, int, int]:
-    """Return the shape [c, h, w] of the latents of an image at a denoiser's native resolution."""
-    config = denoiser(pipeline).config
-    return config.in_channels, config.sample_size, config.sample_size
 
 
 def denoiser(pipeline: Pipeline) -> Untyped:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from trainer import __version__, foreign_text, paths, storage
 from trainer.base_models import detect
 from trainer.base_models.registry import TRANSFORMERS
-from trainer.base_models.spec import DENOISER_KEYS, NET, Conditioner
+from trainer.base_models.spec import DENOISER_KEYS, NET
 from trainer.config import ModelConfig
 from trainer.devices import Untyped
 from trainer.errors import UserError
@@ -125,19 +125,21 @@ def opened(path: Path, dtype: torch.dtype | None = None) -> Iterator[Weights]:
         yield Weights(file, path, dtype)
 
 
-def read_weights(path: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-    """Read the weights of a file whose keys begin with one of the prefixes; if none does, all of them.
+def read_weights(
+    path: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = ("",), but: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Read the weights of a file whose keys begin with one of the prefixes; if none does, all, `but` for some.
 
     Raises:
         UserError: as `opened`.
     """
     with opened(path, dtype) as tensors:
         keys = [key for key in tensors.keys() if key.startswith(prefixes)] or tensors.keys()  # noqa: SIM118
-        return {key: tensors.get_tensor(key) for key in keys}
+        return {key: tensors.get_tensor(key) for key in keys if not key.startswith(but)}
 
 
-def check_all_used(path: Path, denoiser: nn.Module, conditioner: Conditioner | None) -> None:
-    """Check that a file has no more weights for a denoiser than the denoiser has, beside those of its conditioner.
+def check_all_used(path: Path, denoiser: nn.Module, but: tuple[str, ...]) -> None:
+    """Check that a file has no more weights for a denoiser than the denoiser has, `but` for some, by their keys.
 
     Raises:
         UserError: it has.
@@ -145,12 +147,7 @@ def check_all_used(path: Path, denoiser: nn.Module, conditioner: Conditioner | N
     with opened(path) as tensors:
         keys = tensors.keys()
         own = [key for key in keys if key.startswith(DENOISER_KEYS)] or [key for key in keys if not _PARTS.match(key)]
-        names = {key: key.removeprefix(DENOISER_KEYS) for key in own}
-        used = [
-            key
-            for key, name in names.items()
-            if name not in UNUSED and not (conditioner and name.startswith(conditioner.single_file))
-        ]
+        used = [key for key in own if key.removeprefix(DENOISER_KEYS) not in UNUSED and not key.startswith(but)]
         sizes = {key: math.prod(tensors.shape(key)) for key in used}
     surplus = sum(sizes.values()) - sum(tensor.numel() for tensor in denoiser.state_dict().values())
     if surplus > 0:

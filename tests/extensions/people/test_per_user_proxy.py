@@ -1,8 +1,6 @@
 """A server for each user, behind a proxy."""
 
 import hashlib
-import os
-import signal
 import socket
 import sys
 import threading
@@ -156,7 +154,7 @@ def test_a_server_that_died_is_started_anew(anna: httpx.Client) -> None:
     assert again != before
     with pytest.raises(httpx.RemoteProtocolError):  # and not an answer that looks whole
         anna.get("/half")
-    os.kill(again, signal.SIGKILL) if psutil.pid_exists(again) else None
+    wait(lambda: not psutil.pid_exists(again))
     wait(lambda: anna.get("/echo").status_code == 200)
 
 

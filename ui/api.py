@@ -15,7 +15,7 @@ import gradio as gr
 from trainer import config as configs
 from trainer import extension, paths, runs
 from trainer.data import checks, dataset, sandbox
-from trainer.data.captions import read_caption
+from trainer.data.captions import read_text
 from trainer.errors import UserError
 from trainer.runs import archive
 from ui.state import adapter_choices, page_memory, pending_uploads, run_actions
@@ -177,7 +177,7 @@ def set_caption(project: str, image: str, caption: str) -> str:
     """Write the caption of an image; returns it as it was saved."""
     path = project_folders.find_image(project, image)
     dataset.write_caption(path, caption[:10_000])
-    return read_caption(path)
+    return read_text(path)
 
 
 def remove_image(project: str, image: str) -> list[Json]:

@@ -49,7 +49,7 @@ def apply(folder: Path, edits: list[Edit], title: str) -> None:
     with dataset.captions_lock(folder):
         undo.record(folder, title, captions={edit.name: [edit.before, edit.after] for edit in edits})
         for edit in edits:
-            dataset.write_caption_text(folder / edit.name, edit.after)
+            dataset.write_caption(folder / edit.name, edit.after)
 
 
 # Changes --------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def read_caption(image: Path) -> str:
 
 def read_text(image: Path) -> str:
     """Read the caption of an image with its line breaks; each line may be trained as a caption of its own."""
-    return "\n".join(lines(_read(image)))
+    return clean(_read(image))
 
 
 def read_captions(image: Path) -> tuple[str, ...]:
@@ -92,6 +92,11 @@ def parse_metadata(data: bytes) -> dict[str, str]:
         if text is not None:
             texts[row["file_name"].replace("\\", "/")] = text
     return texts
+
+
+def clean(text: str) -> str:
+    """Return a text as it is stored as a caption: its `lines`, with their breaks."""
+    return "\n".join(lines(text))
 
 
 def lines(text: str) -> list[str]:

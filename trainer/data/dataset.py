@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock
 
 from trainer import paths, storage
 from trainer.data import images
-from trainer.data.captions import FORMS, caption_file, lines, one_line, read_caption, read_text
+from trainer.data.captions import FORMS, caption_file, clean, one_line, read_caption, read_text
 from trainer.errors import UserError
 from trainer.i18n import _
 
@@ -284,16 +284,7 @@ def _lock(folder: Path, name: str) -> BaseFileLock:
     return FileLock(paths.make_cache(folder) / f"{name}.lock", is_singleton=True)
 
 
-def write_caption(image: Path, caption: str) -> None:
-    """Save the caption of an image as one line.
-
-    Raises:
-        UserError: the image is gone.
-    """
-    write_caption_text(image, one_line(caption))
-
-
-def write_caption_text(image: Path, text: str) -> None:
+def write_caption(image: Path, text: str) -> None:
     """Save the caption of an image with its line breaks, as `captions.read_text` returns it.
 
     Raises:
@@ -301,7 +292,7 @@ def write_caption_text(image: Path, text: str) -> None:
     """
     check_present(image)
     with captions_lock(image.parent):
-        storage.write(caption_file(image), "\n".join(lines(text)) + "\n")
+        storage.write(caption_file(image), clean(text) + "\n")
 
 
 def check_present(image: Path) -> None:

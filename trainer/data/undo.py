@@ -108,7 +108,7 @@ def _restore(folder: Path, level: dict[str, Any]) -> Undone:
             continue
         caption = read_text(folder / name)
         if caption == after:
-            dataset.write_caption_text(folder / name, before)
+            dataset.write_caption(folder / name, before)
             restored += 1
         elif caption != before:  # it is as before where the change was interrupted
             newer += 1

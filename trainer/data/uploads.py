@@ -242,7 +242,7 @@ def _add_image(index: _Index, name: str, data: bytes, caption: str | None, repor
     with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
         extension = _EXTENSIONS[str(image.format)]
         report.animated += image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
-    text = "\n".join(captions.lines(caption or ""))
+    text = captions.clean(caption or "")
     try:
         path = index.create(paths.safe_name(PurePosixPath(name).stem, "picture"), extension, data, text)
     except OSError as error:
@@ -306,7 +306,7 @@ def _add_loose_captions(folder: Path, texts: dict[str, str], report: Report) -> 
             file_name = captions.one_line(name)[:76] + ".txt"
             report.refused.append((file_name, _("no image of this name for the caption")))
         else:
-            dataset.write_caption_text(image, text)
+            dataset.write_caption(image, text)
             report.captions += 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainer import paths, runs, storage
 from trainer.data import caption_edits, dataset
-from trainer.data.captions import one_line, read_caption
+from trainer.data.captions import clean, one_line, read_text
 from trainer.errors import UserError, explaining_files_in_use
 from ui.state import order, page_memory
 from ui.state.order import UNKNOWN, Moment
@@ -165,11 +165,11 @@ def save_caption(image: Path, text: str, base: object = None, typed: Moment = UN
     """
     text = text[:10_000]
     with dataset.captions_lock(image.parent):
-        present = read_caption(image)
-        project, name, read = image.parent.name, image.name, (one_line(str(base)), one_line(text))
+        present = read_text(image)
+        project, name, read = image.parent.name, image.name, (clean(str(base)), clean(text))
         if base is not None and present not in read and not order.is_own(typed, project, name, present):
             return present
-        order.edit(typed, project, name, one_line(text))
+        order.edit(typed, project, name, clean(text))
         dataset.write_caption(image, text)
     return None
 
@@ -184,7 +184,7 @@ def changing_captions(project: str, sent: Moment, names: Collection[str] | None 
 
     def read() -> dict[str, str]:
         images = dataset.image_files(path)
-        return {image.name: read_caption(image) for image in images if names is None or image.name in some}
+        return {image.name: read_text(image) for image in images if names is None or image.name in some}
 
     with dataset.captions_lock(path):
         before = read()

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from trainer.data import caption_edits, dataset, fixes, image_stats, undo
-from trainer.data.captions import one_line, read_caption
+from trainer.data.captions import one_line, read_text
 from trainer.data.problems import KINDS
 from trainer.errors import UserError
 from trainer.i18n import _, ngettext
@@ -190,7 +190,7 @@ def save_caption(argument: dict[str, Any]) -> dict[str, Any]:
     if other is not None:
         return {"conflict": other}
     written_at = time.monotonic()
-    current, caption = image_grid.read(project, page_memory.answer(project, "trigger")), read_caption(image)
+    current, caption = image_grid.read(project, page_memory.answer(project, "trigger")), read_text(image)
     usage = image_grid.token_usage(current, caption)
     return {"at": written_at, "caption": caption, "badges": current.badges.get(name, []), **usage}
 

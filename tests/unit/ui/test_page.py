@@ -21,6 +21,7 @@ from tests.conftest import STYLE
 from tests.unit.ui.answers import answers, form_values
 from trainer import paths
 from trainer.data import dataset, undo
+from trainer.data.captions import read_captions
 from trainer.errors import UserError
 from trainer.runs import Run, events
 from ui import api, head, page
@@ -258,7 +259,7 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
         return images.save_caption({"project": "rin", "name": name, **values})
 
     read_at = image_grid.read("rin").read_at
-    answer = save("01.png", text="miraxo,\nhappy")
+    answer = save("01.png", text="miraxo,  happy")
     assert answer.pop("at") > read_at, "what was read before is older than what was written"
     assert answer == {"ok": True, "caption": "miraxo, happy", "badges": [], "tokens": "7 / 38", "long": ""}
     answer = save("01.png", text="sad", base="as another page read it")
@@ -267,6 +268,16 @@ def test_a_caption_is_saved_or_refused_in_words(character: Path) -> None:
         assert "no longer" in save(name, text="x")["gone"], "it is not sent again"
     assert "no longer" in save("01.png", project="gone", text="x")["gone"]
     assert not images.save_caption({})["ok"]
+
+
+def test_each_line_of_a_caption_stays_a_line(character: Path) -> None:
+    """As each may be trained as a caption of its own."""
+    (character / "01.txt").write_text("miraxo, happy\n\nmiraxo smiles\n", encoding="utf-8")
+    before = image_grid.cards(image_grid.read("rin"), Selection())["items"][0]["caption"]
+    assert before == "miraxo, happy\nmiraxo smiles"
+    draft = {"project": "rin", "name": "01.png", "text": before + " today\n", "base": before}
+    assert images.save_caption(draft)["caption"] == "miraxo, happy\nmiraxo smiles today"
+    assert read_captions(character / "01.png") == ("miraxo, happy", "miraxo smiles today")
 
 
 def test_the_selected_images_are_changed_at_once(character: Path) -> None:

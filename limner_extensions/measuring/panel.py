@@ -56,9 +56,8 @@ def build(adapter: gr.Dropdown, sampler: SamplerClient) -> None:
             models = {"choices": kinds.choices(), "value": "", "allow_custom_value": True}
             other = _("Or the folder of a CLIP, DINO or DINOv2 model.")
             features = field(gr.Dropdown, "measure-features", _("Compare by the features of"), other, **models)
-            number = {"value": MeasureConfig().images, "precision": 0}  # the job checks its bounds
             each = _("For each checkpoint, and as many without the trigger word.")
-            images = field(gr.Number, "measure-images", _("Images"), each, **number)
+            images = field(gr.Number, "measure-images", _("Images"), each, value=MeasureConfig().images)
         with gr.Row(elem_classes="tools"):
             start = gr.Button(_("Measure checkpoints"), elem_id="measure-start", size="sm", interactive=False)
             stop = gr.Button(_("Stop"), elem_id="measure-stop", size="sm", visible=False, variant="stop")

@@ -124,7 +124,7 @@ def _options() -> dict[str, Any]:
         "blacklist": hidden(
             gr.Textbox, "caption-blacklist", _("Tags to leave out"), _("Separated by commas."), max_lines=1
         ),
-        "tokens": hidden(gr.Number, "caption-tokens", _("Maximum length in tokens"), length, value=0, precision=0),
+        "tokens": hidden(gr.Number, "caption-tokens", _("Maximum length in tokens"), length, value=0),
     }
 
 

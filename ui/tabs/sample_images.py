@@ -33,10 +33,6 @@ def request(*, base: str, adapters: Sequence[tuple[Path, float]], **settings: ob
     Raises:
         UserError: a value is out of bounds.
     """
-    for key in ("seed", "steps", "clip_skip", "width", "height"):
-        value = settings.get(key)
-        if isinstance(value, float) and value.is_integer():
-            settings[key] = int(value)
     used = [(file, strength) for file, strength in adapters if strength]
     named = tuple((str(file), strength) for file, strength in used)
     config = configs.check(PictureConfig, {"base": base, "adapters": named, "out": "x", **settings})

@@ -59,7 +59,8 @@ def test_the_page_has_private_handlers_ids_and_few_messages(home: Path) -> None:
     assert {entry.id for entry in train.ENTRIES} <= set(ids)
     assert len(ids) == len(set(ids))
     numbers = [component["props"] for component in config_file["components"] if component["type"] == "number"]
-    assert {props.get("minimum") for props in numbers} == {None}, "bounds are checked in words, without a traceback"
+    rules = {(props.get("minimum"), props.get("precision")) for props in numbers}
+    assert rules == {(None, None)}, "bounds and whole numbers are checked in words, and nothing is rounded unseen"
     assert sum(len(call["targets"]) for call in calls) < 200
     after = [call for call in calls if call["trigger_after"] is not None]
     ends = [call["trigger_only_on_success"] or call["trigger_only_on_failure"] for call in after]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 import psutil
+from filelock import BaseFileLock
 
 from trainer import fault_injection
 
@@ -33,6 +34,33 @@ BIN = ".bin"  # under outputs: runs and kept adapters; under datasets: projects;
 KEPT = 7 * 24 * 3600.0  # seconds that deleted files stay in their bin
 IN_USE = 5.0  # seconds that a file may be open elsewhere before an operation on it fails
 RESERVED = 2 * 2**30  # bytes of a disk that uploads leave free, for the system and for checkpoints
+
+
+def take_lock(lock: BaseFileLock, timeout: float = -1) -> None:
+    """Take a lock whose file lies in a folder that may be deleted or renamed at any time; -1 = wait for it.
+
+    By itself a lock makes the folder of its file, so that one that is gone would come back, empty.
+
+    Raises:
+        OSError: the folder does not exist, or was moved away meanwhile; or no permission.
+        Timeout: another process has the lock.
+    """
+    file = Path(lock.lock_file)
+    before = [(folder, folder.stat()) for folder in (file.parent, file.parent.parent)]
+    lock.acquire(timeout=timeout)
+    try:
+        made = [folder for folder, state in before if not os.path.samestat(state, folder.stat())]
+    except FileNotFoundError:
+        made = [file.parent]
+    if not made:
+        return
+    lock.release()
+    with suppress(OSError):  # another process was faster, or has put something there
+        if list(file.parent.iterdir()) == [file]:
+            file.unlink()
+            for folder in made:
+                folder.rmdir()
+    raise FileNotFoundError(file.parent)
 
 
 def keep_private(*folders: Path) -> None:

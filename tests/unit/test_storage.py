@@ -5,10 +5,31 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from filelock import FileLock
 
 from tests.conftest import python
 from trainer import storage
 from trainer.cli import adapter_files
+
+
+@pytest.mark.parametrize("moment", ["before it is taken", "after it is taken"])
+def test_a_lock_never_brings_back_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    folder, away, take = tmp_path / "datasets" / "rin", tmp_path / "bin", FileLock.acquire
+    (folder / ".cache").mkdir(parents=True)
+
+    def acquire(lock: FileLock, timeout: float) -> object:
+        taken = take(lock, timeout) if moment == "after it is taken" else None
+        folder.rename(away)
+        return taken or take(lock, timeout)
+
+    lock = FileLock(folder / ".cache" / "captions.lock")
+    with lock:
+        assert lock.is_locked
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with pytest.raises(FileNotFoundError):
+        storage.take_lock(lock)
+    assert (lock.is_locked, folder.exists()) == (False, False)
+    assert (away / ".cache" / "captions.lock").exists()
 
 
 def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 
-from filelock import BaseFileLock, FileLock
+from filelock import FileLock
 
 from trainer import paths, storage
 from trainer.data import images
@@ -267,21 +268,27 @@ def free_stem(taken: set[str], stem: str) -> str:
     return next(candidate for candidate in paths.numbered(stem) if candidate.lower() not in taken)
 
 
-def captions_lock(folder: Path) -> BaseFileLock:
-    """Return the lock for changing captions or moving images of a dataset: one thread of one process at a time.
+def captions_lock(folder: Path) -> AbstractContextManager[None]:
+    """Hold the lock for changing captions or moving images of a dataset: one thread of one process at a time.
 
     It is reentrant. Nobody holds it for long, so that a caption being typed never waits.
     """
     return _lock(folder, "captions")
 
 
-def upload_lock(folder: Path) -> BaseFileLock:
-    """Return the lock for adding images to a dataset, held from the first to the last."""
+def upload_lock(folder: Path) -> AbstractContextManager[None]:
+    """Hold the lock for adding images to a dataset, from the first to the last."""
     return _lock(folder, "upload")
 
 
-def _lock(folder: Path, name: str) -> BaseFileLock:
-    return FileLock(paths.make_cache(folder) / f"{name}.lock", is_singleton=True)
+@contextmanager
+def _lock(folder: Path, name: str) -> Iterator[None]:
+    lock = FileLock(paths.make_cache(folder) / f"{name}.lock", is_singleton=True)
+    storage.take_lock(lock)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_caption(image: Path, text: str) -> None:

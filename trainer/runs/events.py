@@ -232,7 +232,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
             data = log.read()
     except FileNotFoundError:
         return [], 0
-    except (IsADirectoryError, PermissionError):  # one run that cannot be read keeps no page from opening
+    except OSError:  # one run that cannot be read keeps no page from opening
         return [], offset
     events, length = parse(data)
     return events, offset + length

@@ -122,7 +122,7 @@ def lock_run(run: Run) -> FileLock:
     # `runs.is_locked` takes the lock for an instant, hence the timeout.
     lock = FileLock(run.lock)
     try:
-        lock.acquire(timeout=5)
+        storage.take_lock(lock, timeout=5)
     except Timeout:
         raise UserError("The run {id!r} is already running.", "Watch it, or stop it first.", id=run.id) from None
     (run.folder / "ask").mkdir(exist_ok=True)

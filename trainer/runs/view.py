@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from trainer import foreign_text
+from trainer import foreign_text, storage
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -86,7 +86,7 @@ class View:
         """Return True if at this Unix time the run has ignored a stop request for too long, or is silent."""
         try:
             requested = (self.run.folder / "ask" / "stop").stat().st_mtime
-        except FileNotFoundError:
+        except OSError:
             return self.is_silent(now)
         return self.status in ACTIVE and now - requested > STOP_TIMEOUT
 
@@ -98,18 +98,20 @@ def is_locked(path: Path) -> bool:
     lock = FileLock(path)
     with _PROBING:  # or another thread takes this one's attempt for the lock of a worker
         try:
-            lock.acquire(timeout=0)
+            storage.take_lock(lock, timeout=0)
         except Timeout:
             return True
+        except OSError:  # the run was deleted or renamed at this moment, or belongs to another user
+            return False
         lock.release()
     return False
 
 
 def size(path: Path) -> int:
-    """Return the size of a file in bytes; 0 if there is none."""
+    """Return the size of a file in bytes; 0 if there is none, or it cannot be read."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

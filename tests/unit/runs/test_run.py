@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -163,6 +164,18 @@ def test_commands_are_taken_once(home: Path) -> None:
     run.lock.touch()
     with ThreadPoolExecutor(8) as threads:  # to look at a lock is not to hold it
         assert not any(threads.map(lambda _: runs.is_locked(run.lock), range(2000)))
+
+
+@pytest.mark.parametrize("part", ["ask", "events.jsonl", "worker.lock"])
+def test_a_run_that_cannot_be_read_hides_no_others(home: Path, part: str) -> None:
+    """Here a folder lies in the place of its file, or a link to itself; it may also be of another user."""
+    run = make()
+    shutil.rmtree(run.folder / "ask")
+    if part == "worker.lock":
+        run.lock.mkdir()
+    else:
+        (run.folder / part).symlink_to(part)
+    assert (runs.look(run).status, runs.look(run).is_unresponsive(0)) == ("interrupted", False)
 
 
 def test_twenty_who_start_at_once_have_their_own_folders(home: Path) -> None:

@@ -28,7 +28,8 @@ import tomlkit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from limner_extensions.recipes import kohya_export, reading
+from limner_extensions.recipes import reading
+from limner_extensions.recipes.kohya import writing
 from tests.tiny import make_sd
 from trainer import config, families, runs
 from trainer import train as training
@@ -77,7 +78,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
         {"network_args": [*WITH_CONV["network_args"], "loraplus_lr_ratio=4"], "clip_skip": 2, "lr_scheduler": "linear"},
         "",
     ),
-    "written by Limner": (tomllib.loads(kohya_export.export(config.build(OURS), COUNT).text), ""),
+    "written by Limner": (tomllib.loads(writing.export(config.build(OURS), COUNT).text), ""),
     "without convolutions": ({}, "sd-scripts also adapts proj_in and proj_out"),
     "the text encoder, too": (
         {**WITH_CONV, "network_train_unet_only": False, "text_encoder_lr": 5e-3},

@@ -220,7 +220,7 @@ def _choose_source(venv: Path, build: str, before: str) -> str:
     Says what is special about the others.
     """
     sys.path.insert(0, str(ROOT))
-    from trainer import nvidia, other_cards  # which need no package
+    from trainer.machine import nvidia, other_cards  # which need no package
 
     if own := os.environ.get("LIMNER_TORCH_INDEX"):
         return own

@@ -1,9 +1,10 @@
 """Table of docs/small-cards.md: how each NVIDIA card trains each base model, from the presets as they are."""
 
-from trainer import card_memory, config
+from trainer import config
 from trainer.base_models.layer_shapes import MODELS
 from trainer.base_models.registry import FAMILIES
-from trainer.card_memory import BESIDE, Step
+from trainer.machine import card_memory
+from trainer.machine.card_memory import BESIDE, Step
 
 CARDS = (4, 6, 8, 10, 12, 16, 24, 32)  # GB
 SIDES = (512, 768, 1024)  # pixels

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from trainer import captioning, config, extension, nvidia, other_cards, pace, processes, runs, storage
+from trainer import captioning, config, extension, processes, runs, storage
 from trainer.config import TrainConfig, adjustments
 from trainer.errors import UserError, explain_disk, is_out_of_memory
+from trainer.machine import nvidia, other_cards, pace
 from trainer.runs import Run, StopRequestedError, cards, control, events, queue
 from trainer.runs.run import PROCESS
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import nvidia
 from trainer.i18n import _
+from trainer.machine import nvidia
 from ui.state import documentation, projects
 from ui.widgets.fields import field
 from ui.widgets.handlers import ANSWERED_FIRST, START, listen

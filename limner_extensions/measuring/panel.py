@@ -16,7 +16,8 @@ from trainer.data.captions import one_line
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run, control
-from ui.state import adapter_choices, audit, page_memory
+from ui import audit
+from ui.state import adapter_choices, page_memory
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import run_html
 from ui.widgets.fields import field

@@ -8,8 +8,8 @@ from fastapi.responses import FileResponse, Response
 from limner_extensions.publishing import publishing, report
 from trainer import runs
 from trainer.i18n import _
+from ui import audit
 from ui.server.media import FRESH, made_zip, or_404
-from ui.state import audit
 
 router = APIRouter()
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import tomlkit
 import typer
 
-from limner_extensions.recipes import kohya_export, reading
+from limner_extensions.recipes import reading
+from limner_extensions.recipes.kohya import writing
 from trainer import config, paths, storage
 from trainer.cli.adapter_files import check_out
 from trainer.cli.console import echo
@@ -83,7 +84,7 @@ def export_recipe(
         images = len(dataset.read_subjects(settings.taught))
     except UserError:  # a config may be written for another machine
         images = 0
-    exported = kohya_export.export(settings, images, datasets=datasets is not None)
+    exported = writing.export(settings, images, datasets=datasets is not None)
     for note in exported.notes:
         print(note, file=sys.stderr)
     for file, text in ((out, exported.text), (datasets, exported.datasets)):

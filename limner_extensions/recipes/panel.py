@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from limner_extensions.recipes import kohya_export, reading
+from limner_extensions.recipes import reading
+from limner_extensions.recipes.kohya import writing
 from trainer import config as configs
 from trainer import paths
 from trainer.errors import UserError
@@ -66,7 +67,7 @@ def save(answers: Answers) -> dict[str, Any]:
     """
     name = paths.safe_name(answers.name or answers.project, "settings")
     config = configs.build(configs.merge(answers.data(), {"name": name, "trigger": answers.trigger}))
-    exported = kohya_export.export(config, len(page_memory.captions(answers.project)))
+    exported = writing.export(config, len(page_memory.captions(answers.project)))
     report = f"<p class='quiet'>{escape(_('The file says all of these settings.'))}</p>"
     if exported.notes:
         report = _notes(_("What the file cannot say"), exported.notes)

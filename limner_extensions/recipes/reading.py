@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, Protocol
 
-from limner_extensions.recipes import ai_toolkit, kohya, kohya_datasets, limner, onetrainer
+from limner_extensions.recipes import ai_toolkit, kohya, limner, onetrainer
 from limner_extensions.recipes.draft import Recipe
+from limner_extensions.recipes.kohya import dataset_config
 from trainer import foreign_text, storage
 from trainer.adapter_files import safetensors_reader
 from trainer.errors import UserError
@@ -57,7 +58,7 @@ def read(path: Path, images: int = 0, *, datasets: bool = False) -> Recipe:
         raise UserError("{name} is too large for a recipe.", "Give a settings file.", name=path.name)
     data = _parse(start, path)
     form = next((form for form in FORMATS if form.is_recipe(data)), None)
-    if form is kohya or (datasets and kohya_datasets.are_in(data)):
+    if form is kohya or (datasets and dataset_config.are_in(data)):
         data, notes = follow_files(data, path.parent)
         recipe = kohya.read(data, images, datasets=datasets)
         return replace(recipe, notes=(*notes, *recipe.notes))

@@ -23,7 +23,7 @@ from scripts import install
 from tests import package_index
 from tests.conftest import CHECKOUT, free_port
 from tests.package_index import Index
-from trainer import nvidia
+from trainer.machine import nvidia
 
 BATCH = (CHECKOUT / "start.bat").read_bytes().decode("ascii")
 TORCH = "2.13.0"  # as in the lock file of the copy
@@ -52,11 +52,11 @@ class Machine:
     def __init__(self, folder: Path, index: Index) -> None:
         self.index, self.folder = index, folder
         self.limner, self.programs = folder / "My Läb", folder / "bin"
-        for part in ("scripts", "trainer"):
+        for part in ("scripts", "trainer/machine"):
             (self.limner / part).mkdir(parents=True)
         self.programs.mkdir()
-        names = ("start.sh", "scripts/install.py", *(f"trainer/{path.name}" for path in CHECKOUT.glob("trainer/*.py")))
-        for name in names:
+        packages = (path for part in ("trainer", "trainer/machine") for path in CHECKOUT.glob(f"{part}/*.py"))
+        for name in ("start.sh", "scripts/install.py", *(path.relative_to(CHECKOUT) for path in packages)):
             shutil.copy(CHECKOUT / name, self.limner / name)
         self.write("pyproject.toml", PROJECT)
         self.write("backend.py", BACKEND)
@@ -82,8 +82,8 @@ class Machine:
 
     def point_at(self, url: str) -> None:
         """Let PyTorch's index be there."""
-        text = (CHECKOUT / "trainer" / "nvidia.py").read_text(encoding="utf-8")
-        self.write("trainer/nvidia.py", text.replace(nvidia.INDEX, url))
+        text = (CHECKOUT / "trainer" / "machine" / "nvidia.py").read_text(encoding="utf-8")
+        self.write("trainer/machine/nvidia.py", text.replace(nvidia.INDEX, url))
 
     def provide(self, name: str, program: str) -> None:
         (self.programs / name).unlink(missing_ok=True)

@@ -48,7 +48,7 @@ def python(disk: Path, code: str, *arguments: str | Path, reads: str = "utf-8", 
 
 
 def test_a_card_that_needs_another_torch_is_named(disk: Path) -> None:
-    code = "from trainer import other_cards; print(other_cards.advice())"
+    code = "from trainer.machine import other_cards; print(other_cards.advice())"
     cards = "Intel(R) UHD Graphics 770;AMD Radeon"
     advice = python(disk, code, LIMNER_EMULATED_CARDS=f"{cards} RX 7900 XTX")
     assert advice.startswith("There is a graphics card of AMD,")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
-from trainer import card_memory, config, nvidia
-from trainer.nvidia import Installed
+from trainer import config
+from trainer.machine import card_memory, nvidia
+from trainer.machine.nvidia import Installed
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import nvidia, processes
-from trainer.nvidia import Card
+from trainer import processes
+from trainer.machine import nvidia
+from trainer.machine.nvidia import Card
 from ui.state import device_load
 
 RTX_3060 = Card("NVIDIA GeForce RTX 3060", "576.80", (8, 6))

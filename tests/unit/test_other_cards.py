@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import other_cards
+from trainer.machine import other_cards
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer import config, devices, pace, storage
+from trainer import config, devices, storage
 from trainer.base_models import layer_shapes
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS
+from trainer.machine import pace
 
 
 def seconds(base: str = "micro", **settings: object) -> tuple[float, float] | None:

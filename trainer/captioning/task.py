@@ -16,11 +16,12 @@ from typing import IO, Any
 
 import psutil
 
-from trainer import captioning, confinement, foreign_text, nvidia, processes
+from trainer import captioning, confinement, foreign_text, processes
 from trainer.captioning import CaptionConfig, kinds, server
 from trainer.data import images
 from trainer.errors import UserError
 from trainer.i18n import _
+from trainer.machine import nvidia
 from trainer.runs import Run, StopRequestedError, events
 
 SAVE_EVERY = 8  # images

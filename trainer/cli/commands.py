@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer import __version__, captioning, card_memory, config, extension, paths, processes, runs, storage, worker
+from trainer import __version__, captioning, config, extension, paths, processes, runs, storage, worker
 from trainer.base_models import MICRO, detect
 from trainer.cli import adapter_files, machine, run_queue
 from trainer.cli.adapter_files import BASE, Json
@@ -24,6 +24,7 @@ from trainer.data import captions, checks, dataset, image_stats
 from trainer.data.problems import KINDS, Problem, group_by_kind
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
+from trainer.machine import card_memory
 from trainer.runs import Run, cards, queue
 
 app = typer.Typer(

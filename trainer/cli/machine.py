@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer import __version__, nvidia, other_cards, paths, runs, storage
+from trainer import __version__, paths, runs, storage
 from trainer.base_models import hub, hub_download
 from trainer.captioning import kinds
 from trainer.cli import adapter_files
@@ -19,6 +19,7 @@ from trainer.cli.adapter_files import Json
 from trainer.cli.console import DownloadBar, echo, echo_facts, echo_table
 from trainer.data import dataset
 from trainer.errors import UserError
+from trainer.machine import nvidia, other_cards
 from trainer.runs import backup
 
 app = typer.Typer()

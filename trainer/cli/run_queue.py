@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from trainer import config, extension, pace, paths, runs
+from trainer import config, extension, paths, runs
 from trainer.cli.console import echo, echo_table
 from trainer.config import TrainConfig, adjustments, base_notes
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
+from trainer.machine import pace
 from trainer.runs import Run, archive, cards, queue
 
 app = typer.Typer(help="Show the queue of runs, and change it.")

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from trainer import fault_injection, nvidia, paths
+from trainer import fault_injection, paths
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.i18n import ngettext
+from trainer.machine import nvidia
 from trainer.runs.run import all_runs
 from trainer.runs.view import is_locked, look
 

@@ -18,7 +18,8 @@ from trainer import paths, runs
 from trainer.data import dataset, image_stats, images
 from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
-from ui.state import audit, documentation, projects, run_watcher
+from ui import audit
+from ui.state import documentation, projects, run_watcher
 from ui.widgets.templates import read
 
 router = APIRouter()

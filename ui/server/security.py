@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, _, ngettext
+from ui import audit
 from ui.server import sessions
 from ui.server.logins import Attempts
 from ui.server.passwords import NO_ACCOUNT, Account, with_password
@@ -28,7 +29,6 @@ from ui.server.request_body import (
     RequestBody,
 )
 from ui.server.sessions import Session, Sessions
-from ui.state import audit
 
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]

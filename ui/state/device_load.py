@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from trainer import nvidia
+from trainer.machine import nvidia
 
 VALID = 3.0  # seconds that an answer is used for
 MEASURED_FOR = 0.1  # seconds; without them psutil would count from this thread's last request, and say 0 to its first

@@ -5,7 +5,8 @@ import os
 from trainer import runs
 from trainer.errors import UserError
 from trainer.runs import Run, View, archive, cards, control, queue
-from ui.state import audit, warm_worker
+from ui import audit
+from ui.state import warm_worker
 from ui.state.sampler_client import SamplerClient
 
 

@@ -1,6 +1,7 @@
 """Settings of runs: what differs from their presets, to be said in a few words and to be used again.
 
-Those in the form are stored field by field, so that two pages of a project keep what is edited in either.
+Those in the form are stored field by field, so that two pages of a project keep what is edited in either. Those that
+the user saved under a name are in `outputs/.presets/<name>.toml`: what they changed in the form.
 """
 
 import json
@@ -9,8 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
+import tomlkit
+
 from trainer import config as configs
-from trainer import paths
+from trainer import foreign_text, paths, storage
 from trainer.config import TrainConfig, comparison
 from trainer.data.captions import one_line
 from trainer.errors import UserError
@@ -114,3 +117,38 @@ def described(run: Run) -> str:
     texts = [f"{titles[field]} {comparison.shown(value)}" for field, value in list(differing.items())[:SAID]]
     more = len(differing) - len(texts)
     return ", ".join([*texts, *([_("{n} more", n=more)] if more else [])])
+
+
+def _folder() -> Path:
+    """Return the folder of settings that the user saved."""
+    return paths.outputs() / ".presets"
+
+
+def saved() -> list[str]:
+    """Return the names of all saved settings."""
+    return sorted(path.stem for path in _folder().glob("*.toml") if paths.is_name(path.stem))
+
+
+def save(name: str, data: dict[str, Any]) -> None:
+    """Save settings; those of the same name are replaced.
+
+    Raises:
+        UserError: the name is not allowed.
+    """
+    path = _folder() / f"{paths.check_name(name.strip(), 'preset')}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.write(path, tomlkit.dumps(data))
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return the settings saved under a name.
+
+    Raises:
+        UserError: there are none, or they cannot be read.
+    """
+    try:
+        return foreign_text.read_toml(_folder() / f"{paths.check_name(name, 'preset')}.toml")
+    except (OSError, ValueError):
+        raise UserError(
+            "The settings {name!r} cannot be read.", "Choose others, or save them again.", name=name
+        ) from None

@@ -11,7 +11,8 @@ import threading
 import time
 from typing import IO
 
-from trainer import pace, processes, runs
+from trainer import processes, runs
+from trainer.machine import pace
 from trainer.runs import Run, control
 
 IDLE = 600.0  # seconds after which it ends, to free its memory

@@ -8,13 +8,14 @@ from typing import Any, TypedDict
 import gradio as gr
 import psutil
 
-from trainer import card_memory, pace, paths, runs, storage
+from trainer import paths, runs, storage
 from trainer.base_models import MICRO, detect, layer_shapes
 from trainer.config import TrainConfig, adjustments, base_notes
 from trainer.data import dataset
 from trainer.data.dataset import Example
 from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
+from trainer.machine import card_memory, pace
 from ui.state import documentation, page_memory, warm_worker
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import base_model

@@ -18,7 +18,7 @@ from trainer.base_models import MICRO
 from trainer.config import TrainConfig, comparison
 from trainer.errors import UserError
 from trainer.i18n import _
-from ui.state import run_settings, saved_settings
+from ui.state import run_settings
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import plan
 from ui.widgets import settings_form, settings_widgets
@@ -97,7 +97,7 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
         with gr.Row(elem_id="settings-tools", elem_classes="bottom"):
             gr.HTML(SEARCH, elem_id="search-settings")
             saved = field(
-                gr.Dropdown, "kept-settings", _("Saved settings"), choices=saved_settings.names(), min_width=140
+                gr.Dropdown, "kept-settings", _("Saved settings"), choices=run_settings.saved(), min_width=140
             )
             use = gr.Button(_("Use"), elem_id="use-settings", scale=0, min_width=70)
             name = field(gr.Textbox, "settings-name", _("Save these settings as"), max_lines=1, min_width=140)
@@ -216,15 +216,15 @@ def save_settings(answers: Answers, name: str | None) -> dict[str, Any]:
     name = (name or "").strip()
     if not name:
         raise UserError("These settings have no name yet.", "Type one beside Save.")
-    saved_settings.save(name, {"preset": answers.preset, "base": answers.base, "settings": answers.settings()})
-    return {"saved": gr.Dropdown(saved_settings.names(), value=name), "name": ""}
+    run_settings.save(name, {"preset": answers.preset, "base": answers.base, "settings": answers.settings()})
+    return {"saved": gr.Dropdown(run_settings.saved(), value=name), "name": ""}
 
 
 def load_settings(answers: Answers, name: str | None) -> dict[str, Any]:
     """Return preset, base, and the form as they were saved under a name."""
     if not name:
         raise UserError("No saved settings are chosen.", "Choose some from the list.")
-    saved = saved_settings.load(name)
+    saved = run_settings.load(name)
     wanted, base = str(saved.get("preset", "character")), str(saved.get("base", MICRO))
     if wanted not in get_args(configs.Preset):
         raise UserError("The settings {name!r} cannot be used.", "Save them again.", name=name)

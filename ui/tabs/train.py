@@ -11,7 +11,7 @@ from trainer import runs
 from trainer.base_models import MICRO
 from trainer.i18n import _
 from trainer.runs import Run, short_address
-from ui.state import page_memory, run_actions, run_settings, saved_settings
+from ui.state import page_memory, run_actions, run_settings
 from ui.state.answers import ENTRIES, Answers, checked_config, create_run
 from ui.state.order import Moment
 from ui.state.run_watcher import RunWatcher
@@ -212,7 +212,7 @@ def show(project: str) -> dict[str, Any]:
         "base": base_model.choices(answers.base),
         "folders": base_model.folders_text(),
         **description,
-        "saved": gr.Dropdown(saved_settings.names(), value=None),
+        "saved": gr.Dropdown(run_settings.saved(), value=None),
         "opening": gr.skip() if filled == tab_settings.AS_DRAWN else asdict(filled),
         **_plan(answers, data),
     }

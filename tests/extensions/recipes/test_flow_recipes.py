@@ -12,8 +12,8 @@ import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from limner_extensions.recipes import kohya_export
 from limner_extensions.recipes.families import NAMES
+from limner_extensions.recipes.kohya import writing
 from limner_extensions.recipes.values import flat
 from tests.extensions.recipes.examples import (
     FLOW_GUI,
@@ -290,7 +290,7 @@ def test_base_and_rank_of_flux2_klein_are_those_of_the_recipe(tmp_path: Path) ->
 )
 def test_no_settings_are_written_for_what_sd_scripts_do_not_train(family: str, title: str) -> None:
     with pytest.raises(UserError, match=f"cannot write settings of sd-scripts for {title}"):
-        kohya_export.export(config.build(config.merge(ANY, {"model": {"family": family}})))
+        writing.export(config.build(config.merge(ANY, {"model": {"family": family}})))
 
 
 def test_other_models_under_names_of_families_are_refused(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 import tomlkit
 from typer.testing import CliRunner
 
-from limner_extensions.recipes import kohya, kohya_export, reading
+from limner_extensions.recipes import kohya, reading
 from limner_extensions.recipes.draft import Recipe
+from limner_extensions.recipes.kohya import writing
 from limner_extensions.recipes.values import flat, words
 from tests.extensions.recipes.examples import GUI, SCRIPT, toml
 from tests.unit.data.test_dataset import png
@@ -131,9 +132,9 @@ def test_datasets_that_differ_in_more_than_size_are_named(
 def test_several_resolutions_go_to_sd_scripts_and_back(tmp_path: Path) -> None:
     training = {"resolution": 512, "further_resolutions": [256, 128]}
     settings = config.build(ANY | {"dataset": "/data/kim", "trigger": "kmx2", "training": training})
-    exported = kohya_export.export(settings, datasets=True)
+    exported = writing.export(settings, datasets=True)
     assert not any("further_resolutions" in note for note in exported.notes)
-    assert any("further_resolutions" in note for note in kohya_export.export(settings).notes)
+    assert any("further_resolutions" in note for note in writing.export(settings).notes)
     assert tomllib.loads(exported.text)["min_bucket_reso"] == 128
     assert [dataset["resolution"] for dataset in tomllib.loads(exported.datasets)["datasets"]] == [512, 256, 128]
     again, _recipe = read(tmp_path, exported.text + exported.datasets)
@@ -182,10 +183,10 @@ def test_the_commands_take_datasets_there_and_back(character: Path, tmp_path: Pa
     ]
     limner("import-recipe", tmp_path / "d.toml", "--out", again)
     assert config.load(again).taught == first.taught
-    exported = kohya_export.export(first, datasets=True)
+    exported = writing.export(first, datasets=True)
     assert not any("class_word" in note or "subjects" in note for note in exported.notes)
     assert "--dataset_config" in exported.text
-    assert any("class_word" in note for note in kohya_export.export(first).notes)
+    assert any("class_word" in note for note in writing.export(first).notes)
     recipe = tmp_path / "Mira's recipe.json"
     recipe.write_text(json.dumps(GUI | {"pretrained_model_name_or_path": "owner/name"}), encoding="utf-8")
     limner("import-recipe", recipe, "--dataset", character, "--out", tmp_path / "mira.toml")
@@ -270,7 +271,7 @@ def check_read_back(tmp_path: Path, settings: config.TrainConfig, text: str, not
 )  # fmt: skip
 def test_what_it_says_comes_back_as_it_was(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = built(changes)
-    exported = kohya_export.export(settings, images=20)
+    exported = writing.export(settings, images=20)
     check_read_back(tmp_path, settings, exported.text, exported.notes)
 
 
@@ -290,7 +291,7 @@ def test_what_it_says_comes_back_as_it_was(tmp_path: Path, changes: dict[str, An
 )
 def test_flow_matching_comes_back_as_it_was(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     settings = built({"training.resolution": 1024, "model.family": family, **changes})
-    exported = kohya_export.export(settings, images=20)
+    exported = writing.export(settings, images=20)
     values = tomllib.loads(exported.text)
     assert f"accelerate launch {family}_train_network.py" in exported.text
     if family == "flux":
@@ -306,7 +307,7 @@ def test_flow_matching_comes_back_as_it_was(tmp_path: Path, family: str, changes
 def test_what_it_cannot_say_of_flow_matching_is_named() -> None:
     def notes(family: str, **changes: Any) -> str:  # noqa: ANN401 - any settings
         settings = {"training.resolution": 1024, "model.family": family, **changes}
-        return " ".join(kohya_export.export(built(settings)).notes)
+        return " ".join(writing.export(built(settings)).notes)
 
     assert "modulation" in notes("flux")  # whose single blocks have more layers
     assert "modulation" not in notes("sd3")  # whose other layers are given a rank of 0
@@ -321,11 +322,11 @@ def test_what_it_cannot_say_of_flow_matching_is_named() -> None:
 
 def test_automatic_values_are_written_out_and_others_named() -> None:
     automatic = {"adapter.rank": 0, "training.steps": 0, "training.exposures": 100}
-    values = tomllib.loads(kohya_export.export(built(automatic), images=16).text)
+    values = tomllib.loads(writing.export(built(automatic), images=16).text)
     assert (values["network_dim"], values["max_train_steps"]) == (16, 100)  # 100 * sqrt(16) images, 4 a step
-    scaled = tomllib.loads(kohya_export.export(built({"adapter.rslora": True, "adapter.rank": 16})).text)
+    scaled = tomllib.loads(writing.export(built({"adapter.rslora": True, "adapter.rank": 16})).text)
     assert scaled["network_alpha"] / 16 == 16 / 16**0.5  # alpha / rank there is alpha / sqrt(rank) here
-    plain = " ".join(kohya_export.export(built({})).notes)
+    plain = " ".join(writing.export(built({})).notes)
     for changes, named in (
         ({"preservation.share": 0.5}, "preservation.weight"),
         ({"preview.prompts": ["a cat"]}, "preview.prompts"),
@@ -333,7 +334,7 @@ def test_automatic_values_are_written_out_and_others_named() -> None:
         ({"training.steps": 0}, "max_train_steps"),
         ({"optimizer.kind": "muon"}, "which Muon refuses"),
     ):
-        assert named in " ".join(kohya_export.export(built(changes)).notes)
+        assert named in " ".join(writing.export(built(changes)).notes)
         assert named == "micro" or named not in plain
 
 
@@ -349,19 +350,19 @@ def test_plain_lora_is_what_documented_options_say(tmp_path: Path, family: str) 
     # A document leaves repeats open, and tags that are not shuffled have no order to keep.
     differing = {path for path, value in before.items() if after[path] != value}
     assert differing == {"training.steps", "captions.keep_tokens"}
-    written = tomllib.loads(kohya_export.export(plain, images=16).text)
+    written = tomllib.loads(writing.export(plain, images=16).text)
     assert {key: written[key] for key in options} == options
 
 
 def test_what_sd_scripts_needs_is_written_and_no_path() -> None:
     for side, smallest, largest in ((128, 128, 1024), (512, 256, 1024), (1024, 256, 2048)):
-        values = tomllib.loads(kohya_export.export(built({"training.resolution": side})).text)
+        values = tomllib.loads(writing.export(built({"training.resolution": side})).text)
         assert values["resolution"] == f"{side},{side}"
         assert (values["min_bucket_reso"], values["max_bucket_reso"]) == (smallest, largest)
         assert values["caption_extension"] == ".txt"  # its own is .caption
 
     paths = {"model.base": "/home/me/models/base.safetensors", "adapter.start": "/home/me/first.safetensors"}
-    exported = kohya_export.export(built(paths))
+    exported = writing.export(built(paths))
     assert 'network_weights = "first.safetensors"' in exported.text
     assert 'pretrained_model_name_or_path = "base.safetensors"' in exported.text
     assert "/home" not in exported.text

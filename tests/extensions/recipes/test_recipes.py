@@ -10,17 +10,9 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from limner_extensions.recipes import (
-    ai_toolkit,
-    kohya,
-    kohya_export,
-    kohya_optimizer,
-    onetrainer,
-    optimization,
-    reading,
-    sections,
-)
+from limner_extensions.recipes import ai_toolkit, kohya, onetrainer, optimization, reading, sections
 from limner_extensions.recipes.draft import Recipe
+from limner_extensions.recipes.kohya import optimizer_args, writing
 from limner_extensions.recipes.values import flat
 from tests.extensions.recipes.examples import AI_TOOLKIT, GUI, ONE_TRAINER, RECIPES, SCRIPT, toml
 from tests.hostile.test_fuzz import files, fuzz
@@ -380,9 +372,9 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
 
 def test_recipes_of_others_name_kinds_of_the_table_only() -> None:
     """So none of them can choose the class of an optimizer."""
-    read = {*kohya_optimizer.KINDS.values(), *onetrainer.OPTIMIZERS.values(), *ai_toolkit.OPTIMIZERS.values()}
+    read = {*optimizer_args.KINDS.values(), *onetrainer.OPTIMIZERS.values(), *ai_toolkit.OPTIMIZERS.values()}
     assert read <= optimization.USUAL.keys() <= ROWS.keys()
-    assert kohya_export.OPTIMIZERS.keys() <= ROWS.keys() == SECTIONS.keys() - {"custom"}
+    assert writing.OPTIMIZERS.keys() <= ROWS.keys() == SECTIONS.keys() - {"custom"}
 
 
 @pytest.mark.timeout(300)

@@ -21,11 +21,12 @@ from tests.integration.training.test_train import finished
 from tests.unit.adapter_files.test_compatibility import good
 from tests.unit.runs.test_run import held
 from tests.unit.ui.tabs.test_queue import NAMES, waiting
-from trainer import pace, runs
+from trainer import runs
 from trainer.adapter_files import reader, safetensors_reader, writer
 from trainer.adapter_files.modules import Lora
 from trainer.cli.adapter_files import parse_adapter
 from trainer.cli.commands import app, main
+from trainer.machine import pace
 from trainer.runs import Run, events
 
 __all__ = ["waiting"]

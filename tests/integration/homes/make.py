@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, os.getcwd())
 
 from trainer import config, runs  # of that version
-from ui.state import page_memory, saved_settings
+from ui.state import page_memory, run_settings
 
 HOME = Path(os.environ["LIMNER_HOME"])
 SMALL = {
@@ -58,7 +58,7 @@ def main() -> None:
             shutil.copy(Path("datasets/example-character", number + suffix), images)
     page_memory.remember_of_page(project="rin")
     page_memory.remember("rin", "trigger", "miraxo")
-    saved_settings.save("gentle", {"optimizer": {"kind": "adamw", "learning_rate": 5e-5}, "training": {"ema": 0.9}})
+    run_settings.save("gentle", {"optimizer": {"kind": "adamw", "learning_rate": 5e-5}, "training": {"ema": 0.9}})
     work(make("finished")).wait()
     work(make("failed", optimizer={"kind": "adamw", "learning_rate": 1e-4}), "nan@2", "nan@3", "nan@4", "nan@5").wait()
     make("created")

@@ -11,7 +11,7 @@ from trainer import paths, runs
 from trainer.adapter_files import reader
 from trainer.data import dataset
 from trainer.runs import Run
-from ui.state import page_memory, saved_settings
+from ui.state import page_memory, run_settings
 from ui.widgets import settings_form
 
 HOMES = sorted(path for path in Path(__file__).parent.iterdir() if (path / "outputs").is_dir())
@@ -31,7 +31,7 @@ def test_projects_and_settings_open_and_runs_have_the_state_that_they_had(versio
     examples = dataset.read(paths.datasets() / "rin")
     assert len(examples) == 3
     assert all(example.caption for example in examples)
-    entries = {"name": "rin", "dataset": "rin", **saved_settings.load("gentle")}
+    entries = {"name": "rin", "dataset": "rin", **run_settings.load("gentle")}
     gentle = settings_form.build(settings_form.entries(), entries)
     assert (gentle.optimizer.learning_rate, gentle.training.ema_decay) == (5e-5, 0.9)
     views = {run.id: runs.look(run) for run in runs.all_runs()}

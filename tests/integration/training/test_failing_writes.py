@@ -19,7 +19,7 @@ from trainer.adapter_files import reader
 from trainer.data import caption_edits, captions, dataset, image_stats, undo, uploads
 from trainer.errors import explain_disk
 from trainer.runs import Run, archive, backup
-from ui.state import page_memory, saved_settings
+from ui.state import page_memory, run_settings
 
 SENTENCES = {"enospc": "The disk is full.", "eio": "The disk cannot be read or written to."}
 
@@ -102,7 +102,7 @@ ACTIONS: dict[str, Callable[[Path], object]] = {
     "create a run": lambda home: runs.create(config.build({"name": "rin", "dataset": "rin"})),
     "back up": lambda home: backup.write_project("rin", home / "rin.zip"),
     "remember": lambda home: page_memory.remember("rin", "trigger", "other"),
-    "save settings": lambda home: saved_settings.save("mine", {"training": {"steps": 9}}),
+    "save settings": lambda home: run_settings.save("mine", {"training": {"steps": 9}}),
 }
 
 

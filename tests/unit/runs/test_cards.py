@@ -8,8 +8,9 @@ import pytest
 
 from tests.unit.runs.test_run import held, make
 from tests.unit.test_nvidia import answering, forget
-from trainer import nvidia, worker
+from trainer import worker
 from trainer.errors import UserError
+from trainer.machine import nvidia
 from trainer.runs import Run, cards, events
 from trainer.runs.cards import Card, Wish
 

@@ -26,7 +26,7 @@ from trainer.errors import UserError
 from trainer.runs import Run, events
 from ui import api, head, page
 from ui.server import media
-from ui.state import page_memory, projects, run_settings, saved_settings
+from ui.state import page_memory, projects, run_settings
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -90,7 +90,7 @@ def test_plain_lora_is_no_question_but_opens_as_settings(character: Path) -> Non
     assert (run.config().preset, run.config().preservation.share) == ("plain", 0)
     assert run_settings.described(run) == ""
     opened = train.show("rin")
-    saved_settings.save("old", {"preset": "plain", "base": "micro", "settings": {}})
+    run_settings.save("old", {"preset": "plain", "base": "micro", "settings": {}})
     loaded = settings.load_settings(answers(), "old")
     used = settings.use_run(answers(), SimpleNamespace(run=run.id))
     assert [made["preset"] for made in (opened, loaded, used)] == ["character"] * 3

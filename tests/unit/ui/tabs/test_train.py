@@ -14,12 +14,13 @@ from filelock import FileLock
 
 from tests.unit.ui.answers import FORM, answers, form_values
 from tests.unit.ui.widgets.test_run_html import STEP
-from trainer import config, pace, runs, storage
+from trainer import config, runs, storage
 from trainer.data import dataset
 from trainer.errors import UserError
+from trainer.machine import pace
 from trainer.runs import events
 from ui.server import typed_route
-from ui.state import base_model_choices, page_memory, run_actions, run_settings, saved_settings, warm_worker
+from ui.state import base_model_choices, page_memory, run_actions, run_settings, warm_worker
 from ui.state.answers import Answers
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
@@ -231,7 +232,7 @@ def test_saved_settings_that_cannot_be_used_are_refused(character: Path) -> None
             settings.load_settings(answers(), wrong)
     with pytest.raises(UserError, match="no name"):
         settings.save_settings(answers(), " ")
-    saved_settings.save("odd", {"preset": "odd"})
+    run_settings.save("odd", {"preset": "odd"})
     with pytest.raises(UserError, match="cannot be used"):
         settings.load_settings(answers(), "odd")
 

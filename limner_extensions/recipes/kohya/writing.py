@@ -10,10 +10,11 @@ from typing import Any
 
 import tomlkit
 
-from limner_extensions.recipes import kohya, kohya_datasets, kohya_flow, sections
+from limner_extensions.recipes import kohya, sections
 from limner_extensions.recipes.draft import NEUTRAL
 from limner_extensions.recipes.families import NAMES, FlowScript, ScriptedFlow, scripted
 from limner_extensions.recipes.flow import MORE_LAYERS
+from limner_extensions.recipes.kohya import dataset_config, flow_scripts
 from limner_extensions.recipes.values import flat, pairs, words
 from trainer.adapter_files.programs import METADATA
 from trainer.base_models import MICRO, detect
@@ -114,7 +115,7 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
     writer = _Writer(config, flow)
     ours = flat(config.model_dump(mode="json"))
     for key in DIRECT:
-        if not kohya_flow.is_used(flow, key):
+        if not flow_scripts.is_used(flow, key):
             continue
         path, _read = kohya.DIRECT[key]
         writer.expressed.add(path)
@@ -144,7 +145,7 @@ def export(config: TrainConfig, images: int = 0, *, datasets: bool = False) -> E
     document.add(tomlkit.comment(f"accelerate launch {NAMES[family].script} --{' --'.join(options)}"))
     for key, value in writer.values.items():
         document.add(key, tomlkit.item(value))
-    return Export(tomlkit.dumps(document), tuple(writer.notes), kohya_datasets.write(config) if datasets else "")
+    return Export(tomlkit.dumps(document), tuple(writer.notes), dataset_config.write(config) if datasets else "")
 
 
 def _is_settled(path: str, value: object, ours: dict[str, Any], writer: _Writer) -> bool:
@@ -205,7 +206,7 @@ def _say_datasets(writer: _Writer) -> None:
     writer.note(
         "sd-scripts takes class_tokens for images without a caption only: have the trigger word in the other captions."
     )
-    if any(subject.regularization for subject in config.taught) and config.regularization.share != kohya_datasets.SHARE:
+    if any(subject.regularization for subject in config.taught) and config.regularization.share != dataset_config.SHARE:
         writer.note(
             "sd-scripts repeats regularization images until they are as many as the others, whatever "
             "regularization.share says ({share:g}).",
@@ -276,12 +277,12 @@ def _layers(writer: _Writer, adapter: Lora | LoHa | LoKr) -> dict[str, Any]:
 
 def _flow_layers(writer: _Writer, script: FlowScript, *, lycoris: bool) -> dict[str, Any]:
     """Return the arguments that keep sd-scripts to our layers of a transformer, as far as it can be kept."""
-    arguments, paths = kohya_flow.layers(writer.config.adapter, script) if not lycoris else ({}, set())
+    arguments, paths = flow_scripts.layers(writer.config.adapter, script) if not lycoris else ({}, set())
     writer.expressed |= paths
     if lycoris or script.layers_differ:
         writer.note(MORE_LAYERS, program="sd-scripts")
     if "split_qkv" not in arguments:
-        writer.note(kohya_flow.JOINED_LAYERS)
+        writer.note(flow_scripts.JOINED_LAYERS)
     return arguments
 
 
@@ -348,10 +349,10 @@ def _say_flow(writer: _Writer, flow: ScriptedFlow) -> None:
             writer.say(key, value)
     if flow.kohya.usual_guidance:
         writer.say("guidance_scale", writer.config.model.guidance, "model.guidance")
-    for key, value in kohya_flow.levels(objective, flow, writer.config.training.resolution).items():
+    for key, value in flow_scripts.levels(objective, flow, writer.config.training.resolution).items():
         writer.say(key, value)
-    writer.expressed.update(kohya_flow.OUR_LEVELS)
-    writer.notes += kohya_flow.level_notes(objective, flow)
+    writer.expressed.update(flow_scripts.OUR_LEVELS)
+    writer.notes += flow_scripts.level_notes(objective, flow)
     if writer.config.training.text_encoder:
         writer.note("Of the text encoder, Limner adapts the attention only.")
 

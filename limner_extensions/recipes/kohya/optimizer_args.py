@@ -8,8 +8,9 @@ import ast
 import re
 from typing import Any
 
-from limner_extensions.recipes import kohya_network, optimization
+from limner_extensions.recipes import optimization
 from limner_extensions.recipes.draft import Draft
+from limner_extensions.recipes.kohya import network_args
 from limner_extensions.recipes.values import flag, is_idle, number, pairs, positive, text
 from trainer.i18n import _
 from trainer.optim.optimizers import ROWS
@@ -87,7 +88,7 @@ def _set_rates(draft: Draft, kind: str, *, gui: bool) -> None:
     if draft.get("network_train_text_encoder_only", flag, False) or (text_rate and not rate):
         draft.note("The recipe trains the text encoder only; Limner always trains the denoiser, too.")
         rate = rate or text_rate
-    if draft.get("network_train_unet_only", flag, False) or kohya_network.trains_unet_only(draft):
+    if draft.get("network_train_unet_only", flag, False) or network_args.trains_unet_only(draft):
         text_rate = 0.0
     if ROWS[kind].finds_rate and text_rate and text_rate != rate:
         draft.note("Prodigy has one rate for all parts here.")

@@ -4,9 +4,10 @@ The meaning was read from kohya-ss/sd-scripts at commit 48d368f (networks/lora.p
 f49d30d (lycoris/kohya.py, lycoris/config.py) and bmaltais/kohya_ss at commit 8a524c7 (kohya_gui/lora_gui.py).
 """
 
-from limner_extensions.recipes import kohya_flow, sections
+from limner_extensions.recipes import sections
 from limner_extensions.recipes.draft import Draft
 from limner_extensions.recipes.families import ScriptedFlow
+from limner_extensions.recipes.kohya import flow_scripts
 from limner_extensions.recipes.values import flag, number, pairs, positive, text
 
 # The GUI's name: the module, and its algorithm.
@@ -17,7 +18,7 @@ GUI_TYPES = {
     "lora-fa": ("networks.lora_fa", "lora-fa"),
     "kohya dylora": ("networks.dylora", "dylora"),
 }
-MODULES = dict.fromkeys((script.network for script in kohya_flow.SCRIPTS), "lora") | pairs("""
+MODULES = dict.fromkeys((script.network for script in flow_scripts.SCRIPTS), "lora") | pairs("""
     networks.lora=lora networks.lora_fa=lora-fa networks.dylora=dylora networks.loha=loha networks.lokr=lokr
     networks.oft=oft
 """)
@@ -48,7 +49,7 @@ def apply(draft: Draft, flow: ScriptedFlow | None) -> None:
     if flow:
         preset = LAYERS.get(draft.get(_preset_key(draft), text, "full"), "conv")
         targets = "attention" if preset == "attention" else "attention+ff"
-        kohya_flow.set_layers(draft, flow.kohya, lycoris=lycoris, targets=targets)
+        flow_scripts.set_layers(draft, flow.kohya, lycoris=lycoris, targets=targets)
         draft.leave("decided here", _preset_key(draft))
     else:
         conv = lycoris or algorithm != "lora" or "LoRA_type" not in draft.values
@@ -64,7 +65,7 @@ def argument(draft: Draft, name: str) -> str:
 
 def _algorithm(draft: Draft) -> tuple[str, str]:
     gui = draft.get("LoRA_type", text, "").lower()
-    if network := GUI_TYPES.get(gui) or kohya_flow.gui_network(gui):
+    if network := GUI_TYPES.get(gui) or flow_scripts.gui_network(gui):
         return network
     if gui.startswith("lycoris/"):
         return "lycoris.kohya", gui.partition("/")[2].replace(" ", "-")

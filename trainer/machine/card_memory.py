@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from trainer import nvidia, pace
 from trainer.base_models import MICRO, layer_shapes, transformer_names
 from trainer.base_models.registry import FAMILIES
 from trainer.config import TrainConfig
 from trainer.config.adapter import Lora
 from trainer.i18n import _
+from trainer.machine import nvidia, pace
 
 # `training.gradient_checkpointing` and `training.offload` of the figures, from the fastest way to the smallest.
 WAYS = (

@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from limner_extensions.recipes import kohya_datasets, kohya_flow, kohya_network, kohya_optimizer, sections
+from limner_extensions.recipes import sections
 from limner_extensions.recipes.draft import NEUTRAL, Draft, Recipe
 from limner_extensions.recipes.families import NAMES, flow_of, scripted
 from limner_extensions.recipes.flow import note_family
+from limner_extensions.recipes.kohya import dataset_config, flow_scripts, network_args, optimizer_args
 from limner_extensions.recipes.values import (
     choice,
     flag,
@@ -104,7 +105,7 @@ _OF_SCRIPT = re.compile(rf"({_SCRIPTS.replace('_', '')})\d?(_checkbox|_(?P<name>
 
 def is_recipe(data: Mapping[str, Any]) -> bool:
     """Return True if a table is a recipe of kohya's scripts or of their GUI."""
-    return len(SIGNS & lifted(data).keys()) >= 2 or kohya_datasets.are_in(data)
+    return len(SIGNS & lifted(data).keys()) >= 2 or dataset_config.are_in(data)
 
 
 def read(data: Mapping[str, Any], images: int, *, datasets: bool = False) -> Recipe:
@@ -124,9 +125,9 @@ def _read_datasets(values: dict[str, Any], images: int, data: Mapping[str, Any],
     """Read a file for `--dataset_config`, which says nothing of the training."""
     draft = Draft(values, images)
     draft.apply(DIRECT)
-    if "resolution" in values or kohya_datasets.find_repeated(data):
+    if "resolution" in values or dataset_config.find_repeated(data):
         _set_resolution(draft, data)
-    kohya_datasets.apply(draft, data if datasets else {})
+    dataset_config.apply(draft, data if datasets else {})
     if "num_repeats" not in draft.mapped:  # which count in epochs
         draft.leave("decided here", "num_repeats")
     _leave_others(draft)
@@ -225,24 +226,24 @@ def _arguments(name: str, value: object) -> dict[str, Any]:
 
 def _read(values: dict[str, Any], images: int, *, gui: bool, data: Mapping[str, Any], datasets: bool) -> Recipe:
     draft = Draft(values, images)
-    spec = kohya_flow.find(draft, gui=gui)
+    spec = flow_scripts.find(draft, gui=gui)
     flow = scripted(flow_of(spec))
     draft.settings |= NEUTRAL
     if gui:
         _of_gui(draft)
-    kohya_flow.leave_unused(draft, flow, gui=gui)
+    flow_scripts.leave_unused(draft, flow, gui=gui)
     draft.apply(DIRECT)
     _set_resolution(draft, data)
     sections.set_base(draft, "pretrained_model_name_or_path")
-    kohya_datasets.apply(draft, data if datasets else {})
+    dataset_config.apply(draft, data if datasets else {})
     _set_length(draft, gui=gui)
     _set_objective(draft)
     if spec and flow:
-        kohya_flow.apply(draft, flow)
+        flow_scripts.apply(draft, flow)
         note_family(draft, spec)
     _set_previews(draft)
-    kohya_network.apply(draft, flow)
-    kohya_optimizer.apply(draft, gui=gui)
+    network_args.apply(draft, flow)
+    optimizer_args.apply(draft, gui=gui)
     _leave_others(draft)
     return draft.finish("kohya_ss" if gui else "sd-scripts", USUAL)
 
@@ -276,7 +277,7 @@ def _of_gui(draft: Draft) -> None:
 def _set_resolution(draft: Draft, data: Mapping[str, Any]) -> None:
     sides = [draft.get("resolution", side, (512, True))]
     keys = ["resolution"]
-    if repeated := kohya_datasets.find_repeated(data):
+    if repeated := dataset_config.find_repeated(data):
         sides = list(dict(repeated.values()).items())
         for number_ in repeated:
             keys.append(f"datasets.{number_}.resolution")

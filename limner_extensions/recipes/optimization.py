@@ -6,7 +6,10 @@ from typing import Any
 
 from limner_extensions.recipes.draft import Draft
 from limner_extensions.recipes.values import flag, number, text, words
+from trainer.i18n import _
 from trainer.optim.optimizers import ROWS
+
+ATTENTION_ONLY = _("Of the text encoder, Limner adapts the attention only.")
 
 # What an optimizer does where a recipe says nothing: the defaults of torch, bitsandbytes, lion-pytorch, transformers,
 # prodigyopt, schedulefree and pytorch_optimizer.
@@ -174,4 +177,4 @@ def set_rates(
     draft.set("training.text_encoder", trains_text, *text)
     if text_rate and rate:
         draft.set("training.text_encoder_lr_factor", float(f"{text_rate / rate:.6g}"), *text)
-        draft.note("Of the text encoder, Limner adapts the attention only.")
+        draft.note(ATTENTION_ONLY)

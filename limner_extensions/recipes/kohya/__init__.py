@@ -40,7 +40,7 @@ OF_THAT_MACHINE = words("""
     gpu_ids main_process_port model_list class_tokens name_or_path use_wandb save_state_to_huggingface
     resume_from_huggingface async_upload session_id training_started_at training_finished_at sd_model_name vae_name
     sd_model_hash new_sd_model_hash vae_hash new_vae_hash sd_scripts_commit_hash tag_frequency dataset_dirs
-    reg_dataset_dirs bucket_info base_model_version ae clip_l clip_g t5xxl
+    reg_dataset_dirs bucket_info base_model_version ae clip_l clip_g t5xxl qwen3 llm_adapter_path t5_tokenizer_path
 """)
 DECIDED_HERE = words("""
     xformers mem_eff_attn sdpa gradient_checkpointing cpu_offload_checkpointing cache_latents cache_latents_to_disk
@@ -55,7 +55,9 @@ DECIDED_HERE = words("""
     num_train_images num_reg_images fp8_base fp8_base_unet blocks_to_swap single_blocks_to_swap double_blocks_to_swap
     mem_eff_save blockwise_fused_optimizers fused_backward_pass t5xxl_device t5xxl_dtype save_clip save_t5xxl
     model_type show_timesteps show_timesteps_resolution num_batches_per_epoch num_epochs num_validation_images
-    epoch_done steps total_batch_size
+    epoch_done steps total_batch_size attn_mode split_attn vae_chunk_size vae_disable_cache
+    unsloth_offload_checkpointing fp8_scaled compile compile_backend compile_mode compile_dynamic compile_fullgraph
+    compile_cache_size_limit
 """)
 # Values that mean nothing, or that what is mapped above already says.
 USUAL = pairs("""
@@ -240,10 +242,11 @@ def _read(values: dict[str, Any], images: int, *, gui: bool, data: Mapping[str, 
     _set_objective(draft)
     if spec and flow:
         flow_scripts.apply(draft, flow)
-        note_family(draft, spec)
     _set_previews(draft)
     network_args.apply(draft, flow)
     optimizer_args.apply(draft, gui=gui)
+    if spec:
+        note_family(draft, spec)
     _leave_others(draft)
     return draft.finish("kohya_ss" if gui else "sd-scripts", USUAL)
 

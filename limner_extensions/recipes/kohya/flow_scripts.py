@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from limner_extensions.recipes.draft import Draft
-from limner_extensions.recipes.families import FLOWS, NAMES, OTHER_MODELS, OTHER_WORDS, FlowScript, ScriptedFlow
+from limner_extensions.recipes.families import (
+    BY_SIZE,
+    FLOWS,
+    NAMES,
+    OTHER_MODELS,
+    OTHER_WORDS,
+    FlowScript,
+    ScriptedFlow,
+    shift_by_size,
+)
 from limner_extensions.recipes.flow import MORE_LAYERS, Levels, above_zero, refusal, set_levels
 from limner_extensions.recipes.values import flag, is_idle, number, text, words
 from trainer.base_models.registry import FAMILIES
@@ -22,7 +31,7 @@ from trainer.i18n import _
 
 SCRIPTS = [script for _spec, script in FLOWS]
 OUR_LEVELS = ("objective.timestep_sampling", "objective.logit_mean", "objective.logit_std", "objective.mode_scale")
-OTHER_FILES = ("gemma2", "qwen3", "byt5")  # text encoders of other models, by their settings
+OTHER_FILES = ("gemma2", "byt5")  # text encoders of other models, by their settings
 LEVELS = words("""
     timestep_sampling sigmoid_scale discrete_flow_shift training_shift weighting_scheme logit_mean logit_std
     mode_scale
@@ -46,6 +55,9 @@ IMAGE_LOSS = _(
 JOINED_LAYERS = _(
     "sd-scripts adapts q, k and v of attention as one layer, unless it is told to split_qkv; Limner adapts each on its "
     "own."
+)
+NOT_FOUND = _(
+    "LyCORIS does not find the blocks of this model, so that there it adapts hardly any layer; Limner adapts all."
 )
 
 
@@ -88,6 +100,9 @@ def leave_unused(draft: Draft, flow: ScriptedFlow | None, *, gui: bool) -> None:
         draft.leave("decided here", *UNUSED, *flow.kohya.unused)
     if gui:
         used = flow.kohya.gui if flow else ()
+        if flow and (prefix := flow.kohya.prefix):
+            for key in [key for key in draft.values if key.startswith(prefix) and not key.endswith("_checkbox")]:
+                draft.values[key.removeprefix(prefix)] = draft.values.pop(key)
         draft.leave("off", "train_blocks", *(key for script in SCRIPTS for key in script.gui if key not in used))
         others = [script.word for script in SCRIPTS if not flow or script != flow.kohya]
         named = re.compile(rf"({'|'.join([*others, *OTHER_WORDS])})_")
@@ -123,7 +138,7 @@ def apply(draft: Draft, flow: ScriptedFlow) -> None:
         draft.note(IMAGE_LOSS)
     if {"min_timestep", "max_timestep"} & draft.mapped.keys() and is_cut(draft.settings):
         draft.note(OTHER_RANGE)
-    if scheme == "cosmap":
+    if scheme == "cosmap" or (scheme == "sigma_sqrt" and not script.image_loss):
         draft.leave("no counterpart", "weighting_scheme")
     draft.leave("off", *(key for key in LEVELS if key not in keys))
 
@@ -135,14 +150,14 @@ def is_cut(settings: Mapping[str, Any]) -> bool:
 
 def _levels(draft: Draft, script: FlowScript, scheme: str) -> tuple[Levels, tuple[str, ...]]:
     """Return the noise levels, and the settings that say them."""
-    sampling = draft.get("timestep_sampling", text, "sigma") if script.sampling else "sigma"
-    chooser = ("timestep_sampling",) if script.sampling else ()
+    sampling = draft.get("timestep_sampling", text, script.usual_sampling) if script.usual_sampling else "sigma"
+    chooser = ("timestep_sampling",) if script.usual_sampling else ()
     shift = draft.get(script.shift, above_zero, script.usual_shift)
     scale = draft.get("sigmoid_scale", above_zero, 1.0)
     if sampling == "uniform":
         return Levels(), chooser
-    shifts = {"sigmoid": 1.0, "shift": shift, script.sampling: None}
-    if sampling in shifts:
+    shifts = {"sigmoid": 1.0, "shift": shift, BY_SIZE: shift_by_size(int(draft.settings["training.resolution"]))}
+    if script.usual_sampling and sampling in shifts:
         own = (script.shift,) if sampling == "shift" else ()
         return Levels("logit-normal", shifts[sampling], std=scale), (*chooser, "sigmoid_scale", *own)
     if sampling != "sigma":
@@ -150,7 +165,7 @@ def _levels(draft: Draft, script: FlowScript, scheme: str) -> tuple[Levels, tupl
     keys = (*chooser, "weighting_scheme", script.shift)
     if scheme == "logit_normal":
         mean = draft.get("logit_mean", number, 0.0)
-        mean = -mean if script.sampling else mean  # its table of noise levels begins with the highest
+        mean = -mean if script.usual_sampling else mean  # its table of noise levels begins with the highest
         levels = Levels("logit-normal", shift, mean, draft.get("logit_std", above_zero, 1.0))
         return levels, (*keys, "logit_mean", "logit_std")
     if scheme == "mode":
@@ -158,22 +173,29 @@ def _levels(draft: Draft, script: FlowScript, scheme: str) -> tuple[Levels, tupl
     return Levels("uniform", shift), keys
 
 
+def _kept_layers(draft: Draft, script: FlowScript) -> tuple[str, list[str]]:
+    """Return the layers of ours that a recipe keeps the script to, and the settings that say so; "" if it does not."""
+    for ours, arguments in reversed(list(script.skipped.items())):
+        skipped = {f"network_args.{name}": str(value) for name, value in arguments.items()}
+        if all(str(draft.values.get(key, "")).strip() == value for key, value in skipped.items()):
+            return ours, list(skipped)
+    return "", []
+
+
 def set_layers(draft: Draft, script: FlowScript, *, lycoris: bool, targets: str) -> None:
     """Set the layers of the transformer that are adapted, and name those that Limner leaves out."""
-    zero = {key for key, value in draft.values.items() if key.startswith("network_args.") and str(value).strip() == "0"}
-    exact = False
-    for ours, names in script.skipped.items():
-        skipped = {f"network_args.{name}" for name in names}
-        if not lycoris and skipped <= zero:
-            targets, exact = ours, not script.layers_differ
-            draft.set("adapter.targets", targets, *skipped)
-    draft.set("adapter.targets", targets)
-    if not exact:
+    kept, keys = "", list[str]()
+    if not lycoris:
+        kept, keys = _kept_layers(draft, script)
+    draft.set("adapter.targets", kept or targets, *keys)
+    if lycoris and not script.lycoris:
+        draft.note(NOT_FOUND)
+    elif not kept or script.layers_differ:
         draft.note(MORE_LAYERS, program="sd-scripts")
     key = draft.first("network_args.split_qkv", "split_qkv")
     if draft.get(key, flag, False) and not lycoris:
         draft.leave("decided here", key)
-    else:
+    elif script.joins_qkv:
         draft.note(JOINED_LAYERS)
     key = "network_args.train_blocks"
     block = script.blocks.get(draft.get(key, text, "all"))
@@ -207,13 +229,13 @@ def is_used(flow: ScriptedFlow | None, key: str) -> bool:
 def levels(objective: ObjectiveConfig, flow: ScriptedFlow, side: int) -> dict[str, Any]:
     """Return their settings for our noise levels, in images of a side in pixels."""
     script, kind = flow.kohya, objective.timestep_sampling
-    if kind == "logit-normal" and script.sampling:
-        values: dict[str, Any] = {"timestep_sampling": script.sampling, "sigmoid_scale": objective.logit_std}
-        if objective.logit_mean:  # which no way of drawing has beside a shift, but another shift is the same
+    if kind == "logit-normal" and script.usual_sampling:
+        values: dict[str, Any] = {"timestep_sampling": BY_SIZE, "sigmoid_scale": objective.logit_std}
+        if objective.logit_mean or flow.shift is not shift_by_size:  # a mean, which it does not have, is another shift
             shift = flow.shift(side) * math.exp(objective.logit_mean)
             values |= {"timestep_sampling": "shift", script.shift: float(f"{shift:.6g}")}
         return values
-    values = {"timestep_sampling": "sigma"} if script.sampling else {}
+    values = {"timestep_sampling": "sigma"} if script.usual_sampling else {}
     values[script.shift] = float(f"{flow.shift(side):.6g}")
     if kind == "logit-normal":
         means = {"logit_mean": objective.logit_mean, "logit_std": objective.logit_std}
@@ -241,7 +263,7 @@ def level_notes(objective: ObjectiveConfig, flow: ScriptedFlow) -> list[str]:
 
 def layers(adapter: AdapterConfig, script: FlowScript) -> tuple[dict[str, Any], set[str]]:
     """Return the arguments of their network for our layers, and the settings of ours that they say."""
-    arguments: dict[str, Any] = dict.fromkeys(script.skipped.get(adapter.targets, ()), 0)
+    arguments: dict[str, Any] = {**script.skipped.get(adapter.targets, {})}
     if script.splits_qkv:
         arguments["split_qkv"] = True
     paths = {"adapter.targets"}

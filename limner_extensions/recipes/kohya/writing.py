@@ -15,6 +15,7 @@ from limner_extensions.recipes.draft import NEUTRAL
 from limner_extensions.recipes.families import NAMES, FlowScript, ScriptedFlow, scripted
 from limner_extensions.recipes.flow import MORE_LAYERS
 from limner_extensions.recipes.kohya import dataset_config, flow_scripts
+from limner_extensions.recipes.optimization import ATTENTION_ONLY
 from limner_extensions.recipes.values import flat, pairs, words
 from trainer.adapter_files.programs import METADATA
 from trainer.base_models import MICRO, detect
@@ -279,9 +280,14 @@ def _flow_layers(writer: _Writer, script: FlowScript, *, lycoris: bool) -> dict[
     """Return the arguments that keep sd-scripts to our layers of a transformer, as far as it can be kept."""
     arguments, paths = flow_scripts.layers(writer.config.adapter, script) if not lycoris else ({}, set())
     writer.expressed |= paths
+    if lycoris and not script.lycoris:
+        raise UserError(
+            "sd-scripts trains DoRA, LoHa and LoKr with LyCORIS, which does not find the blocks of this model.",
+            "Set adapter.kind to lora, without DoRA.",
+        )
     if lycoris or script.layers_differ:
         writer.note(MORE_LAYERS, program="sd-scripts")
-    if "split_qkv" not in arguments:
+    if script.joins_qkv and "split_qkv" not in arguments:
         writer.note(flow_scripts.JOINED_LAYERS)
     return arguments
 
@@ -354,7 +360,7 @@ def _say_flow(writer: _Writer, flow: ScriptedFlow) -> None:
     writer.expressed.update(flow_scripts.OUR_LEVELS)
     writer.notes += flow_scripts.level_notes(objective, flow)
     if writer.config.training.text_encoder:
-        writer.note("Of the text encoder, Limner adapts the attention only.")
+        writer.note(ATTENTION_ONLY)
 
 
 def _say_objective(writer: _Writer) -> None:

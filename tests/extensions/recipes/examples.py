@@ -27,6 +27,18 @@ SD3: dict[str, Any] = {
     "network_module": "networks.lora_sd3", "clip_g": "/models/clip_g.safetensors", "weighting_scheme": "logit_normal",
     "training_shift": 3.0, "network_train_unet_only": True, "network_args": ["x_mod_dim=0", "context_mod_dim=0"],
 }  # fmt: skip
+ANIMA: dict[str, Any] = {
+    **SCRIPT,
+    "pretrained_model_name_or_path": "/models/anima.safetensors",
+    "resolution": "1024,1024",
+    "network_module": "networks.lora_anima",
+    "qwen3": "/models/qwen3_0.6b.safetensors",
+    "vae": "/models/qwen_image_vae.safetensors",
+    "attn_mode": "torch",
+    "vae_chunk_size": 64,
+    "network_train_unet_only": True,
+    "cache_text_encoder_outputs": True,
+}
 ONE_TRAINER: dict[str, Any] = json.loads((HERE / "onetrainer.json").read_text(encoding="utf-8"))
 AI_TOOLKIT = (HERE / "ai-toolkit.yaml").read_text(encoding="utf-8")
 

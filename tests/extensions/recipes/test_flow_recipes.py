@@ -16,6 +16,7 @@ from limner_extensions.recipes.families import NAMES
 from limner_extensions.recipes.kohya import writing
 from limner_extensions.recipes.values import flat
 from tests.extensions.recipes.examples import (
+    ANIMA,
     FLOW_GUI,
     FLUX,
     FLUX_JOB,
@@ -77,6 +78,10 @@ KOHYA: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
               "discrete_flow_shift": 3.158}, [shifted(1 - mode(u, 0.8), 3.158) for u in SHARES]),
     ("sd3", {"training_shift": 1.0, "logit_mean": 0.5, "logit_std": 0.7}, [sigmoid(0.5 + 0.7 * z) for z in NORMAL]),
     ("sd3", {"weighting_scheme": "sigma_sqrt"}, [shifted(u, 3.0) for u in SHARES]),
+    ("anima", {}, [sigmoid(z) for z in NORMAL]),
+    ("anima", {"timestep_sampling": "shift", "discrete_flow_shift": 3.0}, [shifted(sigmoid(z), 3) for z in NORMAL]),
+    ("anima", {"timestep_sampling": "flux_shift"}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
+    ("anima", {"timestep_sampling": "sigma", "discrete_flow_shift": 3.0}, [shifted(u, 3) for u in SHARES]),
 ]  # fmt: skip
 ONE_TRAINER: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
     ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
@@ -131,7 +136,10 @@ def jobs(family: FamilyName, kind: str) -> str:
 @pytest.mark.parametrize(
     ("family", "text", "theirs"),
     [
-        *((family, toml({"flux": FLUX, "sd3": SD3}[family] | more), theirs) for family, more, theirs in KOHYA),
+        *(
+            (family, toml({"flux": FLUX, "sd3": SD3, "anima": ANIMA}[family] | more), theirs)
+            for family, more, theirs in KOHYA
+        ),
         *(
             (family, json.dumps((SD3_TRAINER if family == "sd3" else FLUX_TRAINER) | more), theirs)
             for family, more, theirs in ONE_TRAINER
@@ -172,12 +180,26 @@ def test_a_text_encoder_that_takes_no_adapter_is_not_trained(tmp_path: Path) -> 
         (toml({**FLUX, "timestep_sampling": "uniform"}), "Noise levels are shifted"),
         (toml({**SD3, "max_timestep": 900}), "before they are scaled"),
         (toml({**SD3, "network_args": []}), "modulation"),
+        (toml(ANIMA | {"qwen3_max_token_length": 256}), "qwen3_max_token_length = 256"),
+        (
+            toml(ANIMA | {"timestep_sampling": "sigma", "weighting_scheme": "sigma_sqrt"}),
+            "weighting_scheme = 'sigma_sqrt'",
+        ),
+        (toml(ANIMA | {"network_args": ["train_llm_adapter=True"]}), "train_llm_adapter = 'True'"),
+        (toml(ANIMA | {"network_args": ["exclude_patterns=['.*self_attn.*']"]}), "exclude_patterns = "),
+        (toml(ANIMA | {"network_module": "lycoris.kohya", "network_args": ["algo=lokr"]}), "does not find the blocks"),
         (SD3_JOB, "Noise levels are shifted by 3 here, as in the base model, and by 1 in the recipe"),
     ],
 )
 def test_what_other_programs_do_otherwise_is_named(tmp_path: Path, text: str, named: str) -> None:
     assert any(named in note for note in read(tmp_path, text).notes)
-    texts = (json.dumps(FLUX_TRAINER), FLUX_JOB, toml(FLUX), toml(SD3 | {"weighting_scheme": "sigma_sqrt"}))
+    texts = (
+        json.dumps(FLUX_TRAINER),
+        FLUX_JOB,
+        toml(FLUX),
+        toml(SD3 | {"weighting_scheme": "sigma_sqrt"}),
+        toml(ANIMA),
+    )
     plain = [note for text in texts for note in read(tmp_path, text).notes]
     assert named in ("modulation", "split_qkv", "T5") or not any(named in note for note in plain)
 
@@ -239,6 +261,25 @@ def test_a_preset_of_the_gui_for_flux(tmp_path: Path) -> None:
     assert [built(read(tmp_path, toml(each))).model.guidance for each in (FLUX, silent)] == [1.0, 3.5]
 
 
+def test_settings_of_the_scripts_and_of_the_gui_for_anima(tmp_path: Path) -> None:
+    mine = {f"anima_{key}": value for key, value in ANIMA.items() if key in ("qwen3", "vae", "attn_mode")}
+    mine |= {"anima_timestep_sampling": "shift", "anima_discrete_flow_shift": 3.0, "anima_t5_max_token_length": 512}
+    of_gui = {**GUI, **FLOW_GUI, **mine, "flux1_checkbox": False, "anima_checkbox": True, "LoRA_type": "Anima"}
+    without_ff = {"network_args": [r"exclude_patterns=[r'.*\.mlp\..*']"]}
+    of_scripts = ANIMA | without_ff | {"timestep_sampling": "shift", "discrete_flow_shift": 3.0}
+    recipes = [read(tmp_path, text) for text in (json.dumps(of_gui), toml(of_scripts))]
+    for recipe, targets in zip(recipes, ("attention+ff", "attention"), strict=True):
+        settings = built(recipe)
+        assert (settings.adapter.kind, settings.adapter.targets) == ("lora", targets)
+        assert not settings.training.text_encoder, "also where the recipe trains it"
+        assert (settings.objective.timestep_sampling, settings.objective.logit_mean) == ("logit-normal", 0)
+        notes = " ".join(recipe.notes)
+        assert "Anima: choose such a base model" in notes
+        assert not re.search(
+            "as one layer|outside|anima_(?!checkbox)|no counterpart[^.]*(qwen3|timestep|flow|vae)", notes
+        )
+
+
 def test_settings_of_the_gui_for_flux_mean_nothing_for_sd3_and_a_unet(tmp_path: Path) -> None:
     recipe = read(tmp_path, json.dumps({**GUI, **FLOW_GUI, "flux1_checkbox": False, "sd3_checkbox": True}))
     assert built(recipe).objective.logit_mean == pytest.approx(-math.log(3), abs=1e-3)  # it shifts nothing there
@@ -285,7 +326,6 @@ def test_base_and_rank_of_flux2_klein_are_those_of_the_recipe(tmp_path: Path) ->
         ("flux2_klein", "FLUX.2 klein"),
         ("qwen_image", "Qwen-Image"),
         ("krea2", "Krea 2"),
-        ("anima", "Anima"),
     ],
 )
 def test_no_settings_are_written_for_what_sd_scripts_do_not_train(family: str, title: str) -> None:

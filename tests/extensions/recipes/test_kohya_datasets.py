@@ -19,6 +19,7 @@ from tests.unit.data.test_dataset import png
 from trainer import config
 from trainer.cli.commands import app
 from trainer.data.dataset import Subject
+from trainer.errors import UserError
 
 ANY = {"name": "x", "dataset": "x", "model": {"base": "limner/any"}}
 KIM = {"image_dir": "/data/kim", "num_repeats": 10, "class_tokens": "kmx2 girl"}
@@ -304,6 +305,32 @@ def test_flow_matching_comes_back_as_it_was(tmp_path: Path, family: str, changes
     check_read_back(tmp_path, settings, text, exported.notes)
 
 
+@pytest.mark.parametrize("targets", ["attention", "attention+ff"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {},
+        {"timestep_sampling": "logit-normal", "logit_mean": -1.1, "logit_std": 0.8},
+        {"timestep_sampling": "mode", "mode_scale": 0.7},
+    ],
+    ids=str,
+)
+def test_settings_for_anima_come_back_as_they_were(tmp_path: Path, objective: dict[str, Any], targets: str) -> None:
+    changes = {"training.resolution": 1024, "model.family": "anima", "training.text_encoder": False}
+    settings = built(changes | {"adapter.targets": targets} | {f"objective.{key}": objective[key] for key in objective})
+    exported = writing.export(settings, images=20)
+    assert "accelerate launch anima_train_network.py" in exported.text
+    assert "--qwen3 ... --vae ..." in exported.text
+    check_read_back(tmp_path, settings, exported.text, exported.notes)
+
+
+@pytest.mark.parametrize("changes", [{"kind": "lokr", "factor": 4}, {"dora": True}])
+def test_what_lycoris_does_not_find_is_not_written(changes: dict[str, Any]) -> None:
+    settings = {"training.resolution": 1024, "model.family": "anima", "training.text_encoder": False}
+    with pytest.raises(UserError, match="LyCORIS, which does not find the blocks"):
+        writing.export(built(settings | {f"adapter.{key}": value for key, value in changes.items()}))
+
+
 def test_what_it_cannot_say_of_flow_matching_is_named() -> None:
     def notes(family: str, **changes: Any) -> str:  # noqa: ANN401 - any settings
         settings = {"training.resolution": 1024, "model.family": family, **changes}
@@ -312,7 +339,7 @@ def test_what_it_cannot_say_of_flow_matching_is_named() -> None:
     assert "modulation" in notes("flux")  # whose single blocks have more layers
     assert "modulation" not in notes("sd3")  # whose other layers are given a rank of 0
     assert "split_qkv" in notes("flux")  # at which older versions of its script stop
-    assert "split_qkv" not in notes("sd3")
+    assert "split_qkv" not in notes("sd3") + notes("anima", **{"training.text_encoder": False})
     assert "square of the noise level" in notes("sd3", **{"objective.timestep_sampling": "logit-normal"})
     assert "divides by the noise level" in notes("sd3", **{"objective.timestep_sampling": "uniform"})
     assert "before they are scaled" in notes("sd3", **{"objective.min_timestep": 50})

@@ -325,7 +325,7 @@ def test_of_a_recipe_for_another_model_its_data_prompts_and_rank_are_taken(tmp_p
         (json.dumps(GUI | {"more": [{str(n): n} for n in range(6000)]}), "too large"),
         (json.dumps(GUI | {"lumina_checkbox": True}), "not for a model that Limner trains"),
         (toml(SCRIPT | {"network_module": "networks.lora_flux2"}), "not for a model that Limner trains"),
-        (toml(SCRIPT | {"network_module": "networks.lora_anima"}), "Settings of sd-scripts for Anima are not read"),
+        (toml(SCRIPT | {"network_module": "networks.lora_qwen_image"}), "sd-scripts for Qwen-Image are not read"),
         (json.dumps(ONE_TRAINER | {"model_type": "FLUX_FILL_DEV_1"}), "not for a model that"),
         (json.dumps(ONE_TRAINER | {"training_method": "EMBEDDING"}), "does not train an adapter"),
     ],

@@ -16,10 +16,11 @@ HOP = {"connection", "transfer-encoding", "keep-alive"}
 
 @dataclass
 class Hold:
-    """A request to hold back: the one with this number, counted from now on."""
+    """A request to hold back: the one with this number, counted from now on, of those whose body has a text."""
 
     number: int
     way: Way
+    text: str
     released: threading.Event = field(default_factory=threading.Event)
     held: str = ""  # its address
     count: int = 0
@@ -82,8 +83,8 @@ class SlowNetwork:
                 self._answered.notify_all()
 
     @contextmanager
-    def holding(self, number: int, way: Way) -> Iterator[Hold]:
-        hold = Hold(number, way)
+    def holding(self, number: int, way: Way, text: str = "") -> Iterator[Hold]:
+        hold = Hold(number, way, text)
         self._hold = hold
         try:
             yield hold
@@ -103,7 +104,7 @@ class SlowNetwork:
     def pass_on(self, request: BaseHTTPRequestHandler) -> None:
         """Send a request to the server, and its answer back as it comes."""
         body = request.rfile.read(int(request.headers.get("content-length") or 0))
-        hold = self._held(request)
+        hold = self._held(request, body)
         if hold and hold.way == "there":
             hold.released.wait(HANG)
         connection = http.client.HTTPConnection("127.0.0.1", self.server_port, timeout=120)
@@ -129,10 +130,12 @@ class SlowNetwork:
         connection.close()
         request.close_connection = True
 
-    def _held(self, request: BaseHTTPRequestHandler) -> Hold | None:
+    def _held(self, request: BaseHTTPRequestHandler, body: bytes) -> Hold | None:
         with self._lock:
             hold = self._hold
             if hold is None or request.command != "POST" or hold.released.is_set():
+                return None
+            if hold.text.encode() not in body:
                 return None
             hold.count += 1
             if hold.count != hold.number:

@@ -407,7 +407,7 @@ def test_restore_waits_for_the_project_that_was_just_deleted(
     page.goto(f"{network.url}/?project={here}")
     page.locator(".captions .card").first.wait_for()
     page.get_by_role("button", name="Manage").click()
-    with network.holding(1, "there") as hold:
+    with network.holding(1, "there", f'"data":["{here}"]') as hold:  # and not what the page asks for meanwhile
         page.locator("#delete-project").click()
         page.locator("dialog.ask[open] .yes").click()
         wait(lambda: hold.held)

@@ -105,7 +105,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     names = _names(draft)
     if other := next((name for name in names if name not in SPECS), ""):
         return _of_other_model(draft, other)
-    spec = next((SPECS[name] for name in names), None)  # none of a UNet that it does not tell
+    spec = draft.spec = next((SPECS[name] for name in names), None)  # none of a UNet that it does not tell
     flow = flow_of(spec)
     draft.leave_matching(LEFT, but=DIRECT)
     draft.settings |= NEUTRAL | {"training.steps": 1000, "objective.unmasked_weight": 0.0}

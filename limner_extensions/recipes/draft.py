@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from limner_extensions.recipes.values import EMPTY, T, is_idle
 from trainer import config
+from trainer.base_models.spec import FamilySpec
 from trainer.i18n import _
 
 Reason = Literal["no counterpart", "of that machine", "decided here", "replaced", "off"]
@@ -76,12 +77,14 @@ class Recipe:
 class Draft:
     """Values of a file, flat, by its own names, and the recipe so far, by our paths.
 
-    `seen` is the number of images in an epoch, each counted as often as it is repeated; 0 = unknown.
+    `seen` is the number of images in an epoch, each counted as often as it is repeated; 0 = unknown. `spec` is the
+    family that the file is for; None if it does not tell.
     """
 
     values: dict[str, Any]
     images: int = 0
     seen: int = 0
+    spec: FamilySpec | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     mapped: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from limner_extensions.recipes.draft import Draft
 from limner_extensions.recipes.families import Flow
-from limner_extensions.recipes.optimization import ATTENTION_ONLY
 from limner_extensions.recipes.values import number
 from trainer.base_models.registry import FAMILIES
 from trainer.base_models.spec import FamilySpec
@@ -61,14 +60,7 @@ def set_levels(draft: Draft, flow: Flow | None, levels: Levels, *keys: str) -> N
 
 
 def note_family(draft: Draft, spec: FamilySpec) -> None:
-    """Say what kind of base model the settings are for, if the recipe names none that can be taken.
-
-    A text encoder that takes no adapter is not trained.
-    """
-    if draft.settings.get("training.text_encoder") and not spec.text_encoders:
-        draft.settings["training.text_encoder"] = False
-        draft.notes = [note for note in draft.notes if note != _(ATTENTION_ONLY)]
-        draft.note("The text encoder of {family} takes no adapter: it is not trained.", family=spec.title)
+    """Say what kind of base model the settings are for, if the recipe names none that can be taken."""
     if "model.base" not in draft.settings:
         draft.note("The recipe is for {family}: choose such a base model.", family=spec.title)
 

@@ -122,6 +122,7 @@ def read(data: Mapping[str, Any], images: int) -> Recipe:
     spec = SPECS.get(draft.get("model_type", text, "STABLE_DIFFUSION_15"))
     if spec is None:
         raise refusal()
+    draft.spec = spec
     draft.leave("off", *(key for key in draft.values if key.startswith("transformer." if spec.unet else "unet.")))
     draft.leave_matching({"of that machine": OF_THAT_MACHINE, "off": OFF, "decided here": DECIDED_HERE}, but=DIRECT)
     draft.settings |= NEUTRAL | {"captions.keep_tokens": 1}

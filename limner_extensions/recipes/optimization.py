@@ -6,10 +6,7 @@ from typing import Any
 
 from limner_extensions.recipes.draft import Draft
 from limner_extensions.recipes.values import flag, number, text, words
-from trainer.i18n import _
 from trainer.optim.optimizers import ROWS
-
-ATTENTION_ONLY = _("Of the text encoder, Limner adapts the attention only.")
 
 # What an optimizer does where a recipe says nothing: the defaults of torch, bitsandbytes, lion-pytorch, transformers,
 # prodigyopt, schedulefree and pytorch_optimizer.
@@ -171,10 +168,16 @@ def _share(draft: Draft, value: float) -> float | None:
 def set_rates(
     draft: Draft, rate: float, text_rate: float | None, names: tuple[str, ...], text: tuple[str, ...]
 ) -> None:
-    """Set the learning rate, and that of the text encoder as a factor on it; None or 0 = it is not trained."""
+    """Set the learning rate, and that of the text encoder as a factor on it; None or 0 = it is not trained.
+
+    Nor is one that takes no adapter.
+    """
+    if text_rate and draft.spec and not draft.spec.text_encoders:
+        draft.note("The text encoder of {family} takes no adapter: it is not trained.", family=draft.spec.title)
+        text_rate = None
     draft.set("optimizer.learning_rate", rate, *names)
     trains_text = bool(text_rate)
     draft.set("training.text_encoder", trains_text, *text)
     if text_rate and rate:
         draft.set("training.text_encoder_lr_factor", float(f"{text_rate / rate:.6g}"), *text)
-        draft.note(ATTENTION_ONLY)
+        draft.note("Of the text encoder, Limner adapts the attention only.")

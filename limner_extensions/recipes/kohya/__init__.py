@@ -11,7 +11,7 @@ from typing import Any
 
 from limner_extensions.recipes import sections
 from limner_extensions.recipes.draft import NEUTRAL, Draft, Recipe
-from limner_extensions.recipes.families import NAMES, flow_of, scripted
+from limner_extensions.recipes.families import NAMES, ScriptedFlow, flow_of, scripted
 from limner_extensions.recipes.flow import note_family
 from limner_extensions.recipes.kohya import dataset_config, flow_scripts, network_args, optimizer_args
 from limner_extensions.recipes.values import (
@@ -228,11 +228,11 @@ def _arguments(name: str, value: object) -> dict[str, Any]:
 
 def _read(values: dict[str, Any], images: int, *, gui: bool, data: Mapping[str, Any], datasets: bool) -> Recipe:
     draft = Draft(values, images)
-    spec = flow_scripts.find(draft, gui=gui)
+    spec = draft.spec = flow_scripts.find(draft, gui=gui)
     flow = scripted(flow_of(spec))
     draft.settings |= NEUTRAL
     if gui:
-        _of_gui(draft)
+        _of_gui(draft, flow)
     flow_scripts.leave_unused(draft, flow, gui=gui)
     draft.apply(DIRECT)
     _set_resolution(draft, data)
@@ -242,11 +242,10 @@ def _read(values: dict[str, Any], images: int, *, gui: bool, data: Mapping[str, 
     _set_objective(draft)
     if spec and flow:
         flow_scripts.apply(draft, flow)
+        note_family(draft, spec)
     _set_previews(draft)
     network_args.apply(draft, flow)
     optimizer_args.apply(draft, gui=gui)
-    if spec:
-        note_family(draft, spec)
     _leave_others(draft)
     return draft.finish("kohya_ss" if gui else "sd-scripts", USUAL)
 
@@ -262,12 +261,15 @@ def _leave_others(draft: Draft) -> None:
             draft.leave("of that machine", key)
 
 
-def _of_gui(draft: Draft) -> None:
+def _of_gui(draft: Draft, flow: ScriptedFlow | None) -> None:
     """Rename what the GUI calls differently, and leave out what it shows but does not use."""
     values = draft.values
     for theirs, name in (("max_resolution", "resolution"), ("optimizer", "optimizer_type")):
         if theirs in values and name not in values:
             values[name] = values.pop(theirs)
+    if flow and (prefix := flow.kohya.prefix):
+        for key in [key for key in values if key.startswith(prefix) and not key.endswith("_checkbox")]:
+            values[key.removeprefix(prefix)] = values.pop(key)
     unused = ["multires_noise_iterations", "multires_noise_discount"]
     if str(values.get("noise_offset_type", "")) == "Multires":
         unused = ["noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"]

@@ -100,9 +100,6 @@ def leave_unused(draft: Draft, flow: ScriptedFlow | None, *, gui: bool) -> None:
         draft.leave("decided here", *UNUSED, *flow.kohya.unused)
     if gui:
         used = flow.kohya.gui if flow else ()
-        if flow and (prefix := flow.kohya.prefix):
-            for key in [key for key in draft.values if key.startswith(prefix) and not key.endswith("_checkbox")]:
-                draft.values[key.removeprefix(prefix)] = draft.values.pop(key)
         draft.leave("off", "train_blocks", *(key for script in SCRIPTS for key in script.gui if key not in used))
         others = [script.word for script in SCRIPTS if not flow or script != flow.kohya]
         named = re.compile(rf"({'|'.join([*others, *OTHER_WORDS])})_")

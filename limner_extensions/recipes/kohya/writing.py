@@ -15,7 +15,6 @@ from limner_extensions.recipes.draft import NEUTRAL
 from limner_extensions.recipes.families import NAMES, FlowScript, ScriptedFlow, scripted
 from limner_extensions.recipes.flow import MORE_LAYERS
 from limner_extensions.recipes.kohya import dataset_config, flow_scripts
-from limner_extensions.recipes.optimization import ATTENTION_ONLY
 from limner_extensions.recipes.values import flat, pairs, words
 from trainer.adapter_files.programs import METADATA
 from trainer.base_models import MICRO, detect
@@ -278,13 +277,13 @@ def _layers(writer: _Writer, adapter: Lora | LoHa | LoKr) -> dict[str, Any]:
 
 def _flow_layers(writer: _Writer, script: FlowScript, *, lycoris: bool) -> dict[str, Any]:
     """Return the arguments that keep sd-scripts to our layers of a transformer, as far as it can be kept."""
-    arguments, paths = flow_scripts.layers(writer.config.adapter, script) if not lycoris else ({}, set())
-    writer.expressed |= paths
     if lycoris and not script.lycoris:
         raise UserError(
             "sd-scripts trains DoRA, LoHa and LoKr with LyCORIS, which does not find the blocks of this model.",
             "Set adapter.kind to lora, without DoRA.",
         )
+    arguments, paths = flow_scripts.layers(writer.config.adapter, script) if not lycoris else ({}, set())
+    writer.expressed |= paths
     if lycoris or script.layers_differ:
         writer.note(MORE_LAYERS, program="sd-scripts")
     if script.joins_qkv and "split_qkv" not in arguments:
@@ -360,7 +359,7 @@ def _say_flow(writer: _Writer, flow: ScriptedFlow) -> None:
     writer.expressed.update(flow_scripts.OUR_LEVELS)
     writer.notes += flow_scripts.level_notes(objective, flow)
     if writer.config.training.text_encoder:
-        writer.note(ATTENTION_ONLY)
+        writer.note("Of the text encoder, Limner adapts the attention only.")
 
 
 def _say_objective(writer: _Writer) -> None:

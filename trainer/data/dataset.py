@@ -44,6 +44,10 @@ class Example:
         """The file's name in its folder."""
         return self.path.name
 
+    def text(self) -> str:
+        """Read its caption with its line breaks, each line of which may be trained as a caption of its own."""
+        return read_text(self.path) or self.caption
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -322,7 +326,7 @@ def digest(examples: Sequence[Example], *, by_line: bool = False) -> str:
         total.update(hashlib.sha256(example.path.read_bytes()).digest())
         caption = example.caption
         if by_line:
-            caption = read_text(example.path) or caption
+            caption = example.text()
         total.update(hashlib.sha256(caption.encode()).digest())
         if mask := read_mask(example.path):
             total.update(hashlib.sha256(mask).digest())

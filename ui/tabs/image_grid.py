@@ -19,7 +19,7 @@ from trainer import config as configs
 from trainer import paths, storage
 from trainer.base_models import MICRO
 from trainer.data import caption_edits, checks, dataset, image_edits, token_count, undo
-from trainer.data.captions import read_text, with_trigger
+from trainer.data.captions import with_trigger
 from trainer.data.dataset import Example
 from trainer.data.problems import KINDS, Group, Problem, group_by_kind, score_files
 from trainer.i18n import _, ngettext
@@ -195,7 +195,7 @@ def _card(project: Project, example: Example, crop: tuple[float, float], bucket:
         "crop": list(crop),
         "facts": _facts(project, example, bucket),
         "mask": _url("mask", project, example.name, mask) if mask.is_file() else "",
-        "caption": read_text(example.path) or example.caption,
+        "caption": example.text(),
         "proposed": project.proposed.get(example.name, ""),
         "look": "small" if min(example.width, example.height) < SMALL else "",
         "ratio": f"{example.width / example.height:.4f}",

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from trainer.config import TrainConfig
 from trainer.config.data import CaptionsConfig
-from trainer.data.captions import contains_trigger, read_captions, with_trigger
+from trainer.data.captions import contains_trigger, with_trigger
 from trainer.data.dataset import Example
 from trainer.rng import generator
 
@@ -121,8 +121,8 @@ def caption_variants(example: Example, config: TrainConfig) -> tuple[str, ...]:
     that all can be encoded beforehand.
     """
     settings = config.captions
-    captions = read_captions(example.path) if settings.multiple else ()
-    variants = [with_trigger(caption, example.trigger) for caption in captions or (example.caption,)]
+    captions = example.text().split("\n") if settings.multiple else [example.caption]
+    variants = [with_trigger(caption, example.trigger) for caption in captions]
     if settings.shuffle or settings.tag_dropout:
         variants = [
             variant

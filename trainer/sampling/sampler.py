@@ -13,6 +13,7 @@ from trainer import devices, families
 from trainer.adapter_files import reader
 from trainer.adapter_files.reader import AdapterFile
 from trainer.base_models import MICRO, layer_names
+from trainer.base_models.versions import Version, versions
 from trainer.config import ModelConfig, PictureConfig
 from trainer.devices import Untyped
 from trainer.errors import UserError, is_out_of_memory
@@ -67,6 +68,7 @@ class Sampler:
 
     def __init__(self) -> None:
         self._base: ModelConfig | None = None
+        self._versions: list[Version] = []  # of the base's files
         self._family: Family | None = None
         self._loaded: dict[tuple[str, int], str] = {}
         self._frugal = False
@@ -74,7 +76,7 @@ class Sampler:
         devices.prepare()
 
     def generate(self, request: PictureConfig, progress: Progress | None = None) -> Image.Image:
-        """Generate one image; the base is loaded only when it changed and each adapter file only once.
+        """Generate one image; the base and each adapter file are loaded only when they changed.
 
         If memory runs out, this and all later images are generated with less: what encodes and decodes is on the device
         only while it is needed.
@@ -140,14 +142,15 @@ class Sampler:
             return generate(family, request, progress)
 
     def _load_base(self, base: ModelConfig) -> Family:
-        if self._family is None or self._base != base:
+        current = versions(base.base, base.revision, base.vae)
+        if self._family is None or (self._base, self._versions) != (base, current):
             self._family, self._base, self._loaded = None, None, {}
             device = devices.best()
             self._family = families.read(base, device, devices.sampling_dtype(device))
             families.place(self._family, text_encoder=not self._frugal, vae=not self._frugal)
             if self._family.base.prediction_type is None and base.prediction_type == "auto":
                 prediction_probe.probe_with_gray(self._family)
-            self._base = base
+            self._base, self._versions = base, current
         return self._family
 
     def _load_adapter(self, family: Family, file: Path, adapter: AdapterFile) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from trainer import config as configs
 from trainer import foreign_text, paths
+from trainer.base_models.versions import versions
 from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -31,13 +32,13 @@ def request(*, base: str, adapters: Sequence[tuple[Path, float]], **settings: ob
     """Return a validated request for an image.
 
     Raises:
-        UserError: a value is out of bounds.
+        UserError: a value is out of bounds, or the base is not on this machine.
     """
     used = [(file, strength) for file, strength in adapters if strength]
     named = tuple((str(file), strength) for file, strength in used)
     config = configs.check(PictureConfig, {"base": base, "adapters": named, "out": "x", **settings})
-    versions = [file.stat().st_mtime_ns for file, _ in used]
-    name = hashlib.sha256(_SECRET + f"{versions}{config.model_dump_json()}".encode()).hexdigest()[:32]
+    files = [*versions(base, config.revision, config.vae), *(file.stat().st_mtime_ns for file, _ in used)]
+    name = hashlib.sha256(_SECRET + f"{files}{config.model_dump_json()}".encode()).hexdigest()[:32]
     return config.model_copy(update={"out": str(paths.sample_images() / f"{name}.png")})
 
 

@@ -1,5 +1,6 @@
 """Images where memory is scarce: in tiles, with what is not needed elsewhere, and in words where nothing helps."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.autoencoders.vae import Decoder
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
@@ -105,6 +107,17 @@ def test_a_sampler_that_runs_out_of_memory_tries_with_less(bases: dict[str, Path
         image = sampler.Sampler().generate(request)
     assert calls == 3
     assert np.array_equal(np.asarray(image), expected)
+
+
+def test_a_base_that_was_replaced_is_loaded_again(tiny_sd: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_sd, tmp_path / "base")
+    painter, request = sampler.Sampler(), picture(base)
+    old = np.asarray(painter.generate(request))
+    weights = next((base / "unet").glob("*.safetensors"))
+    save_file({name: tensor * 0.5 for name, tensor in load_file(weights).items()}, weights)
+    new = np.asarray(painter.generate(request))
+    assert not np.array_equal(new, old)
+    assert np.array_equal(new, np.asarray(sampler.Sampler().generate(request)))
 
 
 def generate(base: Path, name: str, *options: object) -> Result:

@@ -19,9 +19,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from trainer import __version__, foreign_text, paths, storage
-from trainer.base_models import detect
 from trainer.base_models.registry import TRANSFORMERS
 from trainer.base_models.spec import DENOISER_KEYS, NET
+from trainer.base_models.versions import versions
 from trainer.config import ModelConfig
 from trainer.devices import Untyped
 from trainer.errors import UserError
@@ -185,7 +185,9 @@ def fingerprints(model: ModelConfig, parts: Mapping[str, nn.Module]) -> dict[str
     """
     before = _read_fingerprints()
     known = dict(before)
-    origin = f"{sorted(_stamps(model))} {model.weights} {[__version__, *map(version, LIBRARIES)]}"
+    origin = (
+        f"{versions(model.base, model.revision, model.vae)} {model.weights} {[__version__, *map(version, LIBRARIES)]}"
+    )
     result = {}
     for name, part in parts.items():
         tensors = part.state_dict().values()
@@ -218,18 +220,6 @@ def computed_buffers(part: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]
         for name in sorted(module._non_persistent_buffers_set):
             if (buffer := module._buffers[name]) is not None:
                 yield module, name, buffer
-
-
-def _stamps(model: ModelConfig) -> Iterator[tuple[str, int, int]]:
-    """Yield path, size in bytes and time in nanoseconds of each file that a part of a base model may come from.
-
-    Beside a single file these are all other models, as its text encoders and its VAE may be among them.
-    """
-    for path in (detect.locate(model.base, model.revision)[0], *([Path(model.vae).expanduser()] if model.vae else ())):
-        beside = [file for folder in detect.folders_beside(path) for file in folder.glob("*.safetensors")]
-        for file in [*path.rglob("*.safetensors"), *path.rglob("*.json")] if path.is_dir() else beside:
-            stat = file.stat()
-            yield str(file.resolve()), stat.st_size, stat.st_mtime_ns
 
 
 def _read_fingerprints() -> dict[str, str]:

@@ -119,6 +119,18 @@ def drawn(form: SampleForm, sampler: FakeSampler | None = None) -> tuple[str, li
     return list(try_out.generate(sampler or FakeSampler(), RunWatcher(), form))[-1]
 
 
+def test_what_was_replaced_gives_new_images(finished: Run, tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    base, vae = (write(tmp_path / name, SD15) for name in ("base.safetensors", "vae/vae.safetensors"))
+    form, names = sample_form(finished.id, base=str(base), vae=str(vae)), list[list[str]]()
+    names.append(drawn(form)[1])
+    for file in (base, vae, finished.export):
+        os.utime(file, ns=(0, 1))
+        names.append(drawn(form)[1])
+    names.append(drawn(form)[1])
+    assert [names.index(name) for name in names] == [0, 1, 2, 3, 3]
+
+
 def test_images_are_generated_once_and_strength_zero_is_plain(finished: Run) -> None:
     sampler = FakeSampler()
     form = sample_form(finished.id, view="before")

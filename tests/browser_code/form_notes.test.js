@@ -8,7 +8,7 @@ const FORM = `<div id="train-form"><input id="find-setting"><p class="found"></p
     <div id="form-rate">Learning rate <input></div><div id="form-beta">beta 2 <input type="checkbox"></div></div>
   <div class="section"><h2>Data</h2><button class="fold" data-group="data" aria-expanded="true"></button>
     <button class="reset-group" data-text="Reset {n}" hidden></button>
-    <div id="form-size">Resolution <input role="listbox"></div></div></div>`;
+    <div id="form-size">Resolution <input role="combobox"></div></div></div>`;
 const WORDS = { reset: "Reset", none: "No setting matches." };
 const notes = (changed = {}, conflicts = {}) => ({ changed, conflicts, words: WORDS });
 

@@ -151,6 +151,20 @@ def test_the_settings_are_edited_as_a_text(shared: Server, visit: Visit) -> None
     wait(lambda: value(page, "training-exposures") == "340")
 
 
+def test_what_is_chosen_in_a_list_is_kept(shared: Server, visit: Visit) -> None:
+    page = visit(shared)
+    precision = page.locator("#form-training-precision input")
+    advanced(page)
+    precision.click()
+    page.get_by_role("option", name="bf16").click()
+    page.locator("p.changed[data-field=form-training-precision]").wait_for()
+    page.reload()
+    advanced(page)
+    assert precision.input_value() == "bf16"
+    page.get_by_role("button", name="Reset all").click()
+    wait(lambda: precision.input_value() == "auto")
+
+
 def test_conflicting_settings_are_shown_with_the_conflict(shared: Server, visit: Visit) -> None:
     page = visit(shared)
     advanced(page, training_exposures=99)

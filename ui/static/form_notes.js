@@ -113,7 +113,7 @@ function later(/** @type {HTMLElement | null} */ field, /** @type {number} */ de
   timer = setTimeout(report, delay);
 }
 const fieldOf = (/** @type {HTMLElement} */ target) => target.closest("[id^='form-'], #name");
-const isDropdown = (/** @type {HTMLElement} */ target) => target.getAttribute("role") === "listbox";
+const isDropdown = (/** @type {HTMLElement} */ target) => target.matches("[role=combobox]");
 form.addEventListener("input", ({ target }) => {
   if (target.matches("#find-setting")) find(target.value);
   else if (fieldOf(target) && !isDropdown(target)) later(fieldOf(target), target.matches("[type=checkbox], [type=radio]") ? 0 : PAUSE);

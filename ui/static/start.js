@@ -58,7 +58,7 @@
     field.addEventListener("blur", () => field.setCustomValidity(""), { once: true });
   });
   document.addEventListener("focusout", (event) => { // a dropdown shows its choice only by this
-    if (/** @type {Element} */ (event.target).matches("[role=listbox]")) note(event);
+    if (/** @type {Element} */ (event.target).matches("[role=combobox]")) note(event);
   }, true);
   const fieldOf = (/** @type {number} */ output) => {
     const { type = "", props } = window.gradio_config.components.find(({ id }) => id === output) ?? {};

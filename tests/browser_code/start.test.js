@@ -47,7 +47,11 @@ function filling(t, kind = "textbox") {
     };
   };
   const field = window.document.querySelector("#steps input");
-  return { field, fill, edit: (text = "7") => type(field, text) };
+  /** What the two fields hold at a click, once what fills them is answered, if a browser has these values then. */
+  const click = (...values) => window.limner.filled(["steps", "rank"], values);
+  window.limnerForm = { store: async () => {} };
+  const leave = async () => { await settle(); t.mock.timers.tick(1); await settle(); };
+  return { field, fill, edit: (text = "7") => type(field, text), click, leave };
 }
 const NOTHING = { __type__: "update" };
 
@@ -111,6 +115,41 @@ test("of two answers, that to the later request stays, whichever comes first", a
   assert.deepEqual(await first(3, 4, "first"), [NOTHING, NOTHING, "first"], "what is no field shows what was read last");
   assert.deepEqual(await third(NOTHING, 8), [NOTHING, 8], "what says nothing of a field replaces nothing");
   assert.deepEqual(await fill()(9, NOTHING), [9, NOTHING]);
+  const [early, late] = [fill(), fill()], offers = (...choices) => ({ __type__: "update", choices });
+  await late(offers("new"), NOTHING);
+  assert.deepEqual(await early({ ...offers("old"), visible: true }, 9), [{ __type__: "update", visible: true }, 9]);
+  const [asked, read] = [fill(), fill()];
+  await read(offers("old"), NOTHING, { revision: 1 });
+  assert.deepEqual(await asked(offers("new"), NOTHING, { revision: 2 }), [offers("new"), NOTHING, { revision: 2 }], "it was read later");
+});
+
+test("at a click, fields hold what answers bring to requests that were made before it", async (t) => {
+  const { click, edit, fill, leave } = filling(t);
+  await fill()(1, 2);
+  edit();
+  const before = fill(), values = click(7, 2);
+  await leave();
+  const after = fill();
+  edit("8");
+  await after(5, 6);
+  await before(3, 4);
+  assert.deepEqual(await values, [3, 4], "nothing of what is done after it, and what was asked for although it was edited then");
+  const late = fill();
+  edit("9");
+  const typed = click(9, 4);
+  await leave();
+  await late(3, 5);
+  assert.deepEqual(await typed, [9, 5], "an edit before the click stays");
+});
+
+test("a view that chooses a run does not, if another one was chosen since", async (t) => {
+  const { edit, fill, field } = filling(t), view = { revision: 1, asked: "", run: "a" };
+  field.parentElement.id = "run";
+  edit();
+  assert.deepEqual(await fill()(NOTHING, NOTHING, { ...view }), [NOTHING, NOTHING, view]);
+  const late = fill();
+  edit();
+  assert.deepEqual(await late(NOTHING, NOTHING, { ...view }), [NOTHING, NOTHING, { ...view, asked: "a" }]);
 });
 
 test("the page says which language it is in", (t) => {

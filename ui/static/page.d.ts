@@ -24,6 +24,8 @@ declare global {
       show(change: { tab?: string; run?: string }): void;
       arrive(project: string): void;
       answered(): Promise<unknown>; // when all requests of Gradio are answered that have been sent so far
+      // The values of fields at this moment, once requests that fill them and were made before it are answered.
+      filled(fields: string[], values: unknown[]): Promise<unknown[]>;
       ask(question: string, text?: string): Promise<string>; // what was typed, or "yes"; "" if it was canceled
     };
     gradio_config: { // of Gradio
@@ -31,7 +33,7 @@ declare global {
       components: { id: number; type: string; props: { elem_id?: string } }[];
     };
     limnerRun: { choose(run: string): void; seen(run?: string | null): { stamp?: string; runs?: string[] } }; // of run_view.js
-    limnerForm: { // of form_notes.js
+    limnerForm?: { // of form_notes.js, once the Train tab has been opened
       store(): Promise<void>;
       save(file: { name: string; text: string }): void;
     };

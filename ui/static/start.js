@@ -15,11 +15,11 @@
 
   // An answer changes no field that was edited, or filled by the answer to a later request, after its own request had left.
   const FIELDS = ["textbox", "number", "dropdown", "radio", "checkbox", "checkboxgroup", "slider", "json"];
-  const changes = /** @type {Map<string, number>} */ (new Map()); // by the field, the number of its latest change
+  const edits = /** @type {Map<string, number>} */ (new Map()); // by the field, the number of its latest edit
   let latest = 0;
   const note = (/** @type {Event} */ { target }) => {
     const field = /** @type {Element} */ (target).closest?.(".block[id]");
-    if (field) changes.set(field.id, ++latest);
+    if (field) edits.set(field.id, ++latest);
     return field?.id ?? "";
   };
   // Gradio fills a field once more in the moment after it has appeared: what was typed in this moment is typed again, once.
@@ -29,13 +29,13 @@
   document.addEventListener("input", (event) => {
     if (retyped.has(event)) return;
     const field = /** @type {HTMLInputElement} */ (event.target), { value } = field, id = note(event);
-    const type = window.gradio_config?.components.find(({ props }) => props.elem_id === id)?.type, number = changes.get(id);
+    const type = window.gradio_config?.components.find(({ props }) => props.elem_id === id)?.type, number = edits.get(id) ?? 0;
     if (!["textbox", "number"].includes(type ?? "")) return;
     let isHeld = type === "number";
     if (isHeld) event.stopImmediatePropagation();
     pass = () => {
       const isFilled = value !== "" && field.value !== value;
-      if (changes.get(id) !== number || !(isHeld || isFilled)) return;
+      if (edits.get(id) !== number || (said.get(`${id} value`)?.sent ?? 0) > number || !(isHeld || isFilled)) return;
       const again = new Event("input", { bubbles: true });
       if (isFilled) field.value = value;
       isHeld = false;
@@ -64,24 +64,41 @@
     const { type = "", props } = window.gradio_config.components.find(({ id }) => id === output) ?? {};
     return FIELDS.includes(type) ? props?.elem_id : undefined;
   };
-  const request = window.fetch, unanswered = /** @type {Set<Promise<Response>>} */ (new Set());
+  // Nor does it undo what a later one said of a field besides, such as its choices: later by what the server read, where both
+  // say so by the revision of a view, else by what was asked.
+  const said = /** @type {Map<string, { sent: number; revision: number }>} */ (new Map()); // by field and property
+  const isNewest = (/** @type {string} */ field, /** @type {string} */ name, /** @type {{ sent: number; revision: number }} */ answer) => {
+    const property = `${field} ${name}`, before = said.get(property);
+    const by = before?.revision && answer.revision ? "revision" : "sent";
+    if (before && before[by] > answer[by]) return false;
+    if (name === "value" && (edits.get(field) ?? 0) > answer.sent) return false;
+    said.set(property, answer);
+    return true;
+  };
+  const request = window.fetch, unanswered = /** @type {Map<Promise<Response>, (string | undefined)[]>} */ (new Map());
+  const brought = /** @type {{ field: string; sent: number; value: unknown }[]} */ ([]); // by answers, in their order
   window.fetch = (address, options) => {
     if (!String(address).includes("/gradio_api/run/")) return request(address, options);
-    const answer = send(address, options).finally(() => unanswered.delete(answer));
-    unanswered.add(answer);
-    return answer;
-  };
-  const send = async (/** @type {string | URL | Request} */ address, /** @type {RequestInit | undefined} */ options) => {
-    const sent = ++latest, answer = await request(address, options);
     const { fn_index: number } = JSON.parse(String(options?.body));
     const fields = window.gradio_config.dependencies.find(({ id }) => id === number)?.outputs.map(fieldOf) ?? [];
+    const answer = send(fields, address, options).finally(() => unanswered.delete(answer));
+    unanswered.set(answer, fields);
+    return answer;
+  };
+  /** @type {(fields: (string | undefined)[], ...request: Parameters<typeof fetch>) => Promise<Response>} */
+  const send = async (fields, ...options) => {
+    const sent = ++latest, answer = await request(...options);
     if (!answer.ok || !fields.some(Boolean)) return answer;
     const answered = await answer.json();
+    const view = answered.data?.find((/** @type {Partial<RunView> | null} */ value) => value?.revision), revision = view?.revision ?? 0;
+    if (view?.asked === "" && (edits.get("run") ?? 0) > sent) view.asked = view.run; // it does not choose a run, as another one was chosen since
     fields.forEach((field, place) => {
-      const filled = answered.data?.[place], { value, ...others } = filled?.__type__ === "update" ? filled : { value: filled };
-      if (!field || value === undefined) return;
-      if ((changes.get(field) ?? 0) < sent) changes.set(field, sent);
-      else answered.data[place] = { ...others, __type__: "update" };
+      const filled = answered.data?.[place], update = filled?.__type__ === "update" ? filled : { value: filled, __type__: "update" };
+      if (!field || filled === undefined) return;
+      if (update.value !== undefined) brought.push({ field, sent, value: update.value });
+      const late = Object.keys(update).filter((name) => name !== "__type__" && !isNewest(field, name, { sent, revision }));
+      for (const name of late) delete update[name];
+      if (late.length) answered.data[place] = update;
     });
     return new Response(JSON.stringify(answered), { status: answer.status, headers: answer.headers });
   };
@@ -103,7 +120,20 @@
       location.assign(`/?project=${encodeURIComponent(project)}`);
     },
     show: (change) => go(change),
-    answered: () => Promise.allSettled(unanswered),
+    answered: () => Promise.allSettled(unanswered.keys()),
+    async filled(fields, values) {
+      const edited = new Map(edits), known = brought.length;
+      await window.limnerForm?.store(); // there is none before the Train tab has been opened
+      await new Promise((resolve) => { setTimeout(resolve, 0); }); // requests that waited for this leave now
+      const asked = latest, due = [...unanswered].filter(([, filled]) => filled.some((field) => field && fields.includes(field)));
+      await Promise.allSettled(due.map(([answer]) => answer));
+      const arrived = brought.map((answer, place) => ({ ...answer, isNew: place >= known })).sort((one, other) => one.sent - other.sent);
+      return values.map((value, place) => {
+        const isOf = (/** @type {typeof arrived[0]} */ { field, sent }) => field === fields[place] && sent <= asked && sent > (edited.get(field) ?? 0);
+        const last = arrived.findLast(isOf);
+        return last?.isNew ? last.value : value;
+      });
+    },
     ask(question, text) {
       const field = box.querySelector("input"), isText = text !== undefined;
       const /** @type {HTMLElement} */ words = box.querySelector("span");

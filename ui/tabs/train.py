@@ -19,13 +19,12 @@ from ui.state.sampler_client import SamplerClient
 from ui.tabs import base_model, run_view
 from ui.tabs import settings as tab_settings
 from ui.tabs.base_model import BaseModel
-from ui.tabs.images import TYPED_FIRST
 from ui.tabs.plan import EFFORTS, VAE, plan
 from ui.tabs.run_view import NEXT_TITLE, START_TITLE, RunView
 from ui.tabs.settings import Form
 from ui.widgets import settings_form, settings_widgets
 from ui.widgets.fields import field
-from ui.widgets.handlers import CHOICE, START, VIEW, Several, listen, listen_at_end
+from ui.widgets.handlers import CHOICE, START, VIEW, Several, components, listen, listen_at_end
 from ui.widgets.templates import read
 
 EXPOSURES, STEPS = "form-training-exposures", "form-training-steps"
@@ -35,6 +34,11 @@ BUSY = f"() => {{ document.querySelector('#start').inert = true; return {json.du
 READY = (
     "() => { document.querySelector('#start').inert = false; "
     f"return document.querySelector('#dock button') ? {json.dumps(NEXT_TITLE)} : {json.dumps(START_TITLE)}; }}"
+)
+# Waits for captions that were typed, and for what the form is still to be filled with at the click; see start.js.
+FILLED_FIRST = (
+    "async (...values) => { const filled = window.limner.filled(FIELDS, values); await window.limnerSaved?.(); "
+    "return filled; }"
 )
 STORED = "(value) => { window.limnerFields.store({ FIELD: value }); }"
 HERE, CLUSTER = "here", "cluster"  # where a run is to train
@@ -189,9 +193,10 @@ def _connect_start(tab: Tab, parts: Start, sampler: SamplerClient, watch: RunWat
     question = {"question": parts.no_trigger}
     fills = {**question, "view": Several(tab.view.outputs)}
     start = {"start": parts.button}
+    filled = FILLED_FIRST.replace("FIELDS", json.dumps([part.elem_id for part in components(takes)]))
     for button, handler in ((parts.button, begin), (parts.without, begin_without)):
         listen(button.click, None, fills=start, js=BUSY)
-        started = listen(button.click, handler, takes, fills, kind=START, js=TYPED_FIRST)
+        started = listen(button.click, handler, takes, fills, kind=START, js=filled)
         listen_at_end(started, None, fills=start, js=READY)
         listen(started.success, None, js=read("show_run.js"))
     listen(tab.trigger.input, lambda: {"question": gr.Column(visible=False)}, fills=question, kind=CHOICE)

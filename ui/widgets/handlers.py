@@ -70,7 +70,7 @@ def listen(
     """
     taken, filled = dict(takes or {}), dict(fills or {})
     function = handler and _by_name(handler, taken, filled, kind.turn())
-    inputs, outputs = (_components(named) for named in (taken, filled))
+    inputs, outputs = (components(named) for named in (taken, filled))
     settings = {
         "trigger_mode": kind.trigger_mode,
         "queue": inspect.isgeneratorfunction(handler) or not direct_errors.client()[0],
@@ -91,11 +91,12 @@ def listen_at_end(request: Untyped, *handler: Untyped, **options: Untyped) -> No
         listen(end, *handler, **options)
 
 
-def _components(named: Mapping[str, Any]) -> list[Any]:
+def components(named: Mapping[str, Any]) -> list[Any]:
+    """Return the components that a listener takes or fills, in the order of their values."""
     listed: list[Any] = []
     for value in named.values():
         if isinstance(value, Several):
-            listed += _components(value.components)
+            listed += components(value.components)
         else:
             listed.append(value)
     return listed

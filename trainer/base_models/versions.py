@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer.base_models import detect
+from trainer.errors import UserError
 
 Version = tuple[str, int, int]  # path, size in bytes and time in nanoseconds of a file
 
@@ -12,12 +13,13 @@ Version = tuple[str, int, int]  # path, size in bytes and time in nanoseconds of
 def versions(base: str, revision: str = "", vae: str = "") -> list[Version]:
     """Return the version of each file that a part of a base model may come from; equal as long as none has changed.
 
-    Beside a single file these are all other models, as its text encoders and its VAE may be among them.
-
-    Raises:
-        UserError: the base is a name on the hub, and not downloaded.
+    Beside a single file these are all other models, as its text encoders and its VAE may be among them. A base that is
+    not on this machine has none.
     """
-    return sorted(_versions(detect.locate(base, revision)[0], *([Path(vae).expanduser()] if vae else ())))
+    paths = [Path(vae).expanduser()] if vae else []
+    with suppress(UserError):
+        paths.append(detect.locate(base, revision)[0])
+    return sorted(_versions(*paths))
 
 
 def _versions(*paths: Path) -> Iterator[Version]:

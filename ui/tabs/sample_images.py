@@ -32,7 +32,7 @@ def request(*, base: str, adapters: Sequence[tuple[Path, float]], **settings: ob
     """Return a validated request for an image.
 
     Raises:
-        UserError: a value is out of bounds, or the base is not on this machine.
+        UserError: a value is out of bounds.
     """
     used = [(file, strength) for file, strength in adapters if strength]
     named = tuple((str(file), strength) for file, strength in used)

@@ -340,11 +340,19 @@ def test_every_request_of_every_pair(
 ) -> None:
     """Each request is late on its way there or on the way back, in turn: over the pairs of an act, in both ways."""
     turn = PAIRS.index((first, meanwhile))
+
+    def hold(number: int) -> Hold:
+        way = WAYS[(turn + number) % len(WAYS)]
+        return hold_one(network, shared, context, Case(first, meanwhile, number, way))
+
+    hold_each(hold)
+
+
+def hold_each(hold: Callable[[int], Hold]) -> None:
+    """Hold back each request in turn, by its number; how many there are shows only meanwhile."""
     number = requests = 1
     while number <= requests:
-        way = WAYS[(turn + number) % len(WAYS)]
-        hold = hold_one(network, shared, context, Case(first, meanwhile, number, way))
-        requests = max(requests, hold.count)
+        requests = max(requests, hold(number).count)
         number += 1
 
 

@@ -18,7 +18,7 @@ from tests.conftest import HANG, wait
 from tests.e2e.conftest import BrowserContext, Page, Server, copy_project
 from tests.e2e.slow_network import Hold, SlowNetwork
 from tests.e2e.test_images import fill
-from tests.e2e.test_races import PERSON, SETTLED, WAYS, choose_other, context, network, show_tab, until
+from tests.e2e.test_races import PERSON, SETTLED, WAYS, choose_other, context, hold_each, network, show_tab, until
 from trainer import config, runs
 from trainer.runs import Run, archive, cards, events
 from ui.tabs import train
@@ -38,7 +38,7 @@ CLICKED = (
 
 @dataclass
 class State:
-    """What the next run would train, and what is on the disk; runs go by their names."""
+    """What the next run would train, and what is on disk, with the names of runs."""
 
     form: dict[str, object]
     started: list[dict[str, object]] = field(default_factory=list)  # what runs that were started train
@@ -300,8 +300,5 @@ def test_a_run_is_started_from_any_tab(shared: Server, project: Callable[[bool],
 def test_every_request_of_every_pair_about_runs(
     project: Callable[[bool], str], network: SlowNetwork, context: BrowserContext, pair: tuple[str, str]
 ) -> None:
-    number = requests = 1
-    while number <= requests:
-        case = Case(pair, number)
-        requests = max(requests, hold_one(network, context, project(case.is_over), case).count)
-        number += 1
+    is_over = pair[0] in ENDED
+    hold_each(lambda number: hold_one(network, context, project(is_over), Case(pair, number)))

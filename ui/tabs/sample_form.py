@@ -21,9 +21,10 @@ NO_ADAPTER = (_("None"), "")
 
 @dataclass
 class Progress:
-    """State of what a page generates: the request whose turn it is, and how often the user has canceled."""
+    """State of what a page generates: the request whose turn it is, and numbers of its latest sheets."""
 
     request: PictureConfig | None = None
+    sheet: int = 0
     canceled: int = 0
 
 

@@ -36,6 +36,7 @@ MINIATURE = _(
     "Micro is a miniature for trying things out: portraits of {side} x {side} pixels, shown enlarged.", side=SIDE
 )
 PAUSE_TRAINING, GO_ON = _("Pause training for now"), _("Continue training")
+SHEET = "(progress) => [progress, Number(document.querySelector('#result [data-sheet]')?.dataset.sheet)]"
 EMPTY = f"<div class='empty'>{_('Choose an adapter, type a prompt, and generate an image.')}</div>"
 
 
@@ -73,7 +74,8 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
         concurrency_limit=WAITING,
     )
     listen_at_end(generating, lambda: {"recent": sample_images.recent()}, {}, {"recent": recent})
-    listen(form.cancel.click, partial(cancel, sampler), {"progress": form.progress}, kind=VIEW)
+    seen = {"progress": form.progress, "sheet": gr.JSON(visible=False)}
+    listen(form.cancel.click, partial(cancel, sampler), seen, kind=VIEW, js=SHEET)
     notes = {"note": note, "hold": hold}
     listen(hold.click, partial(hold_training, watch, sampler), {"form": form.form, "label": hold}, notes)
     drawn = {"recent": recent, "previews": previews, **notes}
@@ -298,10 +300,11 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
     requests = [request_of(form, cell, model, seed) for cell in cells]
     run = adapter_choices.run_of(form.adapter)
     sheet = Sheet(form.view, cells, _facts(requests[0]), small=model.base == MICRO, run=run.id if run else "")
+    progress = form.progress
+    progress.sheet = sheet.number = progress.sheet + 1
     if len(form.files) == len(cells):
         sheet.files = list(form.files)
     paths.sample_images().mkdir(parents=True, exist_ok=True)
-    progress, canceled = form.progress, form.progress.canceled
     failure: UserError | None = None
     ended = ""  # why further images do not come
     for number, request in enumerate(requests):
@@ -309,11 +312,11 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
         try:
             for note in _progress(sampler, request):
                 yield sheet.html(busy=number, note=note), form.files, seed
-                if progress.canceled != canceled:  # while it waited for the image of another page
+                if progress.canceled == sheet.number:  # while it waited for the image of another page
                     break
         except UserError as error:
             failure, ended = error, error.message
-        if progress.canceled != canceled:
+        if progress.canceled == sheet.number:
             failure, ended = None, _("Canceled")
         if ended:
             sheet.facts += f". {ended}"
@@ -329,9 +332,11 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
         raise failure
 
 
-def cancel(sampler: SamplerClient, progress: Progress) -> None:
-    """Cancel the image that a page waits for, and those that were to follow it."""
-    progress.canceled += 1
+def cancel(sampler: SamplerClient, *, progress: Progress, sheet: int | None) -> None:
+    """Cancel the images that a page shows as waited for, if they are those of this sheet; it may be there meanwhile."""
+    if sheet != progress.sheet:
+        return
+    progress.canceled = progress.sheet
     if progress.request:
         sampler.cancel(progress.request)
 

@@ -160,7 +160,9 @@ def test_cancel_ends_the_images_of_its_own_page(finished: Run) -> None:
     images, waiting = (try_out.generate(sampler, RunWatcher(), form) for form in (first, second))
     assert "Getting ready" in next(images)[0]
     assert "Getting ready" in next(waiting)[0], "while the other page has its turn"
-    try_out.cancel(sampler, second.progress)
+    for sheet in (None, 0, 2):
+        try_out.cancel(sampler, progress=first.progress, sheet=sheet)  # of one that it does not show
+    try_out.cancel(sampler, progress=second.progress, sheet=1)
     *_, (html, files, _) = waiting
     assert ("Canceled" in html, any(files)) == (True, False)
     *_, (html, files, _) = images

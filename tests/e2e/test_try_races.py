@@ -202,7 +202,7 @@ def test_a_late_cancel_leaves_the_next_image_alone(network: SlowNetwork, context
         page.locator("#cancel").click()
         until(lambda: on_page(page), OPENED.generated(), hold)
         move(page)
-        page.locator("#result").get_by_text("step").wait_for()
+        page.locator("#cancel").wait_for()  # for the next image
     moved = ACTS["move the strength"].change(OPENED)
     until(lambda: on_page(page), moved, hold)
 

@@ -141,14 +141,14 @@ def checkpoints(key: str, watch: RunWatcher, steps: Sequence[int] = ()) -> list[
     if run is None:
         return [(key, _("this file") if key else _("without the adapter"))]
     state = watch.view(run).state
-    end = f"{run.id}@{state.step}" if state.export else ""  # the same weights as the finished file
+    end = f"{run.id}@{state.exported}" if state.export else ""  # the same weights as the finished file
     saved = []
     for _unused, choice in reversed(adapter_choices.choices(watch)):
         run_id, _unused, step = choice.partition("@")
         if run_id == run.id and choice != end:
             saved.append((choice, _("step {step}", step=step) if step else _("finished")))
     if steps:
-        known = {int(choice.partition("@")[2] or state.step): (choice, name) for choice, name in saved}
+        known = {int(choice.partition("@")[2] or state.exported): (choice, name) for choice, name in saved}
         if missing := [step for step in steps if step not in known]:
             raise UserError(
                 "There is no checkpoint of step {step}.",

@@ -186,6 +186,19 @@ def test_images_that_will_not_come_are_no_longer_waited_for(finished: Run, view:
     sampler.close()
 
 
+def test_the_finished_file_stands_for_the_checkpoint_that_it_is_of(finished: Run) -> None:
+    """The last one, unless the held-out loss was lower before."""
+    checkpoint = checkpoints.adapter_file(finished, 9)
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    finished.report(events.Checkpoint(step=9, folder="checkpoints/000009"))
+    for exported, left in ((9, 5), (5, 9)):
+        finished.report(events.Finished(step=9, export="rin.safetensors", exported=exported))
+        names = {left: f"step {left}", exported: "finished"}
+        assert [name for _, name in comparison.checkpoints(finished.id, RunWatcher())] == list(names.values())
+        assert [name for _, name in comparison.checkpoints(finished.id, RunWatcher(), [5, 9])] == [names[5], names[9]]
+
+
 def test_a_table_has_the_axes_that_were_asked_for(finished: Run) -> None:
     def table(**axes: str) -> list[comparison.Cell]:
         return comparison.cells("grid", finished.id, 1.0, RunWatcher(), comparison.Axes(**axes))

@@ -1,0 +1,195 @@
+"""Two images at a time in the Try out tab, without their names, until the best checkpoint and strength are known."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+
+from limner_extensions.choosing import knockout, winner
+from limner_extensions.choosing.knockout import Candidate, Pair
+from trainer.base_models import MICRO
+from trainer.config import prompt_lines
+from trainer.errors import UserError
+from trainer.i18n import _
+from trainer.runs import Run
+from ui import api
+from ui.state import adapter_choices
+from ui.state.run_watcher import RunWatcher
+from ui.state.sampler_client import SamplerClient
+from ui.tabs import comparison, try_out
+from ui.widgets.handlers import START, listen
+
+ABOUT = _(
+    "Two images at a time, of one prompt and seed, from checkpoints and strengths of this adapter. Choose the better "
+    "one: after at most {most} choices the best checkpoint and strength are known.",
+    most=knockout.MOST,
+)
+NO_RUN = _("Choose an adapter that was trained here.")
+SEEDS = 2**31
+# Names the pair on the page, so that a late click is about no other one, and dims it until the next one is there.
+SEEN = """(choices) => {
+  const pair = document.querySelector("#choosing [data-choice]");
+  for (const image of pair?.querySelectorAll(".picture") ?? []) image.classList.add("waiting");
+  return [choices, pair?.dataset.choice ?? ""];
+}"""
+SIDES = (_("Left"), _("Right"))
+
+
+@dataclass
+class Choices:
+    """Choices of a page so far: of checkpoints, by their keys with their names, and where the other one won."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+    wins: dict[int, bool] = field(default_factory=dict)  # by the number of the choice
+
+    @property
+    def next(self) -> Pair | Candidate:
+        """The next pair, or the winner."""
+        return knockout.after(list(self.names), list(self.wins.values()))
+
+    @property
+    def id(self) -> str:
+        """Name of the next choice."""
+        return f"{self.seed}-{len(self.wins)}"
+
+    @property
+    def is_swapped(self) -> bool:
+        """True if the best candidate so far of the next pair stands at the right."""
+        return random.Random(self.id).random() < 0.5
+
+
+def build(adapter: gr.Dropdown, sampler: SamplerClient) -> None:
+    """Draw the panel, and connect it to the choice of an adapter."""
+    watch = RunWatcher()
+    with gr.Accordion(_("Choose by eye"), open=False, elem_id="choosing"):
+        gr.HTML(f"<p class='quiet'>{escape(ABOUT)}</p>")
+        with gr.Row(elem_classes="tools"):
+            start = gr.Button(_("Start choosing"), elem_id="choose-start", size="sm")
+        result = gr.HTML(elem_id="choose-result")
+        with gr.Row(visible=False, elem_id="choose-buttons") as buttons:
+            left = gr.Button(_("Left is better"), elem_id="choose-left")
+            same = gr.Button(_("No difference"), elem_id="choose-none")
+            right = gr.Button(_("Right is better"), elem_id="choose-right")
+        save_button = gr.Button(_("Save as a file"), elem_id="choose-save", size="sm", visible=False)
+        choices, seen = gr.State(Choices()), gr.JSON(visible=False)
+    drawn = {"result": result, "buttons": buttons, "save": save_button}
+    takes = {"choices": choices}
+    first = {**takes, "key": adapter}
+    listen(start.click, partial(begin, sampler, watch), first, drawn, kind=START, show_progress="minimal")
+    for button, side in ((left, 0), (same, None), (right, 1)):
+        act = partial(choose, sampler, watch, side)
+        listen(button.click, act, {**takes, "seen": seen}, drawn, kind=START, js=SEEN)
+    listen(save_button.click, save, takes, drawn)
+
+
+def begin(sampler: SamplerClient, watch: RunWatcher, *, choices: Choices, key: str | None) -> dict[str, Any]:
+    """Forget what was chosen, and return values of what `build` draws, with the first pair.
+
+    Raises:
+        UserError: the adapter belongs to no run, or an image cannot be generated.
+    """
+    if adapter_choices.run_of(key or "") is None:
+        raise UserError("This adapter has no checkpoints to compare.", NO_RUN)
+    choices.names = dict(comparison.checkpoints(key or "", watch))
+    choices.seed, choices.wins = random.SystemRandom().randrange(SEEDS), {}
+    return _draw(choices, sampler, watch)
+
+
+def choose(
+    sampler: SamplerClient, watch: RunWatcher, side: int | None, *, choices: Choices, seen: str
+) -> dict[str, Any]:
+    """Note which side of a pair is better, if it is still the one that is asked about; returns as `begin`.
+
+    Raises:
+        UserError: the next pair cannot be generated. Nothing was chosen then.
+    """
+    if seen != choices.id:
+        return {}
+    choices.wins.setdefault(len(choices.wins), side is not None and side != choices.is_swapped)
+    try:
+        return _draw(choices, sampler, watch)
+    except UserError:
+        choices.wins.popitem()
+        raise
+
+
+def _draw(choices: Choices, sampler: SamplerClient, watch: RunWatcher) -> dict[str, Any]:
+    """Generate the next pair, or say which candidate has won."""
+    pair = choices.next
+    if isinstance(pair, Candidate):
+        hidden, save_button = gr.Row(visible=False), gr.Button(visible=True)
+        return {"result": _winner(choices, pair), "buttons": hidden, "save": save_button}
+    candidates = [pair.best, pair.other]
+    if choices.is_swapped:
+        candidates.reverse()
+    run, files = _run_of(pair.best), list[str]()
+    prompt, seed = _prompt(run, len(choices.wins)), choices.seed + len(choices.wins)
+    for candidate in candidates:
+        form = api.sample_form(prompt, candidate.key, candidate.strength, {"seed": seed})
+        *_before, (_html, made, _seed) = try_out.generate(sampler, watch, form)
+        files += made
+    look = "pixels" * (run.config().model.base == MICRO)
+    html = _pair(choices, files, prompt, look)
+    return {"result": html, "buttons": gr.Row(visible=True), "save": gr.Button(visible=False)}
+
+
+def _run_of(candidate: Candidate) -> Run:
+    """Return the run of a candidate.
+
+    Raises:
+        UserError: it was deleted meanwhile.
+    """
+    run = adapter_choices.run_of(candidate.key)
+    if run is None:
+        raise UserError("This adapter no longer exists.", "Choose another one.")
+    return run
+
+
+def _prompt(run: Run, number: int) -> str:
+    """Return the prompt of a choice: those of the run's previews take turns, or else its trigger word."""
+    config = run.config()
+    prompts = [prompt_lines.parse_prompt_line(line).prompt for line in config.preview.prompts] or [config.trigger]
+    return prompts[number % len(prompts)]
+
+
+def _pair(choices: Choices, files: Sequence[str], prompt: str, look: str) -> str:
+    """Render the images of a pair side by side, without what they were made of."""
+    figures = "".join(
+        f"<figure class='picture'><img class='{look}' src='/media/picture/{file}' alt='{escape(side)}'>"
+        f"<figcaption>{escape(side)}</figcaption></figure>"
+        for side, file in zip(SIDES, files, strict=True)
+    )
+    title = _("Choice {number}: {prompt}", number=len(choices.wins) + 1, prompt=prompt)
+    return (
+        f"<div data-choice='{choices.id}'><p class='quiet' role='status'>{escape(title)}</p>"
+        f"<div class='pictures count-2'>{figures}</div></div>"
+    )
+
+
+def _winner(choices: Choices, candidate: Candidate) -> str:
+    text = _(
+        "The best: {checkpoint}, at strength {strength:g}.",
+        checkpoint=choices.names[candidate.key],
+        strength=candidate.strength,
+    )
+    return f"<p role='status'><b>{escape(text)}</b></p>"
+
+
+def save(*, choices: Choices) -> dict[str, Any]:
+    """Write the file of the winner; returns values of what `build` draws.
+
+    Raises:
+        UserError: its checkpoint is gone or damaged.
+    """
+    candidate = choices.next
+    if not choices.names or not isinstance(candidate, Candidate):
+        return {}
+    file = winner.save(_run_of(candidate), candidate)
+    link = f"<a class='download' download href='/download/kept/{quote(file.name)}'>{escape(file.name)}</a>"
+    return {"result": f"{_winner(choices, candidate)}<p>{link}</p>", "save": gr.Button(visible=False)}

@@ -107,35 +107,41 @@ def choose(
     """Note which side of a pair is better, if it is still the one that is asked about; returns as `begin`.
 
     Raises:
-        UserError: the next pair cannot be generated. Nothing was chosen then.
+        UserError: the next pair cannot be generated, and nothing was chosen; or the server was restarted meanwhile.
     """
+    if not choices.names:
+        raise UserError("What was chosen before is gone, as the server was restarted.", "Click Start choosing.")
     if seen != choices.id:
         return {}
-    choices.wins.setdefault(len(choices.wins), side is not None and side != choices.is_swapped)
+    wins, number = choices.wins, len(choices.wins)
+    wins.setdefault(number, side is not None and side != choices.is_swapped)
     try:
         return _draw(choices, sampler, watch)
     except UserError:
-        choices.wins.popitem()
+        wins.pop(number)
         raise
 
 
 def _draw(choices: Choices, sampler: SamplerClient, watch: RunWatcher) -> dict[str, Any]:
-    """Generate the next pair, or say which candidate has won."""
-    pair = choices.next
+    """Generate the next pair, or say which candidate has won; returns nothing if the user starts again meanwhile."""
+    pair, choice = choices.next, choices.id
     if isinstance(pair, Candidate):
         hidden, save_button = gr.Row(visible=False), gr.Button(visible=True)
         return {"result": _winner(choices, pair), "buttons": hidden, "save": save_button}
     candidates = [pair.best, pair.other]
     if choices.is_swapped:
         candidates.reverse()
-    run, files = _run_of(pair.best), list[str]()
-    prompt, seed = _prompt(run, len(choices.wins)), choices.seed + len(choices.wins)
+    run, files, number = _run_of(pair.best), list[str](), len(choices.wins)
+    prompt, seed = _prompt(run, number), choices.seed + number
     for candidate in candidates:
         form = api.sample_form(prompt, candidate.key, candidate.strength, {"seed": seed})
         *_before, (_html, made, _seed) = try_out.generate(sampler, watch, form)
         files += made
+    if choice != choices.id:
+        return {}
+    title = _("Choice {number}: {prompt}", number=number + 1, prompt=prompt)
     look = "pixels" * (run.config().model.base == MICRO)
-    html = _pair(choices, files, prompt, look)
+    html = f"<div data-choice='{choice}'><p class='quiet' role='status'>{escape(title)}</p>{_pair(files, look)}</div>"
     return {"result": html, "buttons": gr.Row(visible=True), "save": gr.Button(visible=False)}
 
 
@@ -158,18 +164,14 @@ def _prompt(run: Run, number: int) -> str:
     return prompts[number % len(prompts)]
 
 
-def _pair(choices: Choices, files: Sequence[str], prompt: str, look: str) -> str:
+def _pair(files: Sequence[str], look: str) -> str:
     """Render the images of a pair side by side, without what they were made of."""
     figures = "".join(
         f"<figure class='picture'><img class='{look}' src='/media/picture/{file}' alt='{escape(side)}'>"
         f"<figcaption>{escape(side)}</figcaption></figure>"
         for side, file in zip(SIDES, files, strict=True)
     )
-    title = _("Choice {number}: {prompt}", number=len(choices.wins) + 1, prompt=prompt)
-    return (
-        f"<div data-choice='{choices.id}'><p class='quiet' role='status'>{escape(title)}</p>"
-        f"<div class='pictures count-2'>{figures}</div></div>"
-    )
+    return f"<div class='pictures count-2'>{figures}</div>"
 
 
 def _winner(choices: Choices, candidate: Candidate) -> str:

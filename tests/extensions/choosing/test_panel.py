@@ -1,5 +1,6 @@
 """The panel without a browser: what is chosen counts once, and the winner becomes a file that says its strength."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from limner_extensions.choosing.panel import Choices
 from tests.unit.ui.answers import FakeSampler
 from trainer import paths
 from trainer.adapter_files import safetensors_reader
+from trainer.config import PictureConfig
 from trainer.errors import UserError
 from trainer.runs import Run, checkpoints
 from ui.state import adapter_choices
@@ -74,6 +76,23 @@ def test_a_choice_that_failed_is_made_again(finished: Run, choosing: tuple[Choic
     finished.folder.with_name("moved").rename(finished.folder)
     assert choices.id == before
     assert choose(choices, sampler, 0)
+
+
+def test_a_pair_that_was_left_for_another_start_is_not_shown(choosing: tuple[Choices, FakeSampler]) -> None:
+    choices, _sampler = choosing
+
+    class Restarting(FakeSampler):
+        def generate(self, request: PictureConfig) -> Iterator[tuple[int, int]]:
+            choices.seed, choices.wins = 1, {}
+            return super().generate(request)
+
+    assert choose(choices, Restarting(), 0) == {}
+    assert choices.id == "1-0"
+
+
+def test_choices_that_the_server_lost_are_not_ignored(finished: Run) -> None:
+    with pytest.raises(UserError, match="server was restarted"):
+        choose(Choices(), FakeSampler(), 0, "7-2")
 
 
 @pytest.mark.parametrize("seen", ["", "1-0"])

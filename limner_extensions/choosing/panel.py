@@ -30,7 +30,7 @@ ABOUT = _(
     most=knockout.MOST,
 )
 NO_RUN = _("Choose an adapter that was trained here.")
-SEEDS = 2**31
+SEEDS = 2**31 - knockout.MOST
 # Names the pair on the page, so that a late click is about no other one, and dims it until the next one is there.
 SEEN = """(choices) => {
   const pair = document.querySelector("#choosing [data-choice]");
@@ -63,10 +63,18 @@ class Choices:
         """True if the best candidate so far of the next pair stands at the right."""
         return random.Random(self.id).random() < 0.5
 
+    def check(self) -> None:
+        """Check that anything was chosen.
 
-def build(adapter: gr.Dropdown, sampler: SamplerClient) -> None:
+        Raises:
+            UserError: the server was restarted since then.
+        """
+        if not self.names:
+            raise UserError("What was chosen before is gone, as the server was restarted.", "Click Start choosing.")
+
+
+def build(adapter: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> None:
     """Draw the panel, and connect it to the choice of an adapter."""
-    watch = RunWatcher()
     with gr.Accordion(_("Choose by eye"), open=False, elem_id="choosing"):
         gr.HTML(f"<p class='quiet'>{escape(ABOUT)}</p>")
         with gr.Row(elem_classes="tools"):
@@ -109,8 +117,7 @@ def choose(
     Raises:
         UserError: the next pair cannot be generated, and nothing was chosen; or the server was restarted meanwhile.
     """
-    if not choices.names:
-        raise UserError("What was chosen before is gone, as the server was restarted.", "Click Start choosing.")
+    choices.check()
     if seen != choices.id:
         return {}
     wins, number = choices.wins, len(choices.wins)
@@ -187,10 +194,11 @@ def save(*, choices: Choices) -> dict[str, Any]:
     """Write the file of the winner; returns values of what `build` draws.
 
     Raises:
-        UserError: its checkpoint is gone or damaged.
+        UserError: its checkpoint is gone or damaged, or the server was restarted meanwhile.
     """
+    choices.check()
     candidate = choices.next
-    if not choices.names or not isinstance(candidate, Candidate):
+    if not isinstance(candidate, Candidate):  # the user has started again meanwhile
         return {}
     file = winner.save(_run_of(candidate), candidate)
     link = f"<a class='download' download href='/download/kept/{quote(file.name)}'>{escape(file.name)}</a>"

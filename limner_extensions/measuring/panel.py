@@ -18,6 +18,7 @@ from trainer.i18n import _
 from trainer.runs import Run, control
 from ui import audit
 from ui.state import adapter_choices, page_memory
+from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.widgets import run_html
 from ui.widgets.fields import field
@@ -49,7 +50,7 @@ class Panel:
         return {"result": self.result, "start": self.start, "stop": self.stop, "timer": self.timer}
 
 
-def build(adapter: gr.Dropdown, sampler: SamplerClient) -> None:
+def build(adapter: gr.Dropdown, sampler: SamplerClient, _watch: RunWatcher) -> None:
     """Draw the panel, and connect it to the choice of an adapter."""
     with gr.Accordion(_("Measure checkpoints"), open=False, elem_id="measure"):
         gr.HTML(f"<p class='quiet'>{escape(ABOUT)}</p>")

@@ -63,7 +63,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
             result = gr.HTML(EMPTY, elem_id="result", js_on_load=read("sheet.js"))
             previews = gr.HTML(elem_id="try-previews")  # until something is generated; see style.css
             for draw in extension.panels("try-out"):
-                draw(form.adapter, sampler)
+                draw(form.adapter, sampler, watch)
             recent = gr.HTML(elem_id="made")
     generating = listen(
         [form.generate.click, form.prompt.submit, form.strength.change, form.view.input],

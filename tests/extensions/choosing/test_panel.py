@@ -93,6 +93,8 @@ def test_a_pair_that_was_left_for_another_start_is_not_shown(choosing: tuple[Cho
 def test_choices_that_the_server_lost_are_not_ignored(finished: Run) -> None:
     with pytest.raises(UserError, match="server was restarted"):
         choose(Choices(), FakeSampler(), 0, "7-2")
+    with pytest.raises(UserError, match="server was restarted"):
+        panel.save(choices=Choices())
 
 
 @pytest.mark.parametrize("seen", ["", "1-0"])

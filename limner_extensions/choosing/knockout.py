@@ -1,8 +1,8 @@
 """The order of choices between two candidates, and the winner.
 
-The best one so far stays in. First the checkpoints meet at strength 1, the last one first. Then the winner meets itself
-at other strengths, away from 1 as long as that is better; then the checkpoints beside it meet it at its new strength,
-and strengths between those of before.
+The best one so far stays in. First the checkpoints meet at strength 1, the finished file first. Then the winner meets
+itself at other strengths, away from 1 as long as that is better; then the checkpoints beside it meet it at its new
+strength, and strengths between those of before.
 """
 
 from collections.abc import Generator, Sequence
@@ -35,7 +35,7 @@ Game = Generator[Pair, bool, Candidate]
 def after(keys: Sequence[str], wins: Sequence[bool]) -> Pair | Candidate:
     """Return the next choice after some, each of which is True if the other one won; at their end, the winner.
 
-    `keys` are those of the checkpoints, in the order of their training.
+    `keys` are those of the checkpoints, in the order of their training, and of the finished file, which is the last.
     """
     game = _play(keys)
     try:
@@ -65,7 +65,7 @@ def _play(keys: Sequence[str]) -> Game:
 
 
 def _away_from_1(best: Candidate) -> Game:
-    """Try weaker ones, or, if the first is no better, stronger ones."""
+    """Try lower strengths, or higher ones if the first is no better."""
     for change in (-STRIDE, STRIDE):
         while LOWEST <= (strength := round(best.strength + change, 2)) <= HIGHEST:
             before, best = best, (yield from _meet(best, Candidate(best.key, strength)))

@@ -13,7 +13,7 @@ import gradio as gr
 from limner_extensions.choosing import knockout, winner
 from limner_extensions.choosing.knockout import Candidate, Pair
 from trainer.base_models import MICRO
-from trainer.config import prompt_lines
+from trainer.config import TrainConfig, prompt_lines
 from trainer.errors import UserError
 from trainer.i18n import _
 from trainer.runs import Run
@@ -138,8 +138,8 @@ def _draw(choices: Choices, sampler: SamplerClient, watch: RunWatcher) -> dict[s
     candidates = [pair.best, pair.other]
     if choices.is_swapped:
         candidates.reverse()
-    run, files, number = _run_of(pair.best), list[str](), len(choices.wins)
-    prompt, seed = _prompt(run, number), choices.seed + number
+    config, files, number = _run_of(pair.best).config(), list[str](), len(choices.wins)
+    prompt, seed = _prompt(config, number), choices.seed + number
     for candidate in candidates:
         form = api.sample_form(prompt, candidate.key, candidate.strength, {"seed": seed})
         *_before, (_html, made, _seed) = try_out.generate(sampler, watch, form)
@@ -147,7 +147,7 @@ def _draw(choices: Choices, sampler: SamplerClient, watch: RunWatcher) -> dict[s
     if choice != choices.id:
         return {}
     title = _("Choice {number}: {prompt}", number=number + 1, prompt=prompt)
-    look = "pixels" * (run.config().model.base == MICRO)
+    look = "pixels" * (config.model.base == MICRO)
     html = f"<div data-choice='{choice}'><p class='quiet' role='status'>{escape(title)}</p>{_pair(files, look)}</div>"
     return {"result": html, "buttons": gr.Row(visible=True), "save": gr.Button(visible=False)}
 
@@ -164,9 +164,8 @@ def _run_of(candidate: Candidate) -> Run:
     return run
 
 
-def _prompt(run: Run, number: int) -> str:
+def _prompt(config: TrainConfig, number: int) -> str:
     """Return the prompt of a choice: those of the run's previews take turns, or else its trigger word."""
-    config = run.config()
     prompts = [prompt_lines.parse_prompt_line(line).prompt for line in config.preview.prompts] or [config.trigger]
     return prompts[number % len(prompts)]
 

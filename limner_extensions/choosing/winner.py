@@ -1,7 +1,5 @@
 """The file of the winner: the weights of its checkpoint, with the strength in the metadata. Without torch."""
 
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -58,9 +56,7 @@ def chunks(file: SafetensorsFile, metadata: Mapping[str, str], *, is_half: bool)
             dtype, size = "F16", size // 2
         header[key] = {"dtype": dtype, "shape": list(entry.shape), "data_offsets": [end, end + size]}
         end += size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
+    yield safetensors_reader.packed(header)
     for key, _entry in ordered:
         data = file.data(key)
         if key in halved:

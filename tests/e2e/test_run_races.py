@@ -38,7 +38,7 @@ CLICKED = (
 
 @dataclass
 class State:
-    """What the next run would train, and what is on disk, with the names of runs."""
+    """Settings of the next run, and what is on disk, with the names of runs."""
 
     form: dict[str, object]
     started: list[dict[str, object]] = field(default_factory=list)  # what runs that were started train

@@ -17,6 +17,7 @@ from tests.e2e.conftest import BrowserContext, Page, Server, copy_project
 from tests.e2e.slow_network import Hold, SlowNetwork
 from tests.e2e.test_images import fill
 from tests.e2e.test_races import PERSON, SETTLED, WAYS, choose_other, context, hold_each, network, show_tab, until
+from tests.e2e.test_run_races import press
 from trainer import config, paths, runs
 from trainer.runs import Run
 from trainer.train import train
@@ -32,7 +33,7 @@ ANY = None  # an image that may or may not have been canceled
 
 @dataclass(frozen=True)
 class State:
-    """What stands in the form, and what the image on the page was made of; `ANY` if that is open."""
+    """Values of the form, and those that the image on the page was made of; `ANY` if that is open."""
 
     adapter: str
     prompt: str
@@ -50,10 +51,6 @@ class Act:
 
     do: Callable[[Page], None]
     change: Callable[[State], State]
-
-
-def press(button: str) -> Callable[[Page], None]:
-    return lambda page: page.locator(button).click()
 
 
 def move(page: Page) -> None:

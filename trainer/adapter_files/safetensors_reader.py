@@ -9,9 +9,10 @@ twice, and has no more tensors, and only of those types, than an adapter can hav
 """
 
 import hashlib
+import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,16 @@ def parse(data: bytes, name: str) -> SafetensorsFile:
     """
     length = _header_length(data[:8], len(data), name)
     return _checked(data[8 : 8 + length], len(data), name, data)
+
+
+def packed(header: Mapping[str, object]) -> bytes:
+    """Return the opening of a file as the safetensors library writes it: the length of the header, and the header.
+
+    What is not ASCII is not escaped, and the data begin at a multiple of 8.
+    """
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def body_sha256(data: bytes) -> str:

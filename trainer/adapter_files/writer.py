@@ -9,7 +9,6 @@ rank, whatever alpha was.
 import hashlib
 import io
 import json
-import struct
 from collections import Counter, UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer import __version__
-from trainer.adapter_files import joined, low_rank
+from trainer.adapter_files import joined, low_rank, safetensors_reader
 from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
 from trainer.adapter_files.programs import METADATA
@@ -156,16 +155,13 @@ class Draft(UserDict[str, Module]):
             yield self._body.read(tensor.nbytes)
 
     def _header(self, metadata: Mapping[str, str]) -> bytes:
-        # As the safetensors library writes it: other than ASCII is not escaped, and the data begin at a multiple of 8.
         header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
         end = 0
         for key in self._ordered():
             tensor, _start = self._tensors[key]
             begin, end = end, end + tensor.nbytes
             header[key] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        return struct.pack("<Q", len(text)) + text
+        return safetensors_reader.packed(header)
 
     def _hashes(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """Return the two hashes that programs know a safetensors file by.

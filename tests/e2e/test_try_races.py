@@ -94,7 +94,7 @@ LEAVING = {
 PAIRS = [
     (first, second)
     for first, second in product(ACTS, (*ACTS, *LEAVING))
-    if second != "cancel" and (first != second or first == "generate")  # while it is held back, nothing is to cancel
+    if (first != second or first == "generate") and (second != "cancel" or first in ("generate", "move the strength"))
 ]
 
 
@@ -189,6 +189,29 @@ def hold_one(network: SlowNetwork, context: BrowserContext, pair: tuple[str, str
 @pytest.mark.usefixtures("adapters")
 def test_the_image_is_of_what_was_seen(network: SlowNetwork, context: BrowserContext, pair: tuple[str, str]) -> None:
     assert hold_one(network, context, pair, 1).held
+
+
+@pytest.mark.usefixtures("adapters")
+def test_a_click_is_answered_before_the_server_knows(network: SlowNetwork, context: BrowserContext) -> None:
+    """What was asked for is waited for, and can be canceled, from the click on."""
+    page = opened(network, context)
+    busy = page.locator("#result[aria-busy=true]")
+    with network.holding(1, "there") as hold:
+        page.locator("#make").click()
+        busy.wait_for(state="attached", timeout=HANG * 500)
+        page.locator("#cancel").click(timeout=HANG * 500)
+    page.locator("#result").get_by_text("Canceled").wait_for()
+    page.locator("#cancel").wait_for(state="hidden")
+    assert "/queue/join" in hold.held
+    assert busy.count() == 0
+    fill(page, "prompt", "")
+    page.locator("#make").click()
+    page.get_by_text("There is no prompt yet.").wait_for()
+    page.locator("#cancel").wait_for(state="hidden")
+    assert busy.count() == 0
+    fill(page, "prompt", WORDS["newer"])
+    page.locator("#make").click()
+    until(lambda: on_page(page), OPENED.generated(), hold)
 
 
 @pytest.mark.usefixtures("adapters")

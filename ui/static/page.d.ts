@@ -33,6 +33,7 @@ declare global {
       components: { id: number; type: string; props: { elem_id?: string } }[];
     };
     limnerRun: { choose(run: string): void; seen(run?: string | null): { stamp?: string; runs?: string[] } }; // of run_view.js
+    limnerSheet: { ask(): number; end(): void; latest(): number }; // of sheet.js: the number of the images that are waited for
     limnerForm?: { // of form_notes.js, once the Train tab has been opened
       store(): Promise<void>;
       save(file: { name: string; text: string }): void;

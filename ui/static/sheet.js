@@ -2,6 +2,22 @@
 const NARROW = 720; // pixels up to which the image stands above the form
 const EDGE = 12, LABEL = 150, LINE = 22, SIDE = 512;
 
+// Images are waited for from the click on, under the number of their sheet, although the server knows of it later.
+const result = element.closest("#result");
+let sheet = 0, waiting = 0;
+const wait = (/** @type {number} */ more) => {
+  waiting += more;
+  result?.setAttribute("aria-busy", waiting > 0);
+};
+window.limnerSheet = {
+  ask() {
+    wait(1);
+    return ++sheet;
+  },
+  end: () => wait(-1),
+  latest: () => sheet,
+};
+
 element.addEventListener("input", (event) => {
   const frame = event.target.closest(".uncover");
   if (frame && event.target.matches("input")) frame.style.setProperty("--cut", event.target.value + "%");

@@ -21,11 +21,16 @@ NO_ADAPTER = (_("None"), "")
 
 @dataclass
 class Progress:
-    """State of what a page generates: the request whose turn it is, and numbers of its latest sheets."""
+    """State of what a page generates: the request whose turn it is, and the number that the page gave its sheet."""
 
     request: PictureConfig | None = None
     sheet: int = 0
-    canceled: int = 0
+    canceled: set[int] = dataclasses.field(default_factory=set)  # sheets, also those that are not asked for yet
+
+    @property
+    def is_canceled(self) -> bool:
+        """The sheet whose turn it is was canceled."""
+        return self.sheet in self.canceled
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,6 @@ class Sheet:
     facts: str
     small: bool
     run: str = ""  # the run of the adapter
-    number: int = 0  # of those that a page has shown
     files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -140,7 +139,7 @@ class Sheet:
             if not waiting:
                 save = f" <a href='{link}' download='{escape(name)}.png'>{_('save')}</a>"
         if note:
-            cover = f"<span class='cover' role='status' data-sheet='{self.number}'>{escape(note)}</span>"
+            cover = f"<span class='cover' role='status'>{escape(note)}</span>"
         return (
             f"<figure class='picture{state}' data-strength='{cell.strength:g}'>{image}{cover}"
             f"<figcaption>{escape(cell.caption)}{save}</figcaption></figure>"

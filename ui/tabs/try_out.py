@@ -36,7 +36,9 @@ MINIATURE = _(
     "Micro is a miniature for trying things out: portraits of {side} x {side} pixels, shown enlarged.", side=SIDE
 )
 PAUSE_TRAINING, GO_ON = _("Pause training for now"), _("Continue training")
-SHEET = "(progress) => [progress, Number(document.querySelector('#result [data-sheet]')?.dataset.sheet)]"
+ASK = "(sheet, ...form) => [window.limnerSheet.ask(), ...form]"
+ANSWERED = "() => window.limnerSheet.end()"
+LATEST = "(progress) => [progress, window.limnerSheet.latest()]"
 EMPTY = f"<div class='empty'>{_('Choose an adapter, type a prompt, and generate an image.')}</div>"
 
 
@@ -68,14 +70,16 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
     generating = listen(
         [form.generate.click, form.prompt.submit, form.strength.change, form.view.input],
         partial(_generate, sampler, watch),
-        {"form": form.form},
+        {"sheet": gr.JSON(visible=False), "form": form.form},
         {"result": result, "files": form.files, "seed": form.seed},
         kind=CHOICE,
         concurrency_limit=WAITING,
+        js=ASK,
     )
+    listen_at_end(generating, None, js=ANSWERED)
     listen_at_end(generating, lambda: {"recent": sample_images.recent()}, {}, {"recent": recent})
     seen = {"progress": form.progress, "sheet": gr.JSON(visible=False)}
-    listen(form.cancel.click, partial(cancel, sampler), seen, kind=VIEW, js=SHEET)
+    listen(form.cancel.click, partial(cancel, sampler), seen, kind=VIEW, js=LATEST)
     notes = {"note": note, "hold": hold}
     listen(hold.click, partial(hold_training, watch, sampler), {"form": form.form, "label": hold}, notes)
     drawn = {"recent": recent, "previews": previews, **notes}
@@ -93,7 +97,8 @@ def offer_on(event: Untyped, handler: Handler, tab: Tab, **others: Untyped) -> U
     return listen(event, handler, {**tab.takes, **others}, tab.offered, kind=CHOICE)
 
 
-def _generate(sampler: SamplerClient, watch: RunWatcher, *, form: SampleForm) -> Iterator[dict[str, Any]]:
+def _generate(sampler: SamplerClient, watch: RunWatcher, *, sheet: int, form: SampleForm) -> Iterator[dict[str, Any]]:
+    form.progress.sheet = sheet
     is_sent = not form.new_seed  # one that was drawn here is sent once: the user may type another one meanwhile
     for html, files, seed in generate(sampler, watch, form):
         drawn = {"result": html, "files": files}
@@ -301,7 +306,6 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
     run = adapter_choices.run_of(form.adapter)
     sheet = Sheet(form.view, cells, _facts(requests[0]), small=model.base == MICRO, run=run.id if run else "")
     progress = form.progress
-    progress.sheet = sheet.number = progress.sheet + 1
     if len(form.files) == len(cells):
         sheet.files = list(form.files)
     paths.sample_images().mkdir(parents=True, exist_ok=True)
@@ -312,11 +316,11 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
         try:
             for note in _progress(sampler, request):
                 yield sheet.html(busy=number, note=note), form.files, seed
-                if progress.canceled == sheet.number:  # while it waited for the image of another page
+                if progress.is_canceled:  # while it waited for the image of another page
                     break
         except UserError as error:
             failure, ended = error, error.message
-        if progress.canceled == sheet.number:
+        if progress.is_canceled:
             failure, ended = None, _("Canceled")
         if ended:
             sheet.facts += f". {ended}"
@@ -332,12 +336,10 @@ def generate(sampler: SamplerClient, watch: RunWatcher, form: SampleForm) -> Ite
         raise failure
 
 
-def cancel(sampler: SamplerClient, *, progress: Progress, sheet: int | None) -> None:
-    """Cancel the images that a page shows as waited for, if they are those of this sheet; it may be there meanwhile."""
-    if sheet != progress.sheet:
-        return
-    progress.canceled = progress.sheet
-    if progress.request:
+def cancel(sampler: SamplerClient, *, progress: Progress, sheet: int) -> None:
+    """Cancel the images of this sheet, which may be there meanwhile, or not be asked for yet by what comes first."""
+    progress.canceled.add(sheet)
+    if progress.request and progress.is_canceled:
         sampler.cancel(progress.request)
 
 

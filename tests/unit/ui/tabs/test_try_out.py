@@ -160,15 +160,21 @@ def test_cancel_ends_the_images_of_its_own_page(finished: Run) -> None:
     images, waiting = (try_out.generate(sampler, RunWatcher(), form) for form in (first, second))
     assert "Getting ready" in next(images)[0]
     assert "Getting ready" in next(waiting)[0], "while the other page has its turn"
-    for sheet in (None, 0, 2):
-        try_out.cancel(sampler, progress=first.progress, sheet=sheet)  # of one that it does not show
-    try_out.cancel(sampler, progress=second.progress, sheet=1)
+    for form in (first, second):
+        form.progress.sheet = 2
+    for sheet in (1, 3):
+        try_out.cancel(sampler, progress=first.progress, sheet=sheet)  # one that was shown before, and the next one
+    try_out.cancel(sampler, progress=second.progress, sheet=2)
     *_, (html, files, _) = waiting
     assert ("Canceled" in html, any(files)) == (True, False)
     *_, (html, files, _) = images
     assert ("Canceled" in html, all(files)) == (False, True)
+    second.progress.sheet = 3
     *_, (html, files, _) = try_out.generate(sampler, RunWatcher(), second)
     assert ("Canceled" in html, all(files)) == (False, True), "asked for again"
+    first.progress.sheet = 3
+    *_, (html, files, _) = try_out.generate(sampler, RunWatcher(), dataclasses.replace(first, seed=3.0))
+    assert ("Canceled" in html, any(files)) == (True, False), "canceled before the request for it had come"
     sampler.close()
 
 

@@ -313,6 +313,9 @@ def _after_file(state: State, event: Preview | Checkpoint | Verified) -> State:
 
 def _after_start(state: State, event: Started) -> State:
     """Clear what an earlier attempt reported, except what lies before the step that the run resumes from."""
+    filed = state
+    if state.exported > event.step:
+        filed = State()
     return State(
         started=True,
         step=event.step,
@@ -329,6 +332,10 @@ def _after_start(state: State, event: Started) -> State:
         previews=tuple(preview for preview in state.previews if preview.step <= event.step),
         checkpoints=tuple(checkpoint for checkpoint in state.checkpoints if checkpoint.step <= event.step),
         warnings=state.warnings,
+        export=filed.export,
+        exported=filed.exported,
+        sha256=filed.sha256,
+        verified=filed.verified,
     )
 
 

@@ -197,19 +197,20 @@ def _load(view: View) -> device_load.Load | None:
 
 
 def _next(view: View) -> str:
+    """Render what a run waits for, or what its end means and leaves."""
     if waiting := _waiting(view, time.time()):
         return waiting
     match view.status:
         case "finished":
             return _done(view)
         case "stopped" if view.state.step and not _resumes_at(view):
-            return _warning("Stopped. Its checkpoints are no longer there: <b>Resume</b> starts again.")
+            return _warning("Stopped. Its checkpoints are no longer there: <b>Resume</b> starts again.") + _left(view)
         case "stopped":
-            return f"<p>{_('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>"
+            return f"<p>{_('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>{_left(view)}"
         case "interrupted":
-            return _interrupted(view)
+            return _interrupted(view) + _left(view)
         case "failed":
-            return failure(view.state)
+            return failure(view.state) + _left(view)
         case _:
             return ""
 
@@ -242,6 +243,14 @@ def _done(view: View) -> str:
         f"<div class='outcome'>{export_link(view)}<div><p class='good'>{ready}</p>"
         f"<p class='quiet'>{works}</p></div></div>"
     )
+
+
+def _left(view: View) -> str:
+    """Render the file that a run had finished before it was to go on; "" if there is none."""
+    if not (link := export_link(view)):
+        return ""
+    text = escape(_("The adapter of step {step} is still here.", step=view.state.exported))
+    return f"<div class='outcome'>{link}<p class='quiet'>{text}</p></div>"
 
 
 def newest_image(view: View, of: str) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,16 @@ def test_a_resume_takes_back_what_came_after_its_step() -> None:
     assert (state.step, state.losses) == (3, {1: 6.0, 2: 7.0, 3: 1.0})
     assert [preview.step for preview in state.previews] == [1, 2]
     assert [checkpoint.step for checkpoint in state.checkpoints] == [1, 2]
+
+
+@pytest.mark.parametrize(("resumed", "kept"), [(3, "x.safetensors"), (2, "")])
+def test_a_finished_file_stays_while_its_run_goes_on(resumed: int, kept: str) -> None:
+    """Until it is written again; from an earlier step, the run goes another way."""
+    verified = events.Verified(file="x.safetensors", verdicts=[("diffusers", True, "")], problems=[], notes=[])
+    finished = events.Finished(step=3, export="x.safetensors", sha256={"x.safetensors": "0"})
+    state = fold(State(), [started(), step(3), finished, verified, started(resumed), step(resumed + 1)])
+    assert (state.export, bool(state.sha256), len(state.verified)) == (kept, bool(kept), bool(kept))
+    assert state.exported == (3 if kept else 0)
 
 
 def test_a_curve_keeps_its_last_point() -> None:

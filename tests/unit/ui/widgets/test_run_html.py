@@ -53,6 +53,16 @@ def test_a_run_that_a_full_disk_ended_says_so(home: Path, tmp_path: Path) -> Non
     assert "from step 25" in drawn
 
 
+@pytest.mark.parametrize("status", ["stopped", "interrupted", "failed"])
+def test_the_file_of_a_run_that_was_to_go_on_stays_in_sight(run: Run, status: str) -> None:
+    finished = events.Finished(step=30, export=run.export.name)
+    assert "/download/" not in run_html.status(view(run, status, finished)), "it was deleted"
+    storage.write(run.export, "adapter")
+    drawn = run_html.status(view(run, status, finished))
+    assert f"/download/{run.id}/{run.export.name}" in drawn
+    assert "The adapter of step 30 is still here." in drawn
+
+
 def test_the_status_says_where_a_run_is_and_why_it_failed(run: Run, home: Path) -> None:
     step = events.Step(step=10, loss=1, **STEP)
     began = events.Began(pid=1, cards=("0", "2"))

@@ -193,7 +193,7 @@ def test_the_image_is_of_what_was_seen(network: SlowNetwork, context: BrowserCon
 
 @pytest.mark.usefixtures("adapters")
 def test_a_click_is_answered_before_the_server_knows(network: SlowNetwork, context: BrowserContext) -> None:
-    """What was asked for is waited for, and can be canceled, from the click on."""
+    """The image is waited for, and can be canceled, from the click on."""
     page = opened(network, context)
     busy = page.locator("#result[aria-busy=true]")
     with network.holding(1, "there") as hold:

@@ -143,7 +143,7 @@ def status(view: View) -> str:
         f"<div class='status' data-status='{view.status}' data-run='{escape(view.run.id)}'>"
         f"<span class='pill {view.status}' role='status'>{status_label(view)}</span>"
         f"<span>{' · '.join(_facts(view))}</span></div>"
-        f"{_bar(share_done(view), _('Training progress'))}{note}{_next(view)}"
+        f"{_bar(share_done(view), _('Training progress'))}{note}{_next(view)}{_left(view)}"
     )
 
 
@@ -197,20 +197,19 @@ def _load(view: View) -> device_load.Load | None:
 
 
 def _next(view: View) -> str:
-    """Render what a run waits for, or what its end means and leaves."""
     if waiting := _waiting(view, time.time()):
         return waiting
     match view.status:
         case "finished":
             return _done(view)
         case "stopped" if view.state.step and not _resumes_at(view):
-            return _warning("Stopped. Its checkpoints are no longer there: <b>Resume</b> starts again.") + _left(view)
+            return _warning("Stopped. Its checkpoints are no longer there: <b>Resume</b> starts again.")
         case "stopped":
-            return f"<p>{_('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>{_left(view)}"
+            return f"<p>{_('Stopped. All progress is saved; <b>Resume</b> continues from here.')}</p>"
         case "interrupted":
-            return _interrupted(view) + _left(view)
+            return _interrupted(view)
         case "failed":
-            return failure(view.state) + _left(view)
+            return failure(view.state)
         case _:
             return ""
 
@@ -246,8 +245,9 @@ def _done(view: View) -> str:
 
 
 def _left(view: View) -> str:
-    """Render the file that a run had finished before it was to go on; "" if there is none."""
-    if not (link := export_link(view)):
+    """Render the file that a run which has ended had finished before it was to go on; "" if there is none."""
+    link = export_link(view)
+    if not link or view.status in ("finished", *runs.ACTIVE):
         return ""
     text = escape(_("The adapter of step {step} is still here.", step=view.state.exported))
     return f"<div class='outcome'>{link}<p class='quiet'>{text}</p></div>"

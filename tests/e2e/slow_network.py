@@ -16,9 +16,9 @@ HOP = {"connection", "transfer-encoding", "keep-alive"}
 
 @dataclass
 class Hold:
-    """A request to hold back: the one with this number, counted from now on, of those whose body has a text."""
+    """What to hold back: of the requests whose body has a text, the one with this number from now on, or each."""
 
-    number: int
+    number: int | None
     way: Way
     text: str
     released: threading.Event = field(default_factory=threading.Event)
@@ -83,7 +83,7 @@ class SlowNetwork:
                 self._answered.notify_all()
 
     @contextmanager
-    def holding(self, number: int, way: Way, text: str = "") -> Iterator[Hold]:
+    def holding(self, number: int | None, way: Way, text: str = "") -> Iterator[Hold]:
         hold = Hold(number, way, text)
         self._hold = hold
         try:
@@ -138,7 +138,7 @@ class SlowNetwork:
             if hold.text.encode() not in body:
                 return None
             hold.count += 1
-            if hold.count != hold.number:
+            if hold.number not in (hold.count, None):
                 return None
             hold.held = request.path
             return hold

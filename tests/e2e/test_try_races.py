@@ -1,4 +1,4 @@
-"""Acts in Try out while a request is held back: the image on the page is of what was seen at the click.
+"""Acts in Try out while a request is held back: the image on the page is of what was chosen at the click.
 
 As in `test_races`, the pairs come from a table of acts.
 """
@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import HANG
 from tests.e2e.conftest import BrowserContext, Page, Server, copy_project
-from tests.e2e.slow_network import Hold, SlowNetwork
+from tests.e2e.slow_network import Hold, SlowNetwork, Way
 from tests.e2e.test_images import fill
 from tests.e2e.test_races import PERSON, SETTLED, WAYS, choose_other, context, hold_each, network, show_tab, until
 from tests.e2e.test_run_races import press
@@ -212,6 +212,20 @@ def test_a_click_is_answered_before_the_server_knows(network: SlowNetwork, conte
     fill(page, "prompt", WORDS["newer"])
     page.locator("#make").click()
     until(lambda: on_page(page), OPENED.generated(), hold)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.usefixtures("adapters")
+def test_an_image_has_the_prompt_of_its_adapter(network: SlowNetwork, context: BrowserContext, way: Way) -> None:
+    """The adapter is chosen and used before its prompt has arrived in the form."""
+    page = opened(network, context)
+    generated = chosen(OPENED).generated()
+    with network.holding(None, way, '"here"') as hold:  # those that name the project
+        choose_adapter(page)
+        page.locator("#make").click()
+        until(lambda: on_page(page).image, generated.image, hold)
+    assert hold.held
+    until(lambda: on_page(page), generated, hold)
 
 
 @pytest.mark.usefixtures("adapters")

@@ -37,7 +37,9 @@ class Progress:
 class SampleForm:
     """Values of the form. `files` are the images on the page, `others` the further adapters with their strengths.
 
-    `progress` is shared by all requests of a page, so that *Cancel* reaches those that are being answered.
+    `defaults` are the prompt, steps, guidance and clip skip that were offered last; where the form holds something
+    else, the user changed it. `progress` is shared by all requests of a page, so that *Cancel* reaches those that are
+    being answered.
     """
 
     adapter: str
@@ -58,6 +60,7 @@ class SampleForm:
     table_chosen: str = ""
     table_strengths: str = comparison.GRID_STRENGTHS
     others: tuple[tuple[str, float], ...] = ()
+    defaults: Sequence[str | float] = DEFAULTS
     progress: Progress = dataclasses.field(default_factory=Progress, compare=False)
 
     @classmethod
@@ -75,7 +78,7 @@ SINGLE = tuple(member.name for member in fields(SampleForm) if member.name != "o
 
 @dataclass(frozen=True)
 class Components:
-    """Components of the form, named as their values in `SampleForm`; `defaults` are those that were offered last."""
+    """Components of the form, named as their values in `SampleForm`."""
 
     adapter: gr.Dropdown
     prompt: gr.Textbox
@@ -96,7 +99,7 @@ class Components:
     table_chosen: gr.Textbox
     table_strengths: gr.Textbox
     others: list[tuple[gr.Dropdown, gr.Number]]
-    defaults: gr.State
+    defaults: gr.JSON
     generate: gr.Button
     cancel: gr.Button
     restore: gr.UploadButton
@@ -145,7 +148,7 @@ def build() -> Components:
         **_others(),
         files=gr.State([]),
         progress=gr.State(Progress()),
-        defaults=gr.State(DEFAULTS),
+        defaults=gr.JSON(list(DEFAULTS), visible=False, elem_id="try-defaults"),
         generate=generate,
         cancel=cancel,
     )

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ LATEST = "(progress) => [progress, window.limnerSheet.latest()]"
 EMPTY = f"<div class='empty'>{_('Choose an adapter, type a prompt, and generate an image.')}</div>"
 
 
-FILLED = ("prompt", "steps", "guidance", "clip_skip")
+SUITED = ("prompt", "steps", "guidance", "clip_skip")
+FILLED = (*SUITED, "defaults")
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,7 @@ def build(project: gr.Textbox, sampler: SamplerClient, watch: RunWatcher) -> Tab
     notes = {"note": note, "hold": hold}
     listen(hold.click, partial(hold_training, watch, sampler), {"form": form.form, "label": hold}, notes)
     drawn = {"recent": recent, "previews": previews, **notes}
-    offered = {"defaults": form.defaults, **drawn, **form.named(*FILLED, "adapter", "others")}
-    tab = Tab(form, {"project": project, "form": form.form, "defaults": form.defaults}, offered)
+    tab = Tab(form, {"project": project, "form": form.form}, {**drawn, **form.named(*FILLED, "adapter", "others")})
     offer_on([form.adapter.input, form.base.blur], partial(offer, watch), tab)
     restored = form.named(*RESTORED, "others", "strengths")
     takes = {"file": form.restore}
@@ -99,6 +99,7 @@ def offer_on(event: Untyped, handler: Handler, tab: Tab, **others: Untyped) -> U
 
 def _generate(sampler: SamplerClient, watch: RunWatcher, *, sheet: int, form: SampleForm) -> Iterator[dict[str, Any]]:
     form.progress.sheet = sheet
+    form = suited(form)  # what was offered for its adapter may not have arrived in the form yet
     is_sent = not form.new_seed  # one that was drawn here is sent once: the user may type another one meanwhile
     for html, files, seed in generate(sampler, watch, form):
         drawn = {"result": html, "files": files}
@@ -122,48 +123,50 @@ RESTORED = (*FILLED, "adapter", "strength", "seed", "new_seed", "size", "negativ
 # Choices --------------------------------------------------------------------------------------------------------
 
 
-def offer(
-    watch: RunWatcher,
-    *,
-    project: str,
-    form: SampleForm,
-    defaults: tuple[str, float, float, float],
-    chosen: str | None = None,
-) -> dict[str, Any]:
+def offer(watch: RunWatcher, *, project: str, form: SampleForm, chosen: str | None = None) -> dict[str, Any]:
     """Return values of `Tab.offered`: the adapters, and a prompt, steps, guidance and clip skip that suit the choice.
 
-    The adapter is the `chosen` one, else that of the form, else the newest of the project. A field is left alone if
-    the user changed it since `defaults` were offered.
+    The adapter is the `chosen` one, else that of the form, else the newest of the project.
     """
     choices = adapter_choices.choices(watch)
     keys = [key for _, key in choices]
-    is_first = tuple(defaults) == DEFAULTS  # nothing was offered yet, so that nobody chose to have no adapter
+    is_first = tuple(form.defaults) == DEFAULTS  # nothing was offered yet, so that nobody chose to have no adapter
     wanted = [chosen, form.adapter]
     if is_first and not form.adapter:
         wanted = [chosen]
     adapter = next((key for key in wanted if key in keys), None)
     if adapter is None:
         adapter = _newest(watch, project, keys)
-    config = usual_settings(adapter, form.base)
-    preview = config.preview
-    prompt = next((prompt_lines.parse_prompt_line(line).prompt for line in preview.prompts), config.trigger)
-    suitable = (prompt, preview.steps, preview.guidance, config.model.clip_skip)
-    typed = {name: getattr(form, name) for name in FILLED}
-    suited = zip(FILLED, map(_suited, typed.values(), defaults, suitable), strict=True)
     other = {} if adapter == form.adapter else {"value": adapter}
+    suits = suited(replace(form, adapter=adapter))
     others = {}
     for number, (key, _strength) in enumerate_named(form.others):
         gone = {} if key in keys else {"value": ""}
         others[number] = gr.update(choices=[*choices[:-1], NO_ADAPTER], **gone)
     return {
         "adapter": gr.update(choices=choices, **other),
-        **{name: value for name, value in suited if value != typed[name]},
-        "defaults": suitable,
-        **_notes(watch, small=config.model.base == MICRO),
+        **{name: getattr(suits, name) for name in FILLED if getattr(suits, name) != getattr(form, name)},
+        **_notes(watch, small=usual_settings(adapter, form.base).model.base == MICRO),
         "recent": sample_images.recent(),
         "previews": _previews(watch, adapter),
         "others": others,
     }
+
+
+def suited(form: SampleForm) -> SampleForm:
+    """Return the form with what suits its adapter and base, but for what the user changed.
+
+    If they were offered already, all of it stays: who then empties the prompt wants none.
+    """
+    config = usual_settings(form.adapter, form.base)
+    preview = config.preview
+    prompt = next((prompt_lines.parse_prompt_line(line).prompt for line in preview.prompts), config.trigger)
+    suitable: list[str | float] = [prompt, preview.steps, preview.guidance, config.model.clip_skip]
+    if list(form.defaults) == suitable:
+        return form
+    typed = [getattr(form, name) for name in SUITED]
+    filled: dict[str, Any] = dict(zip(SUITED, map(_suited, typed, form.defaults, suitable), strict=True))
+    return replace(form, defaults=suitable, **filled)
 
 
 def _previews(watch: RunWatcher, adapter: str) -> str:
@@ -260,7 +263,7 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
     size = ""
     if settings["width"] and settings["height"]:
         size = f"{settings['width']} x {settings['height']}"
-    return SampleForm(
+    form = SampleForm(
         adapter=adapter,
         strength=strength,
         size=size,
@@ -268,6 +271,7 @@ def settings_from(path: str | None, watch: RunWatcher) -> SampleForm:
         others=tuple(others),
         **{name: settings[name] for name in ("prompt", "seed", "steps", "guidance", "clip_skip", "negative")},
     )
+    return replace(form, defaults=suited(form).defaults)  # else a prompt that was offered before would be filled again
 
 
 def _named(base: str, usual: str) -> str:

@@ -15,7 +15,6 @@ from trainer.runs import events
 from ui.state import adapter_choices
 from ui.state.run_watcher import RunWatcher
 from ui.tabs import download, try_out
-from ui.tabs.sample_form import DEFAULTS
 
 
 @pytest.fixture
@@ -80,5 +79,5 @@ def test_several_adapters_at_once(dropped: Path) -> None:
     list(try_out.generate(sampler, RunWatcher(), replace(form, view="one", base=" owner/name ")))
     assert sampler.requests[-1].base == "owner/name"
     form = sample_form("kept:my-fox", others=(("kept:my-fox-2", 1.0), ("gone", 1.0), ("", 1.0)))
-    offered = try_out.offer(RunWatcher(), project="", form=form, defaults=DEFAULTS)["others"]
+    offered = try_out.offer(RunWatcher(), project="", form=form)["others"]
     assert ["value" in offered[number] for number in "012"] == [False, True, False], "one of them is gone"

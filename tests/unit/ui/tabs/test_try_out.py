@@ -25,7 +25,7 @@ from ui.state import adapter_choices
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, sample_images, try_out
-from ui.tabs.sample_form import DEFAULTS, SampleForm
+from ui.tabs.sample_form import SampleForm
 
 
 def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
@@ -37,24 +37,29 @@ def test_every_file_that_is_there_can_be_tried(finished: Run) -> None:
         with pytest.raises(UserError):
             adapter_choices.find(key)
     assert adapter_choices.find(f"{finished.id}@../../x") == finished.export
-    assert offer("", defaults=DEFAULTS, prompt="")["prompt"] == "miraxo"
+    assert offer("", prompt="")["prompt"] == "miraxo"
 
 
-def offer(adapter: str, *, defaults: tuple[str, float, float, float] = DEFAULTS, **values: object) -> dict[str, Any]:
-    return try_out.offer(RunWatcher(), project="rin", form=sample_form(adapter, **values), defaults=defaults)
+def offer(adapter: str, **values: object) -> dict[str, Any]:
+    return try_out.offer(RunWatcher(), project="rin", form=sample_form(adapter, **values))
 
 
 def test_what_was_changed_in_the_tab_stays(finished: Run) -> None:
     """First there is the newest adapter of the project, with what suits it."""
     preview = finished.config().preview
-    suitable = ("miraxo", preview.steps, preview.guidance, 1)
-    before = ("of another adapter", 30.0, 7.5, 1)
+    suitable = ["miraxo", preview.steps, preview.guidance, 1]
+    before = ["of another adapter", 30.0, 7.5, 1]
     first = offer(finished.id, defaults=before, prompt="", steps=30.0, guidance=7.5, clip_skip=1)
     assert first["defaults"] == suitable
-    assert (first["prompt"], first["steps"], first["guidance"]) == suitable[:3]
+    assert [first["prompt"], first["steps"], first["guidance"]] == suitable[:3]
     assert "clip_skip" not in first, "it suits already"
-    changed = offer(finished.id, defaults=suitable, prompt="my own", steps=8, guidance=2.5, clip_skip=1)
-    assert not changed.keys() & set(try_out.FILLED)
+    for prompt in ("my own", ""):
+        changed = offer(finished.id, defaults=suitable, prompt=prompt, steps=8, guidance=2.5, clip_skip=1)
+        assert not changed.keys() & set(try_out.FILLED)
+    late = sample_form(finished.id, defaults=before, prompt="of another adapter", steps=30.0, negative="hat")
+    assert try_out.suited(late) == dataclasses.replace(
+        late, prompt="miraxo", steps=preview.steps, guidance=preview.guidance, clip_skip=1, defaults=suitable
+    ), "generated before the page has it"
     newer = runs.create(finished.config().model_copy(update={"dataset": "other", "name": "newer"}))
     shutil.copy(finished.export, newer.folder / "newer.safetensors")
     newer.report(events.Finished(step=5, export="newer.safetensors"))
@@ -106,7 +111,7 @@ def test_another_base_brings_its_steps_and_guidance(finished: Run, tmp_path: Pat
     preview = finished.config().preview
     values = {"base": f'"{distilled}"', "steps": preview.steps, "guidance": preview.guidance}
     form = sample_form(finished.id, **values)
-    offered = offer(finished.id, defaults=("miraxo", preview.steps, preview.guidance, 1), **values)
+    offered = offer(finished.id, defaults=["miraxo", preview.steps, preview.guidance, 1], **values)
     assert (offered["steps"], offered["guidance"]) == (4, 1.0)
     assert try_out.base_of(form.adapter, form.base).base == distilled
     named = try_out.base_of(form.adapter, form.base, "'vae.safetensors' ")
@@ -257,7 +262,10 @@ def test_a_picture_tells_what_made_it(finished: Run, tmp_path: Path) -> None:
     shutil.copy(file, paths.sample_images() / f"{'a' * 32}.png")
     assert "seed 7" in sample_images.recent()
     restored = try_out.settings_from(str(file), RunWatcher())
-    assert restored == dataclasses.replace(form, steps=20, others=(("", 1.0),) * 3)
+    preview = finished.config().preview
+    offered = ["miraxo", preview.steps, preview.guidance, 1]
+    assert restored == dataclasses.replace(form, steps=20, others=(("", 1.0),) * 3, defaults=offered)
+    assert try_out.suited(restored) == restored, "nothing of the image is replaced"
     assert not file.exists()
     paths.models().mkdir()
     base = write(paths.models() / "mine.safetensors", SD15)

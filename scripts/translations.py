@@ -16,6 +16,7 @@ os.environ["LANGUAGE"] = "en"  # before importing modules with messages: these a
 
 from babel import Locale
 from babel.messages import Catalog, Message, mofile, pofile
+from jinja2 import Environment, nodes
 
 from trainer.adapter_files import summary
 from trainer.config import TrainConfig
@@ -23,7 +24,7 @@ from trainer.data import image_stats
 from trainer.data.problems import KINDS
 from trainer.i18n import LANGUAGES
 from trainer.schema import Section, kind_titles, sections
-from ui.widgets.templates import MESSAGE, plain
+from ui.widgets.scripts import MESSAGE, plain
 
 HERE = Path(__file__).resolve().parent.parent
 # Positions of the arguments that are messages: of all functions that pass them to `_`. Those of `PLURALS` are forms of
@@ -33,6 +34,7 @@ CALLS = {
     "note": (0,),
     "warn": (0,),
     "_warning": (0,),
+    "rich_text": (0,),
     "ngettext": (0, 1),
     "UserError": (0, 1),
     "MissingPartError": (0, 1),
@@ -72,20 +74,11 @@ def collect() -> dict[Id, list[str]]:
 
 
 def _all_messages() -> Iterator[tuple[Id, str]]:
-    for path in sorted(
-        [
-            HERE / "app.py",
-            *(HERE / "trainer").rglob("*.py"),
-            *(HERE / "ui").rglob("*.*"),
-            *(HERE / "limner_extensions").rglob("*.py"),
-        ]
-    ):
-        file = path.relative_to(HERE).as_posix()
-        if path.suffix == ".py":
-            yield from ((message, file) for message in calls(path.read_text(encoding="utf-8")))
-        elif path.suffix in (".html", ".js"):
-            for match in MESSAGE.finditer(path.read_text(encoding="utf-8")):
-                yield plain(match[1]), file
+    folders = (HERE / name for name in ("trainer", "ui", "limner_extensions"))
+    for path in sorted([HERE / "app.py", *(path for folder in folders for path in folder.rglob("*.*"))]):
+        if read := READERS.get(path.suffix):
+            file = path.relative_to(HERE).as_posix()
+            yield from ((message, file) for message in read(path.read_text(encoding="utf-8")))
     for text in settings(TrainConfig):
         if text:
             yield text, "trainer/config/run_config.py"
@@ -109,16 +102,33 @@ def calls(source: str) -> Iterator[Id]:
             continue
         name = ast.unparse(node.func).rpartition(".")[2]
         arguments = [node.args[index] for index in CALLS.get(name, ()) if index < len(node.args)]
-        texts = []
-        for argument in arguments:
-            if isinstance(argument, ast.JoinedStr):
-                raise ValueError(f"an f-string in line {node.lineno}: {ast.unparse(node)}")
-            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                texts.append(argument.value)
-        if name in PLURALS and len(texts) == 2:
-            yield texts[0], texts[1]
-        elif name not in PLURALS:
-            yield from filter(None, texts)
+        if any(isinstance(argument, ast.JoinedStr) for argument in arguments):
+            raise ValueError(f"an f-string in line {node.lineno}: {ast.unparse(node)}")
+        yield from _ids(name, [argument.value for argument in arguments if isinstance(argument, ast.Constant)])
+
+
+def calls_in_template(source: str) -> Iterator[Id]:
+    """Yield the messages in the source of a template (see `ui.templates`)."""
+    for call in Environment(autoescape=True).parse(source).find_all(nodes.Call):
+        if isinstance(call.node, nodes.Name):
+            arguments = [call.args[index] for index in CALLS.get(call.node.name, ()) if index < len(call.args)]
+            yield from _ids(call.node.name, [each.value for each in arguments if isinstance(each, nodes.Const)])
+
+
+def calls_in_script(source: str) -> Iterator[Id]:
+    """Yield the messages in the source of a script of the browser."""
+    return (plain(match[1]) for match in MESSAGE.finditer(source))
+
+
+READERS = {".py": calls, ".html": calls_in_template, ".js": calls_in_script}
+
+
+def _ids(function: str, arguments: Iterable[object]) -> Iterator[Id]:
+    texts = [argument for argument in arguments if isinstance(argument, str)]
+    if function in PLURALS and len(texts) == 2:
+        yield texts[0], texts[1]
+    elif function not in PLURALS:
+        yield from filter(None, texts)
 
 
 def settings(section: type[Section]) -> Iterator[str]:

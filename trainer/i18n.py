@@ -23,12 +23,12 @@ LANGUAGE = _catalog.info().get("language", "en")
 def _(text: str, /, **values: object) -> str:
     """Return a text in the language of this process. With values it is a template, which they fill."""
     translated = _catalog.gettext(text) if text else ""  # the empty text is where a catalog keeps its header
-    return translated.format(**_quoted(values)) if values else translated
+    return translated.format(**quoted(values)) if values else translated
 
 
 def ngettext(singular: str, plural: str, n: int, /, **values: object) -> str:
     """Return the template for a number of things, {n}, in the form that the language has for it, filled."""
-    return _catalog.ngettext(singular, plural, n).format(n=n, **_quoted(values))
+    return _catalog.ngettext(singular, plural, n).format(n=n, **quoted(values))
 
 
 def duration(count: float) -> str:
@@ -63,5 +63,6 @@ class _Quoted(str):
         return f"'{''.join(letters)}'"
 
 
-def _quoted(values: dict[str, object]) -> dict[str, object]:
+def quoted(values: dict[str, object]) -> dict[str, object]:
+    """Return the values of a message, of which `!r` quotes texts as the user wrote them."""
     return {name: _Quoted(value) if type(value) is str else value for name, value in values.items()}

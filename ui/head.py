@@ -1,7 +1,6 @@
 """Head of the page: the projects."""
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -9,9 +8,10 @@ import gradio as gr
 from trainer.i18n import _
 from trainer.machine import nvidia
 from ui.state import documentation, projects
+from ui.templates import render
 from ui.widgets.fields import field
 from ui.widgets.handlers import ANSWERED_FIRST, START, listen
-from ui.widgets.templates import read
+from ui.widgets.scripts import read
 
 OPEN = "(next) => { if (next) window.limner.open(next.name); return []; }"
 
@@ -51,10 +51,10 @@ class Head:
         return {name: getattr(self, name) for name in ("project", "chooser", "title", "restore")}
 
 
-def build(log_out: str) -> Head:
-    """Draw the head; `log_out` are further links, for users who logged in."""
+def build(*, log_out: bool) -> Head:
+    """Draw the head, with links to log out for users who logged in."""
     with gr.Row(elem_id="head", equal_height=False):
-        gr.HTML("<img src='/favicon.ico' alt=''><h1>Limner</h1>", elem_id="title", js_on_load=read("viewer.js"))
+        gr.HTML(render("title.html"), elem_id="title", js_on_load=read("viewer.js"))
         gr.HTML(js_on_load=read("fields.js"))
         gr.HTML(js_on_load=read("unfinished.js"))
         with gr.Row(elem_id="projects", equal_height=False):
@@ -62,10 +62,10 @@ def build(log_out: str) -> Head:
             chooser = field(gr.Dropdown, "project", _("Project"), choices=[], **narrow)
             manage = gr.Button(_("Manage"), elem_id="manage-project", size="sm", min_width=60, scale=0)
             new = gr.Button(_("New project"), elem_id="new-project", size="sm", min_width=60, scale=0)
-        help_pages = f"<a href='{documentation.ADDRESS}{documentation.START}' target='_blank'>{_('Help')}</a>"
-        gr.HTML(f"<nav>{help_pages}{log_out}</nav>", elem_id="account")
+        help_pages = documentation.ADDRESS + documentation.START
+        gr.HTML(render("account.html", help=help_pages, log_out=log_out), elem_id="account")
     if advice := nvidia.advice():
-        gr.HTML(f"<p class='alarm' role='alert'>{escape(advice)}</p>")
+        gr.HTML(render("said.html", role="alert", look="alarm", text=advice))
     with gr.Row(visible=False, elem_id="new-row", elem_classes="bottom side") as new_row:
         new_name = field(gr.Textbox, "new-name", _("Name of the new project"), max_lines=1, scale=4)
         create = gr.Button(_("Create"), variant="primary", elem_id="create", scale=0, min_width=100)

@@ -26,7 +26,7 @@ from ui.tabs import images as datasets
 from ui.tabs import train as training
 from ui.widgets import direct_errors
 from ui.widgets.handlers import CHOICE, VIEW, Several, Untyped, listen
-from ui.widgets.templates import STATIC, read
+from ui.widgets.scripts import STATIC, read
 
 QUEUE_LOOKED_EVERY = 0.05  # seconds; Gradio looks a thousand times a second, which keeps a core 5 % busy
 PROGRESS_SENT_EVERY = 0.2  # seconds; Gradio looks for some a hundred times a second, which keeps a core 1 % busy
@@ -37,7 +37,6 @@ ADDRESS = (
     "() => [{...Object.fromEntries(new URL(location.href).searchParams), "
     "report: sessionStorage.getItem('limner-report') ?? ''}]"
 )
-LOG_OUT = f" · <a href='/sessions'>{_('Logged in')}</a> · <a href='/logout'>{_('Log out')}</a>"
 PRIMARY = {
     "background_fill": "*primary_600",
     "background_fill_hover": "*primary_700",
@@ -144,7 +143,7 @@ def theme() -> gr.themes.Base:
 def build(sampler: SamplerClient, watch: RunWatcher, *, log_out: bool = False) -> gr.Blocks:
     """Draw the page and connect its parts."""
     with gr.Blocks(title="Limner", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
-        top = head.build(LOG_OUT if log_out else "")
+        top = head.build(log_out=log_out)
         with gr.Tabs(selected="images", elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab(_("Images"), id="images", elem_id="tab-images"):
                 images = datasets.build(top.project)

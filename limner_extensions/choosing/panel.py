@@ -1,12 +1,10 @@
 """Two images at a time in the Try out tab, without their names, until the best checkpoint and strength are known."""
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from html import escape
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
@@ -22,6 +20,7 @@ from ui.state import adapter_choices
 from ui.state.run_watcher import RunWatcher
 from ui.state.sampler_client import SamplerClient
 from ui.tabs import comparison, try_out
+from ui.templates import renderer
 from ui.widgets.handlers import START, listen
 
 ABOUT = _(
@@ -37,6 +36,7 @@ SEEN = """(choices) => {
   for (const image of pair?.querySelectorAll(".picture") ?? []) image.classList.add("waiting");
   return [choices, pair?.dataset.choice ?? ""];
 }"""
+render = renderer(Path(__file__).parent / "templates")
 SIDES = (_("Left"), _("Right"))
 
 
@@ -76,7 +76,7 @@ class Choices:
 def build(adapter: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> None:
     """Draw the panel, and connect it to the choice of an adapter."""
     with gr.Accordion(_("Choose by eye"), open=False, elem_id="choosing"):
-        gr.HTML(f"<p class='quiet'>{escape(ABOUT)}</p>")
+        gr.HTML(render("quiet.html", text=ABOUT))
         with gr.Row(elem_classes="tools"):
             start = gr.Button(_("Start choosing"), elem_id="choose-start", size="sm")
         result = gr.HTML(elem_id="choose-result")
@@ -148,7 +148,8 @@ def _draw(choices: Choices, sampler: SamplerClient, watch: RunWatcher) -> dict[s
         return {}
     title = _("Choice {number}: {prompt}", number=number + 1, prompt=prompt)
     look = "pixels" * (config.model.base == MICRO)
-    html = f"<div data-choice='{choice}'><p class='quiet' role='status'>{escape(title)}</p>{_pair(files, look)}</div>"
+    images = list(zip(SIDES, files, strict=True))
+    html = render("pair.html", choice=choice, title=title, images=images, look=look)
     return {"result": html, "buttons": gr.Row(visible=True), "save": gr.Button(visible=False)}
 
 
@@ -170,23 +171,13 @@ def _prompt(config: TrainConfig, number: int) -> str:
     return prompts[number % len(prompts)]
 
 
-def _pair(files: Sequence[str], look: str) -> str:
-    """Render the images of a pair side by side, without what they were made of."""
-    figures = "".join(
-        f"<figure class='picture'><img class='{look}' src='/media/picture/{file}' alt='{escape(side)}'>"
-        f"<figcaption>{escape(side)}</figcaption></figure>"
-        for side, file in zip(SIDES, files, strict=True)
-    )
-    return f"<div class='pictures count-2'>{figures}</div>"
-
-
-def _winner(choices: Choices, candidate: Candidate) -> str:
+def _winner(choices: Choices, candidate: Candidate, file: str = "") -> str:
     text = _(
         "The best: {checkpoint}, at strength {strength:g}.",
         checkpoint=choices.names[candidate.key],
         strength=candidate.strength,
     )
-    return f"<p role='status'><b>{escape(text)}</b></p>"
+    return render("winner.html", text=text, file=file)
 
 
 def save(*, choices: Choices) -> dict[str, Any]:
@@ -200,5 +191,4 @@ def save(*, choices: Choices) -> dict[str, Any]:
     if not isinstance(candidate, Candidate):  # the user has started again meanwhile
         return {}
     file = winner.save(_run_of(candidate), candidate)
-    link = f"<a class='download' download href='/download/kept/{quote(file.name)}'>{escape(file.name)}</a>"
-    return {"result": f"{_winner(choices, candidate)}<p>{link}</p>", "save": gr.Button(visible=False)}
+    return {"result": _winner(choices, candidate, file.name), "save": gr.Button(visible=False)}

@@ -1,5 +1,6 @@
 """Routes of the page that serve the report of a run and the folder to publish, and the links to them."""
 
+from pathlib import Path
 from urllib.parse import quote
 
 from fastapi import APIRouter
@@ -7,10 +8,11 @@ from fastapi.responses import FileResponse, Response
 
 from limner_extensions.publishing import publishing, report
 from trainer import runs
-from trainer.i18n import _
 from ui import audit
 from ui.server.media import FRESH, made_zip, or_404
+from ui.templates import renderer
 
+render = renderer(Path(__file__).parent / "templates")
 router = APIRouter()
 
 
@@ -34,8 +36,5 @@ def published_run(run_id: str) -> FileResponse:
 
 def links(view: runs.View) -> str:
     """Render the links of a run in the Download tab."""
-    run = quote(view.run.id)
-    html = f"<a download href='/report/{run}'>{_('Report')}</a>" if view.state.started else ""
-    if view.state.export and view.status not in runs.ACTIVE:
-        html += f"<a download href='/publish/{run}'>{_('Zip to publish')}</a>"
-    return html
+    has_file = bool(view.state.export) and view.status not in runs.ACTIVE
+    return render("links.html", run=view.run.id, has_report=bool(view.state.started), has_file=has_file)

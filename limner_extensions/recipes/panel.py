@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from trainer.i18n import _, ngettext
 from ui.state import page_memory, pending_uploads
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs.settings import Form, fill_on, with_settings
+from ui.templates import renderer
 from ui.widgets import settings_form
 from ui.widgets.handlers import VIEW, Untyped, listen
 
+render = renderer(Path(__file__).parent / "templates")
 FILES = [".json", ".toml", ".yaml", ".yml", ".safetensors"]
 SAVED = "(file) => window.limnerForm.save(file)"
 
@@ -68,12 +69,11 @@ def save(answers: Answers) -> dict[str, Any]:
     name = paths.safe_name(answers.name or answers.project, "settings")
     config = configs.build(configs.merge(answers.data(), {"name": name, "trigger": answers.trigger}))
     exported = writing.export(config, len(page_memory.captions(answers.project)))
-    report = f"<p class='quiet'>{escape(_('The file says all of these settings.'))}</p>"
+    report: str = render("quiet.html", text=_("The file says all of these settings."))
     if exported.notes:
         report = _notes(_("What the file cannot say"), exported.notes)
     return {"report": report, "exported": {"name": f"{name}-kohya.toml", "text": exported.text}}
 
 
 def _notes(title: str, notes: tuple[str, ...]) -> str:
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return f"<details class='notes' open><summary>{escape(title)}</summary><ul>{items}</ul></details>"
+    return render("notes.html", title=title, notes=notes)

@@ -7,6 +7,12 @@ import { Window } from "happy-dom";
 const GIVEN = ["element", "trigger", "props", "server", "upload", "watch"];
 const path = (name) => fileURLToPath(new URL(`../../ui/static/${name}`, import.meta.url));
 
+/** The template of this name as it is without values: its messages in English. */
+function template(name) {
+  const file = path(`../templates/${name}.html`), text = existsSync(file) ? readFileSync(file, "utf8") : "";
+  return text.replace(/\{#.*?#\}/gs, "").replace(/\{\{ (?:_|rich_text)\("([^"]*)"\) \}\}/g, "$1");
+}
+
 /** A new page; `t.mock.timers` is its clock from here on. */
 export function openPage(t, html = "") {
   t.mock.timers.enable({ apis: ["setTimeout", "Date"] });
@@ -28,7 +34,7 @@ export const expression = (window, name) => compile(window, name, [], (source) =
 export function component(window, name, { id = name, value = {}, server = {}, html } = {}) {
   const element = window.document.createElement("div"), props = { value }, sent = [], watching = [];
   element.id = id;
-  element.innerHTML = html ?? (existsSync(path(`${name}.html`)) ? readFileSync(path(`${name}.html`), "utf8") : "");
+  element.innerHTML = html ?? template(name);
   window.document.body.append(element);
   const given = { element, props, server, trigger: (...event) => sent.push(event), watch: (_, changed) => watching.push(changed) };
   compile(window, `${name}.js`, GIVEN)(...GIVEN.map((key) => given[key]));

@@ -273,7 +273,7 @@ def test_metadata_are_text_and_no_more(home: Path) -> None:
     parts["alpha"] = containers._at(8, 12, ())
     header = {"__metadata__": odd, **{f"{containers.NAME}.{key}": value for key, value in parts.items()}}
     path = containers.write(home / "outputs", "x.safetensors", containers.raw(header, struct.pack("<3f", 1, 1, 1)))
-    html = adapter_choices.describe(path)
+    html = adapter_choices.describe(path).html
     assert "<script" not in html
     assert "<img" not in html
     assert len(unescape(html)) < 30_000

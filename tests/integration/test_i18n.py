@@ -14,7 +14,7 @@ from scripts import translations
 from tests.conftest import CHECKOUT, python, unmeasured
 from trainer.errors import UserError
 from trainer.i18n import _
-from ui.widgets import templates
+from ui.widgets import scripts
 
 FOLDER = translations.LANGUAGES / "de" / "LC_MESSAGES"
 with (FOLDER / "limner.po").open("rb") as file:
@@ -130,8 +130,7 @@ def test_the_page_is_in_german() -> None:
     assert sorted(left) == []
 
 
-def test_words_in_scripts_and_templates_fit_their_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "_", lambda text: f'"{text}"')
-    assert '= "\\"Saving' not in templates.read("captions.js")  # it stands behind a question mark
-    assert '? "\\"Saving' in templates.read("captions.js")
-    assert 'aria-label="&quot;Pages&quot;"' in templates.read("captions.html")
+def test_words_in_scripts_fit_their_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts, "_", lambda text: f'"{text}"')
+    assert '= "\\"Saving' not in scripts.read("captions.js")  # it stands behind a question mark
+    assert '? "\\"Saving' in scripts.read("captions.js")

@@ -105,7 +105,7 @@ def per_thousand_words(pattern: str) -> float:
 TOTALS: list[tuple[str, int, Figure]] = [
     ("lines of trainer and ui (27,000)", 36_878, lines(".py", *CORE)),
     ("lines of Python but tests and benchmarks (35,500)", 47_369, lines(".py", *ALL)),
-    ("lines of tests (22,000)", 27_421, lines(".py", "tests")),
+    ("lines of tests (22,000)", 27_560, lines(".py", "tests")),
     ("lines of JavaScript (1,372)", 1_888, lines(".js", "ui")),
     ("packages with more than 16 modules (0)", 0, modules),
     ("functions of more than 60 lines (1)", 1, counted(lambda name: sum(n > 60 for n in lengths(name)), *PROGRAM)),

@@ -20,7 +20,7 @@ from trainer.errors import UserError
 from trainer.runs import backup, checkpoints
 from ui import audit
 from ui.state import documentation, projects, run_watcher
-from ui.widgets.templates import read
+from ui.templates import render
 
 router = APIRouter()
 Result = TypeVar("Result")
@@ -46,7 +46,7 @@ def help_page(name: str) -> Response:
     if path.suffix != ".md":
         return FileResponse(path, media_type=documentation.MEDIA_TYPES[path.suffix], headers=PRIVATE)
     body = documentation.render(path)
-    return HTMLResponse(read("help.html").replace("TITLE", path.stem).replace("BODY", body), headers=PRIVATE)
+    return HTMLResponse(render("help_page.html", title=path.stem, body=body), headers=PRIVATE)
 
 
 @router.get("/media/dataset/{name}/{image}")

@@ -4,7 +4,6 @@ Gradio itself accepts any Host header and requests from other web sites, and doe
 """
 
 import asyncio
-import html
 import ipaddress
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,6 +28,7 @@ from ui.server.request_body import (
     RequestBody,
 )
 from ui.server.sessions import Session, Sessions
+from ui.templates import render
 
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -54,26 +54,11 @@ HEADERS = {
     b"content-security-policy": CSP.encode(),
 }
 DROPPED = (b"access-control-allow-origin", b"access-control-allow-credentials", b"server")
-FORM = """<!doctype html><html lang="{language}"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>Limner</title><style>:root{{color-scheme:light dark}}
-body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:0}}
-form{{display:grid;gap:.8em;width:min(20em,90vw)}}input,button{{font:inherit;padding:.6em}}</style>
-<form method="post"><h1>Limner</h1>{name_field}<label for="password">{password}</label>
-<input id="password" name="password" type="password" autocomplete="current-password" autofocus required>
-<button>{enter}</button><p role="alert">{note}</p></form></html>"""
-NAME_FIELD = """<label for="name">{name}</label>
-<input id="name" name="name" value="{value}" autocomplete="username" autocapitalize="none" maxlength="64" autofocus
-required>"""
 
 
 def _login_form(*, ask_name: bool, name: str = "", note: str = "") -> str:
     """Render the page that asks for the password, and for a name if there are accounts."""
-    field = ""
-    if ask_name:
-        field = NAME_FIELD.format(name=html.escape(_("Name")), value=html.escape(name))
-    texts = {"password": _("Password"), "enter": _("Log in"), "note": note}
-    escaped = {key: html.escape(text) for key, text in texts.items()}
-    return FORM.format(language=LANGUAGE, name_field=field, **escaped)
+    return render("login.html", language=LANGUAGE, ask_name=ask_name, name=name, note=note)
 
 
 class SecurityMiddleware:

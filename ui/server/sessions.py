@@ -1,6 +1,5 @@
 """Sessions of users who are logged in: they expire, and each user can see and end their own."""
 
-import html
 import secrets
 import time
 from collections.abc import Iterable
@@ -8,16 +7,11 @@ from dataclasses import dataclass, field
 
 from trainer.i18n import LANGUAGE, _
 from ui.server.passwords import Account
+from ui.templates import render
 
 KEPT = 1000  # sessions; beyond that, the oldest are dropped
 IDLE = 7 * 86400.0  # seconds without a request after which a session ends
 LIFETIME = 30 * 86400.0  # seconds after which it ends in any case
-PAGE = """<!doctype html><html lang="{language}"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>Limner</title><style>:root{{color-scheme:light dark}}
-body{{font:16px/1.5 system-ui,sans-serif;max-width:46em;margin:2em auto;padding:0 1em}}
-li{{display:flex;gap:1em;justify-content:space-between;padding:.4em 0}}button{{font:inherit}}</style>
-<h1>{title}</h1><ul>{rows}</ul><p><a href="/">{back}</a></p></html>"""
-ROW = '<li><span>{text}</span><form method="post"><button name="end" value="{number}">{end}</button></form></li>'
 
 
 @dataclass
@@ -92,7 +86,5 @@ def page(sessions: Iterable[Session], current: Session) -> str:
         )
         if session is current:
             text += " · " + _("this browser")
-        rows.append(ROW.format(text=html.escape(text), number=session.number, end=html.escape(_("Log out"))))
-    texts = {"title": _("Logged in"), "back": _("Back to Limner")}
-    escaped = {key: html.escape(text) for key, text in texts.items()}
-    return PAGE.format(language=LANGUAGE, rows="".join(rows), **escaped)
+        rows.append((session.number, text))
+    return render("sessions.html", language=LANGUAGE, sessions=rows)

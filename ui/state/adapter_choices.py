@@ -5,18 +5,18 @@ Describes what is in a file and which programs load it, without any model librar
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from trainer import paths, runs, storage
 from trainer.adapter_files import compatibility, safetensors_reader, summary
 from trainer.adapter_files.programs import sources
 from trainer.errors import UserError
-from trainer.i18n import _, file_size
+from trainer.i18n import _
 from trainer.runs import checkpoints
 from ui.state.run_watcher import RunWatcher, label
+from ui.templates import render
 
 NONE = (_("None (base model only)"), "")
 KEPT = "kept:"  # prefix of the keys of files that belong to no run
@@ -132,7 +132,15 @@ def _metadata(path: Path, _changed: int) -> dict[str, str]:
 # Contents -------------------------------------------------------------------------------------------------------
 
 
-def describe(path: Path) -> str:
+@dataclass(frozen=True)
+class Described:
+    """HTML about a file, and whether the file is sound."""
+
+    html: str
+    is_valid: bool
+
+
+def describe(path: Path) -> Described:
     """Render everything about a file: cover, facts, the size of each block, and which programs load it.
 
     Raises:
@@ -143,64 +151,39 @@ def describe(path: Path) -> str:
     except UserError as error:
         if not path.is_file():
             raise
-        return f"<div class='look'><h3>{escape(path.name)}</h3><p role='alert'>{escape(error.message)}</p></div>"
+        return Described(render("adapter_file.html", name=path.name, problem=error.message), is_valid=False)
     report = compatibility.of_file(file, path.parent)
     loads = [(verdict.program, verdict.loads, verdict.words) for verdict in report.verdicts]
-    checked = verdicts(loads, (*report.problems, *report.notes))
-    facts = summary.describe(file)
-    rows = [_row(title, facts[name]) for name, title in _FACTS.items() if facts[name] not in ("", [], "unknown")]
-    settings = [f"{_(name)} {value}" for name, value in facts["recipe"].items()]
-    if settings:
-        rows.append(_row(_("training settings"), settings))
-    blocks = [_row(_BLOCKS.get(name, name), file_size(count)) for name, count in facts["blocks"].items()]
-    return (
-        f"<div class='look'><h3>{escape(path.name)}, {file_size(facts['bytes'])}</h3>"
-        f"{_cover(summary.cover(file.metadata))}<table>{''.join(rows)}</table>{checked}"
-        f"<details class='notes'><summary>{_('Size of each block')}</summary>"
-        f"<table>{''.join(blocks)}</table></details></div>"
+    facts, cover = summary.describe(file), summary.cover(file.metadata)
+    rows = [(title, facts[name]) for name, title in _FACTS.items() if facts[name] not in ("", [], "unknown")]
+    if settings := [f"{_(name)} {value}" for name, value in facts["recipe"].items()]:
+        rows.append((_("training settings"), settings))
+    html = render(
+        "adapter_file.html",
+        name=path.name,
+        problem="",
+        size=facts["bytes"],
+        cover=cover if cover[:2] in _COVERS else "",
+        cover_type=_COVERS.get(cover[:2], ""),
+        facts=[(title, _text(value)) for title, value in rows],
+        checked=verdicts(loads, (*report.problems, *report.notes)),
+        blocks=[(_BLOCKS.get(name, name), count) for name, count in facts["blocks"].items()],
     )
+    return Described(html, is_valid=True)
 
 
-def _cover(data: str) -> str:
-    """Render the cover image of a file, in base64; "" if it has none of a known type."""
-    kind = _COVERS.get(data[:2])
-    if kind is None:
-        return ""
-    return f"<img alt='{_('Cover')}' src='data:image/{kind};base64,{data}'>"
-
-
-def _row(name: str, value: object) -> str:
+def _text(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return f"<tr><th scope='row'>{escape(name)}</th><td>{escape(text[:MAX_LENGTH])}</td></tr>"
+    return text[:MAX_LENGTH]
 
 
 def verdicts(loads: Sequence[tuple[str, bool, str]], remarks: Sequence[str] = ()) -> str:
     """Render which programs load a file: a sentence, and a row of (program, loads, explanation) for each."""
     programs = [program for program, loaded, _unused in loads if loaded]
-    sentence = _("Checked: no program loads it")
-    if programs:
-        sentence = _("Checked: loads in {programs}", programs=", ".join(programs))
-    rows = []
-    for program, loaded, words in loads:
-        style, answer = ("yes", _("yes")) if loaded else ("no", _("no"))
-        rows.append(
-            f"<tr class='{style}'><th scope='row'>{escape(program)}</th><td>{answer}</td><td>{escape(words)}</td></tr>"
-        )
-    notes = "".join(f"<p>{escape(remark)}</p>" for remark in remarks)
-    return (
-        f"<details class='notes verdicts'><summary>{sentence}</summary>{notes}<table>{''.join(rows)}</table>"
-        f"<p class='quiet'>{escape(sources())}</p></details>"
-    )
+    return render("verdicts.html", programs=programs, remarks=remarks, verdicts=loads, sources=sources())
 
 
 def table() -> str:
     """Render the kept files with their links; "" if there are none."""
-    rows = [
-        f"<li><a class='download' download href='/download/kept/{quote(path.name)}'>{escape(path.name)} "
-        f"({file_size(path.stat().st_size)})</a> <button type='button' class='bin' data-file='{escape(path.stem)}' "
-        f"data-label='{escape(path.name)}'>{_('Delete')}</button></li>"
-        for path in kept()
-    ]
-    if not rows:
-        return ""
-    return f"<div class='kept'><h2>{_('Other files')}</h2><ul>{''.join(rows)}</ul></div>"
+    files = [{"name": path.name, "stem": path.stem, "size": path.stat().st_size} for path in kept()]
+    return render("kept_files.html", files=files) if files else ""

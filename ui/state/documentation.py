@@ -1,6 +1,5 @@
 """Documentation, as the page serves it: files by name, Markdown as HTML, and the place that explains a message."""
 
-import html
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -8,9 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from trainer import paths
 from trainer.i18n import _
+from ui import templates
 
 # A wheel holds a copy of what stands beside the packages in a clone.
 ROOT = paths.CODE if (paths.CODE / "docs").is_dir() else Path(__file__).parent.parent / "documentation"
@@ -40,8 +41,11 @@ def _files() -> dict[str, Path]:
     return named | {path.relative_to(paths.CODE).as_posix(): path for path in paths.CODE.glob(PICTURES)}
 
 
-def render(path: Path) -> str:
-    """Return a page as HTML. Headings have the anchors that they have on GitHub; links to code are plain text."""
+def render(path: Path) -> Markup:
+    """Return a page as HTML. Headings have the anchors that they have on GitHub; links to code are plain text.
+
+    The Markdown is our own, and tags in it are shown as text.
+    """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(GENERATED.sub("", path.read_text(encoding="utf-8")))
     for before, token in pairwise(tokens):
@@ -50,7 +54,7 @@ def render(path: Path) -> str:
         for part in token.children or []:
             if part.type == "link_open" and not _leads_somewhere(path, str(part.attrs["href"])):
                 del part.attrs["href"]
-    return str(markdown.renderer.render(tokens, markdown.options, {}))
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))
 
 
 def _leads_somewhere(page: Path, target: str) -> bool:
@@ -71,7 +75,7 @@ def link(message: str) -> str:
     for pattern, place in _explained():
         if pattern.search(message):
             address = f"{ADDRESS}{MESSAGES}#{place}"
-            return f"<a href='{address}' target='_blank' rel='noopener'>{html.escape(_('What helps'))}</a>"
+            return templates.render("link.html", address=address, text=_("What helps"))
     return ""
 
 

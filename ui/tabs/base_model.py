@@ -1,7 +1,6 @@
 """Base model in the Train tab: the field, what is said under it, the download, and the folders of other programs."""
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any, TypedDict
 
 import gradio as gr
@@ -11,6 +10,7 @@ from trainer.base_models import MICRO
 from trainer.i18n import _
 from ui.state import base_model_choices, hub_downloads, page_memory
 from ui.state.base_model_choices import Description
+from ui.templates import render
 from ui.widgets.fields import field
 from ui.widgets.handlers import ACT, CHOICE, START, TICK, listen
 
@@ -80,10 +80,9 @@ def describe(base: str | None, vae: str | None = "") -> Described:
     current = hub_downloads.find(paths.unquoted(base or ""))
     downloading = current is not None and current.running
     is_wrong = not description.is_usable and not description.can_download and not downloading
-    kind = "bad" if is_wrong else "quiet"
-    role = " role='alert'" if is_wrong else ""
+    role, kind = ("alert", "bad") if is_wrong else ("", "quiet")
     return Described(
-        text=f"<p class='{kind}'{role}>{escape(description.text)}</p>",
+        text=render("said.html", role=role, look=kind, text=description.text),
         download=gr.Button(visible=description.can_download and not downloading),
         cancel=gr.Button(visible=downloading),
         timer=gr.Timer(active=downloading),

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -20,6 +19,7 @@ from trainer.runs import control
 from ui.state import hub_downloads, page_memory, projects
 from ui.tabs import base_model, image_grid
 from ui.tabs.image_grid import Selection
+from ui.templates import render
 from ui.widgets import run_html
 from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, Several, listen
@@ -189,7 +189,7 @@ def _described(
 ) -> dict[str, Any]:
     options = kind.options if kind else ()
     return {
-        "about": f"<p class='quiet' role='status'>{escape(text)}</p>" if text else "",
+        "about": render("said.html", role="status", look="quiet", text=text) if text else "",
         "download": gr.Button(visible=can_download),
         "cancel": gr.Button(visible=downloading),
         "downloading": gr.Timer(active=downloading),
@@ -338,8 +338,8 @@ def _status(view: runs.View) -> str:
                 written,
                 state=runs.STATUS_LABELS[view.status],
             )
-            return f"<p class='quiet' role='status'>{text}</p>"
         case "interrupted":
             text = _("It was interrupted, and no caption was changed. Start it again.")
-            return f"<p class='quiet' role='status'>{text}</p>"
-    return run_html.work(view, _("Captions"))
+        case _unused:
+            return run_html.work(view, _("Captions"))
+    return render("said.html", role="status", look="quiet", text=text)

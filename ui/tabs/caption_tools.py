@@ -4,7 +4,6 @@ They change files only; the handlers in `images` redraw the grid.
 """
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -16,6 +15,7 @@ from trainer.i18n import _
 from ui.state import page_memory, projects
 from ui.tabs import caption_models, image_grid
 from ui.tabs.caption_models import Writer
+from ui.templates import render
 from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, listen
 
@@ -113,7 +113,7 @@ def preview_fill(project: str, trigger: str, template: str, noun: str) -> dict[s
     try:
         change = filled(trigger, template, noun)
     except UserError as error:
-        return {"filling": f"<p class='quiet' role='status'>{escape(str(error))}</p>"}
+        return {"filling": render("said.html", role="status", look="quiet", text=str(error))}
     return {"filling": image_grid.changes(caption_edits.preview(projects.folder(project), change))}
 
 

@@ -5,23 +5,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from html import escape
 from pathlib import Path, PurePath
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
 from trainer import extension, runs
 from trainer.errors import UserError
 from trainer.i18n import _, duration, ngettext
-from trainer.runs import View, archive, checkpoints
+from trainer.runs import View, archive, checkpoints, events
 from ui.state import adapter_choices, pending_uploads, run_actions, run_settings
 from ui.state.run_watcher import RunWatcher, label, name
+from ui.templates import render
 from ui.widgets import run_html
 from ui.widgets.fields import field
 from ui.widgets.handlers import ANSWERED_FIRST, CHOICE, VIEW, Several, listen, listen_at_end
-from ui.widgets.templates import read
+from ui.widgets.scripts import read
 
 SEARCHED_FROM = 5  # runs
 
@@ -64,7 +63,7 @@ def build(project: gr.Textbox, watch: RunWatcher) -> Tab:
             interactive=True,
         )
         description = gr.HTML(elem_id="look-result")
-    gr.HTML(read("use.html"))
+    gr.HTML(render("use.html"))
     listed_in = {"listing": listing, "undo": undo}
 
     def remove(event: gr.EventData) -> None:
@@ -98,12 +97,12 @@ def take(path: str | None) -> str:
     if not path:
         return ""
     try:
-        description = adapter_choices.describe(Path(path))
-        if "role='alert'" not in description:
+        described = adapter_choices.describe(Path(path))
+        if described.is_valid:
             adapter_choices.keep(Path(path))
     finally:
         pending_uploads.discard([Path(path)])
-    return description
+    return described.html
 
 
 def listed(watch: RunWatcher, chosen: Filter) -> dict[str, Any]:
@@ -117,14 +116,15 @@ def table(watch: RunWatcher, query: str | None = "", project: str = "") -> str:
     query = (query or "").strip()
     words = query.lower().split()
     views = [watch.view(run) for run in watch.runs_of(project)]
-    rows = [_row(view) for view in views if all(word in _searchable(view) for word in words)]
-    if words and not rows:
-        return f"<div class='empty'>{escape(_('No run matches “{query}”.', query=query))}</div>"
-    if not rows and not adapter_choices.kept():
-        return f"<div class='empty'>{_('No adapters yet. They appear here once training has started.')}</div>"
+    chosen = [view for view in views if all(word in _searchable(view) for word in words)]
+    if words and not chosen:
+        return render("empty.html", text=_("No run matches “{query}”.", query=query))
+    if not chosen and not adapter_choices.kept():
+        return render("empty.html", text=_("No adapters yet. They appear here once training has started."))
     notes = filter(None, (run_html.practice(view) for view in views if view.state.export))
-    few = " few" * (len(views) < SEARCHED_FROM)
-    return f"{next(notes, '')}<div class='runs{few}'>{''.join(rows)}</div>{adapter_choices.table()}"
+    rows = [_row(view) for view in chosen]
+    is_few = len(views) < SEARCHED_FROM
+    return render("runs.html", practice=next(notes, ""), few=is_few, runs=rows, others=adapter_choices.table())
 
 
 def _searchable(view: View) -> str:
@@ -132,39 +132,36 @@ def _searchable(view: View) -> str:
     return f"{label(view.run)} {view.run.id} {_trigger(view)} {run_html.status_label(view)}".lower()
 
 
-def _row(view: View) -> str:
-    """Render an adapter: its image, name, trigger word and file are in sight, the rest is one click away."""
-    run, status = view.run, ""
-    if view.status != "finished":
-        status = f"<span class='pill {view.status}'>{run_html.status_label(view)}</span>"
-    file, kept = run_html.export_link(view, _("Download")), _checkpoints(view)
-    rest = f"{_peft_link(view)} {file and kept}"
-    return (
-        f"<article class='run-row' data-run='{escape(run.id)}'>{_image(view)}<h2>{escape(name(run))} {status}</h2>"
-        f"{_trigger_word(view)}{_facts(view)}{_settings(view)}<p class='links'>{file or kept}</p>{_verdicts(view)}"
-        f"<details class='more'><summary>{_('More')}</summary>"
-        f"<p class='links'>{rest}{_actions(view)}</p></details></article>"
-    )
+def _row(view: View) -> dict[str, Any]:
+    """Return what is drawn of a run: its image, name, trigger word and file in sight, the rest one click away."""
+    run, state = view.run, view.state
+    steps = sorted((checkpoint.step for checkpoint in state.checkpoints), reverse=True)
+    here = [verified for verified in state.verified if (run.folder / verified.file).is_file()]
+    is_peft = [verified.file.startswith("peft/") for verified in here]
+    return {
+        "id": run.id,
+        "name": name(run),
+        "label": label(run),
+        "image": run_html.newest_image(view, label(run)),
+        "status": view.status,
+        "status_label": run_html.status_label(view),
+        "is_active": view.status in runs.ACTIVE,
+        "trigger": _trigger(view),
+        "facts": _facts(view),
+        "settings": run_settings.described(run),
+        "file": run_html.export(view),
+        "checkpoints": [step for step in steps if checkpoints.adapter_file(run, step).is_file()],
+        "has_peft": any(is_peft),
+        "verdicts": [_verdicts(verified) for verified, peft in zip(here, is_peft, strict=True) if not peft],
+        "links": [links(view) for links in extension.panels("run-links")],
+    }
 
 
-def _image(view: View) -> str:
-    """Render the newest preview, or that there are none."""
-    return run_html.newest_image(view, label(view.run)) or f"<div class='blank'>{_('No preview')}</div>"
-
-
-def _trigger_word(view: View) -> str:
-    trigger = escape(_trigger(view))
-    if not trigger:
-        return ""
-    copy = f"<button type='button' class='copy' data-text='{trigger}'>{_('Copy')}</button>"
-    return f"<p class='trigger' title='{_('Trigger word')}'><code>{trigger}</code> {copy}</p>"
-
-
-def _facts(view: View) -> str:
-    """Render the base model, the step, how long that took, and when it was."""
+def _facts(view: View) -> list[str]:
+    """Return the base model, the step, how long that took, and when it was."""
     state, facts = view.state, []
     with suppress(UserError, OSError):  # its settings cannot be read
-        facts.append(escape(PurePath(view.run.config().model.base).name))
+        facts.append(PurePath(view.run.config().model.base).name)
     if state.steps and state.step < state.steps:
         facts.append(_("step {step} of {steps}", step=state.step, steps=state.steps))
     else:
@@ -173,7 +170,7 @@ def _facts(view: View) -> str:
         facts.append(duration(state.seconds))
     if state.updated:
         facts.append(when(state.updated))
-    return f"<p class='quiet'>{' &middot; '.join(facts)}</p>"
+    return facts
 
 
 def when(time: datetime) -> str:
@@ -188,36 +185,9 @@ def when(time: datetime) -> str:
             return _("{time:%d %b %Y, %H:%M}", time=local)
 
 
-def _settings(view: View) -> str:
-    """Render the settings that differ from the preset, by which runs of one name are told apart; else ""."""
-    described = run_settings.described(view.run)
-    return f"<p class='quiet'>{escape(described)}</p>" * bool(described)
-
-
-def _actions(view: View) -> str:
-    """Render the button that uses the settings of a run again, and if it has ended, those that move it."""
-    run = view.run
-    again = f"<button type='button' class='again' data-run='{escape(run.id)}'>{_('Use these settings')}</button>"
-    shared = "".join(links(view) for links in extension.panels("run-links"))
-    if view.status in runs.ACTIVE:
-        return f"<span class='actions'>{shared}{again}</span>"
-    data = f"data-run='{escape(run.id)}' data-label='{escape(label(run))}'"
-    name = f"data-name='{escape(run.id[18:])}'"
-    backup = f"<a download href='/backup/run/{quote(run.id)}'>{_('Backup')}</a>"
-    return (
-        f"<span class='actions'>{shared}{backup}{again}"
-        f"<button type='button' class='rename' {data} {name}>{_('Rename')}</button>"
-        f"<button type='button' class='bin' {data}>{_('Delete')}</button></span>"
-    )
-
-
-def _verdicts(view: View) -> str:
-    """Render which programs load the run's files, as checked when they were written."""
-    return "".join(
-        adapter_choices.verdicts(verified.verdicts, (*verified.problems, *verified.notes))
-        for verified in view.state.verified
-        if (view.run.folder / verified.file).is_file() and not verified.file.startswith("peft/")
-    )
+def _verdicts(verified: events.Verified) -> str:
+    """Render which programs load a file of a run, as checked when it was written."""
+    return adapter_choices.verdicts(verified.verdicts, (*verified.problems, *verified.notes))
 
 
 def _trigger(view: View) -> str:
@@ -225,24 +195,3 @@ def _trigger(view: View) -> str:
         return view.run.config().trigger
     except (UserError, OSError):  # a run whose settings cannot be read is still listed, so that it can be deleted
         return ""
-
-
-def _peft_link(view: View) -> str:
-    """Render the link to the file in diffusers' format; "" if there is none."""
-    files = [verified.file for verified in view.state.verified if verified.file.startswith("peft/")]
-    if not any((view.run.folder / file).is_file() for file in files):
-        return ""
-    return f"<a download href='/download/{quote(view.run.id)}/peft'>{_('in the format of diffusers')}</a>"
-
-
-def _checkpoints(view: View) -> str:
-    """Render the links to the adapter files of the checkpoints that are kept; "" if there are none."""
-    run, steps = view.run, sorted((checkpoint.step for checkpoint in view.state.checkpoints), reverse=True)
-    kept = [
-        f"<a download href='/download/{quote(run.id)}/checkpoint/{step}'>{step}</a>"
-        for step in steps
-        if checkpoints.adapter_file(run, step).is_file()
-    ]
-    if not kept:
-        return ""
-    return f"<span class='quiet'>{_('checkpoints at step: {steps}', steps=' '.join(kept))}</span>"

@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
@@ -26,6 +25,7 @@ from trainer.i18n import _, ngettext
 from ui.state import page_memory
 from ui.state.order import UNKNOWN, Moment
 from ui.state.shared_reads import shared
+from ui.templates import render
 
 PAGE = 100
 SMALL = 200  # pixels; images with a shorter side are enlarged without smoothing
@@ -350,14 +350,12 @@ def summary(project: Project) -> str:
         return ""
     captions = sum(1 for example in project.examples if example.caption)
     images = ngettext("{n} image", "{n} images", len(project.examples))
-    parts = [f"<b>{images}</b>", ngettext("{n} caption", "{n} captions", captions)]
+    parts = [ngettext("{n} caption", "{n} captions", captions)]
     if project.left:
         parts.append(ngettext("checking {n} image", "checking {n} images", project.left))
     fatal = [f"{problem.message} {problem.remedy}" for problem in project.problems if problem.fatal]
-    status = fatal or [_("ready to train")]
-    parts += map(escape, status)
-    parts.append(f"<a download href='/backup/project/{quote(project.name)}'>{_('Download a backup')}</a>")
-    return " &middot; ".join(parts)
+    parts += fatal or [_("ready to train")]
+    return render("dataset_summary.html", project=project.name, images=images, parts=parts)
 
 
 def draw(
@@ -397,16 +395,4 @@ def undo_label(folder: Path | None) -> str:
 
 def changes(edits: Sequence[caption_edits.Edit]) -> str:
     """Render a preview of a change of captions."""
-    if not edits:
-        return f"<p class='quiet'>{_('No caption would change.')}</p>"
-    empty = _("(empty)")
-    rows = "".join(
-        f"<li><span class='quiet'>{escape(edit.name)}</span> <del>{escape(edit.before) or empty}</del> "
-        f"<ins>{escape(edit.after) or empty}</ins></li>"
-        for edit in edits[:5]
-    )
-    more = ""
-    if len(edits) > 5:
-        more = f"<p class='quiet'>{_('and {number} more', number=len(edits) - 5)}</p>"
-    title = ngettext("{n} caption changes", "{n} captions change", len(edits))
-    return f"<div class='changes' role='status'><p><b>{title}:</b></p><ul>{rows}</ul>{more}</div>"
+    return render("caption_changes.html", edits=edits)

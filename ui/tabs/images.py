@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -18,9 +17,10 @@ from ui.state.order import Moment
 from ui.tabs import caption_models, caption_tools, image_grid, image_tools
 from ui.tabs.caption_tools import Tools
 from ui.tabs.image_grid import Selection
+from ui.templates import render
 from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, VIEW, Several, answered, listen
-from ui.widgets.templates import read
+from ui.widgets.scripts import read
 
 AT_ONCE = 24  # images that are measured in one request
 # Waits until what was typed and removed last is on disk; see captions.js.
@@ -71,12 +71,14 @@ def build(project: gr.Textbox) -> Tab:
     selection = gr.JSON({}, visible=False)
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=1, min_width=300, elem_classes="side"):
-            added = gr.HTML({}, html_template=read("uploads.html"), js_on_load=read("uploads.js"), elem_id="add-images")
+            added = gr.HTML(
+                {}, html_template=render("uploads.html"), js_on_load=read("uploads.js"), elem_id="add-images"
+            )
             made_up = _("A made-up word that calls up your character or style, such as miraxo.")
             trigger = field(gr.Textbox, "trigger", _("Trigger word"), made_up, max_lines=1)
             prefix = gr.Button(_("Add to the front of every caption"), elem_id="prefix", size="sm")
             overview = gr.HTML(
-                {}, html_template=read("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
+                {}, html_template=render("overview.html"), js_on_load=read("overview.js"), elem_id="overview"
             )
             tools = caption_tools.build()
             keep_location = _location()
@@ -87,11 +89,11 @@ def build(project: gr.Textbox) -> Tab:
                 restore = gr.Button(_("Restore what was removed"), elem_id="restore", size="sm", visible=False)
                 undo = gr.Button(_("Undo"), elem_id="undo", size="sm", visible=False)
             selected = gr.HTML(
-                {}, html_template=read("selection.html"), js_on_load=read("selection.js"), elem_id="selection"
+                {}, html_template=render("selection.html"), js_on_load=read("selection.js"), elem_id="selection"
             )
             grid = gr.HTML(
                 {},
-                html_template=read("captions.html"),
+                html_template=render("captions.html"),
                 js_on_load=read("captions.js"),
                 server_functions=[save_caption, measure, remove],
                 elem_id="captions",
@@ -174,7 +176,7 @@ def report_change(project: str, trigger: str, selection: Selection, event: gr.Ev
 
 def status(text: str, *, bad: bool = False) -> str:
     """Return the report of a change as HTML."""
-    return f"<p role='status' class='{'said bad' if bad else 'said'}'>{escape(text)}</p>"
+    return render("said.html", role="status", look="said bad" if bad else "said", text=text)
 
 
 @answered

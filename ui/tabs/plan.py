@@ -1,7 +1,6 @@
 """Plan of a run before its start: steps, duration, memory, and what to know about the images."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import PurePath
 from typing import Any, TypedDict
 
@@ -19,6 +18,7 @@ from trainer.machine import card_memory, pace
 from ui.state import documentation, page_memory, warm_worker
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import base_model
+from ui.templates import RichText, render, rich_text
 from ui.widgets import settings_form
 
 EFFORTS = {"quick": (_("Quick look"), 0.4), "balanced": (_("Balanced"), 1.0), "thorough": (_("Thorough"), 2.0)}
@@ -26,6 +26,7 @@ VAE = "form-model-vae"
 LONG = 12 * 3600  # seconds of a run on a processor from which the plan names another way
 RENTED = "docs/rented-gpu.md"
 LITTLE_SPACE = 2 * 2**30  # bytes of free disk space below which the plan warns
+Sentence = str | RichText
 
 
 class Plan(TypedDict):
@@ -49,45 +50,47 @@ def plan(answers: Answers) -> Plan:
         return _no_plan(_("Add images first."), notes)
     base = base_model.look(answers.base, answers.own.get(VAE))
     if not base.is_usable:
-        return _no_plan(escape(base.text), notes)
+        return _no_plan(base.text, notes)
     try:
         config = settings_form.build(ENTRIES, answers.data())
         taught = dataset.read_subjects(config.taught) if config.subjects else examples
         images = adjustments.trained_count(config, taught)
     except UserError as error:
-        return _no_plan(escape(str(error)), notes, is_on=True)  # a click says it aloud
+        return _no_plan(str(error), notes, is_on=True)  # a click says it aloud
     similar = runs.find_similar(config)
     size, *costs = _summary(config, taught, images, similar)
-    summary = f"{size} <span class='costs'>{' '.join(costs)}</span>"
-    cautions = "".join(_cautions(config))
+    summary = render("plan.html", size=size, costs=costs)
+    cautions = render("paragraphs.html", texts=_cautions(config))
     effort = _efforts(config, answers, images, similar)
     return Plan(summary=summary, cautions=cautions, effort=effort, notes=notes, start=gr.update(interactive=True))
 
 
 def _no_plan(reason: str, notes: dict[str, Any], *, is_on: bool = False) -> Plan:
     start = gr.update(interactive=is_on)
-    return Plan(summary=reason, cautions="", effort=dict(gr.skip()), notes=notes, start=start)
+    return Plan(summary=render("text.html", text=reason), cautions="", effort=dict(gr.skip()), notes=notes, start=start)
 
 
-def _summary(config: TrainConfig, examples: Sequence[Example], images: int, similar: runs.View | None) -> list[str]:
+def _summary(
+    config: TrainConfig, examples: Sequence[Example], images: int, similar: runs.View | None
+) -> list[Sentence]:
     training = adjustments.complete(config, images).training
     steps = training.steps
     exposures = steps * training.batch_size * training.gradient_accumulation / images
     seen = _seen(exposures)
     if similar and similar.seconds_per_step:
         seen = _("{seen}, in about {time} here", seen=seen, time=duration(similar.seconds_per_step * steps))
-        cost = _memory(similar)
+        costs: Sequence[Sentence] = [_memory(similar)]
     else:
-        cost = _computed(config, steps)
-    size = _(
+        costs = _computed(config, steps)
+    size = rich_text(
         "<b>{images}, {steps} on {base}</b>: {seen}.",
         images=ngettext("{n} image", "{n} images", images),
         steps=ngettext("{n} step", "{n} steps", steps),
-        base=escape(PurePath(config.model.base).name),
+        base=PurePath(config.model.base).name,
         seen=seen,
     )
     subjects = _subjects(examples, exposures) if config.subjects else ""
-    return [sentence for sentence in (size, subjects, cost, _text_encoder(config), _disk()) if sentence]
+    return [sentence for sentence in (size, subjects, *costs, _text_encoder(config), _disk()) if sentence]
 
 
 def _seen(exposures: float) -> str:
@@ -99,20 +102,22 @@ def _seen(exposures: float) -> str:
     return ngettext("each image is seen about {n} time", "each image is seen about {n} times", round(exposures))
 
 
-def _computed(config: TrainConfig, steps: int) -> str:
+def _computed(config: TrainConfig, steps: int) -> list[Sentence]:
     """Say how long a run takes that is like none before, as computed for this processor; a card tells it soon."""
     seconds = pace.seconds_per_step(config)
     if not seconds:
         pending = _("An estimate of the duration appears after the first steps.")
         if warm_worker.is_measuring():
             pending = _("The duration is being estimated.")
-        return " ".join(filter(None, (escape(card_memory.describe(config)), pending)))
+        return [card_memory.describe(config), pending]
     least, most = (duration(steps * each) for each in seconds)
-    text = _("On this processor the steps take {least} to {most}, as computed.", least=least, most=most)
+    sentences: list[Sentence] = [
+        _("On this processor the steps take {least} to {most}, as computed.", least=least, most=most)
+    ]
     if steps * seconds[0] > LONG:
-        link = f"<a href='{documentation.ADDRESS}{RENTED}' target='_blank'>{escape(_('rent a graphics card'))}</a>"
-        text += " " + _("That is long: practice with micro, or {rent_one}.", rent_one=link)
-    return text
+        link = render("link.html", address=f"{documentation.ADDRESS}{RENTED}", text=_("rent a graphics card"))
+        sentences.append(rich_text("That is long: practice with micro, or {rent_one}.", rent_one=link))
+    return sentences
 
 
 def _subjects(examples: Sequence[Example], exposures: float) -> str:
@@ -121,7 +126,7 @@ def _subjects(examples: Sequence[Example], exposures: float) -> str:
     for trigger in dict.fromkeys(example.trigger for example in examples):
         paths_seen = [example.path for example in examples if example.trigger == trigger]
         repeats = len(paths_seen) / len(set(paths_seen))
-        parts.append(_("{trigger} {times} times", trigger=escape(trigger), times=round(exposures * repeats)))
+        parts.append(_("{trigger} {times} times", trigger=trigger, times=round(exposures * repeats)))
     return _("By subject: {parts}.", parts=", ".join(parts))
 
 
@@ -150,7 +155,7 @@ def _text_encoder(config: TrainConfig) -> str:
 def _cautions(config: TrainConfig) -> list[str]:
     """List cautions about the base; what the built-in one is for is said below its name."""
     base = detect.glance(config.model.base, config.model.revision)
-    return [f"<p>{escape(note)}</p>" for note in base_notes.find(config, base)] if base else []
+    return base_notes.find(config, base) if base else []
 
 
 def _memory(similar: runs.View) -> str:

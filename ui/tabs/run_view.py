@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from html import escape
 from typing import Any
-from urllib.parse import quote
 from zlib import crc32
 
 import gradio as gr
@@ -22,14 +20,15 @@ from trainer.runs import Run, queue
 from ui.state import projects, run_actions
 from ui.state.run_watcher import RunWatcher, label, log_tail, stamp
 from ui.state.sampler_client import SamplerClient
+from ui.templates import render
 from ui.widgets import loss_chart, queue_list, run_html, settings_form
 from ui.widgets.fields import field
 from ui.widgets.handlers import ACT, CHOICE, START, TICK, VIEW, listen
-from ui.widgets.templates import read
+from ui.widgets.run_html import Button
+from ui.widgets.scripts import read
 
 REFRESHED_EVERY = 1.0  # seconds, while a run is active
 LOOKED_EVERY = 5.0  # seconds, for runs that were started elsewhere: a page that is left open costs little
-EMPTY = f"<div class='empty'>{_('The loss curve and preview images appear here once training starts.')}</div>"
 START_TITLE, NEXT_TITLE = _("Start training"), _("Queue another run")
 MOST_SHOWN = 24  # images of a project that has no run yet
 TITLES = {".".join(entry.path): entry.title for entry in settings_form.entries()}
@@ -43,7 +42,6 @@ STARTS: dict[str, Callable[[str | None, SamplerClient], Run]] = {
 }
 CHOSEN = "(run) => { window.limnerRun.choose(run); window.limner.show({ run }); }"
 SEEN = "(run, compared, project) => [run, compared, project, window.limnerRun.seen(run)]"
-Button = tuple[str, str, str, str]  # act, text, event that it triggers, look
 _REVISIONS = itertools.count(int(1000 * time.time()))  # they grow from one start of the server to the next, too
 
 
@@ -61,7 +59,7 @@ class RunView:
             self.compared = field(gr.Dropdown, "compared-runs", _("Compare the loss with"), **several)
         self.seen = gr.JSON(visible=False)  # given by the browser
         self.timer = gr.Timer(REFRESHED_EVERY)
-        template = read("run_view.html").replace("CHART", read("chart.html"))
+        template = render("run_view.html", chart=render("chart.html"))
         scripts = [read("run_view.js"), *(_scoped(part) for part in ("queue", "notify", "film", "chart"))]
         self.panel = gr.HTML({}, html_template=template, js_on_load="\n".join(scripts), elem_id="run-view")
         self.outputs = {
@@ -149,8 +147,8 @@ def tick(
         "stamp": mark,
         "runs": known,
         "parts": {
-            "queue": queue_list.render(line),
-            "dock": run_html.dock(active, len(training) - 1, _buttons(active, controls(active))),
+            "queue": queue_list.draw(line),
+            "dock": run_html.dock(active, len(training) - 1, controls(active)),
             **_parts(view, project or "", active),
         },
         "chart": loss_chart.chart([(label(drawn.run), drawn) for drawn in (view, *others) if drawn]),
@@ -198,9 +196,8 @@ def _last_change(view: runs.View | None, project: str) -> int:
 def _mosaic(project: str) -> str:
     """Render some images of a project, which are shown until there are previews; "" if it is gone."""
     with suppress(UserError):
-        names = [quote(path.name) for path in dataset.image_files(projects.folder(project))[:MOST_SHOWN]]
-        images = (f"<img loading='lazy' alt='' src='/media/dataset/{quote(project)}/{name}'>" for name in names)
-        return f"<div class='mosaic'>{''.join(images)}</div>"
+        names = [path.name for path in dataset.image_files(projects.folder(project))[:MOST_SHOWN]]
+        return render("mosaic.html", project=project, names=names)
     return ""
 
 
@@ -214,27 +211,18 @@ def _dataset(view: runs.View) -> str:
 def _parts(view: runs.View | None, project: str, docked: runs.View | None) -> dict[str, str]:
     """Return the HTML of the parts of the view, by their ids; the run in the dock has its main buttons there."""
     if view is None:
-        parts = {"status": EMPTY, "run-buttons": "", "newest": "", "notes": "", "log-text": ""}
+        empty = render("empty.html", text=_("The loss curve and preview images appear here once training starts."))
+        parts = {"status": empty, "run-buttons": "", "newest": "", "notes": "", "log-text": ""}
         return {**parts, "previews": _mosaic(project)}
     above = [] if docked and docked.run.id == view.run.id else controls(view)
     return {
         "status": run_html.status(view),
-        "run-buttons": _buttons(view, [*above, *buttons(view)]),
+        "run-buttons": render("buttons.html", run=view.run.id, listed=[*above, *buttons(view)]),
         "newest": run_html.newest(view),
         "previews": run_html.previews(view) or _mosaic(_dataset(view)),
         "notes": run_html.warnings(view.state),
-        "log-text": escape(log_tail(view.run)),
+        "log-text": render("text.html", text=log_tail(view.run)),
     }
-
-
-def _buttons(view: runs.View | None, listed: Sequence[Button]) -> str:
-    """Render buttons of a run."""
-    return "".join(
-        f"<button type='button' class='act {look}' data-act='{act}' data-event='{event}' "
-        f"data-run='{escape(view.run.id)}'>{escape(text)}</button>"
-        for act, text, event, look in listed
-        if view
-    )
 
 
 def controls(view: runs.View | None) -> list[Button]:

@@ -8,10 +8,8 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from trainer import config as configs
 from trainer import foreign_text, paths
@@ -22,6 +20,7 @@ from trainer.i18n import _
 from trainer.sampling import png_info
 from ui.tabs import comparison
 from ui.tabs.comparison import Cell
+from ui.templates import render
 
 KEPT = 200
 SHOWN = 12  # of the recent images
@@ -87,89 +86,38 @@ class Sheet:
 
     def html(self, *, busy: int | None = None, note: str = "") -> str:
         """Render the images; `busy` is the number of the one that is being generated, `note` its progress."""
-        facts, done = self.facts, " done"
-        if busy is not None:
-            facts += ". " + _("Image {number} of {all}.", number=busy + 1, all=len(self.cells))
-            done = ""
-        elif self.view == "slide" and all(self.files):
-            return f"<div class='pictures count-1 done'>{self._slider()}</div><p class='quiet'>{escape(facts)}</p>"
-        figures = []
-        for number, (cell, file) in enumerate(zip(self.cells, self.files, strict=True)):
-            cover = note if number == busy else ""
-            figures.append(self._figure(cell, file, cover, waiting=busy is not None and number >= busy))
-        columns = comparison.columns(self.view, self.cells)
-        if self.view == "grid":
-            table = self._table(figures, columns)
-            return f"<div class='pictures table{done}'>{table}</div><p class='quiet'>{escape(facts)}</p>"
-        return (
-            f"<div class='pictures count-{columns}{done}'>{''.join(figures)}</div><p class='quiet'>{escape(facts)}</p>"
-        )
-
-    def _table(self, figures: Sequence[str], columns: int) -> str:
-        """Render the images as a table with labels at its axes, and the button that saves it once it is complete."""
-        heads = "".join(f"<th scope='col'>{escape(cell.column)}</th>" for cell in self.cells[:columns])
-        lines = []
-        for start in range(0, len(figures), columns):
-            row = "".join(f"<td>{figure}</td>" for figure in figures[start : start + columns])
-            lines.append(f"<tr><th scope='row'><span>{escape(self.cells[start].row)}</span></th>{row}</tr>")
-        corner, save = escape(_("Strength")), ""
-        if all(self.files):
-            save = f"<button type='button' class='act save-sheet'>{_('Save as one image')}</button>"
-        return (
-            f"<div class='previews' tabindex='0'><table><thead><tr><th scope='col'>{corner}</th>{heads}</tr></thead>"
-            f"<tbody>{''.join(lines)}</tbody></table></div>{save}"
-        )
-
-    @property
-    def _look(self) -> str:
-        return "pixels" if self.small else ""
-
-    def _figure(self, cell: Cell, file: str, note: str, *, waiting: bool) -> str:
-        """Render one image with its caption, or a blank until it is there; `note` covers it while it is generated."""
-        cover, save, state = "", "", " waiting" if waiting else ""
-        image = "<div class='blank'></div>"
-        if file:
-            link, title = f"/media/picture/{file}", escape(_("Image, {caption}", caption=cell.caption))
-            nearest = f" data-nearest='{link}/nearest/{quote(self.run)}'" if self.run else ""
-            name = cell.caption.replace(",", "").replace(" ", "-")
-            image = (
-                f"<a href='{link}' target='_blank' data-caption='{escape(f'{cell.caption} · {self.facts}')}'{nearest} "
-                f"data-file='{escape(name)}.png'><img class='{self._look}' src='{link}' alt='{title}'></a>"
-            )
-            if not waiting:
-                save = f" <a href='{link}' download='{escape(name)}.png'>{_('save')}</a>"
-        if note:
-            cover = f"<span class='cover' role='status'>{escape(note)}</span>"
-        return (
-            f"<figure class='picture{state}' data-strength='{cell.strength:g}'>{image}{cover}"
-            f"<figcaption>{escape(cell.caption)}{save}</figcaption></figure>"
-        )
-
-    def _slider(self) -> str:
-        """Render two images on top of each other, with a slider that uncovers the second from the left."""
-        first, second = self.files
-        label = escape(_("Share of the image with the adapter"))
-        without, beside = escape(_("Without")), escape(_("With the adapter"))
-        return (
-            f"<div class='uncover' style='--cut:50%'>"
-            f"<img class='{self._look}' src='/media/picture/{first}' alt='{without}'>"
-            f"<img class='{self._look} over' src='/media/picture/{second}' alt='{beside}'>"
-            f"<input type='range' min='0' max='100' value='50' aria-label='{label}'></div>"
+        form = self.view if self.view == "grid" or (self.view == "slide" and busy is None and all(self.files)) else ""
+        now = "" if busy is None else ". " + _("Image {number} of {all}.", number=busy + 1, all=len(self.cells))
+        cells = [
+            {
+                "caption": cell.caption,
+                "name": cell.caption.replace(",", "").replace(" ", "-"),
+                "row": cell.row,
+                "column": cell.column,
+                "strength": f"{cell.strength:g}",
+                "file": file,
+                "waiting": busy is not None and number >= busy,
+                "note": note if number == busy else "",
+            }
+            for number, (cell, file) in enumerate(zip(self.cells, self.files, strict=True))
+        ]
+        return render(
+            "sheet.html",
+            form=form,
+            cells=cells,
+            columns=comparison.columns(self.view, self.cells),
+            done=busy is None,
+            settings=self.facts,
+            facts=self.facts + now,
+            run=self.run,
+            look="pixels" if self.small else "",
         )
 
 
 def recent() -> str:
     """Render the recent images, the newest first."""
-    figures = []
-    for path in _newest()[:SHOWN]:
-        link, caption = f"/media/picture/{path.name}", escape(_caption(settings_of(path) or {}))
-        figures.append(
-            f"<figure><a href='{link}' target='_blank' data-caption='{caption}'>"
-            f"<img loading='lazy' src='{link}' alt='{caption}'></a></figure>"
-        )
-    if not figures:
-        return ""
-    return f"<h2>{_('Recent images')}</h2><div class='strip' tabindex='0'>{''.join(figures)}</div>"
+    images = [{"file": path.name, "caption": _caption(settings_of(path) or {})} for path in _newest()[:SHOWN]]
+    return render("recent.html", images=images) if images else ""
 
 
 def _caption(settings: dict[str, Any]) -> str:

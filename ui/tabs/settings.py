@@ -6,7 +6,6 @@ change, meanwhile (see start.js).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from typing import Any, get_args
 
 import gradio as gr
@@ -21,20 +20,18 @@ from trainer.i18n import _
 from ui.state import run_settings
 from ui.state.answers import ENTRIES, Answers
 from ui.tabs import plan
+from ui.templates import render
 from ui.widgets import settings_form, settings_widgets
 from ui.widgets.fields import field
 from ui.widgets.handlers import ACT, CHOICE, VIEW, Handler, Several, Untyped, listen
+from ui.widgets.scripts import read
 from ui.widgets.settings_form import Filled
-from ui.widgets.templates import read
 
 # Waits until what was edited is stored, and says when a change of the form was asked for: its first value.
 STORED_FIRST = (
     "async (_, ...values) => { await window.limnerForm.store(); return [window.limnerFields.moment(), ...values]; }"
 )
-SEARCH = (
-    f"<label for='find-setting'>{_('Find a setting')}</label><input type='search' id='find-setting' "
-    f"placeholder='min-SNR'><p class='found quiet' role='status'></p>"
-)
+SEARCH = render("find_setting.html")
 PRESETS = [(_("Character"), "character"), (_("Style"), "style")]
 OFFERED = [key for _title, key in PRESETS]
 AS_DRAWN = settings_form.fill(ENTRIES, "character", MICRO, {})
@@ -118,7 +115,9 @@ def build(standard: TrainConfig, apart: dict[str, Any]) -> Settings:
         save=save,
         reset_all=reset_all,
         text=text_view,
-        notes=gr.HTML({}, html_template="<span></span>", js_on_load=read("form_notes.js"), elem_id="form-notes"),
+        notes=gr.HTML(
+            {}, html_template=render("form_notes.html"), js_on_load=read("form_notes.js"), elem_id="form-notes"
+        ),
         extensions=extensions,
     )
 
@@ -319,9 +318,7 @@ def check_text(answers: Answers, text: str | None) -> dict[str, Any]:
         problems = [str(error)]
     else:
         problems = [error.message for error in configs.find_errors(data).values()]
-    listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-    report = f"<ul class='problems' role='alert'>{listed}</ul>" if problems else ""
-    return {"report": report, "use": gr.Button(interactive=not problems)}
+    return {"report": render("problems.html", problems=problems), "use": gr.Button(interactive=not problems)}
 
 
 def use_text(answers: Answers, text: str | None) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from ui.tabs.base_model import BaseModel
 from ui.tabs.plan import EFFORTS, VAE, plan
 from ui.tabs.run_view import NEXT_TITLE, START_TITLE, RunView
 from ui.tabs.settings import Form
+from ui.templates import render
 from ui.widgets import settings_form, settings_widgets
 from ui.widgets.fields import field
 from ui.widgets.handlers import CHOICE, START, VIEW, Several, components, listen, listen_at_end
-from ui.widgets.templates import read
+from ui.widgets.scripts import read
 
 EXPOSURES, STEPS = "form-training-exposures", "form-training-steps"
 DOUBLE_CLICK = 3.0  # seconds within which an equal request to start is the same click, until its run has ended
@@ -115,9 +116,9 @@ def build(project: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> Ta
                 settings = tab_settings.build(standard, apart)
                 view = RunView(start)
         with gr.Column(visible=False, elem_id="no-trigger", elem_classes="side") as no_trigger:
-            gr.HTML(f"<p role='alert'>{NO_TRIGGER}</p>")
+            gr.HTML(render("said.html", role="alert", look="", text=NO_TRIGGER))
             without = gr.Button(_("Train without a trigger word"), elem_id="without-trigger")
-    running = gr.HTML("<div id='dock'></div>", elem_id="in-dock", render=False)
+    running = gr.HTML(render("dock_place.html"), elem_id="in-dock", render=False)
     summary = gr.HTML(elem_id="plan", elem_classes="plan", render=False)
     places = [(_("this machine"), HERE), (short_address(run_actions.cluster()), CLUSTER)]
     options = {"choices": places, "value": HERE, "visible": bool(run_actions.cluster())}
@@ -249,7 +250,7 @@ def plan_images(project: str) -> dict[str, Any]:
 def _plan(answers: Answers, data: dict[str, Any] | None) -> dict[str, Any]:
     planned = dict(plan(answers))
     if data is None:
-        planned["cautions"] = f"<p role='alert'>{UNREADABLE}</p>{planned['cautions']}"
+        planned["cautions"] = render("cautions.html", alarm=UNREADABLE, cautions=planned["cautions"])
     return planned
 
 

@@ -25,9 +25,10 @@ from ui.tabs import comparison, sample_form, sample_images
 from ui.tabs.comparison import Cell
 from ui.tabs.sample_form import DEFAULTS, NO_ADAPTER, OTHERS, Progress, SampleForm
 from ui.tabs.sample_images import Sheet
+from ui.templates import render
 from ui.widgets import run_html, settings_form
 from ui.widgets.handlers import CHOICE, VIEW, Handler, Untyped, listen, listen_at_end
-from ui.widgets.templates import read
+from ui.widgets.scripts import read
 
 WAITING = 16  # pages that wait for the images of others; in the queue of Gradio, where more wait, none can cancel
 PAUSE = 0.3  # seconds between two updates while an image is generated
@@ -39,7 +40,7 @@ PAUSE_TRAINING, GO_ON = _("Pause training for now"), _("Continue training")
 ASK = "(sheet, ...form) => [window.limnerSheet.ask(), ...form]"
 ANSWERED = "() => window.limnerSheet.end()"
 LATEST = "(progress) => [progress, window.limnerSheet.latest()]"
-EMPTY = f"<div class='empty'>{_('Choose an adapter, type a prompt, and generate an image.')}</div>"
+EMPTY = render("empty.html", text=_("Choose an adapter, type a prompt, and generate an image."))
 
 
 SUITED = ("prompt", "steps", "guidance", "clip_skip")
@@ -173,7 +174,7 @@ def _previews(watch: RunWatcher, adapter: str) -> str:
     """Render the newest previews of the run of an adapter; "" without any."""
     run = adapter_choices.run_of(adapter)
     if run and (images := run_html.newest(watch.view(run))):
-        return f"<h2>{_('Previews of its training')}</h2>{images}"
+        return render("try_previews.html", images=images)
     return ""
 
 
@@ -203,7 +204,7 @@ def _notes(watch: RunWatcher, *, small: bool) -> dict[str, Any]:
         label = GO_ON
     elif shares:
         notes.append(_("A training run is active: generating images is slower, and so is the training."))
-    return {"note": "".join(f"<p>{note}</p>" for note in notes), "hold": gr.Button(label, visible=shares)}
+    return {"note": render("paragraphs.html", texts=notes), "hold": gr.Button(label, visible=shares)}
 
 
 def hold_training(watch: RunWatcher, sampler: SamplerClient, *, form: SampleForm, label: str) -> dict[str, Any]:

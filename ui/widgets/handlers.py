@@ -3,7 +3,6 @@
 Errors become messages for the user, and their details go only to the log.
 """
 
-import html
 import inspect
 import logging
 import secrets
@@ -19,6 +18,7 @@ import gradio as gr
 from trainer.errors import UserError, explain_disk
 from trainer.i18n import _
 from ui.state import documentation
+from ui.templates import render
 from ui.widgets import direct_errors
 
 LOG = logging.getLogger("limner.page")
@@ -175,8 +175,8 @@ def sentence(error: Exception) -> str:
 
 def toast(error: Exception) -> gr.Error:
     """Return the error as a message in the corner of the page, with a link to the help for it."""
-    text = html.escape(sentence(error), quote=False)
-    return gr.Error(f"{text} {help_link(error)}".strip(), print_exception=False, duration=12)
+    text = render("toast.html", text=sentence(error), help=help_link(error))
+    return gr.Error(text.strip(), print_exception=False, duration=12)
 
 
 def help_link(error: Exception) -> str:

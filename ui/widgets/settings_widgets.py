@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from itertools import groupby
 from typing import Any
 
 import gradio as gr
 
 from trainer.config import TrainConfig
-from trainer.i18n import _
+from ui.templates import render
 from ui.widgets.fields import field
 from ui.widgets.handlers import listen
 from ui.widgets.settings_form import Entry, titled, value_of, values
@@ -44,11 +43,7 @@ def _place(entry: Entry) -> int:
 
 def _heading(group: str) -> str:
     """Render the heading of a group: it folds the group, and resets the settings in it that are changed."""
-    reset = escape(_("Reset {n} changed", n="{n}"))
-    return (
-        f"<h2><button type='button' class='fold' aria-expanded='true' data-group='{escape(group)}'>{escape(group)}"
-        f"</button> <button type='button' class='act reset-group' data-text='{reset}' hidden></button></h2>"
-    )
+    return render("settings_group.html", group=group)
 
 
 def _row(same: list[Entry], initial: Iterator[Any], option: str, above: list[Any]) -> list[Any]:

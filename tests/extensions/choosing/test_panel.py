@@ -61,7 +61,7 @@ def test_both_images_have_the_same_prompt_and_seed(choosing: tuple[Choices, Fake
 def test_a_pair_says_nothing_of_what_it_was_made_of(choosing: tuple[Choices, FakeSampler]) -> None:
     choices, sampler = choosing
     html = choose(choices, sampler, None)["result"]
-    assert f"data-choice='{choices.id}'" in html
+    assert f'data-choice="{choices.id}"' in html
     assert html.count("/media/picture/") == 2
     assert not any(words in html for words in ("0.8", "step", "finished", "strength"))
 

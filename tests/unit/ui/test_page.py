@@ -157,8 +157,8 @@ def test_the_settings_of_a_run_are_said_and_used_again(character: Path) -> None:
     again = Answers.from_form(form_values(preset="style") | {"filled": used["filled"], **used["widgets"]})
     assert train.create(again).config() == run.config()
     drawn = download.table(RunWatcher(), "", "rin")
-    assert f"class='again' data-run='{run.id}'" in drawn
-    assert "<p class='quiet'>micro &middot; 0 steps" in drawn
+    assert f'class="again" data-run="{run.id}"' in drawn
+    assert '<p class="quiet">micro · 0 steps' in drawn
     assert ">Optimizer lion, Exposures 99<" in drawn
     assert "No adapters yet" in download.table(RunWatcher(), "", "other")
 
@@ -173,7 +173,7 @@ def test_runs_of_the_project_and_all_that_train_are_listed(character: Path, fini
     assert run_view.tick(watch, "", seen, project="other") == {}
     shutil.copy(character / "01.png", projects.folder("other"))
     filled = run_view.tick(watch, "", seen, project="other")
-    assert "src='/media/dataset/other/01.png'" in filled["panel"]["parts"]["previews"], "what will be trained"
+    assert 'src="/media/dataset/other/01.png"' in filled["panel"]["parts"]["previews"], "what will be trained"
     training = [train.create(answers()) for _number in range(2)]
     with ExitStack() as locks:
         for run in training:
@@ -181,7 +181,7 @@ def test_runs_of_the_project_and_all_that_train_are_listed(character: Path, fini
             locks.enter_context(FileLock(run.lock))
         drawn = run_view.draw(RunWatcher(), "", project="other")
     assert {run for _label, run in drawn["picker"].choices} == {run.id for run in training}
-    assert "src='/media/dataset/rin/" in drawn["panel"]["parts"]["previews"], "until there are previews"
+    assert 'src="/media/dataset/rin/' in drawn["panel"]["parts"]["previews"], "until there are previews"
     assert "1 more run<" in drawn["panel"]["parts"]["dock"]
 
 
@@ -333,9 +333,9 @@ def test_answers_are_remembered_and_a_damaged_memory_is_no_harm(character: Path,
 
 def test_the_table_links_to_the_files_that_are_there(finished: Run) -> None:
     drawn = download.table(RunWatcher())
-    for link in ("download/{}/rin.safetensors'", "backup/run/{}'", "download/{}/checkpoint/5"):
-        assert f"href='/{link.format(finished.id)}" in drawn
-    assert "checkpoint/2'" not in drawn
+    for link in ("download/{}/rin.safetensors", "backup/run/{}", "download/{}/checkpoint/5"):
+        assert f'href="/{link.format(finished.id)}"' in drawn
+    assert 'checkpoint/2"' not in drawn
     assert download.table(RunWatcher(), "MIRAXO done") == drawn
     assert "tractor &lt;b&gt;" in download.table(RunWatcher(), "tractor <b>")
     finished.config_file.write_text("broken")

@@ -27,9 +27,9 @@ def described(base: str) -> tuple[str, bool, bool]:
 
 
 def test_what_can_be_trained_or_downloaded_first_is_named(home: Path, tiny_sd: Path, bases: dict[str, Path]) -> None:
-    micro = f"<p class='quiet'>{base_model_choices.practice('micro')}</p>"
+    micro = f'<p class="quiet">{base_model_choices.practice("micro")}</p>'
     assert described("micro") == (micro, True, False)
-    sdxl = "<p class='quiet'>Stable Diffusion XL · predicts noise · 1.6 MB</p>"
+    sdxl = '<p class="quiet">Stable Diffusion XL · predicts noise · 1.6 MB</p>'
     assert described(str(bases["sdxl"])) == (sdxl, True, False)
     assert "Stable Diffusion 2.x · v-prediction" in described(str(bases["sd21-v"]))[0]
     assert described(f'  "{tiny_sd}" ')[1]

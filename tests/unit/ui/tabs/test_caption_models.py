@@ -53,7 +53,7 @@ def test_captions_are_started_told_and_refused(character: Path) -> None:
     run.report(events.Phase(name="Writing captions", done=1, total=4))
     live = caption_models.stop("rin")
     assert "Writing captions (1 of 4)" in live["writing"]
-    assert "aria-valuenow='25'" in live["writing"]
+    assert 'aria-valuenow="25"' in live["writing"]
     assert (live["write"].visible, live["stop"].visible, live["timer"].active) == (False, True, True)
     assert (run.folder / "ask" / "stop").exists()
     assert "grid" not in caption_models.poll("rin", "", Selection())
@@ -78,7 +78,7 @@ def test_each_model_shows_what_it_understands(home: Path, monkeypatch: pytest.Mo
         ("SmilingWolf/wd-vit-tagger-v3", "0.4 GB from the Hugging Face Hub, license Apache-2.0", of_wd14),
         ("florence-community/Florence-2-large-ft", "", ["download", "florence_task", "tokens"]),
         ("some/model", "some/model is not on this machine.", ["download"]),
-        ("no <folder>", "<p class='quiet' role='status'>There is no such folder on this machine.</p>", []),
+        ("no <folder>", '<p role="status" class="quiet">There is no such folder on this machine.</p>', []),
         (str(home), "of the architecture &lt;Bert&gt;", []),
     ):
         text, visible = visible_for(model)

@@ -50,9 +50,9 @@ def test_runs_that_began_within_a_minute_are_told_apart(home: Path) -> None:
 
 
 def test_the_first_cannot_go_up_nor_the_last_down(waiting: list[Run]) -> None:
-    rows = queue_list.render(waiting).split("<li")[1:]
-    off = [re.findall(r"aria-label='([^']+)' disabled", row) for row in rows]
+    rows = queue_list.draw(waiting).split("<li")[1:]
+    off = [re.findall(r'aria-label="([^"]+)" disabled', row) for row in rows]
     assert off == [["Move rin, 24 Nov 14:05 up"], [], ["Move cat, 24 Nov 14:05 down"]]
-    assert queue_list.render([]) == ""
+    assert queue_list.draw([]) == ""
     waiting[0].config_file.write_text("broken")
-    assert queue_list.render(waiting).count("data-run='") == 3
+    assert queue_list.draw(waiting).count('data-run="') == 3

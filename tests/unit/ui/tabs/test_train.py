@@ -33,7 +33,7 @@ def test_the_plan_says_what_a_start_would_do(character: Path) -> None:
     planned = train.plan(answers())
     summary, effort = planned["summary"], planned["effort"]
     assert (planned["notes"]["changed"], planned["notes"]["conflicts"]) == ({}, {})
-    sentence = "<b>14 images, 160 steps on micro</b>: each image is seen about 91 times. <span class='costs'>An"
+    sentence = '<b>14 images, 160 steps on micro</b>: each image is seen about 91 times. <span class="costs">An'
     assert summary.startswith(sentence)
     assert "disk space" not in summary
     assert effort.value == "balanced"
@@ -125,7 +125,7 @@ def test_the_form_is_as_it_was_left(character: Path) -> None:
         page_memory.remember("rin", "settings", damaged)
         outputs = train.show("rin")
         assert (shown(), outputs["trigger"]) == (FORM, "miraxo")
-        words = "<p role='alert'>The settings that were remembered for this project cannot be read."
+        words = '<p role="alert">The settings that were remembered for this project cannot be read.'
         assert outputs["cautions"].startswith(words)
 
 

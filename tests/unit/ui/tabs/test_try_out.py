@@ -149,7 +149,7 @@ def test_images_are_generated_once_and_strength_zero_is_plain(finished: Run) -> 
     assert "Seed 1" in html
     drawn(form, sampler)
     slid, *_ = drawn(dataclasses.replace(form, view="slide"), sampler)
-    assert (slid.count("<img"), "type='range'" in slid) == (2, True)
+    assert (slid.count("<img"), 'type="range"' in slid) == (2, True)
     assert len(sampler.requests) == 2
     sampler.notes[sampler.requests[1].out] = ["x changes 7 layers of T5: they are left out."]
     assert "they are left out." in drawn(form, sampler)[0]

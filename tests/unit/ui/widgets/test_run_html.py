@@ -84,14 +84,14 @@ def test_the_status_says_where_a_run_is_and_why_it_failed(run: Run, home: Path) 
     assert run_html.warnings(state()) == run_html.warnings(state(known)) == "", "the Images tab says it"
     failed = events.Failed(message="Out of <memory>.", remedy="Lower it.", traceback="Traceback /secret/path")
     drawn = run_html.status(view(run, "failed", failed))
-    assert all(words in drawn for words in ("role='alert'", "Out of &lt;memory&gt;.", "Lower it."))
+    assert all(words in drawn for words in ('role="alert"', "Out of &lt;memory&gt;.", "Lower it."))
     assert "/secret" not in drawn
 
 
 def test_the_bar_moves_while_nobody_knows_how_far_it_is(run: Run) -> None:
     def bar(status: str, *more: events.Event) -> list[str]:
         step = events.Step(step=10, loss=1, **STEP)
-        return re.findall(r"<i></i>|(?<=valuenow=')\d+", run_html.status(view(run, status, step, *more)))
+        return re.findall(r'<i></i>|(?<=valuenow=")\d+', run_html.status(view(run, status, step, *more)))
 
     loading, encoding = (events.Phase(name="Load", done=0, total=1), events.Phase(name="Encode", done=3, total=4))
     assert bar("running") == bar("interrupted", loading) == ["25"]
@@ -109,20 +109,20 @@ def test_previews_are_the_newest_and_a_table_of_all(run: Run) -> None:
     assert drawn.count("<tr>") == 3
     assert "<b>0" not in newest + drawn
     assert drawn.index("000010_0") < drawn.index("000020_0") < drawn.index("000010_1")
-    assert "class='pixels'" in drawn  # of micro
+    assert 'class="pixels"' in drawn  # of micro
     real = run.config().model_copy(update={"model": run.config().model.model_copy(update={"base": "x/y"})})
     run.save_config(real)
-    assert "class='pixels'" not in run_html.previews(view(run, "running", *made))
+    assert 'class="pixels"' not in run_html.previews(view(run, "running", *made))
 
 
 def test_the_dock_shows_only_what_is_under_way(run: Run) -> None:
     def dock(view: View | None, more: int = 0) -> str:
-        return run_html.dock(view, more, "<button>Stop")
+        return run_html.dock(view, more, [("stop", "Stop", "edit", "stop")])
 
     assert dock(None) == dock(view(run, "finished")) == ""
     preview = events.Preview(step=10, prompt="a", seed=1, file="previews/10_0.png")
     begun = dock(view(run, "running", events.Step(step=10, loss=1.0, **STEP), preview))
-    for part in ("Training · 25%", "<button>Stop", f"src='/media/run/{run.id}/10_0.png/small"):
+    for part in ("Training · 25%", 'data-act="stop"', f'src="/media/run/{run.id}/10_0.png/small'):
         assert part in begun
     assert "Training · 0% · 2 more runs<" in dock(view(run, "running"), 2)
     runs.request(run, "stop")

@@ -25,6 +25,7 @@ function show() {
   if (isPressed || !value || isLate(value)) return;
   for (const [id, html] of Object.entries(value.parts)) {
     const area = document.querySelector(/** @type {"#status"} */ (`#${id}`));
+    // eslint-disable-next-line no-restricted-syntax -- HTML of ui/templates, in which values are escaped
     if (area && inside.get(area) !== html) area.innerHTML = html;
     if (area) inside.set(area, html);
   }

@@ -19,7 +19,7 @@ class FakeCaptionServer:
     body: bytes = b""  # b"" = a caption that counts the requests
     location: str = ""  # of a redirect
     seconds_per_byte: float = 0.0
-    asked: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
+    requests: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
 
 
 @contextmanager
@@ -31,8 +31,8 @@ def serving() -> Iterator[FakeCaptionServer]:
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            fake.asked.append((self.path, dict(self.headers), json.loads(content)))
-            answer = {"choices": [{"message": {"role": "assistant", "content": f" caption\n{len(fake.asked)} "}}]}
+            fake.requests.append((self.path, dict(self.headers), json.loads(content)))
+            answer = {"choices": [{"message": {"role": "assistant", "content": f" caption\n{len(fake.requests)} "}}]}
             body = fake.body or json.dumps(answer).encode()
             self.send_response(fake.status)
             if fake.location:

@@ -60,10 +60,10 @@ class _Handler(loopback.Handler):
         elif self.headers.get("Authorization") != f"Bearer {hub.token}":
             self._refuse(401, "")
         elif parts == ["api", "repos", "create"]:
-            asked = json.loads(data)
-            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            request = json.loads(data)
+            name = f"{request['organization']}/{request['name']}" if request.get("organization") else request["name"]
             hub.repositories.setdefault(name, {})
-            if asked.get("private") or asked.get("visibility") == "private":
+            if request.get("private") or request.get("visibility") == "private":
                 hub.private.add(name)
             self._tell({"url": f"{hub.url}/{name}"})
         elif parts[4:5] == ["preupload"]:

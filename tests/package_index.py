@@ -17,7 +17,7 @@ class Index:
     url: str = ""
     pages: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)  # paths, with the range of bytes if there was one
+    requests: list[str] = field(default_factory=list)  # paths, with the range of bytes if there was one
     broken_at: int | None = None  # each answer with a file ends after as many bytes
     is_proxy: bool = False  # answers as a proxy that asks for a password
 
@@ -56,7 +56,7 @@ def serving() -> Iterator[Index]:
     class Handler(loopback.Handler):
         def do_GET(self) -> None:
             wanted = self.headers.get("Range", "")
-            index.asked.append(f"{self.path} {wanted}".strip())
+            index.requests.append(f"{self.path} {wanted}".strip())
             if index.is_proxy:
                 self.reply(407, {"Proxy-Authenticate": "Basic"})
             elif self.path in index.pages:

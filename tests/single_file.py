@@ -15,49 +15,78 @@ from trainer.base_models import MICRO_FOLDER, hub, layer_names, registry, transf
 from trainer.base_models.registry import FamilyName
 
 VAE = {
-    "mid_block.resnets.0.": "mid.block_1.", "mid_block.resnets.1.": "mid.block_2.",
-    "mid_block.attentions.0.group_norm.": "mid.attn_1.norm.", "mid_block.attentions.0.to_q.": "mid.attn_1.q.",
-    "mid_block.attentions.0.to_k.": "mid.attn_1.k.", "mid_block.attentions.0.to_v.": "mid.attn_1.v.",
-    "mid_block.attentions.0.to_out.0.": "mid.attn_1.proj_out.", "conv_norm_out.": "norm_out.",
-    ".conv_shortcut.": ".nin_shortcut.", ".resnets.": ".block.", ".downsamplers.0.": ".downsample.",
+    "mid_block.resnets.0.": "mid.block_1.",
+    "mid_block.resnets.1.": "mid.block_2.",
+    "mid_block.attentions.0.group_norm.": "mid.attn_1.norm.",
+    "mid_block.attentions.0.to_q.": "mid.attn_1.q.",
+    "mid_block.attentions.0.to_k.": "mid.attn_1.k.",
+    "mid_block.attentions.0.to_v.": "mid.attn_1.v.",
+    "mid_block.attentions.0.to_out.0.": "mid.attn_1.proj_out.",
+    "conv_norm_out.": "norm_out.",
+    ".conv_shortcut.": ".nin_shortcut.",
+    ".resnets.": ".block.",
+    ".downsamplers.0.": ".downsample.",
     ".upsamplers.0.": ".upsample.",
-}  # fmt: skip
+}
 OPENCLIP = {
-    "encoder.layers.": "transformer.resblocks.", ".layer_norm1.": ".ln_1.", ".layer_norm2.": ".ln_2.",
-    ".mlp.fc1.": ".mlp.c_fc.", ".mlp.fc2.": ".mlp.c_proj.", ".self_attn.out_proj.": ".attn.out_proj.",
-    "final_layer_norm.": "ln_final.", "embeddings.token_embedding.weight": "token_embedding.weight",
+    "encoder.layers.": "transformer.resblocks.",
+    ".layer_norm1.": ".ln_1.",
+    ".layer_norm2.": ".ln_2.",
+    ".mlp.fc1.": ".mlp.c_fc.",
+    ".mlp.fc2.": ".mlp.c_proj.",
+    ".self_attn.out_proj.": ".attn.out_proj.",
+    "final_layer_norm.": "ln_final.",
+    "embeddings.token_embedding.weight": "token_embedding.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
-}  # fmt: skip
+}
 
 
 # What transformers have beside the layers whose names `transformer_names` knows, and `diffusers` checks as it reads.
 MMDIT = {
-    "pos_embed.pos_embed": "pos_embed", "pos_embed.proj.": "x_embedder.proj.", "proj_out.": "final_layer.linear.",
-    "time_text_embed.timestep_embedder.linear_1.": "t_embedder.mlp.0.", "norm_out.linear.":
-    "final_layer.adaLN_modulation.1.", "time_text_embed.timestep_embedder.linear_2.": "t_embedder.mlp.2.",
-    "time_text_embed.text_embedder.linear_1.": "y_embedder.mlp.0.", "time_text_embed.text_embedder.linear_2.":
-    "y_embedder.mlp.2.", "transformer_blocks.": "joint_blocks.", ".attn2.norm_": ".x_block.attn2.ln_",
-    ".attn.norm_added_": ".context_block.attn.ln_", ".attn.norm_": ".x_block.attn.ln_",
-}  # fmt: skip
+    "pos_embed.pos_embed": "pos_embed",
+    "pos_embed.proj.": "x_embedder.proj.",
+    "proj_out.": "final_layer.linear.",
+    "time_text_embed.timestep_embedder.linear_1.": "t_embedder.mlp.0.",
+    "norm_out.linear.": "final_layer.adaLN_modulation.1.",
+    "time_text_embed.timestep_embedder.linear_2.": "t_embedder.mlp.2.",
+    "time_text_embed.text_embedder.linear_1.": "y_embedder.mlp.0.",
+    "time_text_embed.text_embedder.linear_2.": "y_embedder.mlp.2.",
+    "transformer_blocks.": "joint_blocks.",
+    ".attn2.norm_": ".x_block.attn2.ln_",
+    ".attn.norm_added_": ".context_block.attn.ln_",
+    ".attn.norm_": ".x_block.attn.ln_",
+}
 FLUX = {
-    "time_text_embed.timestep_embedder.linear_1.": "time_in.in_layer.", "time_text_embed.timestep_embedder.linear_2.":
-    "time_in.out_layer.", "time_text_embed.text_embedder.linear_1.": "vector_in.in_layer.",
+    "time_text_embed.timestep_embedder.linear_1.": "time_in.in_layer.",
+    "time_text_embed.timestep_embedder.linear_2.": "time_in.out_layer.",
+    "time_text_embed.text_embedder.linear_1.": "vector_in.in_layer.",
     "time_text_embed.text_embedder.linear_2.": "vector_in.out_layer.",
     "time_text_embed.guidance_embedder.linear_1.": "guidance_in.in_layer.",
-    "time_text_embed.guidance_embedder.linear_2.": "guidance_in.out_layer.", "proj_out.": "final_layer.linear.",
-    "context_embedder.": "txt_in.", "x_embedder.": "img_in.", "norm_out.linear.": "final_layer.adaLN_modulation.1.",
-    "single_transformer_blocks.": "single_blocks.", "transformer_blocks.": "double_blocks.",
+    "time_text_embed.guidance_embedder.linear_2.": "guidance_in.out_layer.",
+    "proj_out.": "final_layer.linear.",
+    "context_embedder.": "txt_in.",
+    "x_embedder.": "img_in.",
+    "norm_out.linear.": "final_layer.adaLN_modulation.1.",
+    "single_transformer_blocks.": "single_blocks.",
+    "transformer_blocks.": "double_blocks.",
     ".attn.norm_added_q.weight": ".txt_attn.norm.query_norm.scale",
     ".attn.norm_added_k.weight": ".txt_attn.norm.key_norm.scale",
-    ".attn.norm_q.weight": ".img_attn.norm.query_norm.scale", ".attn.norm_k.weight": ".img_attn.norm.key_norm.scale",
-}  # fmt: skip
+    ".attn.norm_q.weight": ".img_attn.norm.query_norm.scale",
+    ".attn.norm_k.weight": ".img_attn.norm.key_norm.scale",
+}
 # Of Wan's VAE, whose blocks are numbered in one sequence.
 WAN = {
-    "post_quant_conv.": "conv2.", "quant_conv.": "conv1.", ".conv_in.": ".conv1.", "mid_block.resnets.0.":
-    "middle.0.", "mid_block.resnets.1.": "middle.2.", "mid_block.attentions.0.": "middle.1.",
-    ".norm_out.": ".head.0.", ".conv_out.": ".head.2.", ".conv_shortcut.": ".shortcut.", ".down_blocks.":
-    ".downsamples.",
-}  # fmt: skip
+    "post_quant_conv.": "conv2.",
+    "quant_conv.": "conv1.",
+    ".conv_in.": ".conv1.",
+    "mid_block.resnets.0.": "middle.0.",
+    "mid_block.resnets.1.": "middle.2.",
+    "mid_block.attentions.0.": "middle.1.",
+    ".norm_out.": ".head.0.",
+    ".conv_out.": ".head.2.",
+    ".conv_shortcut.": ".shortcut.",
+    ".down_blocks.": ".downsamples.",
+}
 RESIDUAL = {"norm1": 0, "conv1": 2, "norm2": 3, "conv2": 6}  # places in Wan's blocks
 Z_IMAGE = {".norm_q.": ".q_norm.", ".norm_k.": ".k_norm."}
 Z_IMAGE |= {"all_x_embedder.2-1.": "x_embedder.", "all_final_layer.2-1.": "final_layer."}

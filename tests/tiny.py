@@ -225,11 +225,20 @@ def make_anima(folder: Path) -> Path:
 
 # Kinds of base models by name; that of a family is its name, before a hyphen where it has several.
 MAKERS: dict[str, Callable[[Path], Path]] = {
-    "sd15": make_sd, "sd21": make_sd21, "sd21-v": partial(make_sd21, objective="v_prediction"), "sdxl": make_sdxl,
-    "sd3": make_sd3, "sd3-5-medium": partial(make_sd3, t5=False, dual=True), "flux": make_flux, "chroma": make_chroma,
-    "z_image": make_z_image, "flux2_klein": make_flux2_klein,
-    "qwen_image": make_qwen_image, "krea2": make_krea2, "anima": make_anima,
-}  # fmt: skip
+    "sd15": make_sd,
+    "sd21": make_sd21,
+    "sd21-v": partial(make_sd21, objective="v_prediction"),
+    "sdxl": make_sdxl,
+    "sd3": make_sd3,
+    "sd3-5-medium": partial(make_sd3, t5=False, dual=True),
+    "flux": make_flux,
+    "chroma": make_chroma,
+    "z_image": make_z_image,
+    "flux2_klein": make_flux2_klein,
+    "qwen_image": make_qwen_image,
+    "krea2": make_krea2,
+    "anima": make_anima,
+}
 
 
 @cache

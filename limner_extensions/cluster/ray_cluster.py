@@ -84,7 +84,7 @@ class _RayNode:
     def __getattr__(self, method: str) -> Callable[..., Any]:
         return partial(self._call, method)
 
-    def _call(self, method: str, *arguments: object, timeout: float | None = None, **named: object) -> Any:  # noqa: ANN401
+    def _call(self, method: str, *arguments: object, timeout: float | None = None, **named: object) -> Any:  # noqa: ANN401 - whatever it answers
         errors = self._ray.exceptions
         try:
             return self._ray.get(getattr(self._actor, method).remote(*arguments, **named), timeout=timeout)

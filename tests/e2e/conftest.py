@@ -34,9 +34,17 @@ EXAMPLES = CHECKOUT / "datasets"
 OWN_HOSTS = {"127.0.0.1", "localhost", "::1", "None"}
 _BROWSER: pytest.StashKey[Any] = pytest.StashKey()
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-default-apps", "--no-pings",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--disable-default-apps",
+    "--no-pings",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

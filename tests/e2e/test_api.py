@@ -44,9 +44,13 @@ def test_the_commands_of_the_documentation_run(tmp_path: Path, password: str) ->
     try:
         server.start(*(["--listen"] if password else []), LIMNER_PASSWORD=password)
         done = subprocess.run(
-            ["bash", "-euc", commands], cwd=tmp_path, capture_output=True, text=True, timeout=HANG,
+            ["bash", "-euc", commands],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=HANG,
             env={**os.environ, "LIMNER_PASSWORD": password},
-        )  # fmt: skip
+        )
     finally:
         server.stop()
     assert done.returncode == 0, done.stderr

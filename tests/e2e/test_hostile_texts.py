@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from safetensors.numpy import save as save_tensors
 
@@ -44,12 +44,13 @@ def fill_project(folder: Path) -> None:
         image.resize((200, 150)).save(folder / "a copy.png")
 
 
-def make_run(home: Path, monkeypatch: Any) -> None:  # noqa: ANN401 - pytest's
+def make_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that failed, with hostile texts wherever a run holds texts."""
     monkeypatch.setenv("LIMNER_HOME", str(home))
     hostile = PAYLOADS["area"] + PAYLOADS["template"]
-    settings = config.build({"name": "odd", "dataset": "odd", "trigger": TRIGGER,
-                             "preview": {"prompts": list(PAYLOADS.values())}})  # fmt: skip
+    settings = config.build(
+        {"name": "odd", "dataset": "odd", "trigger": TRIGGER, "preview": {"prompts": list(PAYLOADS.values())}}
+    )
     for _earlier in range(download.SEARCHED_FROM):
         run = runs.create(settings)
     (run.folder / "previews").mkdir()
@@ -68,11 +69,14 @@ def make_run(home: Path, monkeypatch: Any) -> None:  # noqa: ANN401 - pytest's
 def adapter_file(path: Path) -> Path:
     tensors = {key: np.zeros(tensor.shape, np.float32) for key, tensor in good("sd15", "micro").items()}
     metadata = {
-        "ss_output_name": PAYLOADS["area"], "modelspec.title": PAYLOADS["template"],
-        "modelspec.trigger_phrase": TRIGGER, "ss_base_model_version": PAYLOADS["open"],
+        "ss_output_name": PAYLOADS["area"],
+        "modelspec.title": PAYLOADS["template"],
+        "modelspec.trigger_phrase": TRIGGER,
+        "ss_base_model_version": PAYLOADS["open"],
         "ss_tag_frequency": json.dumps({"a": {PAYLOADS["area"]: 3}}),
-        "modelspec.thumbnail": f"data:image/png;base64,iV'{PAYLOADS['area']}", "ss_network_module": PAYLOADS["quotes"],
-    }  # fmt: skip
+        "modelspec.thumbnail": f"data:image/png;base64,iV'{PAYLOADS['area']}",
+        "ss_network_module": PAYLOADS["quotes"],
+    }
     path.write_bytes(save_tensors(tensors, metadata))
     return path
 
@@ -88,7 +92,7 @@ def unhurt(page: Page) -> None:
     assert page.locator(".error-container").count() == 0
 
 
-def test_texts_stay_texts(server: Server, visit: Visit, tmp_path: Path, monkeypatch: Any) -> None:  # noqa: ANN401
+def test_texts_stay_texts(server: Server, visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = server.home / "datasets" / "odd"
     fill_project(folder)
     make_run(server.home, monkeypatch)

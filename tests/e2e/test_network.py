@@ -143,10 +143,16 @@ SCRIPT = "<html><script>alert(1)</script></html>"
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("x.html", "text/html"), ("x.svg", "image/svg+xml"), ("x.js", "text/javascript"), ("x.xml", "text/xml"),
-        ("x.png", "text/html"), ("../../../evil.html", "text/html"), ("x.pdf", "application/pdf"), ("x", "text/html"),
+        ("x.html", "text/html"),
+        ("x.svg", "image/svg+xml"),
+        ("x.js", "text/javascript"),
+        ("x.xml", "text/xml"),
+        ("x.png", "text/html"),
+        ("../../../evil.html", "text/html"),
+        ("x.pdf", "application/pdf"),
+        ("x", "text/html"),
     ],
-)  # fmt: skip
+)
 def test_what_was_uploaded_is_never_shown_as_a_page(shared: Server, web: httpx.Client, name: str, kind: str) -> None:
     answer = web.post("/gradio_api/upload", files={"files": (name, SCRIPT, kind)})
     assert str(shared.home) not in answer.text
@@ -181,15 +187,22 @@ def test_nonsense_for_any_function_is_answered_in_words(shared: Server, page: Pa
 
 
 CALLS = [
-    ("add_images", ["example-character", ["/etc/passwd"]]), ("add_images", ["../outputs", []]),
-    ("add_images", ["example-character", [{"path": "http://127.0.0.1:1/"}]]), ("list_adapters", [1, 2, 3]),
-    ("remove_image", ["example-character", "../../outputs/.page.lock"]), ("status", [""]),
-    ("start_training", ["example-character", "../../etc/passwd", {}]), ("start_training", ["/etc", "character", {}]),
+    ("add_images", ["example-character", ["/etc/passwd"]]),
+    ("add_images", ["../outputs", []]),
+    ("add_images", ["example-character", [{"path": "http://127.0.0.1:1/"}]]),
+    ("list_adapters", [1, 2, 3]),
+    ("remove_image", ["example-character", "../../outputs/.page.lock"]),
+    ("status", [""]),
+    ("start_training", ["example-character", "../../etc/passwd", {}]),
+    ("start_training", ["/etc", "character", {}]),
     ("start_training", ["example-character", "character", {"training.steps": 1e999, "name": "a"}]),
-    ("start_training", ["example-character", "character", {"name": "../a"}]), ("delete_run", ["../datasets"]),
-    ("rename_run", ["../x", "y"]), ("make_picture", ["x", "kept:../../etc/passwd", 1, {}]),
-    ("make_picture", ["x", "", 1, {"steps": 10**9}]), ("make_picture", ["x", "", "nan", {"size": "9999999 x 9"}]),
-]  # fmt: skip
+    ("start_training", ["example-character", "character", {"name": "../a"}]),
+    ("delete_run", ["../datasets"]),
+    ("rename_run", ["../x", "y"]),
+    ("make_picture", ["x", "kept:../../etc/passwd", 1, {}]),
+    ("make_picture", ["x", "", 1, {"steps": 10**9}]),
+    ("make_picture", ["x", "", "nan", {"size": "9999999 x 9"}]),
+]
 
 
 @pytest.mark.parametrize(("name", "data"), CALLS, ids=lambda item: repr(item)[:40])
@@ -291,10 +304,18 @@ def started(shared: Server) -> Path:
         page = Page(web, web.get("/config").json())
         start = page.called_by("start", "click")
         values = page.values(
-            start, page_project="example-character", name="rin", train_trigger="miraxo", preset="character",
-            form_training_steps=3, form_training_batch_size=1, form_preservation_share=0.0, form_preview_every=3,
-            form_preview_steps=1, form_preview_prompts="miraxo",
-        )  # fmt: skip
+            start,
+            page_project="example-character",
+            name="rin",
+            train_trigger="miraxo",
+            preset="character",
+            form_training_steps=3,
+            form_training_batch_size=1,
+            form_preservation_share=0.0,
+            form_preview_every=3,
+            form_preview_steps=1,
+            form_preview_prompts="miraxo",
+        )
         data = page.without_states(start, values)
         for number in range(3):
             page.call(page.opened(), [{}], f"twice{number}")
@@ -360,16 +381,25 @@ def test_no_route_tells_a_secret_or_where_things_lie(
     (server.home / "datasets" / "example-character" / "link.png").symlink_to("/etc/passwd")
     preview = next((run.folder / "previews").iterdir()).name
     names = {
-        "name": ["example-character"], "image": ["01.png", "01.txt", "link.png", "..%2f..%2foutputs/.env"],
-        "run_id": [run.id], "preview": [preview], "step": ["3"],
+        "name": ["example-character"],
+        "image": ["01.png", "01.txt", "link.png", "..%2f..%2foutputs/.env"],
+        "run_id": [run.id],
+        "preview": [preview],
+        "step": ["3"],
         "file": ["rin.safetensors", "config.toml", "worker.log", "events.jsonl", "..%2f.env"],
         "path_or_url:path": [
-            f"{server.home}/outputs/.env", f"{server.home}/datasets/example-character/link.png",
-            f"{run.folder}/worker.log", "/proc/self/environ", "//etc/passwd", "%2fetc%2fpasswd",
-            "../../../etc/passwd", "file:///etc/passwd", "http://169.254.169.254/latest/meta-data",
+            f"{server.home}/outputs/.env",
+            f"{server.home}/datasets/example-character/link.png",
+            f"{run.folder}/worker.log",
+            "/proc/self/environ",
+            "//etc/passwd",
+            "%2fetc%2fpasswd",
+            "../../../etc/passwd",
+            "file:///etc/passwd",
+            "http://169.254.169.254/latest/meta-data",
         ],
         "path:path": ["../outputs/.env", "%2e%2e/%2e%2e/outputs/.env", "/proc/self/environ"],
-    }  # fmt: skip
+    }
     private = (SECRET, "Traceback", "root:x:", str(server.home), str(CHECKOUT), str(Path.home()) + "/")
     statuses, leaks = [], []
     with httpx.Client(base_url=server.url, timeout=2) as web:

@@ -18,9 +18,13 @@ from ui import launch
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "app.py", *arguments], cwd=CHECKOUT, env={**os.environ, "LIMNER_HOME": str(home)},
-        capture_output=True, text=True, timeout=HANG,
-    )  # fmt: skip
+        [sys.executable, "app.py", *arguments],
+        cwd=CHECKOUT,
+        env={**os.environ, "LIMNER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+    )
 
 
 def printed(pattern: str, text: str) -> str:

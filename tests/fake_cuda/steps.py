@@ -87,7 +87,7 @@ def main(base: str, parts: set[str]) -> list[str]:
     return waits.places
 
 
-def pretended(family: Family, settings: Any, conditioning: Mapping[str, Tensor]) -> Batches:  # noqa: ANN401
+def pretended(family: Family, settings: Any, conditioning: Mapping[str, Tensor]) -> Batches:  # noqa: ANN401 - any settings
     """Return batches of two images without files."""
     channels, height, width = family.latent_shape
     latents, mask = torch.zeros(channels, height, width), torch.ones(1, height, width)

@@ -71,11 +71,15 @@ def zips() -> dict[str, tuple[bytes | Callable[[], bytes], int, str]]:
         "a zip in a zip": (lambda: _zip({"in.zip": _bomb(["a.png"], 5, {})(), "a.png": picture()}), 1, "in.zip"),
         "encrypted": (_changed(_changed(sound, b"PK\1\2", 8, b"\1\0"), b"PK\3\4", 6, b"\1\0"), 0, "encrypted"),
         "a method nobody knows": (
-            _changed(_changed(sound, b"PK\1\2", 10, b"\x63\0"), b"PK\3\4", 8, b"\x63\0"), 0, "damaged in the zip",
+            _changed(_changed(sound, b"PK\1\2", 10, b"\x63\0"), b"PK\3\4", 8, b"\x63\0"),
+            0,
+            "damaged in the zip",
         ),
         "a wrong sum": (_changed(sound, b"PK\1\2", 16, b"\0\0\0\0"), 0, "damaged in the zip"),
         "damaged data": (
-            _changed(_zip({"a.png": b"a" * 999}, zipfile.ZIP_DEFLATED), b"a.png", 6, b"\xff\xff"), 0, "a.png",
+            _changed(_zip({"a.png": b"a" * 999}, zipfile.ZIP_DEFLATED), b"a.png", 6, b"\xff\xff"),
+            0,
+            "a.png",
         ),
         "cut off": (sound[:-30], 0, "not a zip"),
         "a rar": (b"Rar!\x1a\x07\x01\0" + bytes(99), 0, "not a zip"),
@@ -83,17 +87,26 @@ def zips() -> dict[str, tuple[bytes | Callable[[], bytes], int, str]]:
         "a long name": (_zip({"x" * 60000 + ".png": picture()}), 1, ""),
         "a zero in a name": (_changed(_zip({"aZb.png": picture()}), b"aZb.png", 1, b"\0", last=True), 0, ""),
         "foreign caches": (
-            _zip({"a.npz": b"PK", "a.pt": pickled(), "a.safetensors": b"x", "a.png": picture()}), 1, "a.pt",
+            _zip({"a.npz": b"PK", "a.pt": pickled(), "a.safetensors": b"x", "a.png": picture()}),
+            1,
+            "a.pt",
         ),
         "caches as our own": (
-            _zip({
-                ".cache/a.safetensors": pickled(), ".cache/measurements.json": "{", ".cache/thumbnails/a.webp": "x",
-                "a.mask.png": pickled(), "a.png": picture(),
-            }), 1, "a.safetensors",
+            _zip(
+                {
+                    ".cache/a.safetensors": pickled(),
+                    ".cache/measurements.json": "{",
+                    ".cache/thumbnails/a.webp": "x",
+                    "a.mask.png": pickled(),
+                    "a.png": picture(),
+                }
+            ),
+            1,
+            "a.safetensors",
         ),
         "a caption bomb": (_bomb(["a.txt"], 30, {"a.png": picture()}), 1, "a.txt"),
         "bytes before it": (b"#!/bin/sh\n" + sound, 1, ""),
-    }  # fmt: skip
+    }
 
 
 def raw(header: Any, body: bytes = b"") -> bytes:  # noqa: ANN401 - any JSON
@@ -140,13 +153,17 @@ def adapters() -> dict[str, tuple[bytes, str]]:
     """(bytes, words of the refusal) by what is wrong."""
     sound, four = tensors(), bytes(4)
     return {
-        "a pickle": (pickled(), "not a safetensors file"), "nothing": (b"", "too short"),
+        "a pickle": (pickled(), "not a safetensors file"),
+        "nothing": (b"", "too short"),
         "a file of torch": (_zip({"archive/data.pkl": pickled()}), "not a safetensors file"),
-        "eight zeros": (bytes(8), "damaged"), "a picture": (saved(two(), "PNG"), "not a safetensors file"),
+        "eight zeros": (bytes(8), "damaged"),
+        "a picture": (saved(two(), "PNG"), "not a safetensors file"),
         "a header larger than the file": (struct.pack("<Q", 500) + b"{}", "not a safetensors file"),
         "a header of 9 MB": (raw(b"{" + b" " * (9 * 2**20) + b"}"), "header is larger"),
-        "no JSON": (raw(b"{no"), "damaged"), "a list": (raw(b"[]"), "damaged"),
-        "deep JSON": (raw(b"[" * 100_000), "damaged"), "deep objects": (raw(b'{"a":' * 50_000), "damaged"),
+        "no JSON": (raw(b"{no"), "damaged"),
+        "a list": (raw(b"[]"), "damaged"),
+        "deep JSON": (raw(b"[" * 100_000), "damaged"),
+        "deep objects": (raw(b'{"a":' * 50_000), "damaged"),
         "a tensor twice": (raw(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', four), "twice"),
         "an unknown type": (raw({"a": _at(0, 4, dtype="P4")}, four), "of type P4"),
         "a type that is a list": (raw({"a": _at(0, 4, dtype=["F32"])}, four), "damaged"),
@@ -160,16 +177,20 @@ def adapters() -> dict[str, tuple[bytes, str]]:
         "two in one place": (raw({"a": _at(0, 4), "b": _at(0, 4)}, four), "does not fit"),
         "a gap": (raw({"a": _at(0, 4), "b": _at(8, 12)}, bytes(12)), "does not fit"),
         "bytes of nobody": (raw({"a": _at(0, 4)}, bytes(8)), "belong to no tensor"),
-        "cut off": (sound[:-3], "cut off"), "one byte more": (sound + b"x", "belong to no tensor"),
-        "metadata that is no text": (raw({"__metadata__": {"a": 1}}), "damaged"), "no tensor": (raw({}), "empty"),
+        "cut off": (sound[:-3], "cut off"),
+        "one byte more": (sound + b"x", "belong to no tensor"),
+        "metadata that is no text": (raw({"__metadata__": {"a": 1}}), "damaged"),
+        "no tensor": (raw({}), "empty"),
         "values that are no numbers": (tensors(lora_up__weight=np.full((5, 4), np.nan, "<f4")), "not finite"),
         "infinite in half precision": (tensors(lora_down__weight=np.full((4, 6), -np.inf, "<f2")), "not finite"),
         "an alpha that is no number": (tensors(alpha=np.array(np.nan, "<f4")), "not finite"),
         "a negative alpha": (tensors(alpha=np.array(-1, "<f4")), "not positive"),
-        "no alpha": (tensors(alpha=None), "has no alpha"), "no up": (tensors(lora_up__weight=None), "lacks its up"),
+        "no alpha": (tensors(alpha=None), "has no alpha"),
+        "no up": (tensors(lora_up__weight=None), "lacks its up"),
         "ranks that differ": (tensors(lora_up__weight=np.ones((5, 3), "<f4")), "do not fit together"),
         "rank 0": (
-            tensors(lora_down__weight=np.ones((0, 6), "<f4"), lora_up__weight=np.ones((5, 0), "<f4")), "do not fit",
+            tensors(lora_down__weight=np.ones((0, 6), "<f4"), lora_up__weight=np.ones((5, 0), "<f4")),
+            "do not fit",
         ),
         "OFT of rank 0": (_layer(oft_blocks=np.ones((1, 0, 0), "<f4")), "do not fit together"),
         "BOFT of an odd number of blocks": (_layer(oft_blocks=np.ones((4, 3, 2, 2), "<f4")), "do not fit together"),
@@ -188,7 +209,7 @@ def adapters() -> dict[str, tuple[bytes, str]]:
         "OFTv2 of rank 0": (_rotations(np.ones((1, 0), "<f4")), "do not fit together"),
         "OFTv2 of a billion terms": (_rotations(np.ones((2, 3), "<f4"), 1e9), "oft_R.terms is damaged"),
         "OFTv2 of half a term": (_rotations(np.ones((2, 3), "<f4"), 0.5), "oft_R.terms is damaged"),
-    }  # fmt: skip
+    }
 
 
 def offer(home: Path, *files: tuple[str, bytes]) -> list[tuple[str, Path]]:

@@ -159,11 +159,16 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
     }
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\nshowpage\n"
     other_formats = {
-        "eps": eps, "eps with a binary head": b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, len(eps)) + bytes(20) + eps,
-        "pdf": b"%PDF-1.7\n1 0 obj\n", "psd, renamed": b"8BPS\0\1" + bytes(80), "tiff, renamed": saved(two(), "TIFF"),
-        "gif, renamed": saved(two(), "GIF"), "ico": saved(two(size=(16, 16)), "ICO"),
-        "ppm": saved(two(), "PPM"), "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(80),
-    }  # fmt: skip
+        "eps": eps,
+        "eps with a binary head": b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, len(eps)) + bytes(20) + eps,
+        "pdf": b"%PDF-1.7\n1 0 obj\n",
+        "psd, renamed": b"8BPS\0\1" + bytes(80),
+        "tiff, renamed": saved(two(), "TIFF"),
+        "gif, renamed": saved(two(), "GIF"),
+        "ico": saved(two(size=(16, 16)), "ICO"),
+        "ppm": saved(two(), "PPM"),
+        "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(80),
+    }
     no_pictures = {
         "nothing": b"",
         "html": b"<html><script>alert(1)</script>",
@@ -172,11 +177,15 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         "a zip": b"PK\3\4" + bytes(80),
     }
     broken = {
-        "png, its name alone": whole[:8], "png with a wrong byte in its data": flipped(noisy, 9000),
-        "png without end": noisy[:-5000], "png 0 wide": png(0, 9, 8, 2, b""),
+        "png, its name alone": whole[:8],
+        "png with a wrong byte in its data": flipped(noisy, 9000),
+        "png without end": noisy[:-5000],
+        "png 0 wide": png(0, 9, 8, 2, b""),
         "png of an impossible depth": png(9, 9, 13, 2, bytes(300)),
-        "png with too little": png(80, 60, 8, 2, b"\0" * 90), "jpeg, half": jpg[: len(jpg) // 2],
-        "webp, half": webp[: len(webp) // 2], "bmp, half": bmp[: len(bmp) // 2],
+        "png with too little": png(80, 60, 8, 2, b"\0" * 90),
+        "jpeg, half": jpg[: len(jpg) // 2],
+        "webp, half": webp[: len(webp) // 2],
+        "bmp, half": bmp[: len(bmp) // 2],
         "bmp of no bits": bmp[:28] + b"\0\0" + bmp[30:],
         "jpeg that tells 7900 x 7900": with_jpeg_size(jpg, 7900, 7900),
         "heic, half": heic[: len(heic) // 2],
@@ -184,8 +193,9 @@ def bad() -> dict[str, tuple[str, bytes, Refused]]:
         "heic that tells 12000 x 12000": with_box_size(heic, 12000, 12000),
         "png with a profile of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"iCCP", b"a\0\0" + zeros)),
         "png with a text of 60 MB": png(80, 60, 8, 2, b"\0" * 60, chunk(b"zTXt", b"a\0\0" + zeros)),
-        "avif, its head alone": avif[:40], "avif of zeros": avif[: avif.index(b"mdat") + 4] + bytes(len(avif)),
-    }  # fmt: skip
+        "avif, its head alone": avif[:40],
+        "avif of zeros": avif[: avif.index(b"mdat") + 4] + bytes(len(avif)),
+    }
     bombs = {
         "png that tells 40000 x 40000": png(40000, 40000, 8, 2, b""),
         "png of 13000 x 13000 in one bit": png(13000, 13000, 1, 0, bytes(13000 * 1626)),

@@ -92,7 +92,7 @@ class Machine:
 
     def start(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run start.sh as a user of this machine, with a pip that has no settings but the address of PyPI."""
-        self.index.asked.clear()
+        self.index.requests.clear()
         own = {"PATH": str(self.programs), "HOME": str(self.folder), "CDPATH": "/", "PYTHONDONTWRITEBYTECODE": "1"}
         pip = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": f"{self.index.url}/simple", "PIP_RETRIES": "0"}
         command, env = [self.limner / "start.sh", *arguments], {**own, **pip, **variables}
@@ -100,7 +100,7 @@ class Machine:
         return subprocess.run(command, env=env, cwd="/", **out)
 
     def downloads(self) -> list[str]:
-        return [unquote(path).rpartition("/")[2] for path in self.index.asked if path.startswith("/files/")]
+        return [unquote(path).rpartition("/")[2] for path in self.index.requests if path.startswith("/files/")]
 
 
 def offer_torch(index: Index, folder: str, version: str, cuda: str | None) -> None:
@@ -128,7 +128,7 @@ def test_starts_say_why_not_then_install_and_notice_an_update(machine: Machine) 
     first = machine.start("--port", "8000")
     assert (first.returncode, last(first)) == (0, f"page --port 8000 {TORCH}+cpu"), first.stdout
     second = machine.start()
-    assert (second.stdout, machine.index.asked) == (f"page {TORCH}+cpu\n", [])
+    assert (second.stdout, machine.index.requests) == (f"page {TORCH}+cpu\n", [])
     command = machine.start("train", "mira.toml", "--run", "a b")
     assert command.stdout == "command train mira.toml --run a b /\n", "from the folder where the user is"
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.conftest import CHECKOUT
-from trainer.adapter_files.programs import METADATA, SUPPORT
+from trainer.adapter_files.family_rules import METADATA, SUPPORT
 from trainer.base_models import registry
 
 PROGRAM = [CHECKOUT / "app.py"]
@@ -40,7 +40,7 @@ def test_a_family_is_named_in_its_files_and_the_registry() -> None:
         for package in ("base_models/specs", "families")
         for name in registry.FAMILIES
     }
-    own |= {CHECKOUT / "trainer/adapter_files/programs.py", CHECKOUT / "limner_extensions/recipes/families.py"}
+    own |= {CHECKOUT / "trainer/adapter_files/family_rules.py", CHECKOUT / "limner_extensions/recipes/families.py"}
     naming = {path for path in PROGRAM if names.search(path.read_text(encoding="utf-8"))}
     assert naming - own == {CHECKOUT / "trainer" / "base_models" / "registry.py"}
     for name, spec in registry.FAMILIES.items():

@@ -24,16 +24,24 @@ GTX_1080 = Card("NVIDIA GeForce GTX 1080", "560.94", (6, 1))
         (RTX_3060, (12, 8), ""),
         (RTX_3060, (13, 0), "its driver 576.80 is too old for CUDA 13.0, which needs at least 580"),
         (Card("Tesla T4", "470.57.02", (7, 5)), (12, 8), "driver 470.57.02 is too old for CUDA 12.8"),
-        (RTX_3060, None, f'for CPUs only. Install the one for NVIDIA cards: "{sys.executable}" -m pip install '
-                         "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"),
-        (GTX_1080, (12, 8), f'has no code for it. Install the one that has: "{sys.executable}" -m pip install '
-                            "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"),
+        (
+            RTX_3060,
+            None,
+            f'for CPUs only. Install the one for NVIDIA cards: "{sys.executable}" -m pip install '
+            "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
+        ),
+        (
+            GTX_1080,
+            (12, 8),
+            f'has no code for it. Install the one that has: "{sys.executable}" -m pip install '
+            "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
+        ),
         (GTX_1080, (12, 6), ""),
         (Card("RTX 4090", "580.65.06", (8, 9)), None, "whl/cu130"),
         (Card("Tesla V100", "580.65", (7, 0)), None, "whl/cu126"),
         (RTX_5090, (12, 6), "whl/cu130"),
     ],
-)  # fmt: skip
+)
 def test_a_card_that_is_not_used_is_explained(card: Card, cuda: tuple[int, int] | None, words: str) -> None:
     sentence = nvidia.explain(card, cuda)
     assert words in sentence

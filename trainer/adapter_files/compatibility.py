@@ -13,8 +13,9 @@ from typing import Literal
 from trainer import foreign_text
 from trainer.adapter_files import peft_settings, safetensors_reader, summary
 from trainer.adapter_files.facts import Facts
+from trainer.adapter_files.family_rules import SUPPORT, Support
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
-from trainer.adapter_files.programs import PROGRAMS, SUPPORT, Program, Reading, Support
+from trainer.adapter_files.programs import PROGRAMS, Program, Reading
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes

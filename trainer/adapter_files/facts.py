@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from trainer.adapter_files import summary
+from trainer.adapter_files.family_rules import METADATA
 from trainer.adapter_files.peft_settings import OWN_PREFIX, PeftSettings
-from trainer.adapter_files.programs import METADATA, Beside, LayerNaming, TextName, UnetName
+from trainer.adapter_files.programs import Beside, LayerNaming, TextName, UnetName
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
 from trainer.adapter_files.summary import Layer
 from trainer.base_models import layer_names, layer_shapes

@@ -350,7 +350,7 @@ def readable_by_diffusers(file: AdapterFile) -> bool:
     """Return True if diffusers applies the file as intended when it is in kohya's format.
 
     It recognizes the layers of a text encoder by an `out_proj` among them, and stops with an error if there is none.
-    False of transformers, of which it depends on the family (`programs.SUPPORT`).
+    False of transformers, of which it depends on the family (`family_rules.SUPPORT`).
     """
     encoders = {name.partition("_text_model_")[0] for name in file.modules if not name.startswith("lora_unet_")}
     known = {name.partition("_text_model_")[0] for name in file.modules if name.endswith("_self_attn_out_proj")}

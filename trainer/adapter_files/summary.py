@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trainer import foreign_text
-from trainer.adapter_files.programs import METADATA
+from trainer.adapter_files.family_rules import METADATA
 from trainer.adapter_files.safetensors_reader import TYPES, SafetensorsFile
 from trainer.base_models import layer_names, layer_shapes, transformer_names
 from trainer.base_models.layer_names import Module

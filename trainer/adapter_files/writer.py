@@ -20,9 +20,9 @@ from torch import Tensor
 
 from trainer import __version__
 from trainer.adapter_files import joined, low_rank, safetensors_reader
+from trainer.adapter_files.family_rules import METADATA
 from trainer.adapter_files.modules import Lora, Module, bias_change, by_input, kind, size
 from trainer.adapter_files.peft_settings import METADATA as PEFT_METADATA
-from trainer.adapter_files.programs import METADATA
 from trainer.adapter_files.reader import AdapterFile, tensors_of
 from trainer.base_models import layer_names, layer_shapes
 from trainer.base_models.layer_names import Place

@@ -205,7 +205,7 @@ def storable(data: bytes) -> bytes:
         upright(data)
         return data
     # Only the upload sandbox gets here: the page never loads libheif.
-    import pillow_heif  # noqa: PLC0415
+    import pillow_heif  # noqa: PLC0415 - for HEIC and AVIF only
 
     pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
     image = upright(data, formats=("HEIF", "AVIF"))

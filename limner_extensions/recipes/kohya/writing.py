@@ -16,7 +16,7 @@ from limner_extensions.recipes.families import NAMES, FlowScript, ScriptedFlow, 
 from limner_extensions.recipes.flow import MORE_LAYERS
 from limner_extensions.recipes.kohya import dataset_config, flow_scripts
 from limner_extensions.recipes.values import flat, pairs, words
-from trainer.adapter_files.programs import METADATA
+from trainer.adapter_files.family_rules import METADATA
 from trainer.base_models import MICRO, detect
 from trainer.base_models.registry import DEFAULT, FAMILIES, FamilyName
 from trainer.config import TrainConfig

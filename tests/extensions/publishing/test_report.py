@@ -52,9 +52,23 @@ def test_a_report_asks_nobody_runs_nothing_and_tells_no_path(run: Run) -> None:
     ]
     assert all(str(image["src"]).startswith("data:image/webp;base64,") for image in images)
     assert len(page.all("polyline")) == 2
-    for words in ("rin", "miraxo", "fox.safetensors (Stable Diffusion XL)", "NVIDIA RTX 4090", "2 min", "14 images",
-                  "14 with a caption", "refuses <it>", "Exact to 0.01 %.", "ab" * 32, "Batch size", "512 x 512 (14)",
-                  "batch_size = 3", "orange", "Preset: Character"):  # fmt: skip
+    for words in (
+        "rin",
+        "miraxo",
+        "fox.safetensors (Stable Diffusion XL)",
+        "NVIDIA RTX 4090",
+        "2 min",
+        "14 images",
+        "14 with a caption",
+        "refuses <it>",
+        "Exact to 0.01 %.",
+        "ab" * 32,
+        "Batch size",
+        "512 x 512 (14)",
+        "batch_size = 3",
+        "orange",
+        "Preset: Character",
+    ):
         assert words in page.text, words
     assert {"script", "link", "iframe", "object", "form"}.isdisjoint(tag for tag, _ in page.tags)
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]

@@ -72,26 +72,38 @@ KOHYA: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
     ("flux", {"resolution": "512,512"}, [shifted(sigmoid(z), math.exp(0.63)) for z in NORMAL]),
     ("flux", {"timestep_sampling": "sigmoid", "sigmoid_scale": 1.5}, [sigmoid(1.5 * z) for z in NORMAL]),
     ("flux", {"timestep_sampling": "shift", "discrete_flow_shift": 1.5}, [shifted(sigmoid(z), 1.5) for z in NORMAL]),
-    ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "logit_normal", "logit_mean": 0.5,
-              "discrete_flow_shift": 2}, [shifted(1 - sigmoid(0.5 + z), 2) for z in NORMAL]),
-    ("flux", {"timestep_sampling": "sigma", "weighting_scheme": "mode", "mode_scale": 0.8,
-              "discrete_flow_shift": 3.158}, [shifted(1 - mode(u, 0.8), 3.158) for u in SHARES]),
+    (
+        "flux",
+        {"timestep_sampling": "sigma", "weighting_scheme": "logit_normal", "logit_mean": 0.5, "discrete_flow_shift": 2},
+        [shifted(1 - sigmoid(0.5 + z), 2) for z in NORMAL],
+    ),
+    (
+        "flux",
+        {"timestep_sampling": "sigma", "weighting_scheme": "mode", "mode_scale": 0.8, "discrete_flow_shift": 3.158},
+        [shifted(1 - mode(u, 0.8), 3.158) for u in SHARES],
+    ),
     ("sd3", {"training_shift": 1.0, "logit_mean": 0.5, "logit_std": 0.7}, [sigmoid(0.5 + 0.7 * z) for z in NORMAL]),
     ("sd3", {"weighting_scheme": "sigma_sqrt"}, [shifted(u, 3.0) for u in SHARES]),
     ("anima", {}, [sigmoid(z) for z in NORMAL]),
     ("anima", {"timestep_sampling": "shift", "discrete_flow_shift": 3.0}, [shifted(sigmoid(z), 3) for z in NORMAL]),
     ("anima", {"timestep_sampling": "flux_shift"}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
     ("anima", {"timestep_sampling": "sigma", "discrete_flow_shift": 3.0}, [shifted(u, 3) for u in SHARES]),
-]  # fmt: skip
+]
 ONE_TRAINER: list[tuple[FamilyName, dict[str, Any], list[float]]] = [
     ("flux", {}, [shifted(sigmoid(z), FLUX_1024) for z in NORMAL]),
-    ("flux", {"dynamic_timestep_shifting": False, "timestep_shift": 2.0, "noising_bias": 0.4, "noising_weight": 0.2},
-     [shifted(sigmoid(0.4 + 1.2 * z), 2) for z in NORMAL]),
+    (
+        "flux",
+        {"dynamic_timestep_shifting": False, "timestep_shift": 2.0, "noising_bias": 0.4, "noising_weight": 0.2},
+        [shifted(sigmoid(0.4 + 1.2 * z), 2) for z in NORMAL],
+    ),
     ("flux", {"timestep_distribution": "UNIFORM"}, [shifted(u, FLUX_1024) for u in SHARES]),
-    ("sd3", {"timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.0, "min_noising_strength": 0.0},
-     [shifted(sigmoid(z), 3) for z in NORMAL]),  # which has no dynamic shift there
+    (
+        "sd3",
+        {"timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.0, "min_noising_strength": 0.0},
+        [shifted(sigmoid(z), 3) for z in NORMAL],
+    ),  # which has no dynamic shift there
     ("sd3", {}, [shifted(0.1 + 0.9 * mode(u, 0.8), 3) for u in SHARES]),
-]  # fmt: skip
+]
 KLEIN = {"base_model_name": "black-forest-labs/FLUX.2-klein-base-9B", "model_type": "FLUX_2", "lora_rank": 32}
 QWEN = {"base_model_name": "Qwen/Qwen-Image-2512", "model_type": "QWEN"}
 KREA = {"base_model_name": "krea/Krea-2-Raw", "model_type": "KREA_2"}

@@ -214,10 +214,15 @@ def test_a_job_of_ai_toolkit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("theirs", "ours", "note"),
-    [("512,768", (768, 512), ""), ("1024", (1024,), ""), ("512, 1000,512", (1024, 512), "1024, 512 pixels"),
-     ("512,x", (512,), "no counterpart for: resolution"), (",".join(map(str, range(64, 1024, 64))), (960,), "most 7"),
-     ("", (512,), "")],
-)  # fmt: skip
+    [
+        ("512,768", (768, 512), ""),
+        ("1024", (1024,), ""),
+        ("512, 1000,512", (1024, 512), "1024, 512 pixels"),
+        ("512,x", (512,), "no counterpart for: resolution"),
+        (",".join(map(str, range(64, 1024, 64))), (960,), "most 7"),
+        ("", (512,), ""),
+    ],
+)
 def test_onetrainers_batches_alternate_between_resolutions(
     tmp_path: Path, theirs: str, ours: tuple[int, ...], note: str
 ) -> None:
@@ -260,35 +265,72 @@ def test_paths_that_are_not_on_this_machine_are_left_out(tmp_path: Path) -> None
     ("metadata", "source", "expected"),
     [
         (
-            {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_network_alpha": "4",
-             "ss_unet_lr": "0.0002", "ss_learning_rate": "0.0001", "ss_text_encoder_lr": "None",
-             "ss_max_train_steps": "700", "ss_steps": "700",
-             "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1,betas=(0.9, 0.95))",
-             "ss_resolution": "(512, 512)", "ss_batch_size_per_device": "3", "ss_shuffle_caption": "True",
-             "ss_lr_scheduler": "cosine", "ss_lr_warmup_steps": "70", "ss_tag_frequency": '{"10_x": {"a": 1}}',
-             "ss_network_args": '{"conv_dim": "8", "conv_alpha": "4"}', "ss_min_snr_gamma": "None"},
+            {
+                "ss_network_module": "networks.lora",
+                "ss_network_dim": "8",
+                "ss_network_alpha": "4",
+                "ss_unet_lr": "0.0002",
+                "ss_learning_rate": "0.0001",
+                "ss_text_encoder_lr": "None",
+                "ss_max_train_steps": "700",
+                "ss_steps": "700",
+                "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1,betas=(0.9, 0.95))",
+                "ss_resolution": "(512, 512)",
+                "ss_batch_size_per_device": "3",
+                "ss_shuffle_caption": "True",
+                "ss_lr_scheduler": "cosine",
+                "ss_lr_warmup_steps": "70",
+                "ss_tag_frequency": '{"10_x": {"a": 1}}',
+                "ss_network_args": '{"conv_dim": "8", "conv_alpha": "4"}',
+                "ss_min_snr_gamma": "None",
+            },
             "sd-scripts",
-            {"optimizer.beta2": 0.95, "training.batch_size": 3, "schedule.warmup": 0.1, "adapter.targets": "conv",
-             "captions.shuffle": True},
+            {
+                "optimizer.beta2": 0.95,
+                "training.batch_size": 3,
+                "schedule.warmup": 0.1,
+                "adapter.targets": "conv",
+                "captions.shuffle": True,
+            },
         ),
         (
-            {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_datasets": json.dumps([
-                {"batch_size_per_device": 5, "resolution": [n, n], "subsets": [{"image_dir": "x", "keep_tokens": 2}]}
-                for n in (512, 768)])},
+            {
+                "ss_network_module": "networks.lora",
+                "ss_network_dim": "8",
+                "ss_datasets": json.dumps(
+                    [
+                        {
+                            "batch_size_per_device": 5,
+                            "resolution": [n, n],
+                            "subsets": [{"image_dir": "x", "keep_tokens": 2}],
+                        }
+                        for n in (512, 768)
+                    ]
+                ),
+            },
             "sd-scripts",
-            {"training.batch_size": 5, "training.resolution": 768, "training.further_resolutions": [512],
-             "captions.keep_tokens": 2},
+            {
+                "training.batch_size": 5,
+                "training.resolution": 768,
+                "training.further_resolutions": [512],
+                "captions.keep_tokens": 2,
+            },
         ),
         (
-            {"ss_network_module": "networks.lora_flux", "ss_network_dim": "8", "ss_base_model_version": "flux1",
-             "ss_timestep_sampling": "sigmoid", "ss_resolution": "(1024, 1024)"},
+            {
+                "ss_network_module": "networks.lora_flux",
+                "ss_network_dim": "8",
+                "ss_base_model_version": "flux1",
+                "ss_timestep_sampling": "sigmoid",
+                "ss_resolution": "(1024, 1024)",
+            },
             "sd-scripts",
             {"objective.timestep_sampling": "logit-normal", "training.resolution": 1024},
         ),
         ({"limner.config": RECIPES["limner.toml"]}, "Limner", {"adapter.rank": 4}),
         ({"ot_config": json.dumps(ONE_TRAINER)}, "OneTrainer", {"adapter.rank": 16}),
     ],
-)  # fmt: skip
+)
 def test_train_as_an_adapter_was(
     tmp_path: Path, metadata: dict[str, str], source: str, expected: dict[str, Any]
 ) -> None:
@@ -340,15 +382,30 @@ def test_hostile_and_other_files_are_refused_in_words(tmp_path: Path, text: str,
 @pytest.mark.parametrize(
     "changes",
     [
-        {"network_dim": 10**30}, {"network_dim": "NaN"}, {"network_dim": [1]}, {"network_dim": True},
-        {"network_dim": [[[1]]]}, {"learning_rate": 1e999}, {"learning_rate": "9" * 5000}, {"unet_lr": -1},
-        {"text_encoder_lr": []}, {"text_encoder_lr": 0.5, "unet_lr": 1e-9}, {"resolution": "0,0"}, {"resolution": 4},
-        {"optimizer_args": "betas=((((" * 300}, {"network_args": 5}, {"network_args": ["=" * 50, "x"]},
-        {"seed": -5}, {"lr_warmup_steps": -3}, {"train_batch_size": 10**9},
-        {"max_train_steps": 1e18}, {"sample_prompts": "--w 5 --q x\n" * 500}, {"lr_scheduler": ["x"]},
+        {"network_dim": 10**30},
+        {"network_dim": "NaN"},
+        {"network_dim": [1]},
+        {"network_dim": True},
+        {"network_dim": [[[1]]]},
+        {"learning_rate": 1e999},
+        {"learning_rate": "9" * 5000},
+        {"unet_lr": -1},
+        {"text_encoder_lr": []},
+        {"text_encoder_lr": 0.5, "unet_lr": 1e-9},
+        {"resolution": "0,0"},
+        {"resolution": 4},
+        {"optimizer_args": "betas=((((" * 300},
+        {"network_args": 5},
+        {"network_args": ["=" * 50, "x"]},
+        {"seed": -5},
+        {"lr_warmup_steps": -3},
+        {"train_batch_size": 10**9},
+        {"max_train_steps": 1e18},
+        {"sample_prompts": "--w 5 --q x\n" * 500},
+        {"lr_scheduler": ["x"]},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_odd_values_are_named_and_the_rest_is_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     recipe = read(tmp_path, json.dumps(SCRIPT | changes), images=10)
     built(recipe)

@@ -100,7 +100,7 @@ def test_a_server_may_fail_midway_and_add_to_other_captions(half: Path, monkeypa
         server.status = 200
         work(made)
         assert runs.look(made).status == "finished"
-        assert len(server.asked) == 13, "what was written is not asked for again"
+        assert len(server.requests) == 13, "what was written is not asked for again"
         written = captions(half)
         assert all(written)
         settings = CaptionConfig(dataset="rin", model="some-vlm", server=server.url, existing="add")

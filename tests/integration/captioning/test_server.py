@@ -33,7 +33,7 @@ def load(address: str, **settings: object) -> server.Server:
 def test_a_server_is_asked_with_prompt_and_image(fake: FakeCaptionServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # of no concern to this machine
     assert load(fake.url, prompt="What is it?", tokens=70)(IMAGE) == "caption\n1"
-    ((path, headers, request),) = fake.asked
+    ((path, headers, request),) = fake.requests
     assert path == "/v1/chat/completions"
     assert "Authorization" not in headers
     assert (request["model"], request["max_tokens"]) == ("some-vlm", 70)
@@ -47,18 +47,18 @@ def test_a_server_is_asked_with_prompt_and_image(fake: FakeCaptionServer, monkey
     assert IMAGE.size == (3000, 1500)
     for ending in ("/v1", "/v1/", "/v1/chat/completions"):
         assert load(fake.url + ending)(IMAGE)
-        assert fake.asked[-1][0] == "/v1/chat/completions"
+        assert fake.requests[-1][0] == "/v1/chat/completions"
 
 
 def test_a_key_is_sent_to_its_own_server_alone(fake: FakeCaptionServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     load(fake.url)(IMAGE)
-    assert "Authorization" not in fake.asked[-1][1]
+    assert "Authorization" not in fake.requests[-1][1]
     assert load("https://api.openai.com/v1").client.headers["Authorization"] == "Bearer sk-openai"
     assert "Authorization" not in load("http://api.openai.com/v1").client.headers, "a key is not sent in the clear"
     monkeypatch.setenv("LIMNER_CAPTION_KEY", "own")
     load(fake.url)(IMAGE)
-    assert fake.asked[-1][1]["Authorization"] == "Bearer own"
+    assert fake.requests[-1][1]["Authorization"] == "Bearer own"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_redirect_is_not_followed_and_an_answer_that_trickles_in_given_up(fake
     fake.status, fake.location = 307, f"{fake.url}/elsewhere"
     with pytest.raises(UserError, match=r"refused \(307\)"):
         load(fake.url)(IMAGE)
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
     fake.status, fake.seconds_per_byte = 200, 0.05
     with pytest.raises(UserError, match="did not answer in time"):
         replace(load(fake.url), seconds=0.2)(IMAGE)
@@ -104,4 +104,4 @@ def test_users_of_a_shared_page_reach_nothing_through_it(
     monkeypatch.setenv("LIMNER_SHARED", "/somewhere")
     with pytest.raises(UserError, match="several users share"):
         load(fake.url)
-    assert json.dumps(fake.asked) == "[]"
+    assert json.dumps(fake.requests) == "[]"

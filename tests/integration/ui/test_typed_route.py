@@ -67,11 +67,17 @@ NOT_TYPED: list[object] = [
     *(
         {"project": "rin", "name": name, "value": value}
         for name, value in (
-            ("settings", "{}"), ("form-gone", "1"), ("preset", "odd"), ("name", ["x"]), ("base", "x" * 20_001),
-            ("name", "../../x"), ("form-training-steps", "nan"), ("form-optimizer-kind", {}),
+            ("settings", "{}"),
+            ("form-gone", "1"),
+            ("preset", "odd"),
+            ("name", ["x"]),
+            ("base", "x" * 20_001),
+            ("name", "../../x"),
+            ("form-training-steps", "nan"),
+            ("form-optimizer-kind", {}),
         )
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("field", NOT_TYPED)

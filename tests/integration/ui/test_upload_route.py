@@ -59,7 +59,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - of the work
         return other_thread.submit(lambda: asyncio.run(work)).result()
 
 
-async def ask(asgi: SecurityMiddleware, path: str = "/gradio_api/upload", **request: Any) -> httpx.Response:  # noqa: ANN401
+async def ask(asgi: SecurityMiddleware, path: str = "/gradio_api/upload", **request: Any) -> httpx.Response:  # noqa: ANN401 - as of httpx
     async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://127.0.0.1") as client:
         return await client.post(path, **request)
 

@@ -179,42 +179,112 @@ ALL = PROGRAMS
 Case = tuple[FamilyName, Callable[[Tensors], Tensors], str, str, str]
 # Family, what is done to a good file, the programs that fail, and what one of them says.
 BROKEN: dict[str, Case] = {
-    "no alpha in one layer": ("sd15", lambda t: without(t, "alpha"), ALL.replace("diffusers ", ""), "ComfyUI",
-                              "has no alpha"),
-    "no alpha at all": ("sd15", lambda t: {k: v for k, v in t.items() if not k.endswith("alpha")}, ALL, "diffusers",
-                        "no layer has an alpha"),
-    "lora_te1_ on SD 1.5": ("sd15", lambda t: renamed(t, "lora_te_", "lora_te1_"), "InvokeAI sd-scripts SD.Next",
-                            "sd-scripts", "silently left out"),
-    "lora_te_ on XL": ("sdxl", lambda t: renamed(t, "lora_te1_", "lora_te_"), "A1111 InvokeAI sd-scripts SD.Next",
-                       "A1111", "match nothing (lora_te_text_model"),
+    "no alpha in one layer": (
+        "sd15",
+        lambda t: without(t, "alpha"),
+        ALL.replace("diffusers ", ""),
+        "ComfyUI",
+        "has no alpha",
+    ),
+    "no alpha at all": (
+        "sd15",
+        lambda t: {k: v for k, v in t.items() if not k.endswith("alpha")},
+        ALL,
+        "diffusers",
+        "no layer has an alpha",
+    ),
+    "lora_te1_ on SD 1.5": (
+        "sd15",
+        lambda t: renamed(t, "lora_te_", "lora_te1_"),
+        "InvokeAI sd-scripts SD.Next",
+        "sd-scripts",
+        "silently left out",
+    ),
+    "lora_te_ on XL": (
+        "sdxl",
+        lambda t: renamed(t, "lora_te1_", "lora_te_"),
+        "A1111 InvokeAI sd-scripts SD.Next",
+        "A1111",
+        "match nothing (lora_te_text_model",
+    ),
     "no text_model": ("sd15", lambda t: renamed(t, "text_model_", ""), ALL, "ComfyUI", "match nothing"),
     "names of both kinds": ("sdxl", mixed, "InvokeAI sd-scripts", "InvokeAI", "both kinds of names"),
-    "each layer under both names": ("sdxl", lambda t: t | mixed(t), "InvokeAI sd-scripts diffusers", "diffusers",
-                                    "is there twice"),
-    "SD 1.5 under original names": ("sd15", original, "InvokeAI sd-scripts diffusers SD.Next", "sd-scripts",
-                                    "match nothing"),
+    "each layer under both names": (
+        "sdxl",
+        lambda t: t | mixed(t),
+        "InvokeAI sd-scripts diffusers",
+        "diffusers",
+        "is there twice",
+    ),
+    "SD 1.5 under original names": (
+        "sd15",
+        original,
+        "InvokeAI sd-scripts diffusers SD.Next",
+        "sd-scripts",
+        "match nothing",
+    ),
     "not a number": ("sd15", with_nan, ALL, "diffusers", "not finite"),
     "half a layer": ("sd15", lambda t: without(t, "lora_up.weight"), ALL, "sd-scripts", "lacks a tensor"),
-    "wrong size": ("sd15", lambda t: t | {f"{one_layer(t, 'ff_net_0_proj')}.lora_up.weight": torch.ones(100, 2)}, ALL,
-                   "ComfyUI", "has a wrong size: it reshapes what does not fit"),
-    "one more key": ("sd15", lambda t: {**t, "bundle_emb.x.string_to_param.*": torch.ones(1)}, "diffusers", "diffusers",
-                     "only if all keys have its prefixes"),
-    "a text encoder without out_proj": ("sd15", lambda t: {k: v for k, v in t.items() if "out_proj" not in k},
-                                        "diffusers", "diffusers", "without an out_proj among them"),
-    "a layer that XL lacks": ("sdxl", lambda t: renamed(t, "input_blocks_4_1", "input_blocks_1_1"), ALL, "sd-scripts",
-                              "match nothing (lora_unet_input_blocks_1_1"),
-    "OpenCLIP's attention in part": ("sd21", lambda t: {k: v for k, v in t.items() if "v_proj" not in k}, "A1111",
-                                     "A1111", "layers are without effect"),
-    "OneTrainer's text projection": ("sdxl", lambda t: t | pair("lora_te2_text_projection", 1280, 1280, alpha=2.0),
-                                     "A1111 sd-scripts", "A1111", ""),
+    "wrong size": (
+        "sd15",
+        lambda t: t | {f"{one_layer(t, 'ff_net_0_proj')}.lora_up.weight": torch.ones(100, 2)},
+        ALL,
+        "ComfyUI",
+        "has a wrong size: it reshapes what does not fit",
+    ),
+    "one more key": (
+        "sd15",
+        lambda t: {**t, "bundle_emb.x.string_to_param.*": torch.ones(1)},
+        "diffusers",
+        "diffusers",
+        "only if all keys have its prefixes",
+    ),
+    "a text encoder without out_proj": (
+        "sd15",
+        lambda t: {k: v for k, v in t.items() if "out_proj" not in k},
+        "diffusers",
+        "diffusers",
+        "without an out_proj among them",
+    ),
+    "a layer that XL lacks": (
+        "sdxl",
+        lambda t: renamed(t, "input_blocks_4_1", "input_blocks_1_1"),
+        ALL,
+        "sd-scripts",
+        "match nothing (lora_unet_input_blocks_1_1",
+    ),
+    "OpenCLIP's attention in part": (
+        "sd21",
+        lambda t: {k: v for k, v in t.items() if "v_proj" not in k},
+        "A1111",
+        "A1111",
+        "layers are without effect",
+    ),
+    "OneTrainer's text projection": (
+        "sdxl",
+        lambda t: t | pair("lora_te2_text_projection", 1280, 1280, alpha=2.0),
+        "A1111 sd-scripts",
+        "A1111",
+        "",
+    ),
     "LoHa": ("sd15", made("LoHa"), "diffusers", "diffusers", ""),
-    "LoHa whose alpha is not its rank": ("sd15", made("LoHa whose alpha is not its rank"), "sd-scripts diffusers",
-                                         "sd-scripts", "alpha / rank twice"),
+    "LoHa whose alpha is not its rank": (
+        "sd15",
+        made("LoHa whose alpha is not its rank"),
+        "sd-scripts diffusers",
+        "sd-scripts",
+        "alpha / rank twice",
+    ),
     "LoKr": ("sd15", made("LoKr"), "InvokeAI diffusers", "InvokeAI", "cannot detect the family"),
-    "DoRA with a length for each input": ("sd15", made("DoRA with a length for each input"), "sd-scripts diffusers",
-                                          "sd-scripts", "wd_on_output=False"),
+    "DoRA with a length for each input": (
+        "sd15",
+        made("DoRA with a length for each input"),
+        "sd-scripts diffusers",
+        "sd-scripts",
+        "wd_on_output=False",
+    ),
     "IA3 of a convolution": ("sdxl", made("IA3 of a convolution"), ALL, "InvokeAI", "stops at IA3 of a convolution"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("family", "damage", "programs", "program", "words"), BROKEN.values(), ids=BROKEN.keys())
@@ -263,14 +333,20 @@ def with_endings(tensors: Tensors, name_of: Callable[[str], str]) -> Tensors:
     [
         (str, {"differs": "ComfyUI", "nothing": "A1111 sd-scripts SD.Next", "refuses": "Forge InvokeAI"}),
         # As of attention in diffusers in 2023.
-        (lambda name: name.replace(".to_out.0", ".to_out").replace(".to_", ".processor.to_"),
-         {"nothing": "A1111 sd-scripts SD.Next", "refuses": "InvokeAI", "differs": "diffusers"}),
-        (lambda name: f"base_model.model.{name.removeprefix('unet.')}",
-         {"nothing": "ComfyUI A1111 sd-scripts diffusers SD.Next", "refuses": "Forge InvokeAI"}),
-        (lambda name: f"diffusion_model.{layer_names.original(name.removeprefix('unet.'))}",
-         {"nothing": "A1111 sd-scripts diffusers SD.Next", "refuses": "InvokeAI"}),
+        (
+            lambda name: name.replace(".to_out.0", ".to_out").replace(".to_", ".processor.to_"),
+            {"nothing": "A1111 sd-scripts SD.Next", "refuses": "InvokeAI", "differs": "diffusers"},
+        ),
+        (
+            lambda name: f"base_model.model.{name.removeprefix('unet.')}",
+            {"nothing": "ComfyUI A1111 sd-scripts diffusers SD.Next", "refuses": "Forge InvokeAI"},
+        ),
+        (
+            lambda name: f"diffusion_model.{layer_names.original(name.removeprefix('unet.'))}",
+            {"nothing": "A1111 sd-scripts diffusers SD.Next", "refuses": "InvokeAI"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_pefts_format_under_four_kinds_of_names(
     tmp_path: Path, name_of: Callable[[str], str], expected: dict[str, str]
 ) -> None:
@@ -407,41 +483,79 @@ FLUX, Z_IMAGE = "double_blocks.0.img_attn.proj", "layers.0.attention"
 # Single layers as other makers name them: the family in the metadata, if any, and the tensors.
 NAMED: list[tuple[FamilyName | None, Tensors, dict[str, str]]] = [
     # ComfyUI's own names
-    (None, pair(f"diffusion_model.{FLUX}", 3072, 3072),
-     {"refuses": "A1111 InvokeAI", "nothing": "sd-scripts SD.Next"}),
-    (None, pair(f"diffusion_model.{FLUX}", 3072, 3072, peft=True),
-     {"refuses": "A1111", "nothing": "sd-scripts diffusers SD.Next"}),
+    (None, pair(f"diffusion_model.{FLUX}", 3072, 3072), {"refuses": "A1111 InvokeAI", "nothing": "sd-scripts SD.Next"}),
+    (
+        None,
+        pair(f"diffusion_model.{FLUX}", 3072, 3072, peft=True),
+        {"refuses": "A1111", "nothing": "sd-scripts diffusers SD.Next"},
+    ),
     # Of Z-Image, musubi-tuner's are read by diffusers, and by ComfyUI once its converter has changed them.
-    (None, pair("lora_unet_layers_0_attention_to_q", 3840, 3840, alpha=2.0),
-     {"nothing": "ComfyUI", "refuses": "A1111 Forge InvokeAI sd-scripts"}),
+    (
+        None,
+        pair("lora_unet_layers_0_attention_to_q", 3840, 3840, alpha=2.0),
+        {"nothing": "ComfyUI", "refuses": "A1111 Forge InvokeAI sd-scripts"},
+    ),
     # OneTrainer's
-    (None, pair(f"{Z_IMAGE}.qkv", 3 * 3840, 3840, peft=True, alpha=2.0),
-     {"nothing": "ComfyUI", "refuses": "A1111 Forge InvokeAI sd-scripts diffusers"}),
-    (None, pair(FLUX, 3072, 3072, peft=True, alpha=2.0),
-     {"nothing": "ComfyUI Forge sd-scripts diffusers SD.Next", "refuses": "A1111 InvokeAI"}),
+    (
+        None,
+        pair(f"{Z_IMAGE}.qkv", 3 * 3840, 3840, peft=True, alpha=2.0),
+        {"nothing": "ComfyUI", "refuses": "A1111 Forge InvokeAI sd-scripts diffusers"},
+    ),
+    (
+        None,
+        pair(FLUX, 3072, 3072, peft=True, alpha=2.0),
+        {"nothing": "ComfyUI Forge sd-scripts diffusers SD.Next", "refuses": "A1111 InvokeAI"},
+    ),
     # With alphas, as OneTrainer writes them for ComfyUI; some layers of Z-Image have one name in both codes.
-    ("sd3", pair("diffusion_model.joint_blocks.0.x_block.attn.proj", 1536, 1536, peft=True, alpha=1.0),
-     {"nothing": "A1111 sd-scripts SD.Next", "refuses": "InvokeAI diffusers"}),
-    ("flux", pair(f"diffusion_model.{FLUX}", 3072, 3072, peft=True, alpha=1.0),
-     {"refuses": "A1111", "nothing": "sd-scripts diffusers SD.Next"}),
-    ("flux2_klein", pair(f"diffusion_model.{FLUX}", 3072, 3072, peft=True, alpha=1.0),
-     {"refuses": "A1111 Forge sd-scripts diffusers"}),
-    ("z_image", pair(f"diffusion_model.{Z_IMAGE}.to_q", 3840, 3840, peft=True, alpha=1.0)
-     | pair("diffusion_model.layers.0.feed_forward.w1", 10240, 3840, peft=True, alpha=1.0),
-     {"refuses": "A1111 Forge sd-scripts", "differs": "InvokeAI"}),
+    (
+        "sd3",
+        pair("diffusion_model.joint_blocks.0.x_block.attn.proj", 1536, 1536, peft=True, alpha=1.0),
+        {"nothing": "A1111 sd-scripts SD.Next", "refuses": "InvokeAI diffusers"},
+    ),
+    (
+        "flux",
+        pair(f"diffusion_model.{FLUX}", 3072, 3072, peft=True, alpha=1.0),
+        {"refuses": "A1111", "nothing": "sd-scripts diffusers SD.Next"},
+    ),
+    (
+        "flux2_klein",
+        pair(f"diffusion_model.{FLUX}", 3072, 3072, peft=True, alpha=1.0),
+        {"refuses": "A1111 Forge sd-scripts diffusers"},
+    ),
+    (
+        "z_image",
+        pair(f"diffusion_model.{Z_IMAGE}.to_q", 3840, 3840, peft=True, alpha=1.0)
+        | pair("diffusion_model.layers.0.feed_forward.w1", 10240, 3840, peft=True, alpha=1.0),
+        {"refuses": "A1111 Forge sd-scripts", "differs": "InvokeAI"},
+    ),
     # diffusers' names without a prefix, of which some programs add it, diffusers beside alphas alone
-    ("flux", pair(DOTTED.removeprefix("transformer."), 3072, 3072, peft=True, alpha=1.0),
-     {"nothing": "ComfyUI Forge sd-scripts diffusers SD.Next", "refuses": "A1111 InvokeAI"}),
-    ("z_image", pair(f"{Z_IMAGE}.to_q", 3840, 3840, peft=True, alpha=1.0),
-     {"nothing": "ComfyUI", "refuses": "A1111 Forge InvokeAI sd-scripts"}),
-    ("qwen_image", pair("transformer_blocks.0.attn.to_q", 3072, 3072, peft=True),
-     {"refuses": "A1111 Forge sd-scripts SD.Next", "nothing": "diffusers"}),
-    ("qwen_image", pair("transformer_blocks.0.attn.to_q", 3072, 3072, peft=True, alpha=1.0),
-     {"refuses": "A1111 Forge sd-scripts", "differs": "InvokeAI"}),
+    (
+        "flux",
+        pair(DOTTED.removeprefix("transformer."), 3072, 3072, peft=True, alpha=1.0),
+        {"nothing": "ComfyUI Forge sd-scripts diffusers SD.Next", "refuses": "A1111 InvokeAI"},
+    ),
+    (
+        "z_image",
+        pair(f"{Z_IMAGE}.to_q", 3840, 3840, peft=True, alpha=1.0),
+        {"nothing": "ComfyUI", "refuses": "A1111 Forge InvokeAI sd-scripts"},
+    ),
+    (
+        "qwen_image",
+        pair("transformer_blocks.0.attn.to_q", 3072, 3072, peft=True),
+        {"refuses": "A1111 Forge sd-scripts SD.Next", "nothing": "diffusers"},
+    ),
+    (
+        "qwen_image",
+        pair("transformer_blocks.0.attn.to_q", 3072, 3072, peft=True, alpha=1.0),
+        {"refuses": "A1111 Forge sd-scripts", "differs": "InvokeAI"},
+    ),
     # With it, InvokeAI knows FLUX.1's files by LoRA's matrices alone, and diffusers reads alphas of FLUX.1.
-    ("flux", pair(DOTTED, 3072, 3072, peft=True, alpha=1.0),
-     {"nothing": "sd-scripts SD.Next", "refuses": "A1111 InvokeAI"}),
-]  # fmt: skip
+    (
+        "flux",
+        pair(DOTTED, 3072, 3072, peft=True, alpha=1.0),
+        {"nothing": "sd-scripts SD.Next", "refuses": "A1111 InvokeAI"},
+    ),
+]
 
 
 @pytest.mark.parametrize(("family", "tensors", "expected"), NAMED)
@@ -457,18 +571,31 @@ def test_names_that_other_makers_have(
 T5_FILES: dict[tuple[FamilyName, str, str], dict[str, str]] = {
     ("flux", KOHYA_FLUX, "lora_te3_"): {"refuses": "A1111 InvokeAI", "differs": "diffusers", "nothing": "SD.Next"},
     ("flux", "lora_transformer_transformer_blocks_0_attn_to_out_0", "lora_te2_"): {
-        "refuses": "A1111 diffusers", "nothing": "sd-scripts"},
+        "refuses": "A1111 diffusers",
+        "nothing": "sd-scripts",
+    },
     ("flux", DOTTED, "text_encoder_2."): {
-        "differs": "ComfyUI Forge diffusers", "refuses": "A1111 InvokeAI", "nothing": "sd-scripts SD.Next"},
+        "differs": "ComfyUI Forge diffusers",
+        "refuses": "A1111 InvokeAI",
+        "nothing": "sd-scripts SD.Next",
+    },
     ("flux", f"diffusion_model.{FLUX}", "text_encoders.t5xxl.transformer."): {
-        "refuses": "A1111 InvokeAI", "differs": "Forge", "nothing": "sd-scripts diffusers SD.Next"},
+        "refuses": "A1111 InvokeAI",
+        "differs": "Forge",
+        "nothing": "sd-scripts diffusers SD.Next",
+    },
     ("sd3", "lora_unet_joint_blocks_0_x_block_attn_proj", "lora_te3_"): {
-        "refuses": "A1111 InvokeAI", "nothing": "diffusers SD.Next"},
+        "refuses": "A1111 InvokeAI",
+        "nothing": "diffusers SD.Next",
+    },
     ("sd3", DOTTED, "text_encoder_3."): {
-        "differs": "ComfyUI A1111 diffusers", "nothing": "Forge sd-scripts SD.Next", "refuses": "InvokeAI"},
+        "differs": "ComfyUI A1111 diffusers",
+        "nothing": "Forge sd-scripts SD.Next",
+        "refuses": "InvokeAI",
+    },
     ("chroma", KOHYA_FLUX, "lora_te1_"): {"refuses": "A1111 InvokeAI diffusers", "differs": "sd-scripts SD.Next"},
     ("chroma", KOHYA_FLUX, "lora_te3_"): {"differs": "ComfyUI SD.Next", "refuses": "A1111 InvokeAI diffusers"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", T5_FILES)

@@ -34,7 +34,7 @@ from trainer.training.loss import add_noise, draw_timesteps, error, masked, weig
         ("cosine_with_restarts", Cosine, {"min_lr_ratio": 0, "cycles": 3}),
     ],
 )
-def test_schedules_are_those_of_diffusers(name: str, ours: Any, options: dict[str, Any], warmup: float) -> None:  # noqa: ANN401
+def test_schedules_are_those_of_diffusers(name: str, ours: Any, options: dict[str, Any], warmup: float) -> None:  # noqa: ANN401 - a schedule of any kind
     """After the warm-up they are equal; in it ours is a step ahead, so that no step is lost at a rate of 0."""
     steps, rising = 40, round(40 * warmup)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

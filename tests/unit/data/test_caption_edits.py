@@ -119,12 +119,16 @@ def test_texts_and_tags_are_replaced_and_touch_nothing_else() -> None:
     without, white = caption_edits.replace_text("red hat", ""), caption_edits.add_tag("white background")
     red, hat = caption_edits.replace_tag("red", "blue hat"), caption_edits.add_tag("hat")
     for words, before, after in (
-        (without, "rin, red hat, smiling", "rin, smiling"), (without, "odd ,, spacing ,", "odd ,, spacing ,"),
-        (white, "rin", "rin, white background"), (white, "a White background", "a White background"),
-        (white, "", "white background"), (hat, "what, that", "what, that, hat"),
-        (red, "rin, Red, red coat", "rin, blue hat, red coat"), (red, "rin,  red coat", "rin,  red coat"),
+        (without, "rin, red hat, smiling", "rin, smiling"),
+        (without, "odd ,, spacing ,", "odd ,, spacing ,"),
+        (white, "rin", "rin, white background"),
+        (white, "a White background", "a White background"),
+        (white, "", "white background"),
+        (hat, "what, that", "what, that, hat"),
+        (red, "rin, Red, red coat", "rin, blue hat, red coat"),
+        (red, "rin,  red coat", "rin,  red coat"),
         (caption_edits.replace_tag("red", ""), "rin, red, smiling", "rin, smiling"),
-    ):  # fmt: skip
+    ):
         assert words(before) == after
     assert caption_edits.count_tags(["a, b, a", "b , c", ""]) == {"a": 1, "b": 2, "c": 1}
 

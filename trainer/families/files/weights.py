@@ -134,7 +134,7 @@ def read_weights(
         UserError: as `opened`.
     """
     with opened(path, dtype) as tensors:
-        keys = [key for key in tensors.keys() if key.startswith(prefixes)] or tensors.keys()  # noqa: SIM118
+        keys = [key for key in tensors.keys() if key.startswith(prefixes)] or tensors.keys()  # noqa: SIM118 - not a dict
         return {key: tensors.get_tensor(key) for key in keys if not key.startswith(but)}
 
 

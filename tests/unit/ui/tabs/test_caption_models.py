@@ -15,9 +15,14 @@ from ui.tabs import caption_models
 from ui.tabs.image_grid import Selection
 
 VALUES = {
-    "prompt": "What?", "florence_task": "caption", "threshold": 0.5, "character_threshold": 0.7,
-    "categories": ["general"], "blacklist": "text", "tokens": 30,
-}  # fmt: skip
+    "prompt": "What?",
+    "florence_task": "caption",
+    "threshold": 0.5,
+    "character_threshold": 0.7,
+    "categories": ["general"],
+    "blacklist": "text",
+    "tokens": 30,
+}
 
 
 def chosen(model: str, *, review: bool = False, server: str = "", server_model: str = "") -> CaptionConfig:

@@ -91,9 +91,10 @@ def test_another_preset_moves_what_was_not_changed() -> None:
 
 def test_partial_settings_become_changed_ones_and_back() -> None:
     data = {
-        "training": {"steps": 30, "further_resolutions": [96, 64]}, "adapter": {"rank": 8, "kind": "lora"},
+        "training": {"steps": 30, "further_resolutions": [96, 64]},
+        "adapter": {"rank": 8, "kind": "lora"},
         "preview": {"prompts": ["a", "b"], "every": 0, "at_start": False},
-    }  # fmt: skip
+    }
     own = settings_form.own_of(ENTRIES, data)
     assert (own["form-training-further-resolutions"], own["form-preview-prompts"]) == ("96, 64", "a\nb")
     assert settings_form.partial(ENTRIES, own, settings_form.standard("character", "micro")) == data

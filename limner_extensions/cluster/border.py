@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from limner_extensions.cluster.node import PIECE, About, News, Node, NodeLostError, Stamp
 from trainer import config, storage
@@ -28,6 +29,10 @@ MAX_LINE = 2**20  # bytes of an event; the longest has a traceback
 MAX_LOG = 2**26  # bytes of a node's log that are kept
 BEYOND_LOG = 2**62  # an offset behind the end of any log
 MAX_NUMBER = 2**53  # of what an event counts
+MAX_TEXT = 2**15  # letters of a text; the longest is a traceback
+MAX_REASON = 300  # letters of why a node is lost
+MAX_ITEMS = 1000  # of a list in an event; the longest has a row for each program
+Value = TypeVar("Value")
 MAX_CLOCK = 100 * 365 * 24 * 3600.0  # seconds between two clocks; one without a battery starts in 1970
 # What a worker decides, by section of the settings. Everything else stays as it is here, above all paths.
 DECIDED = {
@@ -66,7 +71,7 @@ class Border:
         try:
             news = NEWS.validate_python(News(**vars(answer)))
         except (ValidationError, TypeError) as error:
-            raise NodeLostError(f"the node's news are not valid: {clean(str(error))[:300]}") from None
+            raise NodeLostError(f"the node's news are not valid: {clean(str(error), MAX_REASON)}") from None
         for path in news.files:
             if not run_files.is_file(path):
                 raise NodeLostError(f"the node announced {path[:100]!r}, which is not a file of a run")
@@ -119,7 +124,7 @@ def check_file(file: Path, path: str) -> None:
     try:
         run_files.check(file, path)
     except UserError as error:
-        raise NodeLostError(f"{path} from the node is damaged: {clean(error.message)[:300]}") from None
+        raise NodeLostError(f"{path} from the node is damaged: {clean(error.message, MAX_REASON)}") from None
 
 
 def take_settings(ours: TrainConfig, text: str) -> TrainConfig:
@@ -135,10 +140,10 @@ def take_settings(ours: TrainConfig, text: str) -> TrainConfig:
             values = theirs.get(section)
             if not isinstance(values, dict):
                 raise NodeLostError(f"the settings of the node lack {section}")
-            data[section] |= {name: values[name] for name in names or values if name in values}
+            data[section] |= {name: clean(values[name]) for name in names or values if name in values}
         return config.check(TrainConfig, data)
     except UserError as error:
-        raise NodeLostError(f"the settings of the node are not valid: {clean(error.message)[:300]}") from None
+        raise NodeLostError(f"the settings of the node are not valid: {clean(error.message, MAX_REASON)}") from None
 
 
 def read_events(data: bytes) -> tuple[list[events.Event], int]:
@@ -155,7 +160,7 @@ def read_events(data: bytes) -> tuple[list[events.Event], int]:
 
 
 def _checked(event: events.Event) -> events.Event:
-    """Return an event with its texts cleaned.
+    """Return an event with all texts in it cleaned.
 
     Raises:
         NodeLostError: it names a file that is not one of a run, or a setting or number that no worker would.
@@ -168,7 +173,7 @@ def _checked(event: events.Event) -> events.Event:
     numbers = [value for _name, value in event if isinstance(value, int)]
     if any(not 0 <= number <= MAX_NUMBER for number in numbers) or event.time.tzinfo is None:
         raise NodeLostError("the node reported numbers or a time that cannot be right")
-    return event.model_copy(update={name: clean(value) for name, value in event if isinstance(value, str)})
+    return clean(event)
 
 
 def shift(event: events.Event, clock: timedelta) -> events.Event:
@@ -183,6 +188,25 @@ def shift(event: events.Event, clock: timedelta) -> events.Event:
         raise NodeLostError("the node reported a time that cannot be right") from None
 
 
-def clean(text: str) -> str:
-    """Return a text in which nothing steers a terminal."""
-    return "".join(letter if letter.isprintable() or letter in "\n\r\t" else "\ufffd" for letter in text)
+def clean(value: Value, most: int = MAX_TEXT) -> Value:
+    """Return a value in which every text, at any depth, has at most so many letters, and none that steers a terminal.
+
+    What a text says is not changed: who shows it in a page or a shell escapes it there.
+
+    Raises:
+        NodeLostError: a list in it is longer than any that a worker reports.
+    """
+    if isinstance(value, BaseModel):
+        cleaned: object = value.model_copy(update={name: clean(inner, most) for name, inner in value})
+    elif isinstance(value, str):
+        letters = (letter if letter.isprintable() or letter in "\n\r\t" else "\ufffd" for letter in value[:most])
+        cleaned = "".join(letters)
+    elif isinstance(value, dict | list | tuple):
+        if len(value) > MAX_ITEMS:
+            raise NodeLostError(f"the node reported a list of more than {MAX_ITEMS:,} entries")
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        inside = {clean(key, most): clean(inner, most) for key, inner in pairs}
+        cleaned = inside if isinstance(value, dict) else type(value)(inside.values())
+    else:
+        return value
+    return cast(Value, cleaned)

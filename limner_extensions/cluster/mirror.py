@@ -114,7 +114,7 @@ class Mirror:
     def _print(self, log: bytes) -> None:
         room = border.MAX_LOG - self._log
         self._log += len(log)
-        sys.stdout.write(border.clean(log[:room].decode(errors="replace")))
+        sys.stdout.write(border.clean(log[:room].decode(errors="replace"), border.MAX_LOG))
         if 0 < room <= len(log):
             sys.stdout.write("\n[The node has printed too much; the rest is not shown.]\n")
         sys.stdout.flush()

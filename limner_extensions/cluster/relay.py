@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from limner_extensions.cluster import parcels
-from limner_extensions.cluster.border import Border
+from limner_extensions.cluster.border import MAX_REASON, Border, clean
 from limner_extensions.cluster.mirror import Mirror
 from limner_extensions.cluster.node import About, Node, NodeLostError
 from limner_extensions.cluster.parcels import Parcel
@@ -44,10 +44,11 @@ def work(run: Run, cluster: Cluster) -> int:
         try:
             return _work_on(run, node, packed)
         except NodeLostError as error:
-            sys.stderr.write(f"{error}\n")
+            reason = clean(str(error), MAX_REASON)
+            sys.stderr.write(f"{reason}\n")
             losses = 1 if _last_checkpoint(run) > step else losses + 1
             step = _last_checkpoint(run)
-            _report_loss(run, losses, step, str(error))
+            _report_loss(run, losses, step, reason)
         finally:
             with suppress(NodeLostError):
                 node.end()
@@ -63,7 +64,7 @@ def _place(run: Run, cluster: Cluster) -> Node:
         try:
             return cluster.place(run.config().planned_devices or 1, lambda: _wait(run))
         except NodeLostError as error:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{clean(str(error), MAX_REASON)}\n")
             _wait(run)
     raise UserError(
         "The cluster has no node on which the run can begin.", "The log says what happened to those it was sent to."

@@ -239,7 +239,7 @@ def _made(kind: type[Answer], answer: object) -> Answer:
 
 
 def _shortened(text: str) -> str:
-    return clean(text)[:500].rstrip(".")
+    return clean(text, 500).rstrip(".")
 
 
 def _skip_to(mark: bytes, stream: IO[bytes]) -> bool:

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from types import NoneType, SimpleNamespace
+from typing import Any, cast, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
 
 from limner_extensions.cluster import border, relay
 from limner_extensions.cluster.border import Border
@@ -197,6 +198,78 @@ def test_texts_do_not_steer_a_terminal_and_clocks_may_be_wrong(victim: Victim) -
     state = runs.look(victim.run).state
     assert "\x1b" not in state.message + state.remedy + state.traceback
     assert "hello" in state.warnings
+
+
+ODD = "\x1b[2J\u202e"  # what steers a terminal, or turns the letters that follow around
+HOSTILE = f"{ODD}</b><img src=x onerror='window.limnerHit = 1'>"
+PATHS = {"file": "rin.safetensors", "export": "rin.safetensors", "folder": "checkpoints/000001"}
+TABLES = {"change": {"optimizer.learning_rate": HOSTILE}, "sha256": {"rin.safetensors": HOSTILE}}
+
+
+def odd(kind: type[BaseModel]) -> BaseModel:
+    """An event of a kind, with a hostile text wherever it takes a text, at any depth."""
+    values: dict[str, Any] = {name: PATHS[name] for name in PATHS if name in kind.model_fields}
+    for name, info in kind.model_fields.items():
+        if name not in {*values, "kind", "time"}:
+            values[name] = TABLES[name] if get_origin(info.annotation) is dict else _odd(info.annotation)
+    return kind(**values)
+
+
+def _odd(annotation: Any) -> Any:  # noqa: ANN401 - a type as fields of a dataclass have it
+    if annotation in (int, float, bool):
+        return 1
+    if annotation is str:
+        return HOSTILE
+    inner = [each for each in get_args(annotation) if each is not ...]
+    if get_origin(annotation) is tuple:
+        return tuple(_odd(each) for each in inner)
+    return next(_odd(each) for each in inner if each is not NoneType)
+
+
+def texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from texts(inner)
+
+
+@pytest.mark.parametrize("kind", get_args(events.Event), ids=lambda kind: kind.__name__)
+def test_texts_at_any_depth_are_clean_and_otherwise_as_they_were_sent(kind: type[events.Event]) -> None:
+    (event,), _length = border.read_events(line(cast(events.Event, odd(kind))))
+    sent = [text for text in texts(odd(kind).model_dump()) if ODD in text]
+    reported = [text for text in texts(event.model_dump()) if "onerror" in text]
+    assert reported == ["\ufffd[2J\ufffd" + text.removeprefix(ODD) for text in sent]
+
+
+def test_texts_and_lists_have_an_end(victim: Victim) -> None:
+    long = "x" * 2 * border.MAX_TEXT
+    (event,), _length = border.read_events(line(events.Verified(file="rin.safetensors", verdicts=(), notes=(long,))))
+    assert isinstance(event, events.Verified)
+    assert event.notes == ("x" * border.MAX_TEXT,)
+    many = ("x",) * (border.MAX_ITEMS + 1)
+    for endless in (
+        events.Began(pid=1, cards=many),
+        events.Verified(file="rin.safetensors", verdicts=(), problems=many),
+        events.Verified(file="rin.safetensors", verdicts=(("a", True, "b"),) * len(many)),
+    ):
+        with pytest.raises(NodeLostError, match="a list of more than 1,000 entries"):
+            border.read_events(line(endless))
+    about: Any = SimpleNamespace(about=lambda: SimpleNamespace(name=HOSTILE, version=ODD))
+    assert ODD[0] not in "".join(vars(Border(about, victim.run.folder).about()).values())
+    text = config.dump(
+        config.build(config.merge(victim.settings.model_dump(mode="json"), {"preview": {"prompts": [f"a cat {ODD}"]}}))
+    )
+    assert border.take_settings(victim.settings, text).preview.prompts == ("a cat \ufffd[2J\ufffd",)
+
+
+def test_why_a_node_is_lost_is_clean_and_short(victim: Victim, capsys: pytest.CaptureFixture[str]) -> None:
+    def lose(news: News) -> News:
+        raise NodeLostError(f"{HOSTILE * 1000}")
+
+    message = victim.attacked(lose)
+    assert ODD[0] not in message + capsys.readouterr().err
+    assert len(message) < 1000
 
 
 ANSWERS: list[dict[str, Any]] = [{"now": math.nan}, {"now": "soon"}, {"code": [1]}, {"requests": 5}]

@@ -15,7 +15,7 @@ from trainer import extension, paths
 from trainer.data import dataset
 from trainer.i18n import LANGUAGE, _
 from ui import api, head
-from ui.server import media, no_fetching, page_state, typed_route, upload_route
+from ui.server import content_policy, media, no_fetching, page_state, typed_route, upload_route
 from ui.server.api_calls import ApiCalls
 from ui.state import hub_downloads, page_memory, pending_uploads, warm_worker
 from ui.state.run_watcher import RunWatcher
@@ -75,6 +75,7 @@ LINKS_IN_THE_DARK = {
 def make_app(*, log_out: bool = False) -> FastAPI:
     """Create the web application, without the security middleware; `log_out` adds a link for users who logged in."""
     no_fetching.apply()
+    content_policy.apply()
     sampler, watch = SamplerClient(), RunWatcher()
 
     @asynccontextmanager

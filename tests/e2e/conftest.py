@@ -188,8 +188,19 @@ def browser(request: pytest.FixtureRequest) -> Browser:
     return request.config.stash[_BROWSER]
 
 
+# What the content security policy refuses, told in each page.
+REFUSALS = """document.addEventListener("securitypolicyviolation", (event) => window.limnerRefused(
+  `${event.violatedDirective}: ${event.blockedURI} at ${event.sourceFile}:${event.lineNumber} ${event.sample}`));"""
+
+
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
+def refused() -> list[str]:
+    """What the policy of the pages refused; a test that puts a script into one empties the list."""
+    return []
+
+
+@pytest.fixture
+def visit(browser: Browser, refused: list[str]) -> Iterator[Visit]:
     """Open pages of a server; what goes wrong in them fails the test at its end."""
     contexts, errors, foreign = [], [], []
 
@@ -199,6 +210,8 @@ def visit(browser: Browser) -> Iterator[Visit]:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(HANG * 1000)
         contexts.append(context)
+        context.expose_function("limnerRefused", lambda text: refused.append(text))
+        context.add_init_script(REFUSALS)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
 
@@ -226,4 +239,4 @@ def visit(browser: Browser) -> Iterator[Visit]:
     yield open_page
     for context in contexts:
         context.close()
-    assert (errors, foreign) == ([], [])
+    assert (errors, foreign, refused) == ([], [], [])

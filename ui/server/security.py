@@ -6,6 +6,7 @@ Gradio itself accepts any Host header and requests from other web sites, and doe
 import asyncio
 import ipaddress
 import math
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, _, ngettext
 from ui import audit
-from ui.server import sessions
+from ui.server import content_policy, sessions
 from ui.server.logins import Attempts
 from ui.server.passwords import NO_ACCOUNT, Account, with_password
 from ui.server.request_body import (
@@ -42,16 +43,10 @@ SESSIONS = "/sessions"
 UNKNOWN = "?"  # all names without an account, of which there are any number
 HTML = {"content-type": "text/html; charset=utf-8"}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-CSP = (
-    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
-    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
-    "connect-src 'self' blob: data:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'; object-src 'none'"
-)
 HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"SAMEORIGIN",
     b"referrer-policy": b"same-origin",
-    b"content-security-policy": CSP.encode(),
 }
 DROPPED = (b"access-control-allow-origin", b"access-control-allow-credentials", b"server")
 
@@ -103,7 +98,9 @@ class SecurityMiddleware:
             await self._app(scope, receive, send)
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        send = _with_headers(send)
+        nonce = secrets.token_urlsafe(16)
+        scope = {**scope, content_policy.NONCE: nonce}
+        send = _with_headers(send, {**HEADERS, b"content-security-policy": content_policy.header(nonce)})
         refusal = self._refusal(scope, headers)
         if refusal:
             await answer(scope, send, *refusal)
@@ -258,13 +255,13 @@ async def _body(receive: Receive, limit: int) -> bytes:
     return data[:limit]
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, headers: Mapping[bytes, bytes]) -> Send:
     """Wrap `send` to add our headers to each response and drop those that would open it to other sites."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = [(key, value) for key, value in message["headers"] if key.lower() not in (*HEADERS, *DROPPED)]
-            message = {**message, "headers": [*kept, *HEADERS.items()]}
+            kept = [(key, value) for key, value in message["headers"] if key.lower() not in (*headers, *DROPPED)]
+            message = {**message, "headers": [*kept, *headers.items()]}
         await send(message)
 
     return sending

@@ -128,9 +128,9 @@ def _tiny_configs(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def tiny_configs(_tiny_configs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tiny models' settings in the place of the published ones, so that a tiny single file can be loaded."""
-    from trainer.families.files import loading, text_encoders
+    from trainer.families.files import loading, outlines, text_encoders
 
-    for module in (loading, text_encoders):
+    for module in (loading, outlines, text_encoders):
         monkeypatch.setattr(module, "CONFIGS", _tiny_configs)
     return _tiny_configs
 

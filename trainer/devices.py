@@ -24,6 +24,7 @@ Untyped: TypeAlias = Any  # objects of diffusers, transformers and others that h
 PINNED_AT_ONCE = 2**29  # bytes
 LEFT = 2**29  # bytes of an accelerator to leave free, for the screen and for what its libraries take later
 Precision = Literal["fp32", "bf16", "fp16"]
+NOWHERE = torch.device("meta")  # where tensors have shapes alone
 # Linux counts the most memory that a process has had since it was told to begin (proc_pid_clear_refs(5)).
 _FORGET, _COUNTED = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _CPU_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.cpu, where this build of torch has them

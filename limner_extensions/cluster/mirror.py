@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from itertools import count
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,7 @@ from limner_extensions.cluster import border
 from limner_extensions.cluster.border import Border, ChangedError
 from limner_extensions.cluster.node import FORWARDED, PIECE, NodeLostError, Stamp, read_piece, stamps
 from limner_extensions.cluster.parcels import Parcel, named_there
+from limner_extensions.cluster.returned import Returned, is_checked
 from trainer import config, runs, storage
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -36,6 +38,10 @@ class Mirror:
     _asked: set[str] = field(default_factory=set)
     _clock: timedelta | None = None  # by how much the clock here is ahead
     _has_ended: bool = False
+
+    @cached_property
+    def _returned(self) -> Returned:
+        return Returned(self.run, named_there(self.run.config(), self.parcels))
 
     # To the node --------------------------------------------------------------------------------------------------
 
@@ -150,6 +156,8 @@ class Mirror:
             part = target.with_name(f".{target.name}{storage.PART}")
             try:
                 self._fetch(part, unit, stamps[unit])
+                if is_checked(unit):
+                    self._returned.check(part)
                 storage.finish(part, target)
             finally:
                 storage.remove(part)
@@ -160,6 +168,7 @@ class Mirror:
                 file = folder / PurePosixPath(path).name
                 self._fetch(file, path, stamp)
                 storage.finish(file, file)
+            self._returned.check_checkpoint(folder, int(PurePosixPath(unit).name))
 
         storage.write_folder(target, fill)
 
@@ -172,6 +181,8 @@ class Mirror:
         reported, length = border.read_events(log)
         self._events += length
         for event in reported:
+            if isinstance(event, events.Finished):
+                self._returned.check_finished(event)
             self.run.report(self._own(event))
             self._has_ended = event.kind in runs.ENDS
         return length > 0

@@ -176,7 +176,7 @@ def _of_layer(
     """Return the module of a layer of a file, or those of its parts."""
     place = layer.module.place
     assert place  # else it was among the unknown
-    parts = {ending: _tensor(file, key) for ending, key in layer.parts.items()}
+    parts = {ending: tensor(file, key) for ending, key in layer.parts.items()}
     naming = layer.module.naming
     if naming == "dotted":
         parts = _from_peft(settings, layer.module.named or place, parts)
@@ -205,7 +205,8 @@ def _of_layer(
     return own
 
 
-def _tensor(file: SafetensorsFile, key: str) -> Tensor:
+def tensor(file: SafetensorsFile, key: str) -> Tensor:
+    """Return a tensor of a file, in memory of its own."""
     entry = file.entries[key]
     data = bytearray(file.data(key))  # its own, as torch may write to it
     dtype = getattr(torch, (TYPES | INTEGERS)[entry.dtype])

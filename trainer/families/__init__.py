@@ -1,6 +1,6 @@
 """Families of base models (load, encode, predict), and the adapter that is attached to one. Torch begins here."""
 
-from trainer.families.adapter import Adapter, adapted, attach, named, patched, start_note
+from trainer.families.adapter import Adapter, adapted, attach, named, outlined, patched, start_note
 from trainer.families.adapter_layers import ADAPTER, Layer, base_weight
 from trainer.families.base_model import (
     decode_latents,
@@ -11,6 +11,7 @@ from trainer.families.base_model import (
     frozen,
     load,
     on_device,
+    outline,
     place,
     precision,
     read,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from trainer import devices
 from trainer.adapter_files import low_rank, reader
 from trainer.adapter_files.modules import Module, bias_change
 from trainer.adapter_files.reader import AdapterFile
@@ -106,6 +107,18 @@ class Adapter:
             del host.peft_config
 
 
+def outlined(family: Family, settings: AdapterConfig, *, text_encoder: bool) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors that an adapter of these settings has, by module and ending, of a base without weights.
+
+    All but `alpha` have shapes alone.
+
+    Raises:
+        UserError: as `attach`.
+    """
+    layers = _attach(family, settings, text_encoder=text_encoder).layers
+    return {name: layers[name].tensors() for name in sorted(layers)}
+
+
 def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed: int) -> Adapter:
     """Attach an adapter to a base model; it changes nothing yet (Hu et al. 2021, section 4.1), or starts from another.
 
@@ -115,6 +128,11 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
         UserError: the blocks in the settings match nothing, so that nothing would train; or there is no text encoder
             that takes an adapter; or it cannot start from the other adapter.
     """
+    adapter = _attach(family, settings, text_encoder=text_encoder)
+    return replace(adapter, start_error=adapter.reset(seed))
+
+
+def _attach(family: Family, settings: AdapterConfig, *, text_encoder: bool) -> Adapter:
     paths = _matching(family.denoiser, target_layers(settings.targets, family.denoiser_targets))
     if settings.blocks:
         paths = [path for path in paths if any(block in path for block in settings.blocks)]
@@ -132,7 +150,8 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
         )
     _add_started(targets, family, settings)
     for host, paths in targets.items():
-        peft.inject_adapter_in_model(settings.build(paths), host, adapter_name=ADAPTER)
+        with nullcontext() if family.device != devices.NOWHERE else devices.NOWHERE:
+            peft.inject_adapter_in_model(settings.build(paths), host, adapter_name=ADAPTER)
     adapter = Adapter(adapted(family), tuple(targets), settings)
     in_full = family.denoiser.dtype == torch.float32  # diffusers looks at all modules to answer: 30 ms with XL's
     for layer in adapter.layers.values():
@@ -149,7 +168,7 @@ def attach(family: Family, settings: AdapterConfig, *, text_encoder: bool, seed:
         if isinstance(layer, LoraPair) and settings.rank_dropout:
             drop_ranks(layer, settings.rank_dropout)
     adapter.train(True)
-    return replace(adapter, start_error=adapter.reset(seed))
+    return adapter
 
 
 def _add_started(targets: dict[nn.Module, list[str]], family: Family, settings: AdapterConfig) -> None:

@@ -22,7 +22,7 @@ from trainer.errors import UserError, is_out_of_memory
 from trainer.families import frozen_adapter
 from trainer.families.adapter import named
 from trainer.families.family import Family
-from trainer.families.files import classes, loading
+from trainer.families.files import classes, loading, outlines
 from trainer.families.frozen_adapter import FrozenAdapter
 from trainer.families.hardware import gradient_checkpointing, offload
 from trainer.families.hardware.quantize import quantize
@@ -100,6 +100,21 @@ def read(model: ModelConfig, device: torch.device, dtype: torch.dtype, *, large_
         frozen(family, model.training_adapter).add()
     if not devices.is_accelerator(device) and sum(p.numel() for p in family.denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)
+    return family
+
+
+def outline(model: ModelConfig) -> Family:
+    """Return a base model as its configs describe it, without weights: for the names and shapes of its layers.
+
+    Raises:
+        UserError: it does not exist, or a config is missing or damaged.
+    """
+    path, _revision = detect.locate(model.base, model.revision)
+    base = detect.look(path)
+    pipeline = outlines.build(path, base)
+    kind = _model_class(FAMILIES[base.family])
+    family = kind(pipeline, base, devices.NOWHERE, single_file=path.is_file())
+    family.set_clip_skip(model.clip_skip)
     return family
 
 

@@ -66,6 +66,12 @@ def damaged(folder: Path) -> list[str]:
     return [name for name, expected in checksums.items() if not _has(folder / name, expected)]
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint that is intact."""
+    manifest: dict[str, Any] = foreign_text.read_json(folder / MANIFEST, most=foreign_text.MAX_OWN)
+    return manifest
+
+
 def checksum(manifest: dict[str, Any]) -> str:
     """Return the checksum of a manifest without its own, which is added afterwards."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

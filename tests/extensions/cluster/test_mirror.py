@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,10 +17,11 @@ from limner_extensions.cluster.border import Border
 from limner_extensions.cluster.mirror import Mirror
 from limner_extensions.cluster.node import Node
 from limner_extensions.cluster.wire import Wire
+from tests.extensions.cluster.returns import checkpoint
 from tests.unit.base_models.test_detect import SD3, write
 from trainer import config, runs, storage
 from trainer.data import dataset
-from trainer.runs import Run, events
+from trainer.runs import Run, checkpoints, events
 
 TABLE = "measured/table.json"
 
@@ -53,15 +53,6 @@ def started(step: int) -> events.Started:
     return events.Started(step=step, steps=9, pid=1, device="CPU")
 
 
-def checkpoint(run: Run, step: int) -> None:
-    def fill(folder: Path) -> None:
-        storage.write(folder / "adapter.safetensors", safetensors.numpy.save({}, {"step": str(step)}))
-        storage.write(folder / "manifest.json", f"manifest {step}")
-
-    storage.write_folder(run.folder / "checkpoints" / f"{step:06d}", fill)
-    run.report(events.Checkpoint(step=step, folder=f"checkpoints/{step:06d}"))
-
-
 def test_events_come_back_as_of_the_process_here_at_its_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     ahead, news = datetime.now(UTC) + timedelta(hours=1), rig.node.news
     rig.there.report(events.Began(pid=1, cards=("3",), time=ahead))
@@ -91,7 +82,7 @@ def test_checkpoints_come_as_whole_folders_and_go_as_on_the_node(rig: Rig) -> No
     checkpoint(rig.there, 5)
     rig.mirror.update()
     here = rig.run.folder / "checkpoints"
-    assert (here / "000005" / "manifest.json").read_text() == "manifest 5"
+    assert checkpoints.is_intact(here / "000005")
     checkpoint(rig.there, 7)
     storage.remove_folder(rig.there.folder / "checkpoints" / "000005")
     rig.mirror.update()
@@ -162,12 +153,9 @@ def test_completed_settings_come_back_with_the_paths_here(character: Path, tmp_p
     assert {path.name for path in (rig.root / there.dataset).iterdir()} == images
     decided = {section: getattr(there, section).model_copy(update=values) for section, values in DECIDED.items()}
     rig.there.save_config(there.model_copy(update=decided))
-    done = events.Finished(step=9, export="rin.safetensors", sha256={"config.toml": "of the node"})
-    rig.there.report(done)
     rig.mirror.update()
     expected = {section: getattr(before, section).model_copy(update=values) for section, values in DECIDED.items()}
     assert rig.run.config() == before.model_copy(update=expected)
-    assert runs.look(rig.run).state.sha256["config.toml"] == storage.sha256(rig.run.config_file)
 
 
 def test_masks_captions_and_metadata_go_with_the_images_and_nothing_else(character: Path) -> None:

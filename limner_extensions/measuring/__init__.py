@@ -8,7 +8,6 @@ EXTENSION = Extension(
     jobs={"measure": "limner_extensions.measuring.measure:measure"},
     panels={
         "api": "limner_extensions.measuring.endpoints:build",
-        "report": "limner_extensions.measuring.html:section",
         "try-out": "limner_extensions.measuring.panel:build",
     },
 )

@@ -1,4 +1,4 @@
-"""Runs to show to others: a report, a folder to publish with a model card, a message at the end. Torch-free."""
+"""Runs to show to others: a folder to publish with a model card, and a message at the end. Torch-free."""
 
 from trainer.extension import Extension
 

@@ -1,31 +1,16 @@
-"""Commands that share a run: a report as one HTML file, and a folder to publish."""
+"""Command that makes a folder to publish."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from limner_extensions.publishing import publishing, report
+from limner_extensions.publishing import publishing
 from trainer.cli.adapter_files import check_out
 from trainer.cli.console import echo
 from trainer.cli.run_queue import RunName, find
 
 app = typer.Typer()
-
-
-@app.command("report")
-def write_report(
-    run: RunName,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="File to write (default: NAME-report.html).")
-    ] = None,
-) -> None:
-    """Write a report of a run to share: one HTML file with curve, previews, settings, dataset and programs."""
-    trained = find(run)
-    file = out or Path(report.file_name(trained))
-    check_out(file)
-    report.write(trained, file)
-    echo(f"{file} is written. It holds no path of this machine.")
 
 
 @app.command()

@@ -95,6 +95,20 @@ def test_card_and_samples_are_of_the_step_that_is_published(run: Run) -> None:
         assert sample.getpixel((0, 0)) == (100, 80, 120), "the preview of step 2"
 
 
+def test_a_log_from_elsewhere_publishes_no_other_file(run: Run, home: Path) -> None:
+    secret = home / "datasets" / "rin" / "01.png"
+    assert secret.is_file()
+    for name in ("../../datasets/rin/01.png", str(secret), "previews/../../../datasets/rin/01.png"):
+        run.report(events.Preview(step=3, file=name, prompt="stolen", seed=1))
+    newest = run.folder / "previews" / "000004_1.png"
+    newest.unlink()
+    newest.symlink_to(secret)
+    folder = published(run)
+    assert "stolen" not in (folder / "README.md").read_text(encoding="utf-8")
+    with Image.open(folder / "samples" / "2.png") as sample:
+        assert sample.getpixel((0, 0)) == (150, 80, 120), "the preview of step 3, as that of step 4 is a link"
+
+
 def test_nothing_private_is_published(run: Run) -> None:
     metadata = PngInfo()
     metadata.add_text("parameters", f"{SECRET}/fox.safetensors")

@@ -1,19 +1,17 @@
-"""Compare what `limner measure` says about checkpoints with the judge: would its figures have chosen a better one?
+"""Compare the checkpoints of a run by the judge: would one with a low held-out loss have been the better choice?
 
-    python -m benchmarks.checkpoints run JUDGE_FOLDER FIGURES.csv [--subjects miraxo,dylan] [--seeds 2] [--images 16]
+    python -m benchmarks.checkpoints run JUDGE_FOLDER FIGURES.csv [--subjects miraxo,dylan] [--seeds 2]
     python -m benchmarks.checkpoints table FIGURES.csv
 
-`run` trains each subject with the preset, measures the checkpoints at an eighth, a quarter, a half and the end of the
-run as a user would, and grades the same checkpoints by the judge (benchmarks/judge.py says how to make JUDGE_FOLDER).
-The measuring never sees the judge: it has to work where there is none. Some images are held out, and their loss is
+`run` trains each subject with the preset, and grades the checkpoints at an eighth, a quarter, a half and the end of the
+run by the judge (benchmarks/judge.py says how to make JUDGE_FOLDER). Some images are held out, and their loss is
 measured at each eighth, so that the checkpoint at which `held_out.patience` would have ended the run is graded too.
 Runs that are in the CSV are not repeated.
 
 The judge's score of a checkpoint is the share of images with the trigger that show the subject, times what they show
 of their prompt, less the share of those without it that show the subject. `table` says what the last checkpoint, the
-measured choice, the one with the lowest held-out loss, the one where the run would have ended and the best possible
-choice score, and what each gains over the last, with 95 % intervals. The measured choice is the checkpoint that is
-clearly better than the last one in most measures and clearly worse in none, or the last one.
+one with the lowest held-out loss, the one where the run would have ended and the best possible choice score, and what
+each gains over the last, with 95 % intervals.
 """
 
 import itertools
@@ -32,10 +30,6 @@ from benchmarks.grading import Yardstick
 from benchmarks.micro import load_base
 from benchmarks.recipes import OURS, RECIPES
 from benchmarks.subjects import CHARACTERS, MEASURED, STYLES, Subject
-from limner_extensions.measuring import job as jobs
-from limner_extensions.measuring.job import MeasureConfig
-from limner_extensions.measuring.measure import measure
-from limner_extensions.measuring.table import MEASURES, Table
 from trainer.base_models import MICRO
 from trainer.config import TrainConfig
 from trainer.config.adjustments import planned_steps
@@ -67,29 +61,22 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return sum(float(row[name]) for row in rows) / len(rows)
 
 
-def lines(subject: Subject, scale: Yardstick, family: Family, seed: int, job: MeasureConfig) -> list[Line]:
-    """Train a subject, measure its checkpoints, and grade them."""
+def lines(subject: Subject, scale: Yardstick, family: Family, seed: int) -> list[Line]:
+    """Train a subject, and grade its checkpoints."""
     pictures = len(dataset.read(subject.dataset))
     config = holding_out(recipes.settings(RECIPES[OURS], subject, pictures, rate=1.0, seed=seed), pictures)
     with tempfile.TemporaryDirectory() as home:
         steps = [adapter.step for adapter in quality.taught(config, Path(home), pictures, quality.PARTS)]
         run = Run(Path(home) / "run")
-        run.save_config(run.config().model_copy(update={"preview": config.preview}))  # not of a single step
         losses = {event.step: event.loss for event in events.read(run.log)[0] if isinstance(event, events.HeldOut)}
         end = ends(losses, last=steps[-1])
         steps = sorted({*steps, end})
-        started = time.process_time()
-        measure(jobs.create(run, job.model_copy(update={"steps": tuple(steps)})))
-        seconds = time.process_time() - started
-        table = jobs.read_table(run)
-        assert table is not None
         files = {step: run.folder / "checkpoints" / f"{step:06d}" / ADAPTER for step in steps}
         graded = {step: judged(scale, family, file) for step, file in files.items()}
     return [
-        {"subject": subject.name, "seed": seed, "step": step, "cpu": round(seconds)}
+        {"subject": subject.name, "seed": seed, "step": step}
         | {name: round(value, 4) for name, value in graded[step].items()}
         | {"held out": round(losses[step], 5), "ends": end}
-        | measured(table, step)
         for step in steps
     ]
 
@@ -109,20 +96,6 @@ def ends(losses: Mapping[int, float], *, last: int) -> int:
         if held_out.is_over({earlier: loss for earlier, loss in losses.items() if earlier <= step}, PATIENCE):
             return step
     return last
-
-
-def measured(table: Table, step: int) -> Line:
-    """Return the figures of a checkpoint, and in which measures it is clearly better or worse than the last one."""
-    row = next(row for row in table.rows if row.step == step)
-    figures: Line = {f"measured {name}": round(figure.value, 4) for name, figure in row.figures.items()}
-    return figures | {"better": " ".join(row.better), "worse": " ".join(row.worse)}
-
-
-def choose(checkpoints: Sequence[Line]) -> Line:
-    """Return the measured choice among the checkpoints of a run, the last one last."""
-    *others, last = sorted(checkpoints, key=lambda line: int(line["step"]))
-    good = [line for line in others if line["better"] and not line["worse"]]
-    return max(good, key=lambda line: (len(line["better"].split()), int(line["step"])), default=last)
 
 
 def lowest(checkpoints: Sequence[Line]) -> Line:
@@ -146,9 +119,11 @@ def best(checkpoints: Sequence[Line]) -> Line:
 
 
 CHOICES: dict[str, Callable[[Sequence[Line]], Line]] = {
-    "last": last, "measured choice": choose, "lowest held-out loss": lowest, "where it would end": ended,
+    "last": last,
+    "lowest held-out loss": lowest,
+    "where it would end": ended,
     "best possible": best,
-}  # fmt: skip
+}
 
 
 def table(figures: Path) -> str:
@@ -179,9 +154,8 @@ def read(figures: Path) -> dict[report.Key, report.Rows]:
 
 
 def append(figures: Path, rows: Sequence[Line]) -> None:
-    """Add rows to a CSV; a measure that has no figures is left empty."""
-    names = ["subject", "seed", "step", "cpu", "seen", "followed", "leaks", "score", "held out", "ends"]
-    names += [f"measured {name}" for name in MEASURES] + ["better", "worse"]
+    """Add rows to a CSV."""
+    names = ["subject", "seed", "step", "seen", "followed", "leaks", "score", "held out", "ends"]
     report.append_as_they_are(figures, rows, names)
 
 
@@ -190,8 +164,6 @@ def main() -> None:
     parser, running = report.actions(__doc__)
     everyone = [*CHARACTERS, *MEASURED, *STYLES]
     running.add_argument("--subjects", type=lambda text: text.split(","), default=everyone)
-    running.add_argument("--images", type=int, default=MeasureConfig().images)
-    running.add_argument("--features", default="", help="folder of a feature model")
     options = parser.parse_args()
     if options.action == "table":
         print(table(options.csv))
@@ -200,13 +172,12 @@ def main() -> None:
     judge = judges.load(options.folder)
     recognizer = judges.Recognizer(judge, options.folder)
     family = load_base(MICRO)
-    job = MeasureConfig(images=options.images, features=options.features)
     for seed, name in itertools.product(range(options.seeds), options.subjects):
         if (name, str(seed)) in read(options.csv):
             continue
         subject, started = subjects.find(options.folder, name), time.monotonic()
         scale = grading.yardstick(options.folder, subject, judge, recognizer, family, grading.PROMPTS)
-        append(options.csv, lines(subject, scale, family, seed, job))
+        append(options.csv, lines(subject, scale, family, seed))
         print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -155,7 +155,7 @@ def clip_images(side: int = 32) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(**sizes, do_convert_rgb=True)
 
 
-def save_random(model_class: Any, settings: Any, folder: Path, **options: bool) -> None:  # noqa: ANN401 - untyped
+def save_random(model_class: Any, settings: Any, folder: Path) -> None:  # noqa: ANN401 - untyped
     """Save a model of random weights."""
     with seeded(3):
-        model_class(settings, **options).save_pretrained(folder)
+        model_class(settings).save_pretrained(folder)

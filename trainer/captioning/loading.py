@@ -18,20 +18,14 @@ class IncompleteError(ValueError):
 
 
 def load_known(kind: Kind, folder: Path, device: torch.device) -> Untyped:
-    """Load a caption model of a kind by the class that it names, not by the one that its type would choose.
+    """Load a caption model of a kind for inference; no code that comes with it is run.
 
-    Raises:
-        IncompleteError: as `load_model`.
-    """
-    return load_model(getattr(transformers, kinds.architecture(folder, kind)), folder, device)
-
-
-def load_model(model_class: Untyped, folder: Path, device: torch.device, **options: object) -> Untyped:
-    """Load a model for inference, with options of its class; no code that comes with it is run.
+    Its class is the one that it names, not the one that its type would choose.
 
     Raises:
         IncompleteError: weights are missing, as in a model that was made for code of its own.
     """
+    model_class = getattr(transformers, kinds.architecture(folder, kind))
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     dtype: torch.dtype | str = torch.float32
     if size > LARGE and devices.is_accelerator(device):
@@ -45,7 +39,6 @@ def load_model(model_class: Untyped, folder: Path, device: torch.device, **optio
         trust_remote_code=False,
         dtype=dtype,
         output_loading_info=True,
-        **options,
     )
     if report["missing_keys"]:
         raise IncompleteError(f"its files lack weights of {type(model).__name__}")

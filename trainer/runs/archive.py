@@ -62,7 +62,6 @@ def delete(run: Run) -> None:
         UserError: it is running.
     """
     runs.check_ended(run)
-    _check_unused(run)
     with explaining_files_in_use():
         storage.move_to_bin(run.folder, paths.outputs())
 
@@ -96,7 +95,6 @@ def rename(run: Run, name: str) -> Run:
         UserError: it is running, the name is invalid, or a run of this name was created in the same second.
     """
     runs.check_ended(run)
-    _check_unused(run)
     created = run.id[:17] if START_TIME.match(run.id) else f"{datetime.now():%Y-%m-%d_%H%M%S}"
     folder = paths.outputs() / f"{created}_{paths.check_name(name.strip(), 'run')[:42]}"
     if folder.exists() and folder != run.folder:
@@ -104,15 +102,3 @@ def rename(run: Run, name: str) -> Run:
     with explaining_files_in_use():
         storage.replace(run.folder, folder)
     return Run(folder)
-
-
-def _check_unused(run: Run) -> None:
-    """Check that no other job works in the folder of a run.
-
-    Raises:
-        UserError: one does: its checkpoints are being measured.
-    """
-    if any(runs.is_locked(lock) for lock in run.folder.glob(f"*/{run.lock.name}")):
-        raise UserError(
-            "The checkpoints of this run are being measured.", "Stop that first, or wait until it has ended."
-        )

@@ -13,7 +13,6 @@
     checkpoints/    for resuming
     adapters/       of checkpoints that were removed
     previews/       images
-    measured/       a run of its own that measures the checkpoints (see `limner_extensions.measuring`)
     <name>.safetensors
     peft/           the same in the format of PEFT and diffusers, if that was requested
 

@@ -18,7 +18,6 @@ MAX_PREVIEW = 64 * 2**20  # bytes
 _FILES = re.compile(
     r"[\w-]{1,64}\.safetensors|(peft/pytorch_lora_weights|adapters/\d{1,9})\.safetensors"
     r"|previews/\d{1,9}_\d{1,3}\.png|checkpoints/\d{1,9}/(adapter\.safetensors|optimizer\.safetensors|manifest\.json)"
-    r"|measured/table\.json"
 )
 
 

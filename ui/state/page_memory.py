@@ -42,11 +42,6 @@ def keeps_location() -> bool:
     return _read().get("keep_location") is True
 
 
-def feature_model() -> str:
-    """Return the folder of the model that checkpoints were compared with last; "" for the base model itself."""
-    return str(_read().get("feature_model", ""))
-
-
 def remember_of_page(**values: str | bool | list[str]) -> None:
     """Remember what no project has for itself, by the names under which the functions above read it."""
     _save(lambda data: data | values)

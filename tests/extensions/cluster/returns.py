@@ -12,9 +12,9 @@ from trainer import config, families, storage
 from trainer.runs import Run, checkpoints, events
 
 
-def tensors_of(run: Run) -> dict[str, Tensor]:
+def tensors_of(run: Run, seed: int = 1) -> dict[str, Tensor]:
     """Tensors of the adapter that a run trains, with random values."""
-    settings, rng = run.config(), torch.Generator().manual_seed(1)
+    settings, rng = run.config(), torch.Generator().manual_seed(seed)
     layers = families.outlined(
         families.outline(settings.model), settings.adapter, text_encoder=settings.training.text_encoder
     )
@@ -29,8 +29,8 @@ def metadata_of(run: Run) -> dict[str, str]:
     return {"limner.config": config.dump(config.without_paths(run.config()))}
 
 
-def adapter(run: Run) -> bytes:
-    return safetensors.torch.save(tensors_of(run), metadata_of(run))
+def adapter(run: Run, seed: int = 1) -> bytes:
+    return safetensors.torch.save(tensors_of(run, seed), metadata_of(run))
 
 
 def checkpoint(run: Run, step: int, data: bytes = b"", sums: Mapping[str, str] | None = None) -> None:

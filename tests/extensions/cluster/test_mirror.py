@@ -17,13 +17,13 @@ from limner_extensions.cluster.border import Border
 from limner_extensions.cluster.mirror import Mirror
 from limner_extensions.cluster.node import Node
 from limner_extensions.cluster.wire import Wire
-from tests.extensions.cluster.returns import checkpoint
+from tests.extensions.cluster.returns import adapter, checkpoint
 from tests.unit.base_models.test_detect import SD3, write
 from trainer import config, runs, storage
 from trainer.data import dataset
 from trainer.runs import Run, checkpoints, events
 
-TABLE = "measured/table.json"
+ADAPTER = "adapters/5.safetensors"
 
 
 class Rig:
@@ -91,25 +91,27 @@ def test_checkpoints_come_as_whole_folders_and_go_as_on_the_node(rig: Rig) -> No
 
 
 def test_a_file_comes_in_pieces_and_later_if_it_changes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("limner_extensions.cluster.node.PIECE", 4)
-    here, there, read = rig.run.folder / TABLE, rig.there.folder / TABLE, rig.node.read
+    here, there, read = rig.run.folder / ADAPTER, rig.there.folder / ADAPTER, rig.node.read
     there.parent.mkdir()
-    for size in (0, 3, 4, 8, 9):
-        storage.write(there, b"x" * size)
+    first, second, third = (adapter(rig.there, seed=seed) for seed in (1, 2, 3))
+    for data, piece in ((first, len(first)), (second, len(second) // 2), (third, len(third) - 1), (first, 5000)):
+        monkeypatch.setattr("limner_extensions.cluster.node.PIECE", piece)
+        storage.write(there, data)
         rig.mirror.update()
-        assert here.stat().st_size == size
+        assert here.read_bytes() == data
 
     def changing(path: str, offset: int) -> bytes | None:
-        storage.write(there, b"one two")
+        storage.write(there, third + b" ")
         return read(path, offset)
 
-    storage.write(there, b"one")
+    storage.write(there, second)
     with monkeypatch.context() as patch:
         patch.setattr(rig.node, "read", changing)
         rig.mirror.update()
-    assert here.stat().st_size == 9, "as it was"
+    assert here.read_bytes() == first, "as it was"
+    storage.write(there, third)
     rig.mirror.update()
-    assert here.read_bytes() == b"one two"
+    assert here.read_bytes() == third
 
 
 def test_requests_go_there_and_what_is_taken_there_is_taken_here(rig: Rig) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -22,7 +23,7 @@ from tests.conftest import HANG
 from trainer import config, processes, runs
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.runs import Run, archive, cards, control, events, queue
+from trainer.runs import Run, archive, backup, cards, control, events, queue
 from trainer.runs.run import PROCESS
 from ui import launch
 from ui.state import projects
@@ -320,6 +321,19 @@ def test_what_is_in_a_bin_stays_for_a_week(home: Path) -> None:
             os.utime(path, (time.time() - age, time.time() - age))
     launch.lock_home().release()
     assert [archive.deleted(), list((folder / ".bin").iterdir()), projects.deleted()] == [rest[1:] for rest in bins]
+
+
+def test_a_job_that_an_earlier_version_left_in_a_run_changes_nothing(home: Path) -> None:
+    run = make("one")
+    old = run.folder / "measured"
+    (old / "ask").mkdir(parents=True)
+    (old / "config.toml").write_text('task = "measure"\n', encoding="utf-8")
+    (old / "table.json").write_text("{}", encoding="utf-8")
+    assert runs.all_runs() == [run]
+    backup.write_run(run, home / "run.zip")
+    with zipfile.ZipFile(home / "run.zip") as file:
+        assert [name for name in file.namelist() if "measured" in name] == []
+    assert archive.rename(run, "two") in runs.all_runs()
 
 
 def test_runs_are_renamed_deleted_and_come_back(home: Path) -> None:

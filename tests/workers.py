@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests import faults
 from tests.conftest import CHECKOUT, unmeasured
 from trainer.runs import Run
 
@@ -53,7 +54,9 @@ class Workers:
 def _child(folder: str, home: str, fault: str, python: str) -> None:
     os.setsid()
     sys.executable = python
-    os.environ.update(LIMNER_HOME=home, LIMNER_TEST="1", LIMNER_FAULT=fault)
+    os.environ.update(LIMNER_HOME=home)
+    if fault:
+        faults.install(fault)
     log = os.open(Path(folder) / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)

@@ -24,8 +24,6 @@ from typing import IO, BinaryIO
 import psutil
 from filelock import BaseFileLock
 
-from trainer import fault_injection
-
 PART = ".part"
 _PART_OF = re.compile(r"\.(\d+)-[0-9a-f]{8}\.part")
 MOMENT = 60.0  # seconds
@@ -186,15 +184,10 @@ def _written(path: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[Path]:
     part = _part(path, f".{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with part.open("xb") as file:
-            fault_injection.crash_point()
-            fault_injection.on_write()
             fill(file)
             file.flush()
-            fault_injection.on_sync()
             os.fsync(file.fileno())
-        fault_injection.crash_point()
         yield part
-        fault_injection.crash_point()
     finally:
         remove(part)
 
@@ -229,7 +222,6 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(part)
         sync_folder(part)
-        fault_injection.crash_point()
         if path.exists():
             old = _part(path, ".old")
             replace(path, old)
@@ -237,7 +229,6 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             _remove_old(old)
         else:
             replace(part, path)
-        fault_injection.crash_point()
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(path.parent)
@@ -255,14 +246,12 @@ def create_folder(path: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(part)
         sync_folder(part)
-        fault_injection.crash_point()
         try:
             replace(part, path)
         except OSError as error:
             if not path.exists():
                 raise
             raise FileExistsError(error.errno, error.strerror, path.name) from None
-        fault_injection.crash_point()
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(path.parent)
@@ -309,7 +298,6 @@ def remove_folder(path: Path) -> None:
     part = _part(path, ".old")
     replace(path, part)
     sync_folder(path.parent)
-    fault_injection.crash_point()
     _remove_old(part)
 
 

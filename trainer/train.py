@@ -9,7 +9,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from trainer import devices, families, fault_injection, storage
+from trainer import devices, families, storage
 from trainer.config import TrainConfig
 from trainer.families.hardware import cpu_kernels
 from trainer.optim.schedules import Stable
@@ -76,7 +76,6 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
                     part = training_loss(family, adapter, batch, config, rng)  # forward: add noise, predict, compare
                 accelerator.backward(part / accumulation)  # the gradients of all micro-batches add up
                 loss += part.detach() / accumulation
-            loss *= fault_injection.loss_factor(step + 1)
         except RuntimeError as error:
             config = recovery.with_less_memory(config, state, error)
             continue
@@ -86,7 +85,6 @@ def train(config: TrainConfig, run: Run) -> None:  # noqa: PLR0915 - the main pa
         rate = config.optimizer.learning_rate * config.schedule.factor(step, config.training.steps)
         norm = optimizer_step.clip(state, config.training.max_grad_norm, scaler)
         try:
-            fault_injection.on_advance(step + 1)
             optimizer_step.advance(state, rate, scaler)
         except RuntimeError as error:
             config, state = recovery.from_start_with_less(config, step, error)

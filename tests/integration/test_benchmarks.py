@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from tests.conftest import CHARACTER, CHECKOUT, python, unmeasured
+from tests.conftest import CHARACTER, CHECKOUT, unmeasured
 
 
 @pytest.mark.nightly
@@ -73,20 +73,3 @@ def test_the_cells_train_try_out_and_leave_a_file(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "run" / "mira.safetensors").is_file()
     assert previews
     assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
-
-
-CODE = """
-from trainer import fault_injection
-fault_injection.on_write()
-fault_injection.on_sync()
-fault_injection.crash_point()
-fault_injection.on_advance(1)
-print(fault_injection.loss_factor(1))
-"""
-
-
-@pytest.mark.parametrize("switch", ["", "0", "true"])
-def test_no_fault_strikes_where_no_test_asks_for_it(switch: str) -> None:
-    """That they strike where a test asks for them is what the tests with real workers need."""
-    faults = {"LIMNER_FAULT": "nan@1,oom@1,full@1,hang@1,enospc@1,eio@1,kill@1", "LIMNER_TEST": switch}
-    assert python("-c", CODE, environment=os.environ | faults).stdout == "1.0\n"

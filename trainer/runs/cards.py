@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from trainer import fault_injection, paths
+from trainer import paths
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.i18n import ngettext
@@ -67,8 +67,6 @@ def known() -> tuple[Card, ...]:
     machine = (Card(""),)
     if os.environ.get("LIMNER_DEVICE") == "cpu":
         return machine
-    if count := fault_injection.cards():
-        return tuple(Card(str(number), str(number)) for number in range(count))
     if nvidia.advice():  # torch cannot use them
         return machine
     variable = _variable()
@@ -79,7 +77,7 @@ def known() -> tuple[Card, ...]:
 
 def _variable() -> str:
     """Return the variable that selects the cards that torch sees."""
-    return CUDA if fault_injection.cards() or nvidia.built_for() else HIP
+    return CUDA if nvidia.built_for() else HIP
 
 
 def _installed() -> tuple[Card, ...]:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from trainer import config as configs
-from trainer import extension, fault_injection, paths, storage
+from trainer import extension, paths, storage
 from trainer.base_models import MICRO, detect
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -144,7 +144,6 @@ class Run:
             StopRequestedError: it was asked to stop.
         """
         self.report(events.Phase(name=name, done=done, total=total))
-        fault_injection.on_phase()
         if self.take_request("stop"):
             raise StopRequestedError
 

@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from trainer import devices, fault_injection, foreign_text, runs
+from trainer import devices, foreign_text, runs
 from trainer.config import FILES, TrainConfig, check, with_files_of
 from trainer.config.training import TrainingConfig
 from trainer.errors import UserError
@@ -57,10 +57,6 @@ def _together(within: timedelta) -> Iterator[None]:
         ) from error
 
 
-def _patience() -> timedelta:
-    return timedelta(seconds=fault_injection.timeout(ANSWERED_WITHIN.total_seconds()))
-
-
 def join(precision: str) -> Accelerator:
     """Return this process's device and its connection to the others, if there are any; gloo where there is no GPU.
 
@@ -77,10 +73,7 @@ def join(precision: str) -> Accelerator:
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         torch.set_num_threads(max(1, threads // local_processes))
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    fault_injection.on_rank_join(int(os.environ["RANK"]))
-    within = PATIENCE
-    if ranks.STARTED_HERE in os.environ:
-        within = timedelta(seconds=fault_injection.timeout(ranks.JOINED_WITHIN.total_seconds()))
+    within = ranks.JOINED_WITHIN if ranks.STARTED_HERE in os.environ else PATIENCE
     # By default a GPU that waits in vain ends the process without a message.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     options: dict[str, Any] = {"timeout": within}
@@ -91,7 +84,7 @@ def join(precision: str) -> Accelerator:
             mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(**options)]
         )
         _groups["patient"] = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-        _groups["prompt"] = torch.distributed.new_group(timeout=_patience())
+        _groups["prompt"] = torch.distributed.new_group(timeout=ANSWERED_WITHIN)
     except RuntimeError as error:
         AcceleratorState._reset_state(reset_partial_state=True)
         if limits_threads:
@@ -158,7 +151,7 @@ def broadcast(accelerator: Accelerator, data: bytes) -> bytes:
     for first in range(0, size, CHUNK):
         view = torch.frombuffer(buffer, dtype=torch.uint8, offset=first, count=min(CHUNK, size - first))
         chunk = view.to(accelerator.device)
-        with _together(_patience()):
+        with _together(ANSWERED_WITHIN):
             torch.distributed.broadcast(chunk, 0, group=_groups["prompt"])
             view.copy_(chunk)
     return bytes(buffer)
@@ -169,7 +162,7 @@ def _broadcast_integers(accelerator: Accelerator, values: list[int]) -> list[int
     if accelerator.num_processes == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.int64, device=accelerator.device)
-    with _together(_patience()):
+    with _together(ANSWERED_WITHIN):
         torch.distributed.broadcast(tensor, 0, group=_groups["prompt"])
         return [int(value) for value in tensor.tolist()]
 
@@ -181,7 +174,7 @@ def reduce_gradients(accelerator: Accelerator, state: TrainState, loss: Tensor) 
     parameters = state.parameters()
     gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
     total = torch.cat([*(gradient.flatten() for gradient in gradients), loss.flatten()])
-    with _together(_patience()):
+    with _together(ANSWERED_WITHIN):
         torch.distributed.all_reduce(total, group=_groups["prompt"])
     *sums, loss = torch.split(total, [*(parameter.numel() for parameter in parameters), 1])
     for parameter, gradient in zip(parameters, sums, strict=True):
@@ -203,7 +196,7 @@ def _reduce(accelerator: Accelerator, value: float, operation: Literal["SUM", "M
     if accelerator.num_processes == 1:
         return value
     tensor = torch.tensor([value], dtype=torch.float64, device=accelerator.device)
-    with _together(_patience()):
+    with _together(ANSWERED_WITHIN):
         torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation), group=_groups["prompt"])
         return tensor.item()
 

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import torch
 
-from trainer import devices, fault_injection, processes
+from trainer import devices, processes
 from trainer.base_models import detect
 from trainer.config import TrainConfig
 from trainer.devices import Untyped
@@ -125,7 +125,7 @@ def _start(ranks: list[Any], processes: int, folder: Path, follow: Callable[[Run
         NotJoinedError: one of them cannot be started, or ended before that.
     """
     # A fork has all imports at once; but CUDA does not survive one, and on macOS it is not safe.
-    forks = sys.platform == "linux" and not devices.count() and not fault_injection.must_spawn()
+    forks = sys.platform == "linux" and not devices.count()
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")
     receivers: list[Any] = []
     for rank in range(1, processes):
@@ -150,7 +150,6 @@ def _start(ranks: list[Any], processes: int, folder: Path, follow: Callable[[Run
 
 
 def _run_rank(rank: int, folder: Path, follow: Callable[[Run], object], sender: Untyped) -> None:
-    fault_injection.on_rank_start(rank)
     sender.send_bytes(b"started")
     sender.close()
     processes.tune_malloc()

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests import faults
 from tests.conftest import free_port, wait
 from tests.extensions.cluster.test_relay import hash_of, settings
 from tests.integration.runs.test_processes import limner, status
@@ -65,8 +66,8 @@ def two_nodes(folder: Path, fault: str = "") -> Iterator[TwoNodes]:
         try:
             cluster.add_node(num_cpus=0, ray_client_server_port=port, **small)
             nodes = {}
-            for name, faults in (("one", ""), ("two", fault)):
-                own = {"LIMNER_HOME": str(folder / name), "LIMNER_TEST": "1", "LIMNER_FAULT": faults}
+            for name in ("one", "two"):
+                own = {"LIMNER_HOME": str(folder / name)} | (faults.environment(fault) if name == "two" else {})
                 nodes[name] = cluster.add_node(num_cpus=1, env_vars=own, **small)
             yield TwoNodes(cluster.address, f"ray://127.0.0.1:{port}", folder, nodes)
         finally:

@@ -15,6 +15,7 @@ import pytest
 
 from limner_extensions.cluster import node_server
 from limner_extensions.cluster.ssh_machine import Address, SshMachine
+from tests import faults
 from tests.conftest import CHECKOUT, HANG, free_port, wait
 from tests.extensions.cluster.test_ray import submit
 from tests.extensions.cluster.test_relay import hash_of, make, settings
@@ -67,7 +68,7 @@ def machine(folder: Path, fault: str = "") -> Iterator[Machine]:
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\n"
     )
     # A shell may print anything before the command begins.
-    variables = {"LIMNER_HOME": home, "TEST_MACHINE": home, "LIMNER_TEST": 1, "LIMNER_FAULT": fault}
+    variables = {"LIMNER_HOME": home, "TEST_MACHINE": home, **faults.environment(fault)}
     exports = "\n".join(f"export {name}={shlex.quote(str(value))}" for name, value in variables.items())
     exports += "\nexport OMP_NUM_THREADS=1"
     _script(folder / "limner", f'echo welcome\n{exports}\ncd {CHECKOUT}\nexec {sys.executable} -m trainer "$@"')

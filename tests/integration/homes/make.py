@@ -1,6 +1,6 @@
 """Make the home folder of a version, with that version's own code, in what LIMNER_HOME names.
 
-    cd CHECKOUT_OF_THAT_VERSION && LIMNER_HOME=.../homes/VERSION LIMNER_TEST=1 python .../homes/make.py
+    cd CHECKOUT_OF_THAT_VERSION && LIMNER_HOME=.../homes/VERSION python .../homes/make.py
 
 What is made by hand there, such as the names of settings, is what all versions since 0.1.0 read.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, os.getcwd())
 
-from trainer import config, runs  # of that version
+from tests import faults as injected  # of that version, like all below
+from trainer import config, runs
 from ui.state import page_memory, run_settings
 
 HOME = Path(os.environ["LIMNER_HOME"])
@@ -35,7 +36,7 @@ def make(name: str, **changes: dict[str, object]) -> runs.Run:
 
 
 def work(run: runs.Run, *faults: str) -> subprocess.Popen[bytes]:
-    variables = os.environ | {"LIMNER_FAULT": ",".join(faults), "OMP_NUM_THREADS": "1"}
+    variables = os.environ | injected.environment(",".join(faults)) | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "trainer", "work", str(run.folder)]
     return subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from PIL import Image, ImageChops
 
+from tests import faults
 from tests.conftest import CHECKOUT, HANG, unmeasured, wait
 from tests.unit.runs.test_run import status
 from tests.workers import Workers
@@ -166,12 +168,15 @@ def training(run: Run) -> bool:
     return True
 
 
+@pytest.fixture
+def _two_cards() -> Iterator[None]:
+    with faults.injected(TWO_CARDS):
+        yield
+
+
 @pytest.mark.slow
-def test_two_runs_train_at_once_and_a_kill_frees_a_card(
-    character: Path, tiny_sd: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LIMNER_TEST", "1")
-    monkeypatch.setenv("LIMNER_FAULT", TWO_CARDS)
+@pytest.mark.usefixtures("_two_cards")
+def test_two_runs_train_at_once_and_a_kill_frees_a_card(character: Path, tiny_sd: Path, workers: Workers) -> None:
     first, second = (make(str(tiny_sd), steps=100_000, resolution=64) for _ in range(2))
     third, fourth = (make(str(tiny_sd), steps=2, resolution=64) for _ in range(2))
     numbers: dict[Run, int] = {}

@@ -4,17 +4,17 @@ As SQLite tests it. The disk is full when a file is opened, or breaks when it is
 """
 
 import errno
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests import faults
 from tests.integration.runs.test_processes import make
 from tests.integration.training.test_faults import message, whole
 from tests.workers import Workers
-from trainer import config, fault_injection, runs, storage
+from trainer import config, runs, storage
 from trainer.adapter_files import reader
 from trainer.data import caption_edits, captions, dataset, image_stats, undo, uploads
 from trainer.errors import explain_disk
@@ -40,18 +40,18 @@ def finished(character: Path, tiny_sd: Path, workers: Workers) -> Run:
 
 
 @pytest.mark.parametrize(
-    "faults",
+    "cases",
     [
         pytest.param([("eio", 9), ("enospc", 3)], marks=pytest.mark.slow, id="two"),
         pytest.param([("enospc", number) for number in range(1, 40)], marks=pytest.mark.nightly, id="all"),
     ],
 )
 def test_whichever_write_of_a_run_fails(
-    character: Path, finished: Run, workers: Workers, home: Path, faults: list[tuple[str, int]]
+    character: Path, finished: Run, workers: Workers, home: Path, cases: list[tuple[str, int]]
 ) -> None:
     expected, before = finished.export.read_bytes()[-1000:], everything(home)
     failed = 0
-    for kind, number in faults:
+    for kind, number in cases:
         run = runs.create(finished.config().model_copy(update={"record": config.Record()}))
         code = workers.work(run, f"{kind}@{number}")
         whole(run)
@@ -119,26 +119,20 @@ def used(character: Path, home: Path) -> Path:
 
 @pytest.mark.parametrize("kind", SENTENCES)
 @pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS.keys())
-def test_whichever_write_of_an_action_fails(
-    used: Path, monkeypatch: pytest.MonkeyPatch, action: Callable[[Path], object], kind: str
-) -> None:
+def test_whichever_write_of_an_action_fails(used: Path, action: Callable[[Path], object], kind: str) -> None:
     images_before = {path.name for path in dataset.image_files(used / "datasets" / "rin")}
     before = everything(used)
-    monkeypatch.setenv("LIMNER_TEST", "1")
     failed = 0
     for number in range(1, 200):
-        for counter in ("_writes", "_syncs"):
-            monkeypatch.setattr(fault_injection, counter, itertools.count(1))
-        monkeypatch.setenv("LIMNER_FAULT", f"{kind}@{number}")
         try:
-            action(used)
+            with faults.injected(f"{kind}@{number}"):
+                action(used)
         except OSError as error:
             explained = str(explain_disk(error))
         else:
             break
         failed += 1
         assert explained.startswith(SENTENCES[kind])
-        monkeypatch.setenv("LIMNER_FAULT", "")
         after = everything(used)
         changed = {path for path in before if after.get(path) != before[path]}
         assert all(path.suffix == ".txt" for path in changed), "captions that were changed before, and can be undone"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tests import faults
 from tests.conftest import CHECKOUT, HANG, small_disk, unmeasured, wait
 from tests.integration.runs.test_processes import limner, make, status
 from tests.integration.training.test_train import same
@@ -146,7 +147,7 @@ def test_a_worker_that_hangs_is_said_and_can_be_ended(
 def test_a_second_interrupt_ends_a_command_that_hangs(tiny_sd: Path) -> None:
     run = plain(tiny_sd)
     command = [sys.executable, "-m", "trainer", "resume", run.folder]
-    env = unmeasured() | {"LIMNER_TEST": "1", "LIMNER_FAULT": "stuck@1"}
+    env = unmeasured() | faults.environment("stuck@2")
     with subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, env=env) as typed:
         try:
             wait(lambda: bool(runs.look(run).state.phase))

@@ -18,6 +18,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests import faults
 from tests.conftest import CHECKOUT
 from tests.fake_cuda import measure, waits
 from tests.integration.sampling.test_sampler import before_each, run_out
@@ -210,13 +211,10 @@ def test_a_step_that_runs_out_of_memory_is_done_with_less(character: Path, tiny_
 
 
 @pytest.mark.slow
-def test_an_optimizer_without_memory_in_step_1_begins_again(
-    character: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LIMNER_TEST", "1")
-    monkeypatch.setenv("LIMNER_FAULT", "full@1")
+def test_an_optimizer_without_memory_in_step_1_begins_again(character: Path, tiny_sd: Path) -> None:
     run, usual = (runs.create(settings(tiny_sd, training__micro_batches=parts, **RATE)) for parts in (1, 2))
-    adapter = finish(run)
+    with faults.injected("full@1"):
+        adapter = finish(run)
     assert run.config().training.micro_batches == 2
     assert "Memory ran out; from here on batches are split into 2 micro-batches." in runs.look(run).state.warnings
     assert same(adapter, finish(usual)), "as if it had begun so"

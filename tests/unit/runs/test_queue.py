@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests import faults
 from tests.unit.runs.test_run import named
 from trainer import config, runs, storage
 from trainer.runs import Run, cards, queue
@@ -17,9 +18,15 @@ ONE, TWO = Wish(1), Wish(2)
 
 
 @pytest.fixture(autouse=True)
-def _two_cards(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIMNER_TEST", "1")
-    monkeypatch.setenv("LIMNER_FAULT", "cards@2")
+def _two_cards(home: Path) -> Iterator[None]:
+    with faults.injected("cards@2"):
+        yield
+
+
+@pytest.fixture
+def _three_cards(_two_cards: None) -> Iterator[None]:
+    with faults.injected("cards@3"):
+        yield
 
 
 Begin = Callable[[Run, Wish], Claim]
@@ -101,8 +108,8 @@ def test_two_runs_for_two_cards_do_not_wait_for_each_other(begin: Begin) -> None
     assert settle(second) == ["01"]
 
 
-def test_what_a_run_has_counts_when_cards_are_free_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIMNER_FAULT", "cards@3")
+@pytest.mark.usefixtures("_three_cards")
+def test_what_a_run_has_counts_when_cards_are_free_at_once() -> None:
     claim = Claim(named("0001"), TWO)
     first, second, third = cards.known()
     with FileLock(first.lock), FileLock(second.lock):

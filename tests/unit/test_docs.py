@@ -21,7 +21,7 @@ LONGEST = 2000  # words of a page for users, but for the generated list of all s
 ELSEWHERE = ("Add LoRA", "Add Model", "Model Manager", "Load LoRA", "Load Checkpoint", "Lora", "Refresh")
 ELSEWHERE += ("Settings", "Access Tokens", "Add python.exe to PATH", "More info", "Run anyway")
 SOURCE = (CHECKOUT / "app.py").read_text(encoding="utf-8")
-for kind in ("*.py", "static/*.*", "problems.toml"):
+for kind in ("*.py", "static/*.*", "*.html", "problems.toml"):
     for folder in ("trainer", "ui", "limner_extensions"):
         SOURCE += "\n".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / folder).rglob(kind))
 
@@ -35,7 +35,7 @@ def test_a_message_that_is_explained_is_one_that_is_said() -> None:
 
 def test_an_error_leads_to_what_explains_it() -> None:
     def place(error: Exception) -> str:
-        return help_link(error).partition("#")[2].partition("'")[0]
+        return help_link(error).partition("#")[2].partition('"')[0]
 
     memory = UserError("There is not enough memory to load {name!r}.", "Close others.", name="a.safetensors")
     assert place(memory) == "out-of-memory-while-loading-a-model"

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.e2e.conftest import Server, Visit, browser, copy_project, shared, visit
+from tests.e2e.conftest import Server, Visit, browser, copy_project, refused, shared, visit
 from trainer import config, paths, runs
 from trainer.adapter_files import safetensors_reader
 from trainer.train import train
 
-__all__ = ["browser", "shared", "visit"]
+__all__ = ["browser", "refused", "shared", "visit"]
 pytestmark = [pytest.mark.browser, pytest.mark.nightly]
 
 

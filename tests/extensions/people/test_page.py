@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from tests.conftest import HANG, python, wait
-from tests.e2e.conftest import EXAMPLES, Server, Visit, browser, make_home, serving, visit
+from tests.e2e.conftest import EXAMPLES, Server, Visit, browser, make_home, refused, serving, visit
 from tests.e2e.test_page import advanced, cards, finished, new_project, points, start, tab, upload
 from trainer import runs
 
-__all__ = ["browser", "visit"]
+__all__ = ["browser", "refused", "visit"]
 
 pytestmark = [pytest.mark.browser, pytest.mark.nightly]
 

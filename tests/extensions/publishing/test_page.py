@@ -11,14 +11,14 @@ from fastapi.testclient import TestClient
 
 from limner_extensions.publishing import routes
 from tests.conftest import wait
-from tests.e2e.conftest import Server, Visit, browser, shared, visit
+from tests.e2e.conftest import Server, Visit, browser, refused, shared, visit
 from tests.e2e.test_page import tab
 from tests.extensions.publishing.conftest import make_run
 from trainer import runs
 from trainer.config import build
 from trainer.runs import Run
 
-__all__ = ["browser", "shared", "visit"]
+__all__ = ["browser", "refused", "shared", "visit"]
 
 
 @pytest.fixture

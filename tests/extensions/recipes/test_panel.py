@@ -6,13 +6,13 @@ import pytest
 
 from limner_extensions.recipes import panel
 from tests.conftest import wait
-from tests.e2e.conftest import Server, Visit, browser, shared, visit
+from tests.e2e.conftest import Server, Visit, browser, refused, shared, visit
 from tests.e2e.test_page import tab
 from tests.e2e.test_studio import value
 from tests.unit.ui.answers import answers
 from trainer.errors import UserError
 
-__all__ = ["browser", "shared", "visit"]
+__all__ = ["browser", "refused", "shared", "visit"]
 
 
 def test_a_recipe_of_another_trainer_fills_the_form(character: Path, tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ CALLS = {
     "_": (0,),
     "note": (0,),
     "warn": (0,),
-    "_warning": (0,),
     "rich_text": (0,),
     "ngettext": (0, 1),
     "UserError": (0, 1),

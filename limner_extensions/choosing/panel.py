@@ -76,7 +76,7 @@ class Choices:
 def build(adapter: gr.Dropdown, sampler: SamplerClient, watch: RunWatcher) -> None:
     """Draw the panel, and connect it to the choice of an adapter."""
     with gr.Accordion(_("Choose by eye"), open=False, elem_id="choosing"):
-        gr.HTML(render("quiet.html", text=ABOUT))
+        gr.HTML(render("said.html", role="", look="quiet", text=ABOUT))
         with gr.Row(elem_classes="tools"):
             start = gr.Button(_("Start choosing"), elem_id="choose-start", size="sm")
         result = gr.HTML(elem_id="choose-result")

@@ -32,8 +32,8 @@ MAX_NUMBER = 2**53  # of what an event counts
 MAX_TEXT = 2**15  # letters of a text; the longest is a traceback
 MAX_REASON = 300  # letters of why a node is lost
 MAX_ITEMS = 1000  # of a list in an event; the longest has a row for each program
-Value = TypeVar("Value")
 MAX_CLOCK = 100 * 365 * 24 * 3600.0  # seconds between two clocks; one without a battery starts in 1970
+Value = TypeVar("Value")
 # What a worker decides, by section of the settings. Everything else stays as it is here, above all paths.
 DECIDED = {
     "record": (),  # all of it

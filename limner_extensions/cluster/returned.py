@@ -18,14 +18,17 @@ from trainer import config, families, storage
 from trainer.adapter_files import reader, safetensors_reader, summary
 from trainer.adapter_files.reader import AdapterFile
 from trainer.adapter_files.safetensors_reader import SafetensorsFile
+from trainer.base_models import detect
 from trainer.base_models.registry import FAMILIES, FamilyName
 from trainer.config import TrainConfig
+from trainer.config.adapter import AdapterConfig
 from trainer.errors import UserError
 from trainer.runs import Run, checkpoints, events
 
 CLOSE = 0.02  # share by which an alpha in half precision may differ
 SETTINGS = "limner.config"  # in the metadata
-STATE = "value"  # ending of a trained tensor in the state of an optimizer
+STATE = ".value"  # ending of a trained tensor in the state of an optimizer
+Layers = Mapping[str, Mapping[str, Tensor]]
 
 
 class Returned:
@@ -36,16 +39,21 @@ class Returned:
 
     def __init__(self, run: Run, there: TrainConfig) -> None:
         self._run, self._there = run, config.without_paths(there)
+        self._outlined: tuple[AdapterConfig, Layers] | None = None
 
     @cached_property
     def _own_family(self) -> FamilyName:
-        return families.outline(self._run.config().model).base.family
+        model = self._run.config().model
+        return detect.look(detect.locate(model.base, model.revision)[0]).family
 
-    def _layers(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the tensors of the run's own adapter by module and ending; the node decides their rank."""
+    def _layers(self) -> Layers:
+        """Return the tensors of the run's own adapter by module and ending, which change with the rank alone."""
         settings = self._run.config()
-        family = families.outline(settings.model)
-        return families.outlined(family, settings.adapter, text_encoder=settings.training.text_encoder)
+        if not self._outlined or self._outlined[0] != settings.adapter:
+            family = families.outline(settings.model)
+            layers = families.outlined(family, settings.adapter, text_encoder=settings.training.text_encoder)
+            self._outlined = settings.adapter, layers
+        return self._outlined[1]
 
     def check(self, path: Path) -> None:
         """Check an adapter file."""
@@ -72,7 +80,7 @@ class Returned:
         state = safetensors_reader.read(folder / checkpoints.OPTIMIZER)
         if broken := [key for key in state.entries if key.endswith(STATE) and not state.is_finite(key)]:
             raise NodeLostError(f"the state of the optimizer has values that are not finite: {broken[0][:100]}")
-        trained = sorted(math.prod(entry.shape) for key, entry in state.entries.items() if key.endswith(f".{STATE}"))
+        trained = sorted(math.prod(entry.shape) for key, entry in state.entries.items() if key.endswith(STATE))
         own = [each.numel() for layer in self._layers().values() for end, each in layer.items() if end != "alpha"]
         if trained != sorted(own):
             raise NodeLostError("the state of the optimizer that the node sent is of another shape")

@@ -69,7 +69,7 @@ def save(answers: Answers) -> dict[str, Any]:
     name = paths.safe_name(answers.name or answers.project, "settings")
     config = configs.build(configs.merge(answers.data(), {"name": name, "trigger": answers.trigger}))
     exported = writing.export(config, len(page_memory.captions(answers.project)))
-    report: str = render("quiet.html", text=_("The file says all of these settings."))
+    report: str = render("said.html", role="", look="quiet", text=_("The file says all of these settings."))
     if exported.notes:
         report = _notes(_("What the file cannot say"), exported.notes)
     return {"report": report, "exported": {"name": f"{name}-kohya.toml", "text": exported.text}}

@@ -195,7 +195,7 @@ REFUSALS = """document.addEventListener("securitypolicyviolation", (event) => wi
 
 @pytest.fixture
 def refused() -> list[str]:
-    """What the policy of the pages refused; a test that puts a script into one empties the list."""
+    """Refusals of the pages' policy; a test that puts a script into a page empties the list."""
     return []
 
 

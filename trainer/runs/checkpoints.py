@@ -56,7 +56,7 @@ def damaged(folder: Path) -> list[str]:
     The manifest's own checksum is missing in checkpoints of older versions.
     """
     try:
-        manifest = foreign_text.read_json(folder / MANIFEST, most=foreign_text.MAX_OWN)
+        manifest = read_manifest(folder)
         checksums = manifest["sha256"]
         own = checksums.pop(MANIFEST, "")
         if own not in ("", checksum(manifest)) or not {ADAPTER, OPTIMIZER} <= checksums.keys():
@@ -67,7 +67,12 @@ def damaged(folder: Path) -> list[str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a checkpoint that is intact."""
+    """Return the manifest of a checkpoint.
+
+    Raises:
+        OSError: it has none.
+        ValueError: it is not JSON.
+    """
     manifest: dict[str, Any] = foreign_text.read_json(folder / MANIFEST, most=foreign_text.MAX_OWN)
     return manifest
 

@@ -34,6 +34,7 @@ from trainer.runs.checkpoints import (
     is_intact,
     kept_adapter,
     kept_adapters,
+    read_manifest,
 )
 from trainer.training import upgrades
 
@@ -298,7 +299,7 @@ def _newest(run: Run) -> tuple[dict[str, Any], bytes]:
         if not is_intact(folder):
             run.warn("The checkpoint of step {step} is damaged; an older one is used.", step=int(folder.name))
             continue
-        manifest = foreign_text.read_json(folder / MANIFEST, most=foreign_text.MAX_OWN)
+        manifest = read_manifest(folder)
         if not {"step", "optimizer", "groups", "notes"} <= manifest.keys():
             raise UserError(
                 "The checkpoint of step {step} was made by Limner {program}; this is {version}.",

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio import routes as gradio_routes
 
 from trainer import extension, paths
 from trainer.data import dataset
@@ -75,7 +76,7 @@ LINKS_IN_THE_DARK = {
 def make_app(*, log_out: bool = False) -> FastAPI:
     """Create the web application, without the security middleware; `log_out` adds a link for users who logged in."""
     no_fetching.apply()
-    content_policy.apply()
+    content_policy.apply(gradio_routes.templates.env)
     sampler, watch = SamplerClient(), RunWatcher()
 
     @asynccontextmanager

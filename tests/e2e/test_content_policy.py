@@ -3,6 +3,8 @@
 import re
 import urllib.request
 
+from gradio import routes
+
 from tests.e2e.conftest import Server, Visit
 from ui.server import content_policy
 
@@ -53,8 +55,8 @@ def test_scripts_inline_are_named_by_each_answer_anew(server: Server) -> None:
 
 
 def test_a_script_in_a_value_has_no_nonce() -> None:
-    content_policy.apply()
-    template = content_policy.routes.templates.env.from_string("<script>{{ config | toorjson }}</script>{{ text }}")
+    content_policy.apply(routes.templates.env)
+    template = routes.templates.env.from_string("<script>{{ config | toorjson }}</script>{{ text }}")
     request = {"scope": {content_policy.NONCE: "n"}}
     drawn = template.render(request=request, config={"a": "</script><script>"}, text="<script>")
     assert drawn.count('<script nonce="n">') == 1

@@ -5,7 +5,7 @@ stand in its template: before any value is filled in, so that none that comes wi
 https://www.w3.org/TR/CSP3/#framework-directive-source-list
 """
 
-from gradio import routes
+from jinja2 import Environment
 from jinja2.ext import Extension
 
 NONCE = "limner.nonce"  # in the scope of a request: a random text that the page of this answer alone knows
@@ -32,6 +32,6 @@ class _Nonces(Extension):
         return source.replace(f"<{SCRIPT}", f'<{SCRIPT} nonce="{{{{ request.scope[{NONCE!r}] }}}}"')
 
 
-def apply() -> None:
-    """Let Gradio's page name the nonce of each request."""
-    routes.templates.env.add_extension(_Nonces)
+def apply(templates: Environment) -> None:
+    """Let the page of Gradio, which is one of its templates, name the nonce of each request."""
+    templates.add_extension(_Nonces)

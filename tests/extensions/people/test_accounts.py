@@ -1,6 +1,5 @@
 """The accounts file, logins of people with accounts, the commands for these, and what does not go with them."""
 
-import html
 import shutil
 import socket
 import time
@@ -8,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -103,7 +103,7 @@ def test_a_wrong_name_is_answered_as_a_wrong_password(home: Path, monkeypatch: p
         assert answer.status_code == 403
         assert "Wrong name or password." in answer.text
         assert "<script>" not in answer.text
-        pages.add(answer.text.replace(f'value="{html.escape(name)}"', 'value=""'))
+        pages.add(answer.text.replace(f'value="{escape(name)}"', 'value=""'))
     assert len(pages) == 1
     took = {"anna": [], "nobody": []}
     for _ in range(5):

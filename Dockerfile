@@ -18,7 +18,7 @@ COPY . .
 RUN /opt/limner/bin/pip install --no-cache-dir --no-deps . \
     && rm -rf /usr/src/limner \
     && useradd --home-dir /data --no-create-home limner \
-    && install -d -o limner -g limner /data
+    && install -d -o limner -g limner /data /shared /shared/models /shared/outputs
 
 WORKDIR /data
 USER limner

@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OTHERS = {
     "benchmarks/": "speed and quality beside other trainers, run by hand",
     "datasets/": "your datasets, and two examples",
+    "docker/": "a Limner for each of several people on one machine, behind Caddy",
     "docs/": "guides for users; docs/development is for those who change the code",
     "outputs/": "your runs",
     "scripts/": "the checks, and how the built-in base model was made",

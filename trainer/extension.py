@@ -29,7 +29,6 @@ class Extension:
     # Its commands that may use a network, each with the start of the option that allows it; "" = always.
     online: Mapping[str, str] = field(default_factory=dict)
     routes: str = ""  # a `fastapi.APIRouter` of the page
-    server: str = ""  # a function of the page's options that returns an ASGI app to serve in its place, or None
     # Functions that work on a run in a worker, by the `task` in its settings.
     jobs: Mapping[str, str] = field(default_factory=dict)
     # Functions of a run and an address that have it trained elsewhere and return the exit code, by the scheme of the
@@ -62,7 +61,7 @@ def load(name: str) -> Loaded:
     return getattr(importlib.import_module(module), attribute)
 
 
-def named(kind: Literal["commands", "routes", "server"]) -> list[Any]:
+def named(kind: Literal["commands", "routes"]) -> list[Any]:
     """Return the objects that the extensions name in a field; those without one have none."""
     return [load(name) for own in installed() if (name := getattr(own, kind))]
 

@@ -44,7 +44,7 @@ def outputs() -> Path:
 
 
 def shared() -> Path:
-    """Return the folder that the users of a server share: LIMNER_SHARED if each has their own home, or the home."""
+    """Return the folder of base models and card locks, which servers may share: LIMNER_SHARED, else the home."""
     return Path(os.environ.get("LIMNER_SHARED") or home())
 
 
@@ -54,15 +54,8 @@ def adapters() -> Path:
 
 
 def models() -> Path:
-    """Return the folder for base models that all users can choose."""
+    """Return the folder of base models."""
     return shared() / "models"
-
-
-def is_allowed(path: Path) -> bool:
-    """Return True if a path that a user named may be read: with several users only their own or shared ones."""
-    if not os.environ.get("LIMNER_SHARED"):
-        return True
-    return any(path.resolve().is_relative_to(folder.resolve()) for folder in (home(), models()))
 
 
 def unquoted(text: str) -> str:

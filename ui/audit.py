@@ -14,10 +14,10 @@ KEPT = 3  # older logs
 _opening = threading.Lock()
 
 
-def record(action: str, *, what: str = "", user: str = "", address: str = "") -> None:
+def record(action: str, *, what: str = "", address: str = "") -> None:
     """Add a line; what is empty is left out."""
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "action": action}
-    entry |= {key: value for key, value in (("what", what), ("user", user), ("address", address)) if value}
+    entry |= {key: value for key, value in (("what", what), ("address", address)) if value}
     with _opening:  # the cache would let two first entries at once open the log twice
         logger = _logger(str(paths.outputs()))
     logger.info("%s", json.dumps(entry, ensure_ascii=False))

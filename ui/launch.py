@@ -11,14 +11,13 @@ import shutil
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from trainer import __version__, extension, paths, processes, storage
+from trainer import __version__, paths, processes, storage
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.i18n import _
@@ -45,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.cluster:
             os.environ["LIMNER_CLUSTER"] = options.cluster
         lock = lock_home()
-        if options.socket is None:
-            warn_if_disk_is_full()
-        with open_socket(options) as listener:
+        warn_if_disk_is_full()
+        note_old_accounts()
+        with bind(options.host, options.port) as listener:
             server = make_server(options, listener)
             if not options.no_resume:
                 for run in control.resume_cut():
@@ -101,7 +100,6 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ADDRESS",
         help="offer to train on another machine (ssh://HOST) or on a cluster of Ray (HOST:6379)",
     )
-    parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # file descriptor, from the per-user proxy
     parser.add_argument("--no-resume", action="store_true", help="leave runs that were cut until you resume them")
     parser.add_argument("--version", action="version", version=f"Limner {__version__}")
     options = parser.parse_args(arguments)
@@ -163,17 +161,10 @@ def warn_if_disk_is_full() -> None:
         print(message)
 
 
-def open_socket(options: argparse.Namespace) -> socket.socket:
-    """Return the socket to serve: one on the address, or the one that a proxy passed on."""
-    if options.socket is None:
-        return bind(options.host, options.port)
-    threading.Thread(target=_end_with_proxy, daemon=True).start()
-    return socket.socket(fileno=options.socket)
-
-
-def _end_with_proxy() -> None:
-    os.read(sys.stdin.fileno(), 1)  # returns only at the end of the input, when the proxy has ended for any reason
-    os.kill(os.getpid(), signal.SIGTERM)
+def note_old_accounts() -> None:
+    """Print a note if a version with accounts used this home folder."""
+    if (paths.home() / "people.toml").exists():
+        print(_("Limner no longer reads the accounts in people.toml: see docs/several-people.md."))
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -214,8 +205,8 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def choose_password(options: argparse.Namespace, *, has_accounts: bool = False) -> str:
-    """Return the password of the page; "" if it needs none, or if each account has its own.
+def choose_password(options: argparse.Namespace) -> str:
+    """Return the password of the page; "" if it needs none.
 
     Raises:
         UserError: the address can be reached from outside without --listen, or the password is weak.
@@ -232,7 +223,7 @@ def choose_password(options: argparse.Namespace, *, has_accounts: bool = False) 
         raise UserError(
             "{host} can be reached from other machines.", "Add --listen if you want that.", host=options.host
         )
-    if not has_accounts and not password:
+    if not password:
         from ui.server import address_token
 
         password = address_token.read_password(renew=options.new_token)
@@ -261,23 +252,18 @@ def prepare_environment() -> None:
 
 
 def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicorn.Server":
-    """Create the server for this socket: the page, or what an extension serves in its place.
+    """Create the server of the page for this socket.
 
     Raises:
-        UserError: the password and the address do not go together, or an extension refuses.
+        UserError: the password and the address do not go together.
     """
     token = ""
-    if options.socket is not None:
-        app = make_page(options, "", "")
-    elif served := next(filter(None, (make(options) for make in extension.named("server"))), None):
-        app = served
-    else:
-        password = choose_password(options)
-        if not password and not options.no_token:
-            from ui.server import address_token
+    password = choose_password(options)
+    if not password and not options.no_token:
+        from ui.server import address_token
 
-            token = address_token.read(renew=options.new_token)
-        app = make_page(options, password, token)
+        token = address_token.read(renew=options.new_token)
+    app = make_page(options, password, token)
     import uvicorn  # slow, so only when the options are known to be good
 
     host = options.host if is_loopback(options.host) else next(iter(options.host_name), socket.gethostname())
@@ -287,9 +273,8 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
-            if options.socket is None:
-                address = f"http://{host}:{listener.getsockname()[1]}"
-                print(f"Limner is running at {address}{f'/?token={token}' if token else ''}", flush=True)
+            address = f"http://{host}:{listener.getsockname()[1]}"
+            print(f"Limner is running at {address}{f'/?token={token}' if token else ''}", flush=True)
 
     from ui.server import connections
 
@@ -309,7 +294,7 @@ def make_server(options: argparse.Namespace, listener: socket.socket) -> "uvicor
 
 
 def make_page(options: argparse.Namespace, password: str, token: str) -> "App":
-    """Create the page behind its middleware. Behind the per-user proxy, that one has checked host and user."""
+    """Create the page behind its middleware."""
     prepare_environment()
     # Gradio reads its environment when it is imported.
     from ui import page
@@ -317,12 +302,10 @@ def make_page(options: argparse.Namespace, password: str, token: str) -> "App":
     from ui.server.security import SecurityMiddleware
     from ui.state import pending_uploads
 
-    behind_proxy = options.socket is not None
-    app: App = page.make_app(log_out=bool(password) or behind_proxy)
+    app: App = page.make_app(log_out=bool(password))
     if token:
         app = TokenGate(app, token)
-    hosts = {"hosts": None} if behind_proxy else allowed_hosts(options)
-    return SecurityMiddleware(app, password=password, upload_room=pending_uploads.room, **hosts)
+    return SecurityMiddleware(app, password=password, upload_room=pending_uploads.room, **allowed_hosts(options))
 
 
 def allowed_hosts(options: argparse.Namespace) -> dict[str, Any]:

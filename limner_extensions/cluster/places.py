@@ -1,18 +1,10 @@
 """Places to run: another machine through SSH, and a cluster of Ray."""
 
-import os
-
 from limner_extensions.cluster import ray_cluster, relay, ssh_machine
-from trainer.errors import UserError
 from trainer.runs import Run
 
 
 def work(run: Run, address: str) -> int:
     """Have a run trained at an address, `ssh://user@host` or that of a Ray cluster; return the exit code."""
-    if os.environ.get("LIMNER_SHARED"):
-        raise UserError(
-            "Runs of a server with several people are not sent to a cluster, which keeps nobody's files apart.",
-            "Train on this machine, or use a page of your own.",
-        )
     is_ssh = address.startswith(ssh_machine.SCHEME)
     return relay.work(run, ssh_machine.SshMachine(address) if is_ssh else ray_cluster.RayCluster(address))

@@ -204,9 +204,7 @@ def visit(browser: Browser, refused: list[str]) -> Iterator[Visit]:
     """Open pages of a server; what goes wrong in them fails the test at its end."""
     contexts, errors, foreign = [], [], []
 
-    def open_page(
-        server: Server, *, projects: bool = True, login: tuple[str, str] = ("", ""), **options: object
-    ) -> Page:
+    def open_page(server: Server, *, projects: bool = True, **options: object) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(HANG * 1000)
         contexts.append(context)
@@ -226,10 +224,6 @@ def visit(browser: Browser, refused: list[str]) -> Iterator[Visit]:
         page.on("response", note_error)  # until it is open: later some tests ask for what is refused
         page.on("request", note_request)
         page.goto(server.url)
-        if any(login):
-            page.get_by_label("Name").fill(login[0])
-            page.get_by_label("Password").fill(login[1])
-            page.get_by_role("button", name="Log in").click()
         page.get_by_role("tab", name="Images").wait_for()
         if projects:
             page.locator("#captions .captions:not([data-project=''])").wait_for(state="attached")

@@ -100,6 +100,21 @@ def test_wrong_usage_and_a_folder_that_cannot_be_written_to_are_said(tmp_path: P
         assert done.stderr.count("\n") == 1
 
 
+def test_a_home_with_accounts_of_an_earlier_version_opens_and_says_so(tmp_path: Path) -> None:
+    home = make_home(tmp_path)
+    (home / "people.toml").write_text('[anna]\nsalt = "00"\nhash = "00"\n', encoding="utf-8")
+    (home / "people" / "anna" / "datasets").mkdir(parents=True)
+    made = Server(home)
+    try:
+        made.start()
+        assert httpx.get(f"{made.url}/media/dataset/example-character/01.png").status_code == 200
+    finally:
+        output = made.stop()
+    assert output.count("people.toml") == 1
+    assert "Limner no longer reads the accounts in people.toml: see docs/several-people.md.\n" in output
+    assert (home / "people" / "anna" / "datasets").is_dir()
+
+
 def test_the_printed_address_opens_the_page_and_no_other_does(tmp_path: Path, browser: Browser) -> None:
     """One server for a home; that of another home has another port."""
     made, other = (Server(make_home(tmp_path / name)) for name in ("home", "other"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -24,6 +25,7 @@ from tests import package_index
 from tests.conftest import CHECKOUT, free_port
 from tests.package_index import Index
 from trainer.machine import nvidia
+from ui import launch
 
 BATCH = (CHECKOUT / "start.bat").read_bytes().decode("ascii")
 TORCH = "2.13.0"  # as in the lock file of the copy
@@ -283,6 +285,29 @@ def test_the_image_has_sound_commands_and_one_volume() -> None:
     assert (last["USER"], last["VOLUME"], last["ARG"]) == ("limner", "/data", f"BUILD={nvidia.BUILD}")
     variables = dict(part.split("=", 1) for part in last["ENV"].split())
     assert variables["LIMNER_HOME"] == variables["HOME"] == "/data", "models, and what the hub's library keeps"
+
+
+def test_each_of_several_people_has_a_container_behind_caddy() -> None:
+    """The example of docs/several-people.md: what is said in several places of it is the same."""
+    composed = yaml.safe_load((CHECKOUT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+    caddyfile = (CHECKOUT / "docker" / "Caddyfile").read_text(encoding="utf-8")
+    image = (CHECKOUT / "Dockerfile").read_text(encoding="utf-8")
+    caddy, *people = sorted(composed["services"], key=lambda name: name != "caddy")
+    services = composed["services"]
+    assert services[caddy]["networks"] == people == list(composed["networks"])
+    sites = re.findall(r"(?m)^(\S+) {\n\tbasic_auth {\n\t\t(\w+) .*\n\t}\n\treverse_proxy (\w+):7860 ", caddyfile)
+    assert sites == [(f"{name}.limner.example", name, name) for name in people]
+    for name in people:
+        service = services[name]
+        options = launch.parse_options(service["command"][2:])
+        assert service["command"][:2] == ["limner", "page"]
+        assert (options.host, options.host_name) == ("0.0.0.0", [f"{name}.limner.example"])
+        assert (service["networks"], "ports" in service) == ([name], False), "only Caddy reaches it"
+        places = dict(volume.split(":")[:2][::-1] for volume in service["volumes"])
+        assert (places["/data"], service["build"]) == (name, "..")
+        assert places["/shared/outputs"] in composed["volumes"].keys() - {*people}
+        shared = service["environment"]["LIMNER_SHARED"]
+        assert all(place in image for place in (f" {shared}/models", f" {shared}/outputs")), "they belong to its user"
 
 
 @pytest.mark.nightly

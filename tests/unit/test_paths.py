@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import CHECKOUT
 from trainer import paths
 from trainer.errors import UserError
+from trainer.runs import cards
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".", "..", "a" * 65, "a b", "C:\\x", "/etc/passwd", "a\n", "NUL", "lpt¹"])
@@ -28,20 +29,13 @@ def test_safe_names(text: str, name: str) -> None:
     assert paths.check_name(paths.safe_name(text, "picture"), "picture")
 
 
-def test_users_may_name_what_is_theirs_or_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    anna, ben, models = (tmp_path / name for name in ("people/anna", "people/ben", "models"))
-    for folder in (anna, ben, models):
-        folder.mkdir(parents=True)
-    (models / "theirs").symlink_to(ben)
-    monkeypatch.setenv("LIMNER_HOME", str(anna))
-    assert paths.shared() == anna
-    assert paths.is_allowed(ben)  # where there is one home, nobody is kept from anything
-    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
-    assert paths.models() == models
-    assert paths.is_allowed(anna / "datasets" / "x")
-    assert paths.is_allowed(models / "sd15.safetensors")
-    for path in (ben, anna / ".." / "ben", models / "theirs", tmp_path, Path("/"), tmp_path / "people" / "annabel"):
-        assert not paths.is_allowed(path)
+def test_servers_may_share_models_and_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_HOME", str(tmp_path / "anna"))
+    assert paths.shared() == tmp_path / "anna"
+    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path / "shared"))
+    assert paths.models() == tmp_path / "shared" / "models"
+    assert paths.datasets() == tmp_path / "anna" / "datasets"
+    assert cards.Card("0", "0").lock == tmp_path / "shared" / "outputs" / ".card-0.lock"
 
 
 def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

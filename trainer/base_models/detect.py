@@ -12,9 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants
-
-from trainer import foreign_text, paths
+from trainer import foreign_text
 from trainer.base_models import MICRO, MICRO_FOLDER, hub, name_hints, other_models
 from trainer.base_models.name_hints import FewStep
 from trainer.base_models.registry import FAMILIES, TRANSFORMERS, UNETS, FamilyName
@@ -27,8 +25,6 @@ REMEDY = _(
     "Use a model of a family that Limner trains: a folder in diffusers format, a single .safetensors file, or 'micro', "
     "which is built in."
 )
-# Readable by every user of a shared server: what is shipped with the program, and what was fetched from the hub.
-_PUBLIC = (Path(__file__).resolve().parent, Path(constants.HF_HUB_CACHE).resolve())
 _COMFYUI = ({"diffusion_models", "unet", "checkpoints"}, ("text_encoders", "clip", "vae"))  # folders of parts beside
 Header = tuple[Mapping[str, list[int]], Mapping[str, str]]
 SMALL = 200 * 2**20  # bytes; the smallest real denoiser is eight times that
@@ -70,12 +66,9 @@ def is_small(path: Path) -> bool:
 
 
 def is_here(base: str) -> bool:
-    """Return True if a base is a path on this machine that this user may read."""
+    """Return True if a base is a path on this machine."""
     try:
-        path = Path(base).expanduser()
-        return path.exists() and (
-            paths.is_allowed(path) or any(path.resolve().is_relative_to(folder) for folder in _PUBLIC)
-        )
+        return Path(base).expanduser().exists()
     except (OSError, RuntimeError):  # a name that is too long, or the home of an unknown user
         return False
 
@@ -87,7 +80,7 @@ def folders_beside(base: Path) -> list[Path]:
 
 
 def find_beside(base: Path, name: str) -> Path | None:
-    """Return the file beside a single file that begins with this name (`clip_l`), if one is there for this user."""
+    """Return the file beside a single file that begins with this name (`clip_l`), if one is there."""
     files = [file for folder in folders_beside(base) if name for file in sorted(folder.glob(f"{name}*.safetensors"))]
     return next((file for file in files if file != base and is_here(str(file))), None)
 

@@ -92,7 +92,7 @@ def load(settings: CaptionConfig) -> Server:
     """Return a captioner that asks the server of the settings.
 
     Raises:
-        UserError: the address is not one, or servers may not be used here.
+        UserError: the address is not one.
     """
     address = check_address(settings.server)
     parts = urlsplit(address)
@@ -110,14 +110,8 @@ def check_address(address: str) -> str:
     """Return the address of a server, such as http://127.0.0.1:1234/v1; one without a path gets /v1.
 
     Raises:
-        UserError: it is not such an address, or this is the page of one of several users, who could reach through it
-            what only this machine can reach.
+        UserError: it is not such an address.
     """
-    if os.environ.get("LIMNER_SHARED"):
-        raise UserError(
-            "Caption servers cannot be used on a page that several users share.",
-            "Choose a caption model, or run: limner caption --server",
-        )
     try:
         parts = urlsplit(address.strip())
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username and parts.port != 0

@@ -72,12 +72,12 @@ def find_folder(dataset: str) -> Path:
     """Return the folder of a dataset, given by its name under `datasets/` or else by a path.
 
     Raises:
-        UserError: there is no such folder, or it belongs to another user.
+        UserError: there is no such folder.
     """
     folder = paths.datasets() / dataset
     if not paths.is_name(dataset) or not folder.is_dir():
         folder = Path(dataset).expanduser()
-    if not folder.is_dir() or not paths.is_allowed(folder):
+    if not folder.is_dir():
         raise UserError(
             "There is no dataset {name!r}.",
             "Known datasets: {known}. Add images first, or give the path of a folder.",

@@ -262,7 +262,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        import numpy as np  # noqa: PLC0415 - the proxy of several people, which imports this, needs no arrays
+        import numpy as np  # noqa: PLC0415 - slow, and few images need it
 
         scaled = np.clip(np.asarray(image, dtype=np.float64) / 257.0, 0, 255).round().astype(np.uint8)
         return Image.fromarray(scaled).convert("RGB")

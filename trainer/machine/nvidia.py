@@ -5,7 +5,6 @@ from a small file of its package.
 """
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -204,9 +203,7 @@ def _has_code_for(cuda: tuple[int, int], card: Card) -> bool:
 
 def explain(card: Card, cuda: tuple[int, int] | None) -> str:
     """Say why torch, built for a version of CUDA, cannot use a card, and what to do; "" if it can."""
-    # The users of a shared server cannot change its environment, and are not shown where it lies.
-    python = "python" if os.environ.get("LIMNER_SHARED") else f'"{sys.executable}"'
-    install = f"{python} -m pip install --force-reinstall torch --index-url {INDEX}{best_build(card)}"
+    install = f'"{sys.executable}" -m pip install --force-reinstall torch --index-url {INDEX}{best_build(card)}'
     if cuda is None:
         return _(
             "{card} is not used: the installed torch is for CPUs only. Install the one for NVIDIA cards: {command}",

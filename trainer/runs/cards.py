@@ -36,7 +36,7 @@ class Card:
 
     @property
     def lock(self) -> Path:
-        """Path of the lock held by the worker that uses the card; it is shared by all users of a server."""
+        """Path of the lock held by the worker that uses the card; the servers of a machine share it."""
         stem = f".card-{paths.safe_name(self.number, 'x')}" if self.name else ".device"
         return paths.shared() / "outputs" / f"{stem}.lock"
 

@@ -133,7 +133,7 @@ def lock_run(run: Run) -> FileLock:
 def wait_for_cards(run: Run, wish: Wish | None = None) -> Claim:
     """Wait until the cards that a run needs are free and nobody ahead of it, in the order of `waiting`, wants them.
 
-    Among runs of different users, which wait in workspaces of their own, any may be the next.
+    Among runs of different servers, each of which has its own queue, any may be the next.
 
     Raises:
         UserError: there are not that many cards.

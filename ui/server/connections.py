@@ -32,7 +32,7 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - of asyncio, which names none that fits
         """Accept a connection, or close it at once."""
         super().connection_made(transport)
-        address = self.client[0] if self.client else None  # None behind the per-user proxy
+        address = self.client[0] if self.client else None  # None if it is closed already
         clients = [getattr(other, "client", None) for other in self.connections]
         same = sum(network(client[0]) == network(address) for client in clients if client) if address else 0
         if address and (len(self.connections) > most() or same > EACH):

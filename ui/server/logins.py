@@ -1,7 +1,7 @@
 """Login attempts: after some failures each further one has to wait, so that passwords cannot be guessed.
 
-The wait belongs to an account and the network that the attempts come from, so that whoever guesses locks out nobody
-else: a right password is never refused because others guess.
+The wait belongs to the network that the attempts come from, so that whoever guesses locks out nobody else: a right
+password is never refused because others guess.
 """
 
 import ipaddress
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 FREE = 5  # failures without a wait
-LONGEST = 60.0  # seconds of a wait for one account from one network
+LONGEST = 60.0  # seconds of a wait for one network
 FORGOTTEN_AFTER = 900.0  # seconds without an attempt
-REMEMBERED = 10_000  # accounts and networks
+REMEMBERED = 10_000  # networks
 
 
 @dataclass
@@ -29,21 +29,21 @@ class _Failures:
 
 
 class Attempts:
-    """Failed logins that are remembered, by account and network."""
+    """Failed logins that are remembered, by network."""
 
     def __init__(self) -> None:
-        self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
+        self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
-    def wait(self, name: str, address: str) -> float:
-        """Return the seconds until an account may be tried again from an address; 0 = now."""
+    def wait(self, address: str) -> float:
+        """Return the seconds until an address may try again; 0 = now."""
         now = time.monotonic()
-        return self._find(name, network(address), now).wait(now)
+        return self._find(network(address), now).wait(now)
 
-    def failed(self, name: str, address: str) -> None:
+    def failed(self, address: str) -> None:
         """Remember a failed attempt; it counts from its start, so that attempts at once do not all pass."""
         now = time.monotonic()
-        key = name, network(address)
-        failures = self._find(*key, now)
+        key = network(address)
+        failures = self._find(key, now)
         failures.count += 1
         failures.latest = now
         self._failures[key] = failures
@@ -51,12 +51,12 @@ class Attempts:
         while len(self._failures) > REMEMBERED:
             self._failures.popitem(last=False)
 
-    def succeeded(self, name: str, address: str) -> None:
-        """Forget the failures of an account from a network."""
-        self._failures.pop((name, network(address)), None)
+    def succeeded(self, address: str) -> None:
+        """Forget the failures of the network of an address."""
+        self._failures.pop(network(address), None)
 
-    def _find(self, name: str, place: str, now: float) -> _Failures:
-        failures = self._failures.get((name, place))
+    def _find(self, key: str, now: float) -> _Failures:
+        failures = self._failures.get(key)
         if failures is None or now - failures.latest > FORGOTTEN_AFTER:
             return _Failures()
         return failures

@@ -1,4 +1,4 @@
-"""Passwords of the page: their hashes, and those that are too easy to guess."""
+"""Password of the page: its hash, and the check for passwords that are too easy to guess."""
 
 import hashlib
 import secrets
@@ -22,8 +22,8 @@ COMMON = frozenset(  # some of those that are tried first, without the digits at
 
 
 @dataclass(frozen=True)
-class Account:
-    """Account of a user: the scrypt hash of the password, with its own salt."""
+class Password:
+    """Scrypt hash of a password, with its salt."""
 
     salt: bytes
     hash: bytes
@@ -33,13 +33,10 @@ class Account:
         return secrets.compare_digest(_hash(password, self.salt), self.hash)
 
 
-NO_ACCOUNT = Account(bytes(16), bytes(64))  # accepts no password; stands for unknown names, which take as long to check
-
-
-def with_password(password: str) -> Account:
-    """Create an account with this password."""
+def hashed(password: str) -> Password:
+    """Hash a password with a new salt."""
     salt = secrets.token_bytes(16)
-    return Account(salt, _hash(password, salt))
+    return Password(salt, _hash(password, salt))
 
 
 def is_weak(password: str) -> bool:

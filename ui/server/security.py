@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
-from trainer.errors import UserError
 from trainer.i18n import LANGUAGE, _, ngettext
 from ui import audit
 from ui.server import content_policy, sessions
 from ui.server.logins import Attempts
-from ui.server.passwords import NO_ACCOUNT, Account, with_password
+from ui.server.passwords import Password, hashed
 from ui.server.request_body import (
     IMAGES,
     MAX_BODY,
@@ -40,7 +39,6 @@ COOKIE = "limner-session"
 LOGIN = "/login"
 LOGOUT = "/logout"
 SESSIONS = "/sessions"
-UNKNOWN = "?"  # all names without an account, of which there are any number
 HTML = {"content-type": "text/html; charset=utf-8"}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HEADERS = {
@@ -51,9 +49,9 @@ HEADERS = {
 DROPPED = (b"access-control-allow-origin", b"access-control-allow-credentials", b"server")
 
 
-def _login_form(*, ask_name: bool, name: str = "", note: str = "") -> str:
-    """Render the page that asks for the password, and for a name if there are accounts."""
-    return render("login.html", language=LANGUAGE, ask_name=ask_name, name=name, note=note)
+def _login_form(note: str = "") -> str:
+    """Render the page that asks for the password."""
+    return render("login.html", language=LANGUAGE, note=note)
 
 
 class SecurityMiddleware:
@@ -63,32 +61,25 @@ class SecurityMiddleware:
         self,
         app: App,
         *,
-        hosts: frozenset[str] | None = LOOPBACK,
+        hosts: frozenset[str] = LOOPBACK,
         any_address: bool = False,
         password: str = "",
-        accounts: Callable[[], Mapping[str, Account]] | None = None,
         upload_room: Callable[[], int] = lambda: MAX_UPLOAD,
     ) -> None:
         """Wrap an app.
 
         Args:
             app: the app to protect.
-            hosts: names under which the server may be addressed; None = any, behind the per-user proxy.
+            hosts: names under which the server may be addressed.
             any_address: also accept any IP address as Host; a foreign name that points here is still refused.
-            password: the password of everyone; "" = none needed.
-            accounts: returns the current accounts, each with its own password; the app finds the name of the user as
-                `user` in its scope.
+            password: the password of the page; "" = none needed.
             upload_room: returns the bytes that all uploads in progress may still write.
         """
         self._app = app
         self._hosts = hosts
         self._any_address = any_address
         self._budget = Budget(upload_room)
-        self._ask_name = accounts is not None
-        self._accounts = accounts
-        if password:
-            everyone = {"": with_password(password)}
-            self._accounts = lambda: everyone
+        self._password = hashed(password) if password else None
         self._sessions = Sessions()
         self._attempts = Attempts()
 
@@ -104,27 +95,19 @@ class SecurityMiddleware:
         refusal = self._refusal(scope, headers)
         if refusal:
             await answer(scope, send, *refusal)
-        elif self._accounts is None:
+        elif self._password is None:
             await self._pass_on(scope, receive, send)
         else:
-            try:
-                accounts = self._accounts()
-            except UserError:  # damaged after the start; strangers are not told what is wrong with it
-                message = _("The list of accounts cannot be read. Ask the administrator of this server.")
-                await answer(scope, send, 503, message)
-                return
-            await self._authenticate(scope, headers, receive, send, accounts)
+            await self._authenticate(scope, headers, receive, send, self._password)
 
     async def _authenticate(
-        self, scope: Message, headers: dict[str, str], receive: Receive, send: Send, accounts: Mapping[str, Account]
+        self, scope: Message, headers: dict[str, str], receive: Receive, send: Send, password: Password
     ) -> None:
-        """Pass on requests of users who are logged in, and handle login and logout."""
+        """Pass on requests of browsers that are logged in, and handle login and logout."""
         secret = cookie_of(headers, COOKIE)
         session = self._sessions.find(secret)
-        if session and accounts.get(session.name) != session.account:  # removed, or the password is another one
-            session = None
         if scope["path"] == LOGIN:
-            await self._login(scope, headers, receive, send, accounts)
+            await self._login(scope, headers, receive, send, password)
         elif scope["path"] == LOGOUT:
             fields = {"location": LOGIN, "set-cookie": f"{COOKIE}=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0"}
             if self._sessions.end(secret):
@@ -133,7 +116,7 @@ class SecurityMiddleware:
         elif session and scope["path"] == SESSIONS:
             await self._show_sessions(scope, receive, send, session)
         elif session:
-            await self._pass_on({**scope, "user": session.name}, receive, send)
+            await self._pass_on(scope, receive, send)
         elif scope.get("method") == "GET" and scope["path"] == "/":
             await answer(scope, send, 303, "", {"location": LOGIN})
         else:
@@ -158,8 +141,6 @@ class SecurityMiddleware:
         return None
 
     def _accepts_host(self, host: str) -> bool:
-        if self._hosts is None:
-            return True
         try:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
@@ -175,45 +156,42 @@ class SecurityMiddleware:
         return True
 
     async def _show_sessions(self, scope: Message, receive: Receive, send: Send, session: Session) -> None:
-        """List the sessions of a user; a POST ends one of them."""
+        """List the sessions; a POST ends one of them."""
         if scope.get("method") == "POST":
             fields = parse_qs((await _body(receive, 4096)).decode(errors="replace"))
-            self._sessions.end_number(session.name, fields.get("end", [""])[0])
+            self._sessions.end_number(fields.get("end", [""])[0])
             await answer(scope, send, 303, "", {"location": SESSIONS})
             return
-        await answer(scope, send, 200, sessions.page(self._sessions.of(session.name), session), HTML)
+        await answer(scope, send, 200, sessions.page(self._sessions.listed(), session), HTML)
 
     async def _login(
-        self, scope: Message, headers: dict[str, str], receive: Receive, send: Send, accounts: Mapping[str, Account]
+        self, scope: Message, headers: dict[str, str], receive: Receive, send: Send, password: Password
     ) -> None:
         if scope.get("method") != "POST":
-            await answer(scope, send, 200, _login_form(ask_name=self._ask_name), HTML)
+            await answer(scope, send, 200, _login_form(), HTML)
             return
         fields = parse_qs((await _body(receive, 4096)).decode(errors="replace"))
-        name, note = "", _("Wrong password.")
-        if self._ask_name:
-            name, note = fields.get("name", [""])[0].strip(), _("Wrong name or password.")
-        account, password = accounts.get(name, NO_ACCOUNT), fields.get("password", [""])[0]
-        address, known = str((scope.get("client") or ("",))[0]), name if name in accounts else UNKNOWN
-        if wait := math.ceil(self._attempts.wait(known, address)):
+        entered = fields.get("password", [""])[0]
+        address = str((scope.get("client") or ("",))[0])
+        if wait := math.ceil(self._attempts.wait(address)):
             message = ngettext(
                 "Too many attempts. Try again in {n} second.", "Too many attempts. Try again in {n} seconds.", wait
             )
             await answer(scope, send, 429, message, {"retry-after": str(wait)})
             return
-        self._attempts.failed(known, address)  # until it turns out otherwise, as others may try meanwhile
-        # Hashing takes its time, even for unknown names. In a thread, so that other requests need not wait for it.
-        if await asyncio.to_thread(account.accepts, password):
-            self._attempts.succeeded(known, address)
-            secret = self._sessions.add(Session(name, account, address, headers.get("user-agent", "")))
+        self._attempts.failed(address)  # until it turns out otherwise, as others may try meanwhile
+        # Hashing takes its time. In a thread, so that other requests need not wait for it.
+        if await asyncio.to_thread(password.accepts, entered):
+            self._attempts.succeeded(address)
+            secret = self._sessions.add(Session(address, headers.get("user-agent", "")))
             cookie = f"{COOKIE}={secret}; HttpOnly; SameSite=Lax; Path=/"
             if scope.get("scheme") == "https":
                 cookie += "; Secure"
-            audit.record("login", user=name, address=address)
+            audit.record("login", address=address)
             await answer(scope, send, 303, "", {"location": "/", "set-cookie": cookie})
         else:
-            audit.record("failed login", user=name[:64], address=address)
-            await answer(scope, send, 403, _login_form(ask_name=self._ask_name, name=name, note=note), HTML)
+            audit.record("failed login", address=address)
+            await answer(scope, send, 403, _login_form(_("Wrong password.")), HTML)
 
     async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass the request to the app, with a body that is limited."""

@@ -1,4 +1,4 @@
-"""Sessions of users who are logged in: they expire, and each user can see and end their own."""
+"""Sessions of the browsers that are logged in: they expire, and the page lists and ends them."""
 
 import secrets
 import time
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from trainer.i18n import LANGUAGE, _
-from ui.server.passwords import Account
 from ui.templates import render
 
 KEPT = 1000  # sessions; beyond that, the oldest are dropped
@@ -16,10 +15,8 @@ LIFETIME = 30 * 86400.0  # seconds after which it ends in any case
 
 @dataclass
 class Session:
-    """A login: whose, since when, from where, and with which browser."""
+    """A login: since when, from where, and with which browser."""
 
-    name: str
-    account: Account
     address: str
     browser: str
     number: str = field(default_factory=lambda: secrets.token_hex(8))  # to name it by, which lets nobody in
@@ -34,7 +31,7 @@ class Session:
 
 
 class Sessions:
-    """All sessions of a server, by the secret in the user's cookie; they end with the server."""
+    """All sessions of a server, by the secret in the browser's cookie; they end with the server."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
@@ -62,20 +59,20 @@ class Sessions:
         """End the session with a secret; returns it if there was one."""
         return self._sessions.pop(secret, None)
 
-    def of(self, name: str) -> list[Session]:
-        """Return the sessions of a user, the latest first."""
-        mine = [session for session in self._sessions.values() if session.name == name and not session.expired]
-        return sorted(mine, key=lambda session: -session.seen)
+    def listed(self) -> list[Session]:
+        """Return all sessions, the latest first."""
+        current = [session for session in self._sessions.values() if not session.expired]
+        return sorted(current, key=lambda session: -session.seen)
 
-    def end_number(self, name: str, number: str) -> None:
-        """End a session of a user by its number."""
+    def end_number(self, number: str) -> None:
+        """End a session by its number."""
         for secret, session in list(self._sessions.items()):
-            if session.name == name and session.number == number:
+            if session.number == number:
                 del self._sessions[secret]
 
 
 def page(sessions: Iterable[Session], current: Session) -> str:
-    """Render the list of a user's sessions, each with a button that ends it."""
+    """Render the list of sessions, each with a button that ends it."""
     rows = []
     for session in sessions:
         text = _(

@@ -20,8 +20,8 @@ def start(run: Run, sampler: SamplerClient) -> Run:
 
 
 def cluster() -> str:
-    """Return the address of the cluster that this page sends runs to; "" without one, and for several people."""
-    return "" if os.environ.get("LIMNER_SHARED") else os.environ.get("LIMNER_CLUSTER", "")
+    """Return the address of the cluster that this page sends runs to; "" without one."""
+    return os.environ.get("LIMNER_CLUSTER", "")
 
 
 def resume(run_id: str | None, sampler: SamplerClient) -> Run:

@@ -4,7 +4,6 @@ It ends when nothing is started for a while, and with the page, whose end it rea
 run it is a worker like any other, which outlives the page.
 """
 
-import os
 import subprocess
 import sys
 import threading
@@ -25,13 +24,8 @@ _timer: threading.Timer | None = None
 
 
 def prepare() -> None:
-    """Start a worker that waits for a run, unless one waits already. It is not waited for.
-
-    Where several people have pages of their own there is none: each would keep its memory, and one at a time trains.
-    """
+    """Start a worker that waits for a run, unless one waits already. It is not waited for."""
     global _waiting, _timer
-    if os.environ.get("LIMNER_SHARED"):
-        return
     with _life:
         if _timer:
             _timer.cancel()

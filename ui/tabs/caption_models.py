@@ -1,6 +1,5 @@
 """Captions written by a model, in the Images tab: the model, its options and its download, the job and its progress."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -158,8 +157,7 @@ def _choices() -> list[tuple[str, str]]:
     for known in kinds.WELL_KNOWN:
         here = kinds.find(known.model) is not None
         choices.append((known.title if here else _("{model}, to download", model=known.title), known.model))
-    if not os.environ.get("LIMNER_SHARED"):
-        choices.append((_("A server (OpenAI-compatible)"), SERVER))
+    choices.append((_("A server (OpenAI-compatible)"), SERVER))
     return choices
 
 

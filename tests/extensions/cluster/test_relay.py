@@ -83,14 +83,11 @@ def test_what_no_node_does_is_given_up_and_a_wait_for_one_can_be_stopped(
         relay.work(run, Homes(tmp_path / "cluster"))
 
 
-def test_without_ray_or_with_several_people_the_run_says_so(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_run_says_so(character: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.create(settings(), cluster="127.0.0.1:1")
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     assert worker.work(run) == 2
     assert runs.look(run).state.message == "Ray is not installed."
-    monkeypatch.setenv("LIMNER_SHARED", str(character))
-    assert worker.work(run) == 2
-    assert "several people" in runs.look(run).state.message
 
 
 BUSY = "Initialization failure from server:\nTraceback (most recent call last):"

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ IMAGE.info["comment"] = b"taken at home"
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCaptionServer]:
-    for name in ("OPENAI_API_KEY", "LIMNER_CAPTION_KEY", "LIMNER_SHARED"):
+    for name in ("OPENAI_API_KEY", "LIMNER_CAPTION_KEY"):
         monkeypatch.delenv(name, raising=False)
     with fake_caption_server.serving() as made:
         yield made
@@ -96,12 +95,3 @@ def test_what_is_not_an_address_or_has_no_server_is_refused() -> None:
     for address in ("file:///etc/passwd", "127.0.0.1:1234", "http://", "http://a:b@c/v1", "http://[/"):
         with pytest.raises(UserError, match="is not the address of a server"):
             load(address)
-
-
-def test_users_of_a_shared_page_reach_nothing_through_it(
-    fake: FakeCaptionServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LIMNER_SHARED", "/somewhere")
-    with pytest.raises(UserError, match="several users share"):
-        load(fake.url)
-    assert json.dumps(fake.requests) == "[]"

@@ -15,7 +15,6 @@ from huggingface_hub import constants
 
 from trainer import config
 from trainer.base_models import CONFIGS, detect, hub, vae
-from trainer.data import dataset
 from trainer.errors import UserError
 
 Shapes = dict[str, list[int]]
@@ -88,7 +87,6 @@ def test_names_that_no_base_can_have(base: str) -> None:
 
 def test_a_base_in_the_cache_of_the_hub(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(detect, "_PUBLIC", (tmp_path,))
     cached = tmp_path / "models--anna--base"
     shutil.copytree(tiny_sd, cached / "snapshots" / ("a" * 40))
     (cached / "refs").mkdir()
@@ -205,26 +203,6 @@ def test_the_tokenizers_are_the_published_ones() -> None:
     ids = qwen(chat, padding="max_length", max_length=15).input_ids
     assert ids[:3] + ids[8:] == [151644, 872, 198, 151645, 198, 151644, 77091, 198, 151643, 151643]
     assert ids[3:8] == [64, 6548, 315, 264, 8251]
-
-
-def test_what_another_person_has_is_not_there(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, other = tmp_path / "people" / "anna", tmp_path / "people" / "ben"
-    for folder in (own / "outputs" / "model", other / "outputs" / "model", tmp_path / "models" / "model"):
-        shutil.copytree(tiny_sd, folder)
-    for folder in (own, other):
-        (folder / "datasets" / "mira").mkdir(parents=True)
-    monkeypatch.setenv("LIMNER_HOME", str(own))
-    monkeypatch.setenv("LIMNER_SHARED", str(tmp_path))
-    for here in (own / "outputs" / "model", tmp_path / "models" / "model", detect.locate("micro")[0]):
-        assert detect.look(here).family == "sd15"
-    for foreign in (str(other / "outputs" / "model"), f"{own}/../ben/outputs/model"):
-        assert detect.glance(foreign) is None
-        with pytest.raises(UserError, match="'model' does not exist"):
-            detect.look(detect.locate(foreign)[0])
-    assert dataset.find_folder("mira") == dataset.find_folder(str(own / "datasets" / "mira"))
-    for foreign in (str(other / "datasets" / "mira"), "../ben/datasets/mira", f"{own}/../ben/datasets/mira"):
-        with pytest.raises(UserError, match="There is no dataset 'mira'"):
-            dataset.find_folder(foreign)
 
 
 def without(shapes: Shapes, part: str) -> Shapes:

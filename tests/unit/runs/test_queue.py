@@ -60,11 +60,11 @@ def choose(run: Run, **training: object) -> None:
 
 def test_a_run_for_two_cards_is_not_passed_by_runs_for_one(begin: Begin, tmp_path: Path) -> None:
     first, second, third, fourth = map(named, ("0001", "0002", "0003", "0004"))
-    of_ben = runs.create(config.build({"name": "x", "dataset": "rin"}), tmp_path / "people" / "ben" / "outputs" / "x")
+    other = runs.create(config.build({"name": "x", "dataset": "rin"}), tmp_path / "other" / "outputs" / "x")
     holder, another = begin(first, ONE), begin(second, ONE)
     assert settle(holder, another) == ["0", "1"]
     both, behind = begin(third, TWO), begin(fourth, ONE)
-    elsewhere = begin(of_ben, ONE)  # in the line of another user, where nobody is ahead
+    elsewhere = begin(other, ONE)  # in the queue of another server, where nobody is ahead
     holder.release()
     assert settle(both, behind, elsewhere) == ["0", "", ""]
     another.release()

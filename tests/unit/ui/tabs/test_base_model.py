@@ -135,6 +135,3 @@ def test_models_of_other_programs_are_listed(home: Path, program: str, monkeypat
     assert base_model.folders_text() == ""
     with pytest.raises(UserError, match="There is no folder 'none'"):
         base_model.set_folders(str(home / "none"), "micro")
-    monkeypatch.setenv("LIMNER_SHARED", str(home / "shared"))
-    with pytest.raises(UserError, match="There is no folder 'etc'"):  # on a page of several people it is nobody's
-        base_model.set_folders("/etc", "micro")

@@ -260,8 +260,6 @@ def test_a_start_makes_a_run_from_the_form_as_it_stands(character: Path, monkeyp
     monkeypatch.setenv("LIMNER_CLUSTER", "127.0.0.1:6379")
     assert train.create(answers(), run_actions.cluster()).cluster == "127.0.0.1:6379"
     assert train.create(answers()).cluster == ""
-    monkeypatch.setenv("LIMNER_SHARED", str(character))
-    assert run_actions.cluster() == "", "several people share the page"
 
 
 def test_a_tick_is_quiet_until_something_changes(character: Path) -> None:

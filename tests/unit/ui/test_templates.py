@@ -14,10 +14,7 @@ from ui import templates
 from ui.templates import render, rich_text
 
 FOLDERS = [CHECKOUT / "ui", CHECKOUT / "limner_extensions"]
-LEAVING = {"people"}  # parts that are about to be deleted
-PROGRAM = sorted(
-    path for folder in FOLDERS for path in folder.rglob("*.py") if not LEAVING & {path.name, path.parent.name}
-)
+PROGRAM = sorted(path for folder in FOLDERS for path in folder.rglob("*.py"))
 TEMPLATES = sorted(path for folder in FOLDERS for path in folder.rglob("*.html"))
 TAG = re.compile(
     r"</?(a|article|b|body|button|br|code|details|div|figcaption|figure|form|h[1-6]|head|html|i|img|input|label|li|link"
